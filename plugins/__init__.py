@@ -1,0 +1,1 @@
+"""The methods, one folder each. Installed as `usb_active.plugins`."""

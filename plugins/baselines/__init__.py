@@ -1,0 +1,18 @@
+"""Baselines: what every method of active learning is compared with."""
+
+from __future__ import annotations
+
+from usb_active.registry import Declaration
+
+_MODULE = "usb_active.plugins.baselines.acquisitions"
+
+PLUGINS = [
+    Declaration("acquisition", "random", f"{_MODULE}:Random", "uniformly at random"),
+    Declaration("acquisition", "balanced", f"{_MODULE}:Balanced", "equally many of every class (simulated oracle only)"),
+    Declaration("acquisition", "stratified", f"{_MODULE}:Stratified", "every class by its share of the pool (simulated oracle only)"),
+    Declaration("acquisition", "entropy", f"{_MODULE}:Entropy", "largest predictive entropy"),
+    Declaration("acquisition", "margin", f"{_MODULE}:Margin", "smallest gap between the two likeliest classes"),
+    Declaration("acquisition", "least_confidence", f"{_MODULE}:LeastConfidence", "smallest top probability"),
+    Declaration("acquisition", "coreset", f"{_MODULE}:Coreset", "greedy k-center in feature space"),
+    Declaration("acquisition", "kmeanspp", f"{_MODULE}:KMeansPlusPlus", "k-means++ seeding in feature space"),
+]

@@ -1,0 +1,156 @@
+"""The contract of an acquisition: what to label next.
+
+Dimension letters: N pool, M candidates, U unlabelled, L labelled, C classes, D feature dimension, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from usb_active.errors import UsageError, name_some
+from usb_active.plugin import Plugin
+
+if TYPE_CHECKING:
+    import torch
+
+    from usb_active.view import PoolView
+
+NEEDS = frozenset({"features", "probs", "truth"})
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """What one training step saw, after its forward pass and before its update. References, no copies; do not change them.
+
+    Attributes:
+        idx_lb: (B_l,) dataset indices of the labelled part. x_lb, y_lb, logits_lb: its views, labels, logits.
+        idx_ulb: (B_u,) dataset indices of the unlabelled part. x_ulb_w, x_ulb_s: weak and strong views.
+        probs_weak: (B_u, C) the training model's softmax on the weak view, before sharpening, alignment and prior.
+        logits_strong: (B_u, C) logits on the strong view.
+        feats: features by view name (`x_lb`, `x_ulb_w`, `x_ulb_s`).
+        hidden: outputs of the modules named by the plugin's `hidden_modules`, in the order of the forward passes.
+        cycle, iteration: the training's cycle, and the step in it (from 0).
+
+    A field that the algorithm does not have is None.
+    """
+
+    cycle: int
+    iteration: int
+    idx_lb: torch.Tensor | None = None
+    x_lb: torch.Tensor | None = None
+    y_lb: torch.Tensor | None = None
+    logits_lb: torch.Tensor | None = None
+    idx_ulb: torch.Tensor | None = None
+    x_ulb_w: torch.Tensor | None = None
+    x_ulb_s: torch.Tensor | None = None
+    probs_weak: torch.Tensor | None = None
+    logits_strong: torch.Tensor | None = None
+    feats: Mapping[str, torch.Tensor] | None = None
+    hidden: Mapping[str, list[torch.Tensor]] = field(default_factory=dict)
+
+
+BATCH_FIELDS = frozenset(TrainBatch.__dataclass_fields__) - {"cycle", "iteration"}
+
+
+@dataclass(frozen=True)
+class TrainingInfo:
+    """What `setup` is told at the start of every cycle's training.
+
+    `net` is the training model itself, for plugins whose modules must fit it; treat it as read-only.
+    `register_state(name, factory)` makes a module (or any object with `state_dict`) that the core moves to the device
+    and checkpoints; `factory` is called under a seed of its own. A module's parameters join the training when
+    `optimizer` is given: `optimizer(parameters) -> torch.optim.Optimizer`, stepped with the loss.
+    """
+
+    num_samples: int
+    num_classes: int
+    img_size: int
+    in_channels: int
+    feature_dim: int | None
+    device: torch.device
+    cycle: int
+    num_train_iter: int
+    net: torch.nn.Module
+    register_state: Callable[..., Any]
+
+
+class Acquisition(Plugin):
+    """Chooses samples. Override `select`; everything else is optional.
+
+    The instance lives for the whole run. The core masks labelled samples, seeds, moves, checks and stores: `select` only
+    ranks. What a plugin may also define, found by the core when it is there:
+
+    - `setup(info: TrainingInfo)`: at the start of every cycle's training; makes fresh state.
+    - `observe(batch: TrainBatch)`: at every training step; never changes the training.
+    - `extra_loss(batch: TrainBatch) -> scalar tensor`: added to the loss before the update.
+    - `on_interval(view: PoolView)`: every `interval` steps.
+    - methods named as USB's hook stages (`before_run`, `before_train_epoch`, `before_train_step`, `after_train_step`,
+      `after_train_epoch`, `after_run`), called with the algorithm at those stages.
+    - `pseudo_labels(view) -> (idx (P,), labels (P,))`: asked when the answers are in; joins the next training only.
+    - `known_labels(view) -> (idx (P,), labels (P,))` instead of `select`: labels that exist already; nobody is asked.
+    """
+
+    kind: ClassVar[str] = "acquisition"
+    # Fields of TrainBatch without which `observe`, `extra_loss` make no sense; an algorithm that lacks one is refused.
+    batch_fields: frozenset[str] = frozenset()
+    # Names of modules of the network (as in `named_modules`) whose outputs `batch.hidden` shall carry.
+    hidden_modules: tuple[str, ...] = ()
+    # Steps between two calls of `on_interval`; None: never.
+    interval: int | None = None
+    # True or False where the method demands that labelled samples are (not) in the unlabelled stream.
+    include_labeled: bool | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What `view` must hold: a subset of {"features", "probs", "truth"}. May depend on the config."""
+        return frozenset()
+
+    def select(self, view: PoolView, budget: int) -> np.ndarray:
+        """The picks: (budget,) distinct dataset indices, best first, all of them in `view.candidates`."""
+        raise NotImplementedError(f"{type(self).__name__}.select")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold of this plugin: tensors, numbers, strings and containers of them."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+
+
+def check_picks(picks: Any, candidates: np.ndarray, budget: int, who: str) -> np.ndarray:
+    """The picks as (budget,) int64, or a UsageError that says what the plugin did wrong.
+
+    Raises:
+        UsageError: not integers, not `budget` many, picked twice, or not among the candidates.
+    """
+    picks = np.asarray(picks)
+    if picks.ndim != 1 or not np.issubdtype(picks.dtype, np.integer):
+        raise UsageError(f"{who}: select must return a 1-D integer array of dataset indices, got {picks.dtype} of shape {picks.shape}")
+    picks = picks.astype(np.int64)
+    if len(picks) != budget:
+        raise UsageError(f"{who}: select returned {len(picks)} samples where {budget} were asked for")
+    unique, counts = np.unique(picks, return_counts=True)
+    if len(unique) != len(picks):
+        raise UsageError(f"{who}: select picked samples twice: {name_some(unique[counts > 1])}")
+    foreign = picks[~np.isin(picks, candidates)]
+    if len(foreign):
+        raise UsageError(f"{who}: select picked samples that may not be asked (labelled, skipped, pending or not queryable): {name_some(foreign)}")
+    return picks
+
+
+def check_pseudo_labels(idx: Any, labels: Any, num_samples: int, num_classes: int, who: str) -> dict[str, np.ndarray]:
+    """Pseudo-labels as `idx` (P,) and `labels` (P,) int64. UsageError: other shapes, twice, or out of range."""
+    idx, labels = np.asarray(idx), np.asarray(labels)
+    if idx.ndim != 1 or idx.shape != labels.shape:
+        raise UsageError(f"{who}: must return idx and labels of one length, got {idx.shape} and {labels.shape}")
+    for name, values, limit in (("samples", idx, num_samples), ("classes", labels, num_classes)):
+        foreign = values[(values < 0) | (values >= limit)]
+        if len(foreign):
+            raise UsageError(f"{who}: {name} out of range: {name_some(foreign)}; valid: 0 to {limit - 1}")
+    if len(np.unique(idx)) != len(idx):
+        raise UsageError(f"{who}: a sample stands there twice")
+    return {"idx": idx.astype(np.int64), "labels": labels.astype(np.int64)}

@@ -1,0 +1,32 @@
+"""From an oracle's answers to new rows of the journal: only what changes anything, so that nothing is written twice."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from usb_active.classification import decode
+from usb_active.run_dir import LabelRow
+
+# In the journal's column `acquisition`: a row that a person added with `usb-active labels --set`.
+CORRECTION = "correction"
+
+
+def merge_answers(
+    rows: Sequence[LabelRow], labels: Mapping[int, int], skipped: Collection[int], class_names: Sequence[str]
+) -> list[tuple[int, str]]:
+    """The answers that are news: (dataset index, class name; "" for skipped), in the order given.
+
+    An answer is news when it differs from the last one that came from the oracle: a correction made in the journal itself
+    stands against an oracle that merely repeats itself.
+    """
+    current: dict[int, str] = {}
+    answered: dict[int, str] = {}
+    for row in rows:
+        current[row.index] = row.label
+        if row.acquisition != CORRECTION:
+            answered[row.index] = row.label
+    given = {int(index): decode(label, class_names) for index, label in labels.items()} | {int(index): "" for index in skipped}
+    return [
+        (index, label) for index, label in given.items()
+        if label != current.get(index) and label != answered.get(index)
+    ]  # fmt: skip

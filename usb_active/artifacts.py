@@ -1,0 +1,40 @@
+"""Arrays kept on disk: `.npy` for one, `.npz` for several, never pickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from usb_active.errors import UsageError
+from usb_active.run_dir import atomic_write
+
+
+def save_artifact(path: Path, value: np.ndarray | dict[str, np.ndarray]) -> None:
+    """Write an array as `path`.npy, or a dict of arrays as `path`.npz, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(value, dict):
+        atomic_write(path.with_name(path.name + ".npz"), lambda file: np.savez(file, **value))
+    else:
+        atomic_write(path.with_name(path.name + ".npy"), lambda file: np.save(file, np.asarray(value), allow_pickle=False))
+
+
+def load_artifact(path: Path) -> np.ndarray | dict[str, np.ndarray] | None:
+    """What `save_artifact` wrote (one array: mapped, read-only), or None."""
+    single, several = path.with_name(path.name + ".npy"), path.with_name(path.name + ".npz")
+    if single.is_file():
+        return load_array(single)
+    if several.is_file():
+        with np.load(several, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    return None
+
+
+def load_array(path: Path) -> np.ndarray:
+    """A `.npy` file, mapped read-only. UsageError when it is missing, damaged, or holds python objects."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise UsageError(f"{path}: not a readable .npy array ({error})") from None

@@ -1,0 +1,157 @@
+"""Files that survive: written whole or not at all, by one process at a time; a bad disk gives one line."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from usb_active.errors import UsageError
+
+# Lock files this process holds, as (device, inode): POSIX locks do not conflict within one process, and
+# closing a second descriptor of the file would release the first one's lock.
+_held: set[tuple[int, int]] = set()
+
+
+@contextmanager
+def no_os_error(doing: str, path: Path) -> Iterator[None]:
+    """Turns an OSError, which the user can mend, into one line: `cannot {doing} {path}: {reason}`."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot {doing} {path}: {error.strerror or error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in a folder survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some network file systems cannot sync a folder and say so; they order the rename themselves.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, durably; fine if it is there. UsageError when it cannot be made."""
+    with no_os_error("make the folder", folder):
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in missing:
+            sync_folder(path.parent)
+
+
+def atomic_write(path: Path, writer: Callable[[BinaryIO], Any], *, durable: bool = True) -> None:
+    """Write a file whole or not at all: `writer(file)` fills a temporary neighbour that then takes the name.
+
+    Args:
+        path: the file; what stood there before stays until the new content is complete.
+        writer: called with a binary file.
+        durable: survive a power cut as well (fsync); False for many files that can be made again.
+
+    Raises:
+        UsageError: one line, path and reason (disk full, read-only, forbidden). Nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with no_os_error("write", path):
+        try:
+            with open(temporary, "wb") as file:
+                writer(file)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if durable:
+            sync_folder(path.parent)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """`os.write` until all is written: it may write less than it is given."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """The content, None where there is no file. UsageError when there is one that cannot be read."""
+    with no_os_error("read", path):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+
+def dump_json(value: Any) -> bytes:
+    """One line of ASCII JSON, numpy's numbers and arrays included."""
+    return (json.dumps(value, default=_plain) + "\n").encode("ascii")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def parse_json(where: Path | str, data: bytes, remedy: str) -> Any:
+    """The object in `data`. UsageError names the file, what is wrong with it and what to do."""
+    try:
+        return json.loads(data.decode("utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError both
+        raise UsageError(f"{where} is damaged ({error}); {remedy}") from error
+
+
+def take_lock(path: Path) -> int:
+    """Lock a file for the life of this process; the descriptor that holds the lock.
+
+    A POSIX record lock: workers made by fork do not inherit it, so it ends with the process that took it. It
+    also ends when ANY descriptor of the file is closed in this process: nothing else may open the file.
+
+    Raises:
+        UsageError: this or another process (its pid is named) holds it; the file cannot be made.
+    """
+    with no_os_error("lock", path):
+        if path.exists() and _identity(path.stat()) in _held:
+            raise UsageError(f"this process (pid {os.getpid()}) already uses {path.parent}; close it first")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(fd, path)
+        except BaseException:
+            os.close(fd)
+            raise
+        _held.add(_identity(os.fstat(fd)))
+        return fd
+
+
+def release_lock(fd: int) -> None:
+    """Give it back. The file stays: removing it would let two processes lock two different files."""
+    _held.discard(_identity(os.fstat(fd)))
+    os.close(fd)
+
+
+def _identity(state: os.stat_result) -> tuple[int, int]:
+    return state.st_dev, state.st_ino
+
+
+def _lock(fd: int, path: Path) -> None:
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        raise UsageError(f"another process (pid {pid}) uses {path.parent}; wait for it or stop it") from error
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

@@ -1,0 +1,447 @@
+"""An experiment: cycles of query, answers and training, each step on disk before the next begins."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from usb_active.acquisition import check_picks, check_pseudo_labels
+from usb_active.answers import merge_answers
+from usb_active.artifacts import load_artifact, save_artifact
+from usb_active.checkpoint import read_checkpoint, write_checkpoint
+from usb_active.errors import UsageError, WaitingForLabels
+from usb_active.metrics import training_record
+from usb_active.oracle import Query
+from usb_active.pool import Pool
+from usb_active.pretrained import backbone_features, build_seeded, classifier_keys, load_backbone, run_once
+from usb_active.prior import PriorTable
+from usb_active.randomness import global_generators_kept
+from usb_active.run_dir import LABELED, SKIPPED, LabelRow, utc_now
+from usb_active.setup import Components, components_from_args, queryable_mask
+from usb_active.split import Split, make_split, provisional_split
+from usb_active.view import PoolView, ViewSource
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger("usb_active")
+
+
+class Trainer(Protocol):
+    """What the experiment asks of the thing that trains; `usb/algorithm.py` is one."""
+
+    device: torch.device
+    ema_model: torch.nn.Module
+    it: int
+    num_train_iter: int
+    evaluation: dict[str, float]
+    best_test_accuracy: float | None
+    elapsed: float
+
+    def prepare(self, cycle: int, split: Split) -> None: ...
+    def load_model(self, load_path: str) -> Any: ...
+    def fit(self) -> None: ...
+    def score(self, model: torch.nn.Module, split: str) -> dict[str, float]: ...
+
+
+class Session:
+    """One run, from its directory: what is labelled, who is asked, and how far it has come.
+
+    Built with everything checked; `run` does the rest, and can be called again by another process after any crash.
+    """
+
+    def __init__(self, parts: Components, trainer: Trainer):
+        self.config, self.run_dir, self.dataset = parts.config, parts.run_dir, parts.dataset
+        self.plugins, self.oracle, self._features = parts.plugins, parts.oracle, parts.features
+        self._network, self._pretrainer, self._pretrained = parts.network, parts.pretrainer, None
+        self.trainer = trainer
+        self.seed: int = parts.config.usb["seed"]
+        self.pool = Pool(queryable_mask(self.dataset, self.oracle))
+        self.cycle = 0
+        self.logged: dict[str, float] = {}
+        self.prior_file = ""
+        self._prior_table: PriorTable | None = None
+        # The cycle whose training this process has in memory, finished or under way.
+        self._in_memory: int | None = None
+        self._has_model = False
+        self._carries_weights = False
+
+    @classmethod
+    def from_args(cls, args: Any, trainer: Trainer) -> Session:
+        """From the arguments that USB gives its algorithms."""
+        return cls(components_from_args(args), trainer)
+
+    def close(self) -> None:
+        """Give the run directory back."""
+        self.run_dir.close()
+
+    # ------------------------------------------------------------------------------------------ the picture
+    def run(self) -> dict[str, float]:
+        """Query, answers, training: `cycles` acquisitions and one training more. The last scores, by USB's names."""
+        try:
+            self._open_pool()
+            self._pretrain()
+            record: dict[str, Any] = {}
+            for cycle in range(self.config.active.cycles + 1):
+                self.cycle = cycle
+                query = self._query(cycle)
+                self._answers(query)
+                record = self._training(cycle)
+                logger.info(progress_line(record))
+            return {f"test/{name}": value for name, value in record.items() if isinstance(value, float)}
+        finally:
+            self.close()
+
+    # ------------------------------------------------------------------------------------------ pool and pretraining
+    def _open_pool(self) -> None:
+        self.dataset.align(self.run_dir.keys() or self.dataset.keys, grow=False)
+        self.run_dir.write_keys(self.dataset.keys)
+        self._verify()
+        self.oracle.setup(self.dataset, self.run_dir.path)
+        self._replay()
+
+    def _verify(self) -> None:
+        self.dataset.verify(self.run_dir.path / "verified.json")
+
+    def _replay(self, num_rows: int | None = None) -> None:
+        """The pool as the first `num_rows` rows of the journal make it; all of them by default."""
+        rows = self.run_dir.rows()[:num_rows]
+        self.pool = Pool.from_rows(rows, queryable_mask(self.dataset, self.oracle), self.dataset.class_names)
+
+    def _grow(self) -> None:
+        """Between cycles, samples that were added to the data join the pool at its end."""
+        before = len(self.dataset)
+        self.dataset.align(self.dataset.keys, grow=True)
+        if len(self.dataset) > before:
+            logger.info("%d new samples join the pool", len(self.dataset) - before)
+            self._verify()
+            self.run_dir.write_keys(self.dataset.keys)
+
+    def _pretrain(self) -> None:
+        if self._pretrainer is not None:
+            folder = self.run_dir.path / "pretrain"
+            self._pretrained = run_once(self._pretrainer, self._fresh_net, self.dataset, folder, self.seed, self.trainer.device)
+
+    def _fresh_net(self) -> torch.nn.Module:
+        usb = self.config.usb
+        return build_seeded(self._network, self.dataset, usb["pretrain_path"] if usb["use_pretrain"] else None, self.seed)
+
+    def build_net(self) -> torch.nn.Module:
+        """The network as every cycle starts it."""
+        net = self._fresh_net()
+        if self._pretrained is not None and self._pretrained.backbone is not None:
+            dataset = self.dataset
+            build = lambda classes: self._network.build(classes, dataset.img_size, dataset.in_channels)  # noqa: E731 — closure
+            with global_generators_kept():
+                load_backbone(net, self._pretrained.backbone, classifier_keys(build, dataset.num_classes))
+        return net
+
+    def _pretrained_features(self) -> np.ndarray | None:
+        """Those the pretrainer made; the backbone's, where it made none or the pool has grown since."""
+        if self._pretrained is None:
+            return None
+        made = self._pretrained.features
+        if made is not None and len(made) == len(self.dataset):
+            return made
+        if self._pretrained.backbone is None:
+            return None
+        path = self.run_dir.path / "pretrain" / f"backbone_features_{len(self.dataset)}"
+        if load_artifact(path) is None:
+            save_artifact(path, backbone_features(self.build_net(), self.view_source()))
+        return load_artifact(path)
+
+    # ------------------------------------------------------------------------------------------ views
+    def view_source(self) -> ViewSource:
+        """What views are made from at this moment."""
+        usb = self.config.usb
+        return ViewSource(
+            dataset=self.dataset, pool=self.pool, run_path=self.run_dir.path, seed=self.seed, device=self.trainer.device,
+            model=lambda: self.trainer.ema_model if self._has_model else None, batch_size=usb["eval_batch_size"],
+            num_workers=usb["num_workers"], simulated=self.oracle.simulated, pretrained_features=self._pretrained_features,
+            metrics=self.logged,
+        )  # fmt: skip
+
+    def view(self, role: str, cycle: int, stage: str = "") -> PoolView:
+        """The pool for the plugin of a role; `stage` sets apart the randomness of several calls in one cycle."""
+        plugin = self.plugins[role]
+        return PoolView(self.view_source(), cycle, f"{role}{stage}", plugin.needs, self._features[role])
+
+    def interval_view(self, role: str) -> PoolView:
+        """For `on_interval`: the pool and the EMA model in the middle of a training."""
+        return self.view(role, self.cycle, f"@{self.trainer.it + 1}")
+
+    def algorithm_view(self, needs: frozenset[str] = frozenset()) -> PoolView:
+        """For algorithms that look at the pool themselves, at any stage of a training."""
+        return PoolView(self.view_source(), self.cycle, f"algorithm@{self.trainer.it}", needs, self._features["algorithm"])
+
+    # ------------------------------------------------------------------------------------------ query
+    def _role(self, cycle: int) -> str:
+        return "initial" if cycle == 0 else "acquisition"
+
+    def _query(self, cycle: int) -> Query:
+        """The picks of a cycle: from disk, or made now and put there before anyone is asked."""
+        query = self.run_dir.query(cycle)
+        if query is not None:
+            self._load_states(cycle)
+            return query
+        if cycle > 0:
+            self._restore(cycle - 1)
+        self._grow()
+        self._replay()
+        for earlier in range(cycle):
+            self.pool.set_pending(self.run_dir.query(earlier).idx)
+        self.logged.clear()
+        started = time.perf_counter()
+        query = self._select(cycle)
+        meta = {"acquisition": query.acquisition, "seconds": time.perf_counter() - started, "log": dict(self.logged)}
+        self.run_dir.write_json(self._meta_name(cycle), meta)
+        self._save_states(cycle)
+        self.run_dir.save_query(query)
+        return query
+
+    def _meta_name(self, cycle: int) -> str:
+        return f"queries/cycle_{cycle:03d}.meta.json"
+
+    def query_meta(self, cycle: int) -> dict[str, Any]:
+        """Who made a query, in how many seconds, and what it logged."""
+        return self.run_dir.read_json(self._meta_name(cycle))
+
+    def _select(self, cycle: int) -> Query:
+        plugin = self.plugins[self._role(cycle)]
+        with global_generators_kept():
+            view = self.view(self._role(cycle), cycle)
+            if hasattr(plugin, "known_labels"):
+                return self._make_query(cycle, plugin, self._take_known(cycle, plugin, view))
+            wanted = self.config.active.initial.size if cycle == 0 else self.config.active.budget
+            budget = min(wanted, len(view.candidates))
+            if budget < wanted:
+                logger.warning("cycle %d: %d labels wanted, but only %d samples are left to ask", cycle, wanted, budget)
+            if budget == 0:
+                return self._make_query(cycle, plugin, np.empty(0, dtype=np.int64))
+            view.prepare()
+            picks = check_picks(plugin.select(view, budget), view.candidates, budget, f"{self._role(cycle)} '{plugin.name}'")
+            return self._make_query(cycle, plugin, picks, view.probs[picks] if "probs" in plugin.needs else None)
+
+    def _take_known(self, cycle: int, plugin: Any, view: PoolView) -> np.ndarray:
+        """Journal labels that exist already, before the query that stands for them."""
+        idx, labels = plugin.known_labels(view)
+        self._journal({int(i): (cycle, plugin.name) for i in idx}, dict(zip(idx.tolist(), labels.tolist(), strict=True)), ())
+        return idx
+
+    def _make_query(self, cycle: int, plugin: Any, idx: np.ndarray, probs: np.ndarray | None = None) -> Query:
+        keys = tuple(self.dataset.keys[int(i)] for i in idx)
+        return Query(cycle, idx, keys, plugin.name, tuple(self.dataset.class_names), probs)
+
+    # ------------------------------------------------------------------------------------------ answers
+    def _answers(self, query: Query) -> None:
+        """Ask, take what is answered, and fix the labels that this cycle trains on.
+
+        Raises:
+            WaitingForLabels: people have not answered yet.
+        """
+        start = f"cycle_{query.cycle:03d}/start.json"
+        record = self.run_dir.read_json(start)
+        if record is None:
+            pending = self._collect(query)
+            if pending and not (self.oracle.accepts_partial() and len(self.pool.labeled) > 0):
+                self._write_state(query.cycle, "labels", pending)
+                raise WaitingForLabels(self.oracle.instructions(query, pending), pending)
+            self._save_pseudo_labels(query.cycle)
+            record = {"cycle": query.cycle, "journal_rows": len(self.run_dir.rows())}
+            self.run_dir.write_json(start, record)
+        self._replay(record["journal_rows"])
+        self._write_state(query.cycle, "training", 0)
+
+    def _collect(self, query: Query) -> int:
+        """Ask, and journal what is new. Returns how many of this query's samples are still without an answer."""
+        self._replay()
+        # Labels that existed already were nobody's question.
+        if query.cycle > 0 or self._unanswered(query):
+            self.oracle.ask(query)
+            answers = self.oracle.collect(query)
+            asked = {int(i): (q.cycle, q.acquisition) for n in range(query.cycle + 1) for q in [self.run_dir.query(n)] for i in q.idx}
+            self._journal(asked, answers.labels, answers.skipped)
+            self._replay()
+        return self._unanswered(query)
+
+    def _unanswered(self, query: Query) -> int:
+        return int(((self.pool.labels < 0) & ~self.pool.skipped)[query.idx].sum())
+
+    def _journal(self, asked: Mapping[int, tuple[int, str]], labels: Mapping[int, int], skipped: Collection[int]) -> None:
+        """Append the answers that are news. `asked`: dataset index → (cycle of the query, its acquisition)."""
+        now = utc_now()
+        rows = [
+            LabelRow(asked[i][0], i, self.dataset.keys[i], label, LABELED if label else SKIPPED, asked[i][1], now)
+            for i, label in merge_answers(self.run_dir.rows(), labels, skipped, self.dataset.class_names)
+        ]
+        if rows:
+            self.run_dir.append_rows(rows)
+
+    def _save_pseudo_labels(self, cycle: int) -> None:
+        role = self._role(cycle)
+        if not hasattr(self.plugins[role], "pseudo_labels"):
+            return
+        if cycle > 0:
+            self._restore(cycle - 1)
+        with global_generators_kept():
+            idx, labels = self.plugins[role].pseudo_labels(self.view(role, cycle, "/pseudo_labels"))
+        who = f"{role} '{self.plugins[role].name}': pseudo_labels"
+        pseudo = check_pseudo_labels(idx, labels, len(self.dataset), self.dataset.num_classes, who)
+        save_artifact(self._pseudo_path(cycle), pseudo)
+
+    def _pseudo_path(self, cycle: int) -> Path:
+        return self.run_dir.path / "artifacts" / f"pseudo_labels_{cycle:03d}"
+
+    # ------------------------------------------------------------------------------------------ training
+    @property
+    def cycle_path(self) -> Path:
+        """Where this cycle's checkpoints are."""
+        return self.run_dir.cycle_path(self.cycle)
+
+    def continues_weights(self) -> bool:
+        """Whether the training that is being prepared goes on from the weights in memory."""
+        return self._carries_weights
+
+    def provisional_split(self) -> Split:
+        """For USB's constructors, before anything is labelled."""
+        return provisional_split(len(self.dataset))
+
+    def progress_title(self, cycle: int) -> str:
+        """What the progress bar says."""
+        return f"cycle {cycle}/{self.config.active.cycles}"
+
+    def _done_name(self, cycle: int) -> str:
+        return f"cycle_{cycle:03d}/done.json"
+
+    def _training(self, cycle: int) -> dict[str, Any]:
+        """Train a cycle to its end and commit it. The committed metrics, also when that was done by an earlier process."""
+        done = self.run_dir.read_json(self._done_name(cycle))
+        if done is None:
+            self._train(cycle)
+            self._fit_prior("end", cycle)
+            done = {"metrics": training_record(self, cycle), "prior": self.prior_file}
+            self.run_dir.write_json(self._done_name(cycle), done)
+        self.run_dir.append_metrics(done["metrics"])
+        self._forget_checkpoints(cycle - 1)
+        self._write_state(cycle, "done", 0)
+        return done["metrics"]
+
+    def _train(self, cycle: int) -> None:
+        """USB's training of a cycle on `self.pool`, from its latest checkpoint if there is one."""
+        checkpoint = self.run_dir.cycle_path(cycle) / "latest_model.pth"
+        resumed = checkpoint.exists()
+        if self.config.active.warm_start and cycle > 0 and not resumed:
+            self._restore(cycle - 1)
+        self._carries_weights = self.config.active.warm_start and cycle > 0 and not resumed
+        self._has_model = False
+        self.logged.clear()
+        active, pseudo = self.config.active, load_artifact(self._pseudo_path(cycle))
+        split = make_split(self.pool, active.validation, self.config.usb["include_lb_to_ulb"], self.seed, pseudo)
+        self.trainer.prepare(cycle, split)
+        if resumed:
+            self.trainer.load_model(str(checkpoint))
+        else:
+            self.load_prior("" if cycle == 0 else self.run_dir.read_json(self._done_name(cycle - 1))["prior"])
+            self._fit_prior("start", cycle)
+        self._in_memory, self._has_model = cycle, True
+        self.trainer.fit()
+
+    def _restore(self, cycle: int) -> None:
+        """Have the finished training of a cycle in memory, as it was when it ended."""
+        if self._in_memory == cycle:
+            return
+        path = self.run_dir.cycle_path(cycle) / "latest_model.pth"
+        if not path.exists():
+            raise UsageError(f"{path} is gone, and the next step needs that model; restore it, or remove {path.parent} to train it again")
+        here, pool = self.cycle, self.pool
+        self._load_states(cycle)
+        self._replay(self.run_dir.read_json(f"cycle_{cycle:03d}/start.json")["journal_rows"])
+        self.cycle = cycle
+        self._train(cycle)
+        self.load_prior(self.run_dir.read_json(self._done_name(cycle))["prior"])
+        self.cycle, self.pool = here, pool
+
+    def _forget_checkpoints(self, cycle: int) -> None:
+        """`keep: last`: a committed cycle's checkpoints go when the next one is committed."""
+        if cycle >= 0 and self.config.active.keep == "last":
+            for path in sorted(self.run_dir.cycle_path(cycle).glob("*.pth")):
+                path.unlink()
+                logger.debug("removed %s (keep: last)", path)
+
+    def _write_state(self, cycle: int, stage: str, pending: int) -> None:
+        counts = {"labels": len(self.pool.labeled), "skipped": int(self.pool.skipped.sum()), "pending": pending}
+        self.run_dir.write_state({"cycle": cycle, "stage": stage, **counts})
+
+    # ------------------------------------------------------------------------------------------ plugin state
+    def plugin_states(self) -> dict[str, Any]:
+        """The state of every plugin, by role."""
+        return {role: plugin.state_dict() for role, plugin in self.plugins.items() if hasattr(plugin, "state_dict")}
+
+    def load_plugin_states(self, states: dict[str, Any]) -> None:
+        """The inverse of `plugin_states`."""
+        for role, state in states.items():
+            self.plugins[role].load_state_dict(state)
+
+    def _states_path(self, cycle: int) -> Path:
+        return self.run_dir.path / "queries" / f"cycle_{cycle:03d}.state.pth"
+
+    def _save_states(self, cycle: int) -> None:
+        """The plugins as they are after a query, before the query itself is on disk."""
+        states = {role: state for role, state in self.plugin_states().items() if state}
+        if states:
+            write_checkpoint(self._states_path(cycle), states)
+
+    def _load_states(self, cycle: int) -> None:
+        if self._states_path(cycle).exists():
+            self.load_plugin_states(read_checkpoint(self._states_path(cycle)))
+
+    # ------------------------------------------------------------------------------------------ prior
+    def prior_at(self, iteration: int) -> PriorTable | None:
+        """The table that guides this step, if any does."""
+        settings = self.config.active.prior
+        if settings is None or (settings.until_iter is not None and iteration >= settings.until_iter and settings.then == "remove"):
+            return None
+        return self._prior_table
+
+    def update_prior(self, iteration: int) -> None:
+        """After `until_iter`, under `then: update`: a new table every `update_every` steps."""
+        settings = self.config.active.prior
+        if settings is None or settings.then != "update" or settings.until_iter is None:
+            return
+        since = iteration - settings.until_iter
+        if 0 <= since and since % settings.update_every == 0 and iteration < self.trainer.num_train_iter:
+            self._fit_prior("step", self.cycle, iteration)
+
+    def _fit_prior(self, when: str, cycle: int, iteration: int = 0) -> None:
+        plugin = self.plugins.get("prior")
+        if plugin is None:
+            return
+        with global_generators_kept():
+            table = plugin.fit(self.view("prior", cycle, f"/{when}@{iteration}"), when)
+        if table is None:
+            return
+        if len(table) != len(self.dataset) or table.probs.shape[1] != self.dataset.num_classes:
+            raise UsageError(f"prior '{plugin.name}': expected a table of {(len(self.dataset), self.dataset.num_classes)}, got {table.probs.shape}")
+        self.prior_file = f"prior_{cycle:03d}_{when}_{iteration:08d}"
+        save_artifact(self.run_dir.path / "artifacts" / self.prior_file, table.probs)
+        self._prior_table = table
+
+    def load_prior(self, name: str) -> None:
+        """Take the table of this name, "" for none."""
+        self.prior_file = name
+        table = load_artifact(self.run_dir.path / "artifacts" / name) if name else None
+        if name and table is None:
+            raise UsageError(f"{self.run_dir.path / 'artifacts' / name}.npy is gone; the checkpoint needs this prior")
+        self._prior_table = None if table is None else PriorTable(table)
+
+
+def progress_line(record: dict[str, Any]) -> str:
+    """One line a cycle: labels and accuracy."""
+    accuracy = record["accuracy"]
+    shown = "no held-out labels to evaluate on" if accuracy is None else f"accuracy {100 * accuracy:.2f} % ({record['evaluated_on']})"
+    return f"cycle {record['cycle']}: {record['num_labels']} labels, {shown}, trained {record['train_seconds']:.0f} s"

@@ -1,0 +1,274 @@
+"""The files people write labels into: made for spreadsheets, read however a spreadsheet saved them."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+
+from usb_active.durable import read_bytes
+from usb_active.errors import UsageError, name_some
+from usb_active.oracle import Query
+
+SKIP = -1
+_COLUMNS = ("index", "key", "file", "label", "suggestion", "confidence")
+# Exactly three digits behind the point or comma could as well be thousands, so such a text is no number here.
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,](?:[0-9]{1,2}|[0-9]{4,}))?")
+
+
+class Problems:
+    """What is wrong in the files, a line each, raised as one error: people mend all of it in one go."""
+
+    def __init__(self, limit: int = 10):
+        self.limit = limit
+        self.lines: list[str] = []
+        self.count = 0
+
+    def add(self, where: str, what: str, value: str, valid: Iterable[str] | str, near: bool = False) -> None:
+        """A problem at `where` (file:row). `near`: name the nearest of the valid texts first."""
+        self.count += 1
+        # Only what is shown is worked out: a file may have a hundred thousand wrong rows.
+        if self.count > self.limit:
+            return
+        value = value if len(value) <= 60 else value[:57] + "..."
+        if not isinstance(valid, str):
+            valid = list(valid)
+            close = difflib.get_close_matches(value, valid, n=1) if near and len(valid) <= 1000 else []
+            valid = (f"did you mean '{close[0]}'? " if close else "") + name_some(valid, 20)
+        self.lines.append(f"{where}: {what} ({value!r}); valid: {valid}")
+
+    def raise_if_any(self) -> None:
+        """UsageError with the first lines and how many more there are."""
+        if self.count > self.limit:
+            self.lines.append(f"and {self.count - self.limit} more")
+        if self.lines:
+            raise UsageError("\n".join(self.lines))
+
+
+def cell(text: str) -> str:
+    """A text as a spreadsheet can hold it: one line, valid Unicode."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").splitlines()).replace("\t", " ")
+
+
+def _exact(text: str) -> str:
+    return unicodedata.normalize("NFC", cell(text)).strip()
+
+
+def _fold(text: str) -> str:
+    return _exact(text).casefold()
+
+
+def _number(text: str) -> Decimal | None:
+    text = text.strip()
+    return Decimal(text.replace(",", ".")) if _NUMBER.fullmatch(text) else None
+
+
+def _is_numeric(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _unique(pairs: Iterable[tuple]) -> dict:
+    """A dict of the pairs whose first element occurs once."""
+    found: dict = {}
+    twice = set()
+    for name, value in pairs:
+        if name in found:
+            twice.add(name)
+        found[name] = value
+    return {name: value for name, value in found.items() if name is not None and name not in twice}
+
+
+class ClassReader:
+    """What people write for a class, as its index."""
+
+    def __init__(self, class_names: Sequence[str]):
+        self.names = tuple(class_names)
+        self._names = {name: label for label, name in enumerate(self.names)}
+        self._folded = _unique((_fold(name), label) for label, name in enumerate(self.names))
+        self._numbers = _unique((_number(name), label) for label, name in enumerate(self.names))
+        # With numbers for names, a number can only be a name.
+        self._by_index = not any(map(_is_numeric, self.names))
+        self.can_skip = "skip" not in map(_fold, self.names)
+
+    def read(self, text: str) -> int | None:
+        """The class index, `SKIP`, or None for what is neither.
+
+        In this order: the exact name; `skip`; the name in another case, if only one class has it; a number
+        that equals a name (`3.0` for `3`); the class index, where no name is a number.
+        """
+        for name in (text, _exact(text)):
+            if name in self._names:
+                return self._names[name]
+        if self.can_skip and _fold(text) == "skip":
+            return SKIP
+        if _fold(text) in self._folded:
+            return self._folded[_fold(text)]
+        number = _number(text)
+        if number is None or not self._by_index:
+            return self._numbers.get(number)
+        return int(number) if number == int(number) and 0 <= number < len(self.names) else None
+
+
+@dataclass(frozen=True)
+class _Row:
+    where: str
+    index: str
+    key: str
+    label: str
+
+
+class _Samples:
+    """The samples of a query, found by what a row says."""
+
+    def __init__(self, query: Query):
+        self.keys = dict(zip(query.idx.tolist(), query.keys, strict=True))
+
+    @cached_property
+    def _by_key(self) -> dict[str, int]:
+        return _unique((_exact(key), index) for index, key in self.keys.items())
+
+    @cached_property
+    def _by_number(self) -> dict[Decimal, int]:
+        # A spreadsheet turns the key 00017 into 17.
+        return _unique((_number(key), index) for index, key in self.keys.items())
+
+    def find(self, row: _Row, problems: Problems) -> int | None:
+        """The row's sample, or None after saying what is wrong."""
+        if not row.index:
+            return self._find_key(row, problems)
+        number = _number(row.index)
+        if number is None or number != int(number):
+            problems.add(row.where, "index is no whole number", row.index, "an index of this query")
+            return None
+        index = int(number)
+        if index not in self.keys:
+            problems.add(row.where, "index is not in this query", row.index, map(str, self.keys))
+            return None
+        if row.key and not self._agree(row.key, self.keys[index]):
+            valid = f"{self.keys[index]!r}, or no column 'key' at all"
+            problems.add(row.where, f"key does not agree with index {index}", row.key, valid)
+            return None
+        return index
+
+    def _find_key(self, row: _Row, problems: Problems) -> int | None:
+        if not row.key:
+            valid = "an index or a key of this query"
+            problems.add(row.where, "neither index nor key beside the label", row.label, valid)
+            return None
+        index = self._by_key.get(_exact(row.key), self._by_number.get(_number(row.key)))
+        if index is None:
+            problems.add(row.where, "key is not in this query", row.key, self.keys.values(), near=True)
+        return index
+
+    @staticmethod
+    def _agree(given: str, key: str) -> bool:
+        return _exact(given) == _exact(key) or _number(given) == _number(key) is not None
+
+
+def read_labels(path: Path, query: Query, problems: Problems) -> dict[int, int]:
+    """The labels in a query's file: dataset index → class index, or `SKIP`. What is wrong goes to `problems`.
+
+    A row without a label says nothing, nor does a row or a whole file that is not there.
+    """
+    data = read_bytes(path)
+    if data is None:
+        return {}
+    samples, classes = _Samples(query), ClassReader(query.class_names)
+    found: dict[int, int] = {}
+    for row in _rows(path, data, problems):
+        index = samples.find(row, problems) if row.label.strip() else None
+        if index is None:
+            continue
+        if index in found:
+            problems.add(row.where, f"second label for index {index}", row.label, "one row a sample")
+            continue
+        label = classes.read(row.label)
+        if label is None:
+            valid = [*classes.names, *(["skip"] if classes.can_skip else [])]
+            problems.add(row.where, "unknown class", row.label, valid, near=True)
+        else:
+            found[index] = label
+    return found
+
+
+def _rows(path: Path, data: bytes, problems: Problems) -> Iterator[_Row]:
+    """The rows below the header that hold anything."""
+    text = _decode(path, data)
+    lines_before, delimiter, text = _separator(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    places: dict[str, int] | None = None
+    try:
+        for cells in reader:
+            where = f"{path}:{reader.line_num + lines_before}"
+            if not any(map(str.strip, cells)):
+                continue
+            if places is not None:
+                yield _row(where, cells, places)
+                continue
+            places = _header(where, cells, problems)
+            if not places:
+                return
+    except csv.Error as error:
+        where = f"{path}:{reader.line_num + lines_before}"
+        problems.add(where, "not readable as CSV", str(error), "a CSV file")
+        return
+    if places is None:
+        problems.add(f"{path}:1", "no header", "", "the columns index,key,file,label")
+
+
+def _row(where: str, cells: list[str], places: dict[str, int]) -> _Row:
+    values = {name: cells[at] for name, at in places.items() if at < len(cells)}
+    index, key, label = (values.get(name, "") for name in ("index", "key", "label"))
+    return _Row(where, index.strip(), key.strip(), label)
+
+
+def _header(where: str, cells: list[str], problems: Problems) -> dict[str, int]:
+    """Column name → position; empty after saying what is missing."""
+    names = list(map(_fold, cells))
+    found = ", ".join(name.strip() for name in cells)
+    for name in ("index", "key", "label"):
+        if names.count(name) > 1:
+            problems.add(where, f"two columns '{name}'", found, "one")
+            return {}
+    if "label" not in names or not {"index", "key"} & set(names):
+        problems.add(where, "missing columns", found, "label, and index or key")
+        return {}
+    return {name: names.index(name) for name in _COLUMNS if name in names}
+
+
+def _separator(text: str) -> tuple[int, str, str]:
+    """Lines taken off the top, the delimiter, and the text from the header on."""
+    told = re.match(r'"?sep=(.)"?(?:\r\n|\r|\n)', text, re.IGNORECASE)
+    if told:
+        return 1, told[1], text[told.end() :]
+    header = next((line for line in text.splitlines() if line.strip(' ,;\t|"')), "")
+    return 0, max(",;\t|", key=lambda mark: _known_columns(header, mark)), text
+
+
+def _known_columns(header: str, delimiter: str) -> int:
+    cells = next(csv.reader([header], delimiter=delimiter), [])
+    return sum(_fold(name) in _COLUMNS for name in cells)
+
+
+def _decode(path: Path, data: bytes) -> str:
+    """UTF-8 with or without its mark, UTF-16 with it (Excel's "Unicode text"), else Windows-1252."""
+    if data.startswith(b"PK\x03\x04"):
+        raise UsageError(f"{path} is a workbook, not a CSV file; save it as CSV under this name")
+    utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    for encoding in ("utf-16",) if utf16 else ("utf-8-sig", "cp1252"):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise UsageError(f"{path} is no text in UTF-8, UTF-16 or Windows-1252; save it as 'CSV UTF-8'")

@@ -1,0 +1,53 @@
+"""A training's line in metrics.jsonl."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from usb_active.checkpoint import read_checkpoint
+
+if TYPE_CHECKING:
+    from usb_active.experiment import Session
+
+
+def training_record(session: Session, cycle: int) -> dict[str, Any]:
+    """What a finished training has come to.
+
+    `accuracy` is the last EMA model's (on the test set, else on held-out labels). `best_accuracy` is the best of all
+    evaluations on the test set: chosen on what it is measured on, so it flatters. With `validation`, `selected_accuracy`
+    is the test accuracy of the checkpoint that the held-out labels chose.
+    """
+    trainer, pool = session.trainer, session.pool
+    last, num_classes = trainer.evaluation, session.dataset.num_classes
+    split = "eval" if "eval/top-1-acc" in last else "validation"
+    queried = pool.labels[(pool.round == cycle) & (pool.labels >= 0)]
+    meta = session.query_meta(cycle)
+    return {
+        "cycle": cycle,
+        "num_labels": len(pool.labeled),
+        "accuracy": last.get(f"{split}/top-1-acc"),
+        "balanced_accuracy": last.get(f"{split}/balanced_acc"),
+        "best_accuracy": trainer.best_test_accuracy,
+        "validation_accuracy": last.get("validation/top-1-acc"),
+        "selected_accuracy": _selected_accuracy(session, cycle),
+        "evaluated_on": {"eval": "test", "validation": "validation"}[split] if last else "none",
+        "class_counts": pool.class_counts(num_classes).tolist(),
+        "selected_class_counts": np.bincount(queried, minlength=num_classes).tolist(),
+        "acquisition": meta["acquisition"],
+        "acquisition_seconds": round(meta["seconds"], 4),
+        "train_seconds": round(trainer.elapsed, 4),
+        "log": {**meta["log"], **session.logged},
+    }
+
+
+def _selected_accuracy(session: Session, cycle: int) -> float | None:
+    """Test accuracy of the checkpoint chosen on held-out labels; the live model is not touched."""
+    trainer = session.trainer
+    if "validation/top-1-acc" not in trainer.evaluation or "eval/top-1-acc" not in trainer.evaluation:
+        return None
+    chosen = copy.deepcopy(trainer.ema_model)
+    chosen.load_state_dict(read_checkpoint(session.run_dir.cycle_path(cycle) / "model_best.pth")["ema_model"])
+    return trainer.score(chosen, "eval")["eval/top-1-acc"]

@@ -1,0 +1,74 @@
+"""What `usb-active run` and `usb-active check` do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from usb_active.config import RunConfig
+from usb_active.report import summary_table, write_report
+from usb_active.run_dir import RunDir, make_folder
+from usb_active.setup import build_dataset, check_components
+
+__all__ = ["build_dataset", "check", "run"]
+
+logger = logging.getLogger("usb_active")
+
+
+def check(config: RunConfig) -> int:
+    """Everything that `run` would refuse before it trains. Exit code 0, or UsageError."""
+    check_components(config)
+    print(f"{config.source}: fine; it would run in {config.run_path}")
+    return 0
+
+
+def run(config: RunConfig, verbose: bool = False) -> int:
+    """Run an experiment to its end, or on from where it stopped; then report. Exit code 0, or an exception that says why not."""
+    # A cheap check first: mistakes in the YAML must not cost the seconds that importing USB takes.
+    check_components(config)
+    _set_up_threads(config)
+    make_folder(config.run_path.parent)
+    _log_to_terminal(verbose)
+    from usb_active.usb.launch import make_algorithm
+
+    algorithm = make_algorithm(config)
+    algorithm.train()
+    print(summary_table(RunDir.read(config.run_path).metrics()))
+    print(f"run: {config.run_path}")
+    for path in write_report([config.run_path]):
+        print(f"     {path}")
+    return 0
+
+
+def _set_up_threads(config: RunConfig) -> None:
+    active = config.active
+    if active.deterministic:
+        # Read by cuBLAS when it starts, so before torch is imported.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    if active.threads is not None:
+        torch.set_num_threads(active.threads)
+    if active.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+def _log_to_terminal(verbose: bool) -> None:
+    """A line a cycle, warnings, and with `verbose` what USB says; above the progress bar, not through it."""
+    handler = _AboveProgress()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    logging.getLogger("usb_active.usb").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+class _AboveProgress(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        text = self.format(record)
+        prefix = "" if record.levelno < logging.WARNING else f"usb-active: {record.levelname.lower()}: "
+        tqdm.write(f"{prefix}{text}", file=sys.stdout if record.levelno < logging.WARNING else sys.stderr)

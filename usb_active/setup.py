@@ -1,0 +1,134 @@
+"""From a configuration to the parts of a run, checked against each other before anything trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from usb_active.acquisition import NEEDS
+from usb_active.config import FREE_KEYS, RunConfig, check_against_pool, config_from_dict
+from usb_active.datasets import Dataset, DatasetOptions
+from usb_active.errors import UsageError, name_some
+from usb_active.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from usb_active.choices import PluginChoice
+
+# Roles whose plugin may want features.
+ROLES = ("initial", "acquisition", "prior")
+
+
+@dataclass
+class Components:
+    """The parts of a run. `plugins` and `features` by role; `features["algorithm"]` is the run's default source."""
+
+    config: RunConfig
+    run_dir: RunDir
+    dataset: Dataset
+    network: Any
+    oracle: Any
+    plugins: dict[str, Any]
+    features: dict[str, Any]
+    pretrainer: Any
+
+
+def make(choice: PluginChoice, *args: Any) -> Any:
+    """An instance of the plugin that was chosen, which knows its name."""
+    plugin = choice.make(*args)
+    plugin.name = choice.name
+    return plugin
+
+
+def build_dataset(config: RunConfig) -> Dataset:
+    """The data set of a configuration."""
+    usb = config.usb
+    options = DatasetOptions(Path(usb["data_dir"]), usb["img_size"], usb["crop_ratio"], usb["num_classes"])
+    # The name is set on the class's instance before `prepare` runs, for its messages.
+    cls = config.dataset.cls
+    dataset = cls.__new__(cls)
+    dataset.name = config.dataset.name
+    dataset.__init__(config.dataset.config, options)
+    return dataset
+
+
+def check_components(config: RunConfig) -> None:
+    """Build everything but the run directory, for the errors alone."""
+    _build(config)
+
+
+def build_components(config: RunConfig) -> Components:
+    """All parts, with the run directory opened (and locked) last, when nothing else can go wrong any more.
+
+    Raises:
+        UsageError: anything that contradicts anything else.
+    """
+    return Components(**_build(config), run_dir=RunDir.open(config.run_path, config.resolved(), free_keys=FREE_KEYS))
+
+
+def _build(config: RunConfig) -> dict[str, Any]:
+    active = config.active
+    dataset = build_dataset(config)
+    oracle = make(active.oracle)
+    choices = {"initial": active.initial, "acquisition": active.acquisition, "prior": active.prior and active.prior.choice}
+    plugins = {role: make(choice) for role, choice in choices.items() if choice is not None}
+    sources = {role: getattr(choices[role], "features", None) or active.features for role in plugins}
+    features = {role: make(choice) for role, choice in {**sources, "algorithm": active.features}.items()}
+    pretrainer = make(active.pretrain) if active.pretrain else None
+    check_needs(plugins, features, oracle, has_pretrainer=pretrainer is not None)
+    check_sizes(config, dataset, oracle)
+    parts = {"config": config, "dataset": dataset, "network": make(config.net), "oracle": oracle}
+    return {**parts, "plugins": plugins, "features": features, "pretrainer": pretrainer}
+
+
+def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, has_pretrainer: bool) -> None:
+    """What the plugins need must be there when they need it."""
+    for role, plugin in plugins.items():
+        who, source = f"active.{role}: '{plugin.name}'", features[role]
+        unknown = plugin.needs - NEEDS
+        if unknown:
+            raise UsageError(f"{who} declares unknown needs: {name_some(sorted(unknown))}; known: {', '.join(sorted(NEEDS))}")
+        if "truth" in plugin.needs and not oracle.simulated:
+            raise UsageError(f"{who} needs the true labels, which only a simulated oracle knows; use oracle: dataset")
+        before_training = role == "initial"
+        if before_training and "probs" in plugin.needs:
+            raise UsageError(f"{who} needs a trained model's predictions, and before the first training there is none")
+        if "features" not in plugin.needs:
+            continue
+        if before_training and source.follows_model:
+            raise UsageError(
+                f"{who} needs features before the first training; give `features:` pixels, file, timm or pretrain instead of '{source.name}'"
+            )
+        if source.from_pretraining and not has_pretrainer:
+            raise UsageError(f"{who} takes its features from '{source.name}', but there is no `pretrain:` block")
+
+
+def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:
+    """Budgets against the pool; labels per class against the classes; the prior's iterations against the training's."""
+    queryable = queryable_mask(dataset, oracle)
+    counts = None
+    if oracle.simulated:
+        counts = np.bincount(dataset.targets[queryable], minlength=dataset.num_classes).tolist()
+    check_against_pool(config, int(queryable.sum()), dataset.num_classes, counts)
+    prior, steps = config.active.prior, config.usb["num_train_iter"]
+    if prior is not None and prior.until_iter is not None and prior.until_iter > steps:
+        raise UsageError(f"{config.source}: active.prior.until_iter: {prior.until_iter} is beyond the training (num_train_iter: {steps})")
+
+
+def queryable_mask(dataset: Dataset, oracle: Any) -> np.ndarray:
+    """(N,) bool: a simulated oracle can only be asked for what the data set knows."""
+    queryable = np.asarray(dataset.queryable, dtype=bool)
+    return queryable & (np.asarray(dataset.targets) >= 0) if oracle.simulated else queryable
+
+
+def components_from_args(args: Any) -> Components:
+    """From the namespace USB hands to its algorithms: our runner's carries the configuration, train.py's the YAML's keys."""
+    config = getattr(args, "run_config", None)
+    if config is None:
+        from usb_active.usb.arguments import yaml_keys
+
+        config = config_from_dict(yaml_keys(args), base=Path.cwd(), source=getattr(args, "c", "") or "arguments")
+        args.__dict__.update({**config.usb, "run_config": config, "algorithm": f"active_{config.usb['algorithm']}"})
+    return build_components(config)

@@ -1,0 +1,76 @@
+"""Who trains and who is held out: a cycle's samples, from the labels as they stood at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from usb_active.errors import UsageError
+from usb_active.pool import Pool
+from usb_active.randomness import generator
+
+
+@dataclass(frozen=True)
+class Split:
+    """A cycle's samples. All index arrays are sorted dataset indices.
+
+    Attributes:
+        labeled, labels: (L,) the labelled stream. unlabeled: (U,) the unlabelled stream.
+        validation, validation_labels: (V,) labels held out to choose a checkpoint.
+    """
+
+    labeled: np.ndarray
+    labels: np.ndarray
+    unlabeled: np.ndarray
+    validation: np.ndarray
+    validation_labels: np.ndarray
+
+
+NOBODY = np.empty(0, dtype=np.int64)
+
+
+def provisional_split(num_samples: int) -> Split:
+    """A stand-in for USB's constructors, which want a labelled set before the first label exists. Nothing trains on it."""
+    return Split(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), np.arange(num_samples), NOBODY, NOBODY)
+
+
+def make_split(
+    pool: Pool, validation: float, include_labeled: bool, seed: int, pseudo: Mapping[str, np.ndarray] | None = None
+) -> Split:
+    """Split the pool.
+
+    Args:
+        pool: the labels as they stood.
+        validation: share of every round's labels that is held out; a sample once held out stays so, unless late
+            answers join its round.
+        include_labeled: whether labelled samples are in the unlabelled stream too (held-out ones never are: they would
+            be seen in training).
+        pseudo: `idx` (P,) and `labels` (P,) that join the labelled stream; a human's label wins.
+    """
+    held = held_out(pool, validation, seed)
+    labeled = np.setdiff1d(pool.labeled, held)
+    if len(labeled) == 0:
+        raise UsageError("there is no labelled sample to train on")
+    unlabeled = np.setdiff1d(np.arange(len(pool)), held) if include_labeled else pool.unlabeled
+    if len(unlabeled) == 0:
+        raise UsageError("every sample is labelled, so there is none for the unlabelled stream; set include_lb_to_ulb: true")
+    labels = pool.labels.copy()
+    if pseudo is not None:
+        extra = ~np.isin(pseudo["idx"], pool.labeled)
+        labels[pseudo["idx"][extra]] = pseudo["labels"][extra]
+        labeled = np.union1d(labeled, pseudo["idx"][extra])
+    return Split(labeled, labels[labeled], unlabeled, held, pool.labels[held])
+
+
+def held_out(pool: Pool, share: float, seed: int) -> np.ndarray:
+    """(V,) sorted: of every round's labels the share with the lowest draw; the draw belongs to (seed, sample)."""
+    if share == 0:
+        return NOBODY
+    draws = generator(seed, "validation").random(len(pool))
+    held = [NOBODY]
+    for number in np.unique(pool.round[pool.labeled]):
+        members = np.flatnonzero((pool.round == number) & (pool.labels >= 0))
+        held.append(members[np.argsort(draws[members], kind="stable")][: round(share * len(members))])
+    return np.sort(np.concatenate(held))

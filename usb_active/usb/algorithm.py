@@ -1,0 +1,420 @@
+"""ActiveMixin: any of USB's algorithms in cycles. Its `train()` runs the whole experiment, USB's own once a cycle."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from semilearn.algorithms.utils import SSL_Argument
+from semilearn.core.utils import ALGORITHMS, get_cosine_schedule_with_warmup, get_optimizer
+from torch.utils.data import DataLoader
+
+from usb_active.acquisition import TrainingInfo
+from usb_active.checkpoint import read_checkpoint, write_checkpoint
+from usb_active.classification import evaluate
+from usb_active.errors import UsageError
+from usb_active.experiment import Session
+from usb_active.inference import evaluating
+from usb_active.randomness import seed_globals, seeded_globals
+from usb_active.registry import REGISTRY
+from usb_active.sampling import EpochSampler, PermutationStream, PositionSampler, SeededRows, make_loader
+from usb_active.split import Split
+from usb_active.usb.data import EvaluationRows, PoolStream, held_out
+from usb_active.usb.device import DeviceMixin, pick_device, remove_hook, replace_hook
+from usb_active.usb.fast_hooks import accelerate
+from usb_active.usb.hooks import ActiveCheckpointHook, ActiveEvaluationHook, PluginHook, PriorUpdateHook, ProgressHook
+from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_fields, check_prior_stages
+from usb_active.usb.state import algorithm_state, load_algorithm_state
+
+PREFIX = "active_"
+
+
+class ActiveBlock(dict):
+    """The `active:` block as an argument of USB's parser.
+
+    Its class lives here, so that the processes USB spawns import this module, and with it the `active_*` names, when they
+    unpickle their arguments.
+    """
+
+
+class ActiveMixin(DeviceMixin):
+    """Placed before one of USB's algorithm classes by `make_active`.
+
+    Every cycle runs USB's own constructor anew on the labels there are, with new weights loaded into the modules that exist
+    (so that device and parallel wrappers survive). A later cycle is therefore a new instance by construction.
+    """
+
+    wraps_train_step = True
+    base_name: str
+
+    def __init__(self, args: Any, net_builder: Callable, tb_log: Any = None, logger: Any = None, **keywords: Any):
+        self._constructor = (args, net_builder, tb_log, logger), keywords
+        self.device = pick_device(getattr(args, "gpu", None))
+        self.session = Session.from_args(args, self)
+        # Where the YAML leaves them to the data set.
+        args.num_classes, args.img_size = self.session.dataset.num_classes, self.session.dataset.img_size
+        self.prior_seam = PriorSeam()
+        try:
+            self._construct(self.session.provisional_split(), cycle=0)
+        except BaseException:
+            self.session.close()
+            raise
+
+    # ------------------------------------------------------------------------------------------ a cycle's fresh start
+    def _construct(self, split: Split, cycle: int) -> None:
+        positional, keywords = self._constructor
+        self.split, self.cycle = split, cycle
+        self.elapsed, self.evaluation, self.best_test_accuracy = 0.0, {}, None
+        config = self.session.config.active
+        self._fields = batch_fields(self.base_name, type(self))
+        self._plugin_hooks = {role: PluginHook(plugin) for role, plugin in self.session.plugins.items()}
+        self._capture = StepCapture(self.base_name, self._fields, self._hidden_modules())
+        # USB prints from constructors; what matters is in the log.
+        with contextlib.redirect_stdout(io.StringIO()), seeded_globals(self.session.seed, "construct"):
+            super().__init__(*positional, **keywords)
+        # A model that a launcher moved stays where it is; one that nobody moved goes to the device.
+        if self.device.type != "cpu":
+            self.model.to(self.device)
+            self.ema_model.to(self.device)
+        self.ce_loss = self._capture.watch_loss(self.ce_loss, "_logits_lb")
+        self.consistency_loss = self._capture.watch_loss(self.consistency_loss, "_logits_strong")
+        self._capture.watch_modules(self.model)
+        if "prior" in self._plugin_hooks:
+            check_prior_stages(self.base_name, self.hooks_dict)
+        if config.fast_hooks:
+            accelerate(self)
+        self._constructed = algorithm_state(self)
+
+    def _hidden_modules(self) -> list[str]:
+        names = [name for plugin in self.session.plugins.values() for name in getattr(plugin, "hidden_modules", ())]
+        return list(dict.fromkeys(names))
+
+    def prepare(self, cycle: int, split: Split) -> None:
+        """Everything sized by the labelled set is rebuilt, weights are fresh (or carried, under `warm_start`)."""
+        if hasattr(self, "plan"):
+            self.args.epoch, self.args.num_train_iter = self.plan(self.session.pool)
+        self._construct(split, cycle)
+        for role, hook in self._plugin_hooks.items():
+            if hook.defines("setup"):
+                with seeded_globals(self.session.seed, cycle, role, "setup"):
+                    hook.plugin.setup(self._training_info(hook))
+
+    def _training_info(self, hook: PluginHook) -> TrainingInfo:
+        dataset = self.session.dataset
+        return TrainingInfo(
+            num_samples=len(dataset), num_classes=self.num_classes, img_size=dataset.img_size, in_channels=dataset.in_channels,
+            feature_dim=getattr(self.model, "num_features", None), device=self.device, cycle=self.cycle,
+            num_train_iter=self.num_train_iter, net=self.model, register_state=self._registrar(hook),
+        )  # fmt: skip
+
+    def _registrar(self, hook: PluginHook) -> Callable[..., Any]:
+        def register_state(name: str, factory: Callable[[], Any], optimizer: Callable | None = None) -> Any:
+            if name in hook.registered:
+                raise UsageError(f"{hook.name}: state '{name}' is registered twice")
+            with seeded_globals(self.session.seed, self.cycle, hook.name, name):
+                made = factory()
+            if isinstance(made, torch.nn.Module):
+                made = made.to(self.device)
+            hook.registered[name] = made
+            if optimizer is not None:
+                hook.optimizers[name] = optimizer(made.parameters())
+            return made
+
+        return register_state
+
+    # ------------------------------------------------------------------------------------------ what USB's constructor asks for
+    def set_dataset(self) -> dict[str, Any]:
+        """The pool's labelled and unlabelled streams, the test set, and the labels held out for validation."""
+        dataset, split = self.session.dataset, self.split
+        streams = {
+            "train_lb": PoolStream(self.base_name, dataset, split.labeled, split.labels),
+            "train_ulb": PoolStream(self.base_name, dataset, split.unlabeled, None),
+        }
+        self.args.lb_dest_len, self.args.ulb_dest_len = len(split.labeled), len(split.unlabeled)
+        self._dataset_idx = {name: torch.from_numpy(stream.idx) for name, stream in streams.items()}
+        evaluated = {"eval": dataset.test}
+        if len(split.validation):
+            evaluated["validation"] = held_out(dataset, split.validation, split.validation_labels)
+        rows = {name: EvaluationRows(samples, dataset.views.eval) for name, samples in evaluated.items() if samples is not None}
+        return {**streams, **rows}
+
+    def set_data_loader(self) -> dict[str, DataLoader]:
+        """Loaders whose batches depend on their position alone and that start at the iteration reached."""
+        args = self.args
+        batch_sizes = {"train_lb": args.batch_size, "train_ulb": int(args.batch_size * args.uratio)}
+        loaders = {name: self._train_loader(name, size) for name, size in batch_sizes.items()}
+        for name in set(self.dataset_dict) - set(loaders):
+            loaders[name] = self._evaluation_loader(self.dataset_dict[name])
+        return loaders
+
+    def _train_loader(self, name: str, batch_size: int) -> DataLoader:
+        stream, seed = self.dataset_dict[name], self.session.seed
+        permutations = PermutationStream(len(stream), batch_size, seed, self.cycle, name)
+        sampler = PositionSampler(permutations.batch, lambda: self.it, self._epoch_end)
+        if hasattr(self, "make_sampler"):
+            split = name.partition("_")[2]
+            make = lambda epoch, start: self.make_sampler(split, epoch, start)  # noqa: E731 — it is a closure, not a function
+            sampler = EpochSampler(make, stream.rows_of, self._epoch_position, sampler)
+        # USB gives the unlabelled stream twice the workers.
+        workers = self.args.num_workers * (2 if name == "train_ulb" else 1)
+        rows = SeededRows(stream, seed, self.cycle, name, "views")
+        return make_loader(rows, sampler, workers, self.session.dataset.collate, persistent=True)
+
+    def _epoch_end(self) -> int:
+        # The last epoch takes the remainder; USB would drop it, and with it the last evaluation.
+        last = self.epoch + 1 >= self.epochs
+        return self.num_train_iter if last else min(self.num_train_iter, (self.epoch + 1) * self.num_iter_per_epoch)
+
+    def _epoch_position(self) -> tuple[int, int, int]:
+        return self.epoch, self.it - self.epoch * self.num_iter_per_epoch, self.it
+
+    def _evaluation_loader(self, rows: EvaluationRows) -> DataLoader:
+        own = torch.Generator()
+        own.manual_seed(0)
+        collate, workers = self.session.dataset.collate, self.args.num_workers
+        return DataLoader(rows, self.args.eval_batch_size, shuffle=False, num_workers=workers, collate_fn=collate, generator=own)
+
+    def set_model(self) -> torch.nn.Module:
+        """The initial weights: the same every cycle, pretrained if there is a pretrainer; carried on under `warm_start`."""
+        existing = vars(self).get("model")
+        if existing is not None and self.session.continues_weights():
+            return existing
+        model = self.session.build_net()
+        return model if existing is None else _load_into(existing, model)
+
+    def set_ema_model(self) -> torch.nn.Module:
+        existing = vars(self).get("ema_model")
+        if existing is None:
+            return copy.deepcopy(self.model)
+        return existing if self.session.continues_weights() else _load_into(existing, self.model)
+
+    def set_optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
+        """USB's optimizer; its cosine schedule, or a constant rate after the warm-up."""
+        args, steps = self.args, self.num_train_iter
+        optimizer = get_optimizer(self.model, args.optim, args.lr, args.momentum, args.weight_decay, args.layer_decay)
+        if self.session.config.active.schedule == "cosine":
+            return optimizer, get_cosine_schedule_with_warmup(optimizer, steps, num_warmup_steps=args.num_warmup_iter)
+        warmup = args.num_warmup_iter
+        constant = lambda step: min(1.0, step / warmup) if warmup else 1.0  # noqa: E731 — LambdaLR wants a function of the step
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, constant)
+
+    def set_hooks(self) -> None:
+        super().set_hooks()
+        replace_hook(self, ActiveEvaluationHook(), "EvaluationHook", "HIGH")
+        # Its samplers are seeded by the epoch alone; ours need no telling.
+        remove_hook(self, "DistSamplerSeedHook")
+        for role, hook in self._plugin_hooks.items():
+            wanted = getattr(hook.plugin, "batch_fields", frozenset())
+            check_fields(f"{role} '{hook.plugin.name}'", wanted, self.base_name, self._fields)
+            self.register_hook(hook, f"active/{role}", "VERY_HIGH")
+        self._observers = [hook.name for hook in self._plugin_hooks.values() if hook.defines("observe")]
+        self._loss_adders = [hook.name for hook in self._plugin_hooks.values() if hook.defines("extra_loss")]
+        self._progress = ProgressHook(self.session.progress_title(self.cycle))
+        self.register_hook(self._progress, "active/progress", "LOWEST")
+        self.register_hook(PriorUpdateHook(), "active/prior_update", "LOW")
+        replace_hook(self, ActiveCheckpointHook(), "CheckpointHook", "LOWEST")
+
+    # ------------------------------------------------------------------------------------------ one step
+    def process_batch(self, input_args: list[str] | None = None, **batch: Any) -> dict[str, Any]:
+        self._loaded = dict(batch)
+        for name, stream in (("idx_lb", "train_lb"), ("idx_ulb", "train_ulb")):
+            if batch.get(name) is not None:
+                self._loaded[name] = self._dataset_idx[stream][batch[name]]
+        return super().process_batch(input_args, **batch)
+
+    def train_step(self, **inputs: Any) -> tuple[dict, dict]:
+        """USB's step, seeded by its position, seen by the observers, with the prior in its predictions."""
+        seed_globals(self.session.seed, self.cycle, "step", self.it, self.rank)
+        self.prior_seam.table = self.session.prior_at(self.it)
+        self.prior_seam.open(self._loaded.get("idx_ulb"), self.device)
+        self._capture.open()
+        try:
+            out_dict, log_dict = super().train_step(**inputs)
+        finally:
+            self._capture.close()
+            self.prior_seam.close()
+        if self._observers or self._loss_adders:
+            batch = self._capture.batch(self.cycle, self.it, self._loaded, inputs, out_dict.get("feat"))
+            self._show(batch, out_dict, log_dict)
+        return out_dict, log_dict
+
+    def _show(self, batch: Any, out_dict: dict, log_dict: dict) -> None:
+        for name in self._observers:
+            self.call_hook("observe", name, batch)
+        for name in self._loss_adders:
+            extra = self.call_hook("extra_loss", name, batch)
+            if extra is None:
+                continue
+            out_dict["loss"] = out_dict["loss"] + extra
+            log_dict[f"train/{name}_loss"] = float(extra.detach())
+
+    def compute_prob(self, logits: torch.Tensor) -> torch.Tensor:
+        probs = super().compute_prob(logits)
+        self._capture.see_probs(probs)
+        return probs
+
+    def call_hook(self, fn_name: str, hook_name: str | None = None, *positional: Any, **named: Any) -> Any:
+        if hook_name is None or positional:
+            return super().call_hook(fn_name, hook_name, *positional, **named)
+        self._capture.see_hook(fn_name, named)
+        dispatch = lambda **values: super(ActiveMixin, self).call_hook(fn_name, hook_name, **values)  # noqa: E731 — closure over the names
+        return self.prior_seam.call(fn_name, dispatch, self, named)
+
+    # ------------------------------------------------------------------------------------------ evaluation and checkpoints
+    @torch.no_grad()
+    def evaluate(self, eval_dest: str = "eval", out_key: str = "logits", return_logits: bool = False) -> dict[str, Any]:
+        """Scores of the EMA model (USB's names). The live weights are not touched."""
+        return self.score(self.ema_model, eval_dest, out_key, return_logits)
+
+    @torch.no_grad()
+    def score(self, model: torch.nn.Module, split: str, out_key: str = "logits", return_logits: bool = False) -> dict[str, Any]:
+        """Scores of a model on the split ("eval", "validation")."""
+        logits, targets = [], []
+        with evaluating(model):
+            for batch in self.loader_dict[split]:
+                logits.append(model(self.to_device(batch["x_lb"]))[out_key].float().cpu().numpy())
+                targets.append(batch["y_lb"].numpy())
+        logits = np.concatenate(logits)
+        scores = {f"{split}/{name}": value for name, value in evaluate(logits, np.concatenate(targets)).items()}
+        return {**scores, f"{split}/logits": logits} if return_logits else scores
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether anything was evaluated in this cycle, so that "best" means something."""
+        return bool(self.evaluation)
+
+    def note_evaluation(self, scores: Mapping[str, float]) -> None:
+        """Remember the last scores, the best step (on held-out labels if there are any), and the best test accuracy."""
+        if not scores:
+            return
+        self.evaluation = dict(scores)
+        test = scores.get("eval/top-1-acc")
+        if test is not None:
+            self.best_test_accuracy = test if self.best_test_accuracy is None else max(test, self.best_test_accuracy)
+        chosen_on = scores.get("validation/top-1-acc", test)
+        # The first evaluation counts even at accuracy zero.
+        if chosen_on > self.best_eval_acc or (self.best_it == 0 and self.best_eval_acc == 0.0):
+            self.best_eval_acc, self.best_it = chosen_on, self.it
+
+    def get_save_dict(self) -> dict[str, Any]:
+        """USB's, and under "active" what a resumed run needs beyond it."""
+        elapsed = self.elapsed + time.perf_counter() - self._started
+        return {
+            **super().get_save_dict(),
+            "best_eval_acc": float(self.best_eval_acc),
+            "active": {
+                "cycle": self.cycle,
+                "algorithm": algorithm_state(self, self._constructed),
+                "plugins": self.session.plugin_states(),
+                "registered": {name: _states(hook.registered) for name, hook in self._plugin_hooks.items()},
+                "optimizers": {name: _states(hook.optimizers) for name, hook in self._plugin_hooks.items()},
+                "evaluation": self.evaluation,
+                "best_test_accuracy": self.best_test_accuracy,
+                "prior": self.session.prior_file,
+                "elapsed": elapsed,
+                "log": dict(self.session.logged),
+            },
+        }
+
+    def save_model(self, save_name: str, save_path: str | Path) -> None:
+        """Atomically: a crash leaves the old checkpoint or the new one."""
+        write_checkpoint(Path(save_path) / save_name, self.get_save_dict())
+
+    def load_model(self, load_path: str) -> dict[str, Any]:
+        """Go on from a checkpoint of this cycle. (A run finds its own; USB's train.py need not name one.)"""
+        checkpoint = read_checkpoint(Path(load_path))
+        self.model.load_state_dict(checkpoint["model"])
+        self.ema_model.load_state_dict(checkpoint["ema_model"])
+        self.loss_scaler.load_state_dict(checkpoint["loss_scaler"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(checkpoint["scheduler"])
+        self.it, self.best_it, self.best_eval_acc = checkpoint["it"], checkpoint["best_it"], checkpoint["best_eval_acc"]
+        self._load_active(checkpoint["active"])
+        return checkpoint
+
+    def _load_active(self, state: dict[str, Any]) -> None:
+        load_algorithm_state(self, state["algorithm"])
+        self.session.load_plugin_states(state["plugins"])
+        for name, hook in self._plugin_hooks.items():
+            for kind, owner in (("registered", hook.registered), ("optimizers", hook.optimizers)):
+                for key, value in state[kind].get(name, {}).items():
+                    owner[key].load_state_dict(value)
+        self.evaluation, self.best_test_accuracy = state["evaluation"], state["best_test_accuracy"]
+        self.session.load_prior(state["prior"])
+        self.session.logged.update(state["log"])
+        self.elapsed = state["elapsed"]
+
+    # ------------------------------------------------------------------------------------------ training
+    def train(self) -> None:
+        """The whole experiment: cycles of train, select, label."""
+        self.results_dict = self.session.run()
+
+    def fit(self) -> None:
+        """One cycle's training, by USB's own `train()`, from the iteration reached to the last."""
+        # USB stores epoch + 1, with which a run resumed in the middle of an epoch would train nothing.
+        done = self.it >= self.num_train_iter
+        self.start_epoch = self.epochs if done else min(self.it // self.num_iter_per_epoch, self.epochs - 1)
+        self.epoch = self.start_epoch
+        # Tells EMAHook to take its shadow from ema_model.
+        self.resume = self.it > 0 or self.session.continues_weights()
+        self._started = time.perf_counter()
+        try:
+            super().train()
+        finally:
+            self._progress.close()
+            self._stop_workers()
+        self.elapsed += time.perf_counter() - self._started
+
+    def _stop_workers(self) -> None:
+        for loader in self.loader_dict.values():
+            loader._iterator = None
+
+    @staticmethod
+    def get_argument() -> list[SSL_Argument]:
+        """Replaced by `make_active`, which appends to the base algorithm's."""
+        return []
+
+
+def _states(objects: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.state_dict() for name, value in objects.items()}
+
+
+def _load_into(existing: torch.nn.Module, fresh: torch.nn.Module) -> torch.nn.Module:
+    """Fresh values in the modules that exist, so that device, wrappers and hooks on them survive."""
+    state = fresh.state_dict()
+    prefixed = all(name.startswith("module.") for name in existing.state_dict()) and not all(n.startswith("module.") for n in state)
+    existing.load_state_dict({f"module.{name}": value for name, value in state.items()} if prefixed else state)
+    for parameter in existing.parameters():
+        parameter.grad = None
+    return existing
+
+
+def make_active(name: str, cls: type) -> type:
+    """The class behind `active_<name>`."""
+
+    def get_argument() -> list[SSL_Argument]:
+        return [*cls.get_argument(), SSL_Argument("--active", ActiveBlock, ActiveBlock(), "the active: block of a YAML")]
+
+    attributes = {"base_name": name, "get_argument": staticmethod(get_argument), "__module__": __name__, "__doc__": f"USB's {name}, in active cycles."}
+    return type(f"Active{cls.__name__}", (ActiveMixin, cls), attributes)
+
+
+def register(names: list[str] | None = None) -> None:
+    """Put `active_x` into USB's ALGORITHMS for every algorithm x; again is harmless.
+
+    Third-party algorithms (registry kind "algorithm") named in `names` are put there too, as x and as `active_x`.
+    """
+    for name in names or ():
+        if name not in ALGORITHMS:
+            ALGORITHMS[name] = REGISTRY.get("algorithm", name)
+    for name in [key for key in ALGORITHMS.keys() if not key.startswith(PREFIX)]:
+        if PREFIX + name not in ALGORITHMS:
+            ALGORITHMS[PREFIX + name] = make_active(name, ALGORITHMS[name])

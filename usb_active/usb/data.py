@@ -1,0 +1,55 @@
+"""The pool in USB's loaders: one base dataset behind the labelled and the unlabelled stream, and the evaluation sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
+
+from usb_active.datasets import Dataset, Samples
+
+
+class PoolStream(BasicDataset):
+    """Rows of the pool in the views that USB gives to an algorithm (its own `__getitem__`).
+
+    USB's `idx_lb`, `idx_ulb` are rows of this stream, because its tables and banks have as many entries as the stream;
+    `idx[row]` is the dataset index.
+    """
+
+    def __init__(self, algorithm: str, base: Dataset, idx: np.ndarray, labels: np.ndarray | None):
+        views = base.views
+        # A strong transform is always given: USB's check of it is inverted.
+        super().__init__(algorithm, idx, labels, base.num_classes, views.weak, labels is None, views.strong)
+        self.base, self.idx = base, idx
+
+    def __sample__(self, row: int) -> tuple[Any, int | None]:
+        return self.base.load(int(self.idx[row])), None if self.targets is None else int(self.targets[row])
+
+    def rows_of(self, idx: np.ndarray) -> np.ndarray:
+        """Dataset indices → rows. ValueError for an index that is not in the stream."""
+        rows = np.searchsorted(self.idx, idx)
+        found = (rows < len(self.idx)) & (self.idx[np.minimum(rows, len(self.idx) - 1)] == idx)
+        if not found.all():
+            raise ValueError(f"dataset indices that are not in this stream: {np.asarray(idx)[~found][:5].tolist()}")
+        return rows
+
+
+class EvaluationRows(torch.utils.data.Dataset):
+    """Samples with targets in their eval view."""
+
+    def __init__(self, samples: Samples, transform: Callable[[Any], torch.Tensor]):
+        self.samples, self.transform = samples, transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {"idx_lb": row, "x_lb": self.transform(self.samples.load(row)), "y_lb": int(self.samples.targets[row])}
+
+
+def held_out(base: Dataset, idx: np.ndarray, labels: np.ndarray) -> Samples:
+    """Samples of the pool with labels that people gave."""
+    return Samples(lambda row: base.load(int(idx[row])), labels)

@@ -1,0 +1,143 @@
+"""USB hooks of the active algorithms: plugins as hooks, evaluation and checkpoints without USB's faults, progress."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from semilearn.core.hooks import EvaluationHook, Hook
+
+from usb_active.randomness import global_generators_kept
+
+
+class PluginHook(Hook):
+    """A plugin as a USB hook, registered as `active/<role>`; the stages that the plugin defines reach it.
+
+    The global generators are as before after every call, so that a plugin may draw without changing the training.
+    """
+
+    def __init__(self, plugin: Any):
+        self.plugin = plugin
+        # What the plugin registered in `setup`: name → object with a state dict; name → optimizer.
+        self.registered: dict[str, Any] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._scale = 1.0
+
+    def defines(self, method: str) -> bool:
+        """Whether the plugin has this optional method."""
+        return callable(getattr(self.plugin, method, None))
+
+    def _forward(self, method: str, *values: Any) -> Any:
+        if not self.defines(method):
+            return None
+        with global_generators_kept():
+            return getattr(self.plugin, method)(*values)
+
+    def observe(self, algorithm: Any, batch: Any) -> None:
+        self._forward("observe", batch)
+
+    def extra_loss(self, algorithm: Any, batch: Any) -> torch.Tensor | None:
+        return self._forward("extra_loss", batch)
+
+    def before_run(self, algorithm: Any) -> None:
+        self._forward("before_run", algorithm)
+
+    def before_train_epoch(self, algorithm: Any) -> None:
+        self._forward("before_train_epoch", algorithm)
+
+    def before_train_step(self, algorithm: Any) -> None:
+        # The scale under which this step's loss will be differentiated; ParamUpdateHook changes it afterwards.
+        self._scale = algorithm.loss_scaler.get_scale() if algorithm.use_amp else 1.0
+        self._forward("before_train_step", algorithm)
+
+    def after_train_step(self, algorithm: Any) -> None:
+        for optimizer in self.optimizers.values():
+            step_scaled(optimizer, self._scale)
+        self._forward("after_train_step", algorithm)
+        interval = getattr(self.plugin, "interval", None)
+        if interval and self.every_n_iters(algorithm, interval) and self.defines("on_interval"):
+            self._forward("on_interval", algorithm.session.interval_view(self.name.partition("/")[2]))
+
+    def after_train_epoch(self, algorithm: Any) -> None:
+        self._forward("after_train_epoch", algorithm)
+
+    def after_run(self, algorithm: Any) -> None:
+        self._forward("after_run", algorithm)
+
+
+def step_scaled(optimizer: torch.optim.Optimizer, scale: float) -> None:
+    """Step on gradients of a loss that was multiplied by `scale`; skipped, as mixed precision does, when one is not finite."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if scale != 1.0:
+        for gradient in gradients:
+            gradient.div_(scale)
+    if scale == 1.0 or all(torch.isfinite(gradient).all() for gradient in gradients):
+        optimizer.step()
+    optimizer.zero_grad()
+
+
+class PriorUpdateHook(Hook):
+    """Gives the prior its chance to be fitted anew between two steps."""
+
+    def after_train_step(self, algorithm: Any) -> None:
+        algorithm.session.update_prior(algorithm.it + 1)
+
+
+class ActiveEvaluationHook(EvaluationHook):
+    """Evaluates during training and remembers the best step; never loads a checkpoint into live weights, as USB's does.
+
+    The best step is chosen on held-out labels when there are any, else on the test set (and is then reported as optimistic).
+    """
+
+    def after_train_step(self, algorithm: Any) -> None:
+        if not (self.every_n_iters(algorithm, algorithm.num_eval_iter) or self.is_last_iter(algorithm)):
+            return
+        scores = {}
+        for split in ("eval", "validation"):
+            if split in algorithm.loader_dict:
+                scores.update(algorithm.evaluate(split))
+        algorithm.log_dict.update(scores)
+        algorithm.note_evaluation(scores)
+
+    def after_run(self, algorithm: Any) -> None:
+        """Nothing: the core evaluates the chosen checkpoint apart from the live model."""
+
+
+class ActiveCheckpointHook(Hook):
+    """Writes the latest and the best checkpoint of this cycle, after every other hook of the step has run."""
+
+    def after_train_step(self, algorithm: Any) -> None:
+        if self.every_n_iters(algorithm, algorithm.num_eval_iter) or self.is_last_iter(algorithm):
+            folder = algorithm.session.cycle_path
+            if algorithm.it == algorithm.best_it and algorithm.evaluated:
+                algorithm.save_model("model_best.pth", folder)
+            # The latest one last: a resumed run trusts that what it refers to is there.
+            algorithm.save_model("latest_model.pth", folder)
+
+
+class ProgressHook(Hook):
+    """A bar with the time left, on a terminal."""
+
+    def __init__(self, title: str):
+        self._title = title
+        self._bar: Any = None
+
+    def before_run(self, algorithm: Any) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=algorithm.num_train_iter, initial=min(algorithm.it, algorithm.num_train_iter), desc=self._title,
+            unit="step", leave=False, disable=not sys.stderr.isatty(), file=sys.stderr,
+        )  # fmt: skip
+
+    def after_train_step(self, algorithm: Any) -> None:
+        self._bar.update(1)
+
+    def after_run(self, algorithm: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Clear the bar, also when training was interrupted."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,39 @@
+"""Building an active algorithm: by USB's own factory, as USB's train.py does it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from semilearn.algorithms import get_algorithm
+from semilearn.core.utils import TBLog
+
+from usb_active.config import RunConfig
+from usb_active.run_dir import make_folder
+from usb_active.usb.algorithm import register
+from usb_active.usb.arguments import make_args
+
+logger = logging.getLogger("usb_active.usb")
+
+
+def make_algorithm(config: RunConfig) -> Any:
+    """The active algorithm of a configuration, on its device; `train()` runs the experiment."""
+    register([config.usb["algorithm"]])
+    args = make_args(config)
+    algorithm = get_algorithm(args, None, None, logger)
+    _log_to_file(config)
+    if args.use_tensorboard:
+        algorithm.tb_log = algorithm.session_log = TBLog(str(config.run_path), "tensorboard", use_tensorboard=True)
+    return algorithm
+
+
+def _log_to_file(config: RunConfig) -> None:
+    """All that USB and the core say, in the run's log.txt; one handler, however many runs a process makes."""
+    root = logging.getLogger("usb_active")
+    for handler in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
+        root.removeHandler(handler)
+        handler.close()
+    make_folder(config.run_path)
+    handler = logging.FileHandler(config.run_path / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root.addHandler(handler)

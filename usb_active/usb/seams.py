@@ -1,0 +1,185 @@
+"""How observers see a step of USB's trainers, and how a prior enters it. No train_step is copied or changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from usb_active.acquisition import BATCH_FIELDS, TrainBatch
+from usb_active.errors import UsageError
+from usb_active.prior import PriorTable
+
+ALWAYS = frozenset({"idx_lb", "x_lb", "y_lb"})
+UNLABELED = frozenset({"idx_ulb", "x_ulb_w"})
+# Which fields of a TrainBatch an algorithm has. An explicit list, because names mislead: pseudolabel hands *weak* logits
+# to its consistency loss, and mixmatch's `x_ulb_s` is a second weak view and its labelled logits are those of a mixture.
+FIELDS: dict[str, frozenset[str]] = {
+    **{name: BATCH_FIELDS for name in ("fixmatch", "flexmatch", "freematch", "softmatch", "uda", "adamatch")},
+    "pseudolabel": BATCH_FIELDS - {"x_ulb_s", "logits_strong"},
+    "mixmatch": BATCH_FIELDS - {"x_ulb_s", "logits_strong", "logits_lb"},
+    "supervised": ALWAYS | {"logits_lb", "hidden"},
+    "fullysupervised": ALWAYS | {"logits_lb", "hidden"},
+}
+PRIOR_STAGES = ("masking", "gen_ulb_targets")
+
+
+def batch_fields(name: str, cls: type) -> frozenset[str]:
+    """The fields of TrainBatch that algorithm `name` has; an algorithm of one's own declares `batch_fields` itself."""
+    declared = getattr(cls, "batch_fields", None)
+    if declared is not None:
+        return frozenset(declared)
+    return FIELDS.get(name, ALWAYS | UNLABELED | {"hidden"})
+
+
+def check_fields(who: str, wanted: Iterable[str], algorithm: str, available: frozenset[str]) -> None:
+    """UsageError with the reason when a plugin needs what the algorithm does not have."""
+    unknown = frozenset(wanted) - BATCH_FIELDS
+    if unknown:
+        raise UsageError(f"{who}: batch_fields names unknown fields: {', '.join(sorted(unknown))}")
+    missing = frozenset(wanted) - available
+    if missing:
+        reason = "it has no strong view" if missing & {"logits_strong", "x_ulb_s"} else "its train_step does not have it"
+        raise UsageError(f"{who}: needs {', '.join(sorted(missing))} of every step, but algorithm '{algorithm}' cannot give it: {reason}")
+
+
+def check_prior_stages(algorithm: str, hooks: Mapping[str, Any]) -> None:
+    """UsageError when an algorithm has no masking or no pseudo-label hook through which a prior could enter."""
+    missing = [name for name in ("MaskingHook", "PseudoLabelingHook") if name not in hooks]
+    if missing:
+        raise UsageError(f"active.prior: algorithm '{algorithm}' has no {' and no '.join(missing)}, so a prior cannot reach its pseudo-labels")
+
+
+class StepCapture:
+    """Collects, during one train_step, what a TrainBatch shows. Holds references, computes nothing, draws nothing."""
+
+    def __init__(self, algorithm: str, fields: frozenset[str], hidden_modules: Iterable[str] = ()):
+        self.algorithm, self.fields = algorithm, fields
+        self._hidden_names = tuple(hidden_modules)
+        self._handles: list[Any] = []
+        self.active = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self._probs_weak: torch.Tensor | None = None
+        self._logits_weak: torch.Tensor | None = None
+        self._logits_strong: torch.Tensor | None = None
+        self._logits_lb: torch.Tensor | None = None
+        self._hidden: dict[str, list[torch.Tensor]] = {name: [] for name in self._hidden_names}
+
+    def watch_modules(self, model: torch.nn.Module) -> None:
+        """Put forward hooks on the modules named; they record only while a step is open."""
+        for handle in self._handles:
+            handle.remove()
+        modules = dict(model.named_modules())
+        absent = [name for name in self._hidden_names if name not in modules]
+        if absent:
+            raise UsageError(f"hidden_modules: the network has no module '{absent[0]}'; it has e.g. {', '.join(list(modules)[1:6])}")
+        self._handles = [modules[name].register_forward_hook(self._recorder(name)) for name in self._hidden_names]
+
+    def _recorder(self, name: str) -> Callable[..., None]:
+        def record(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            if self.active:
+                self._hidden[name].append(output)
+
+        return record
+
+    def open(self) -> None:
+        """A train_step begins."""
+        self._clear()
+        self.active = True
+
+    def close(self) -> None:
+        """It has ended."""
+        self.active = False
+
+    def see_hook(self, stage: str, values: Mapping[str, Any]) -> None:
+        """A hook is about to be called with these values: the first that carries weak predictions counts."""
+        if not self.active or self._probs_weak is not None or self._logits_weak is not None:
+            return
+        if stage == "dist_align":
+            self._probs_weak = values["probs_x_ulb"]
+        elif stage == "masking":
+            # freematch and pseudolabel pass logits; the others pass probabilities.
+            if values.get("softmax_x_ulb", True):
+                self._logits_weak = values["logits_x_ulb"]
+            else:
+                self._probs_weak = values["logits_x_ulb"]
+
+    def see_probs(self, probs: torch.Tensor) -> None:
+        """`compute_prob` gave these. mixmatch has no hooks; the first of a step is its weak view."""
+        if self.active and self.algorithm == "mixmatch" and self._probs_weak is None:
+            self._probs_weak = probs
+
+    def watch_loss(self, loss: Callable[..., Any], attribute: str) -> Callable[..., Any]:
+        """The loss itself, that also notes the logits of its first call in a step."""
+
+        def watched(logits: torch.Tensor, *rest: Any, **named: Any) -> Any:
+            if self.active and getattr(self, attribute) is None:
+                setattr(self, attribute, logits)
+            return loss(logits, *rest, **named)
+
+        return watched
+
+    def batch(self, cycle: int, iteration: int, loaded: Mapping[str, Any], inputs: Mapping[str, Any], feats: Any) -> TrainBatch:
+        """What was seen. `loaded`: the loaders' batch with dataset indices; `inputs`: on the device."""
+        probs_weak = self._probs_weak
+        if probs_weak is None and self._logits_weak is not None:
+            probs_weak = torch.softmax(self._logits_weak.detach().float(), dim=-1)
+        values = {
+            **{name: inputs.get(name, loaded.get(name)) for name in ("x_lb", "y_lb", "x_ulb_w", "x_ulb_s")},
+            "idx_lb": loaded.get("idx_lb"),
+            "idx_ulb": loaded.get("idx_ulb"),
+            "probs_weak": None if probs_weak is None else probs_weak.detach(),
+            "logits_strong": self._logits_strong,
+            "logits_lb": self._logits_lb,
+            "feats": feats,
+            "hidden": self._hidden,
+        }
+        return TrainBatch(cycle, iteration, **{name: value for name, value in values.items() if name in self.fields})
+
+
+class PriorSeam:
+    """Replaces weak predictions p by normalize(row + p) on their way into USB's masking and pseudo-label hooks (AS3L, Eq. 5).
+
+    Rows without a prior pass unchanged, so an all-zero table is the plain training to the bit. softmatch masks on aligned and
+    targets on raw probabilities: each gets the prior. A hard-label target is the argmax, a soft one the normalised sum itself.
+    """
+
+    def __init__(self) -> None:
+        self.table: PriorTable | None = None
+        self._rows: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def open(self, idx: torch.Tensor | None, device: torch.device) -> None:
+        """A step on the unlabelled dataset indices `idx` begins."""
+        self._rows = None
+        if self.table is None or idx is None:
+            return
+        rows = np.asarray(self.table.rows(idx.cpu().numpy()))
+        has_prior = rows.any(axis=1)
+        if has_prior.any():
+            self._rows = torch.from_numpy(rows).to(device), torch.from_numpy(has_prior).to(device)
+
+    def close(self) -> None:
+        self._rows = None
+
+    def call(self, stage: str, dispatch: Callable[..., Any], algorithm: Any, values: dict[str, Any]) -> Any:
+        """Call the hook with the prior in its predictions."""
+        if self._rows is None or stage not in PRIOR_STAGES:
+            return dispatch(**values)
+        if stage == "masking":
+            logits, softmax = "logits_x_ulb", "softmax_x_ulb"
+            return dispatch(**{**values, logits: self._posterior(algorithm, values[logits], values.get(softmax, True)), softmax: False})
+        posterior = self._posterior(algorithm, values["logits"], values.get("softmax", True))
+        plain, guided = dispatch(**values), dispatch(**{**values, "logits": posterior, "softmax": False})
+        has_prior = self._rows[1]
+        return torch.where(has_prior if plain.ndim == 1 else has_prior[:, None], guided, plain)
+
+    def _posterior(self, algorithm: Any, logits: torch.Tensor, softmax: bool) -> torch.Tensor:
+        rows, has_prior = self._rows
+        # The very operation that the hooks themselves would use, so that rows without a prior keep their bits.
+        probs = torch.softmax(logits.detach(), dim=-1) if softmax else logits.detach()
+        total = rows.to(probs.dtype) + probs
+        return torch.where(has_prior[:, None], total / total.sum(dim=-1, keepdim=True), probs)

@@ -1,0 +1,207 @@
+"""PoolView: what a method may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from usb_active.artifacts import load_artifact, save_artifact
+from usb_active.errors import UsageError, name_some
+from usb_active.randomness import generator
+
+if TYPE_CHECKING:
+    import torch
+
+    from usb_active.datasets import Dataset
+    from usb_active.features import Features
+    from usb_active.pool import Pool
+
+# Arrays of the whole pool above this size are kept in a file and mapped.
+MEMORY_LIMIT = 256 * 2**20
+
+
+@dataclass
+class ViewSource:
+    """What a view is made from; built by the core. `model()` gives the EMA network of this moment, or None before any training."""
+
+    dataset: Dataset
+    pool: Pool
+    run_path: Path
+    seed: int
+    device: torch.device
+    model: Callable[[], torch.nn.Module | None]
+    batch_size: int
+    num_workers: int
+    simulated: bool
+    pretrained_features: Callable[[], np.ndarray | None]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class PoolView:
+    """The pool as a method sees it at one moment.
+
+    Args:
+        source: what the core provides.
+        cycle: the number of the query that is being made; 0 is the initial one.
+        role: what the randomness belongs to ("acquisition", "prior", …); `rng` derives from (seed, cycle, role).
+        needs: what was declared: a subset of {"features", "probs", "truth"}.
+        features: the source of `features`.
+    """
+
+    def __init__(self, source: ViewSource, cycle: int, role: str, needs: frozenset[str], features: Features | None):
+        self._source, self._role, self._needs, self._features_source = source, role, needs, features
+        self.cycle = cycle
+        self.dataset = source.dataset
+        self.device = source.device
+        self.num_classes = source.dataset.num_classes
+        self.rng = generator(source.seed, cycle, role)
+        pool = source.pool
+        self.labeled, self.unlabeled, self.candidates = pool.labeled, pool.unlabeled, pool.candidates
+        self.labels = pool.labels[self.labeled]
+        for array in (self.labeled, self.unlabeled, self.candidates, self.labels):
+            array.setflags(write=False)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    # ------------------------------------------------------------------------------------------ declared needs
+    @cached_property
+    def features(self) -> np.ndarray:
+        """(N, D) float32, read-only. Only if "features" is in `needs`."""
+        self._require("features")
+        features = self._features_source.get(self)
+        if features.ndim != 2 or len(features) != len(self):
+            raise UsageError(f"features '{self._features_source.name}': expected ({len(self)}, D), got {features.shape}")
+        check_finite_rows("features", features)
+        return _read_only(features)
+
+    @cached_property
+    def probs(self) -> np.ndarray:
+        """(N, C) float32, read-only: the EMA model's on the eval view. Only if "probs" is in `needs`."""
+        self._require("probs")
+        return self.model_outputs["probs"]
+
+    @property
+    def truth(self) -> np.ndarray:
+        """(N,) class indices, -1 unknown. Only if "truth" is in `needs`, and only under a simulated oracle."""
+        self._require("truth")
+        if not self._source.simulated:
+            raise UsageError(f"{self._role}: needs the true labels, which only a simulated oracle knows; use oracle: dataset")
+        return _read_only(self.dataset.targets)
+
+    def _require(self, need: str) -> None:
+        if need not in self._needs:
+            raise UsageError(f"{self._role}: '{need}' was not declared in `needs` ({name_some(sorted(self._needs)) or 'nothing'})")
+
+    def prepare(self) -> None:
+        """Compute what was declared, before the method runs."""
+        for need in sorted(self._needs):
+            getattr(self, need)
+
+    @cached_property
+    def model_outputs(self) -> dict[str, np.ndarray]:
+        """One pass of the EMA model over the pool: `features` and `probs` as far as they are needed."""
+        follows = self._features_source is not None and self._features_source.follows_model and "features" in self._needs
+        outputs = [name for name, wanted in (("features", follows), ("probs", "probs" in self._needs)) if wanted]
+        return self.model_pass(outputs)
+
+    def model_pass(self, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        """{name: (N, …) float32, read-only} of the EMA model on the eval views of the whole pool."""
+        from usb_active.inference import collect
+
+        stream = ((idx, values) for idx, values in self.predict(outputs, np.arange(len(self))))
+        arrays = collect(stream, len(self), self._allocate)
+        return {name: _read_only(array) for name, array in arrays.items()}
+
+    def _allocate(self, name: str, shape: tuple[int, int]) -> np.ndarray:
+        if np.prod(shape, dtype=np.int64) * 4 <= MEMORY_LIMIT:
+            return np.empty(shape, dtype=np.float32)
+        path = self.scratch / f"{self._role}_{name}.npy"
+        return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+
+    # ------------------------------------------------------------------------------------------ the model
+    @property
+    def model(self) -> torch.nn.Module:
+        """The EMA network, eval mode. Read-only: the core checks nothing here, but nothing of it is kept."""
+        model = self._source.model()
+        if model is None:
+            raise UsageError(f"{self._role}: there is no trained model yet; take features from pretrain, pixels, file or timm")
+        return model.eval()
+
+    def predict(
+        self, outputs: Sequence[str], idx: np.ndarray, *, transform: str = "eval", passes: int = 1
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Stream (idx (B,), {name: (passes, B, …) float32}) in the order of `idx`.
+
+        Args:
+            outputs: of "features", "logits", "probs".
+            transform: "eval", "weak" or "strong"; augmentation depends on (seed, cycle, transform, batch) alone.
+            passes: how many augmented views of every sample.
+        """
+        from usb_active import inference
+
+        source, rows = self._source, self._rows(idx, transform, passes)
+        yield from inference.predict(self.model, rows, outputs, max(1, source.batch_size // passes), source.num_workers, self.device)
+
+    def loader(self, idx: np.ndarray, transform: str = "eval", batch_size: int | None = None) -> torch.utils.data.DataLoader:
+        """Batches {idx (B,), x (1, B, channels, height, width)} for methods that train modules of their own."""
+        from usb_active import inference
+
+        return inference.pool_loader(self._rows(idx, transform, 1), batch_size or self._source.batch_size, self._source.num_workers)
+
+    def _rows(self, idx: np.ndarray, transform: str, passes: int) -> Any:
+        from usb_active.inference import PoolRows
+
+        position = (self.cycle, self._role, "views")
+        return PoolRows(self.dataset, np.asarray(idx, dtype=np.int64), transform, passes, self._source.seed, position)
+
+    @property
+    def pretrained_features(self) -> np.ndarray | None:
+        """(N, D) features that pretraining left, or None."""
+        return self._source.pretrained_features()
+
+    # ------------------------------------------------------------------------------------------ disk and logging
+    def artifact(self, key: str, make: Callable[[], np.ndarray | dict[str, np.ndarray]]) -> Any:
+        """A result kept on disk for this run: made once by `make()`, then loaded (arrays mapped read-only)."""
+        path = self._source.run_path / "artifacts" / key
+        found = load_artifact(path)
+        if found is None:
+            save_artifact(path, make())
+            found = load_artifact(path)
+        return found
+
+    @property
+    def scratch(self) -> Path:
+        """A folder of this cycle that survives a crash."""
+        path = self._source.run_path / "scratch" / f"cycle_{self.cycle:03d}"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def log(self, name: str, value: float) -> None:
+        """Into the next line of metrics.jsonl, under `log`."""
+        self._source.metrics[name] = float(value)
+
+    def audit(self, fn: Callable[[np.ndarray], None]) -> None:
+        """Call fn(truth (N,)) where the truth is known, for logging; never for choosing."""
+        if self._source.simulated:
+            fn(_read_only(self.dataset.targets))
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.setflags(write=False)
+    return view
+
+
+def check_finite_rows(what: str, array: np.ndarray) -> None:
+    """UsageError that names the rows of (N, D) that are not finite. Works in blocks."""
+    block = max(1, 2**22 // max(1, array.shape[1]))
+    for start in range(0, len(array), block):
+        finite = np.isfinite(array[start : start + block]).all(axis=1)
+        if not finite.all():
+            raise UsageError(f"{what}: not finite for samples {name_some(start + np.flatnonzero(~finite))}")
