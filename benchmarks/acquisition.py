@@ -1,10 +1,11 @@
-"""Seconds and memory of the baseline acquisitions, beside scikit-activeml and scikit-learn where they have the same.
+"""Seconds and memory of the baseline acquisitions, beside scikit-activeml or scikit-learn.
 
-Run by hand: python benchmarks/acquisition.py [--n 50000 --dim 512 --classes 10 --budgets 100 1000 --repeats 3]
+Run by hand (minutes): python benchmarks/acquisition.py [--n 50000 --dim 512 --budgets 100 1000 --repeats 3]
 
-Every measurement is a process of its own, so that the peak of its resident memory is its own, and ours and the
-reference take turns. Seconds are medians and exclude imports and the loading of the arrays. "Same picks" compares
-with a plain loop in double precision (k-center) or a full sort (scores); k-means++ is random and has none.
+Every measurement is a process of its own, so that the peak of its resident memory is its own; ours and the
+reference take turns. Seconds are medians and exclude imports and the loading of the arrays. "Same picks"
+compares with a plain loop in double precision (k-center) or a full sort (scores); k-means++ has none, being
+random.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ SCORES = {"entropy": "entropy", "margin": "margin_sampling", "least_confidence":
 METHODS = ("k_center_greedy", "kmeans_plus_plus", *SCORES)
 
 
-# ------------------------------------------------------------------------------------------------------------- data
+# ------------------------------------------------------------------------------------------------------- data
 
 
 def make_features(kind: str, n: int, dim: int, classes: int) -> NDArray[np.float32]:
-    """network: as after the last ReLU, classes in 16 directions; tight: 20 narrow clusters a class; gauss: none."""
+    """network: as after a ReLU, classes in 16 directions; tight: 20 narrow clusters a class; gauss: none."""
     rng = np.random.default_rng(0)
     if kind == "gauss":
         return rng.standard_normal((n, dim), dtype=np.float32)
@@ -48,14 +49,14 @@ def make_features(kind: str, n: int, dim: int, classes: int) -> NDArray[np.float
     return np.maximum(inner @ rng.standard_normal((16, dim), dtype=np.float32) + noise, 0)
 
 
-def make_data(folder: Path, args: argparse.Namespace) -> None:
+def make_data(folder: Path, kind: str, n: int, dim: int, classes: int) -> None:
     rng = np.random.default_rng(1)
-    np.save(folder / "features.npy", make_features(args.kind, args.n, args.dim, args.classes))
-    np.save(folder / "probs.npy", rng.dirichlet(np.full(args.classes, 0.3), size=args.n))
-    np.save(folder / "labeled.npy", rng.permutation(args.n)[:NUM_LABELED])
+    np.save(folder / "features.npy", make_features(kind, n, dim, classes))
+    np.save(folder / "probs.npy", rng.dirichlet(np.full(classes, 0.3), size=n))
+    np.save(folder / "labeled.npy", rng.permutation(n)[:NUM_LABELED])
 
 
-# ---------------------------------------------------------------------------------------- what is measured, by name
+# ---------------------------------------------------------------------------------- what is measured, by name
 
 
 def ours(method: str, data: dict[str, NDArray], budget: int) -> Callable[[], NDArray]:
@@ -101,31 +102,33 @@ def reference_name(method: str) -> str | None:
     return f"{package} {importlib.metadata.version(package)}"
 
 
-def plain_k_center(data: dict[str, NDArray], budget: int) -> list[int]:
-    """The loop of the paper in double precision; the picks of a smaller budget are its head."""
-    rows = data["features"].astype(np.float64)
-    nearest, picks = np.full(len(rows), np.inf), []
-    for step in range(NUM_LABELED + budget):
-        if step < NUM_LABELED:
-            centre = data["labeled"][step]
-        else:
-            centre = int(nearest.argmax())
-            picks.append(centre)
-        diff = rows - rows[centre]
+def plain(method: str, data: dict[str, NDArray], budget: int) -> Callable[[], NDArray]:
+    if method == "k_center_greedy":
+        return lambda: plain_k_center(data["features"].astype(np.float64), data["labeled"], budget)
+    candidates = data["candidates"]
+    scores = plain_scores(method, data["probs"][candidates])
+    return lambda: candidates[np.argsort(-scores, kind="stable")[:budget]]
+
+
+def plain_k_center(rows: NDArray[np.float64], labeled: NDArray, budget: int) -> NDArray:
+    nearest, centres = np.full(len(rows), np.inf), list(labeled)
+    for step in range(len(labeled) + budget):
+        if step == len(centres):
+            centres.append(nearest.argmax())
+        diff = rows - rows[centres[step]]
         np.minimum(nearest, np.einsum("nd,nd->n", diff, diff), out=nearest)
-        nearest[centre] = -1.0
-    return picks
+        nearest[centres[step]] = -1.0
+    return np.array(centres[len(labeled) :])
 
 
-def plain_scores(method: str, data: dict[str, NDArray]) -> NDArray[np.float64]:
-    probs = data["probs"][data["candidates"]]
+def plain_scores(method: str, probs: NDArray[np.float64]) -> NDArray[np.float64]:
     if method == "entropy":
         return -(probs * np.log(np.maximum(probs, 1e-300))).sum(axis=1)
     ordered = np.sort(probs, axis=1)
     return ordered[:, -2] - ordered[:, -1] if method == "margin" else 1 - ordered[:, -1]
 
 
-# ------------------------------------------------------------------------------------------------------ measurement
+# ------------------------------------------------------------------------------------------------ measurement
 
 
 def load(folder: Path) -> dict[str, NDArray]:
@@ -136,7 +139,7 @@ def load(folder: Path) -> dict[str, NDArray]:
 
 def measure_here(side: str, method: str, budget: int, folder: Path) -> dict:
     """In the child: one call after a small one, which loads libraries and starts threads."""
-    make = ours if side == "ours" else reference
+    make = {"ours": ours, "reference": reference, "plain": plain}[side]
     data = load(folder)
     head = {name: values[:400] for name, values in data.items() if name in ("features", "probs")}
     make(method, head | {"labeled": np.arange(5), "candidates": np.arange(5, 400)}, 5)()
@@ -157,7 +160,22 @@ def measure(side: str, method: str, budget: int, folder: Path) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure_both(method: str, budget: int, folder: Path, args: argparse.Namespace) -> tuple[dict, dict | None]:
+def make_data_apart(folder: Path, args: argparse.Namespace) -> None:
+    """In a child, like all that needs memory: a process inherits its parent's peak."""
+    command = [
+        sys.executable,
+        __file__,
+        "--data",
+        str(folder),
+        args.kind,
+        *map(str, (args.n, args.dim, args.classes)),
+    ]
+    subprocess.run(command, check=True)
+
+
+def measure_both(
+    method: str, budget: int, folder: Path, args: argparse.Namespace
+) -> tuple[dict, dict | None]:
     mine, other = [], []
     for repeat in range(args.repeats):
         mine.append(measure("ours", method, budget, folder))
@@ -170,25 +188,29 @@ def middle(results: list[dict]) -> dict:
     return sorted(results, key=lambda result: result["seconds"])[len(results) // 2]
 
 
-def same_picks(method: str, picks: list[int], data: dict[str, NDArray], plain: list[int] | None) -> str:
-    if method == "kmeans_plus_plus" or (method == "k_center_greedy" and plain is None):
-        return "–"
-    if method == "k_center_greedy":
-        return "yes" if picks == plain[: len(picks)] else "NO"
-    candidates, scores = data["candidates"], plain_scores(method, data)
-    return "yes" if picks == candidates[np.argsort(-scores, kind="stable")[: len(picks)]].tolist() else "NO"
+def plain_picks(method: str, folder: Path, args: argparse.Namespace) -> list[int] | None:
+    """For the largest budget; those of a smaller one are its head."""
+    if method == "kmeans_plus_plus" or (method == "k_center_greedy" and args.no_check):
+        return None
+    return measure("plain", method, max(args.budgets), folder)["picks"]
 
 
-# ------------------------------------------------------------------------------------------------------------ table
+# ------------------------------------------------------------------------------------------------------ table
 
 
-def row(method: str, budget: int, mine: dict, other: dict | None, same: str) -> str:
+def row(method: str, budget: int, mine: dict, other: dict | None, expected: list[int] | None) -> str:
     cells = [method, str(budget), f"{mine['seconds']:.3f}", f"{mine['megabytes']:.0f}"]
     if other is None:
-        cells += ["scikit-activeml is not installed", "–", "–", "–"]
+        cells += [reference_name(method) or "not installed", "–", "–", "–"]
     else:
         ratio = other["seconds"] / mine["seconds"]
-        cells += [reference_name(method) or "", f"{other['seconds']:.3f}", f"{other['megabytes']:.0f}", f"{ratio:.1f}"]
+        cells += [
+            str(reference_name(method)),
+            f"{other['seconds']:.3f}",
+            f"{other['megabytes']:.0f}",
+            f"{ratio:.1f}",
+        ]
+    same = "–" if expected is None else "yes" if mine["picks"] == expected[:budget] else "NO"
     return "| " + " | ".join([*cells, same]) + " |"
 
 
@@ -199,34 +221,39 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--budgets", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--reference-repeats", type=int, default=1, help="of the slow side")
-    parser.add_argument("--kind", choices=["network", "tight", "gauss"], default="network", help="of features")
+    parser.add_argument("--reference-repeats", type=int, default=1, help="0 leaves the slow side out")
+    parser.add_argument(
+        "--kind", choices=["network", "tight", "gauss"], default="network", help="of features"
+    )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--no-check", action="store_true", help="leave out the plain loop of k-center (minutes)")
+    parser.add_argument(
+        "--no-check", action="store_true", help="leave out the plain loop of k-center (minutes)"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
-    print(f"N={args.n} D={args.dim} C={args.classes} L={NUM_LABELED}, features: {args.kind}, CPUs: {os.cpu_count()}\n")
+    sizes = f"N={args.n} D={args.dim} C={args.classes} L={NUM_LABELED}"
+    print(f"{sizes}, features: {args.kind}, CPUs: {os.cpu_count()}\n")
     columns = "method | budget | s | peak extra MB | reference | its s | its MB | ratio | same picks as plain"
-    print(f"| {columns} |\n|{'---|' * 9}")
+    print(f"| {columns} |\n|{'---|' * 9}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_data(folder, args)
-        data = load(folder)
-        plain = None
-        if "k_center_greedy" in args.methods and not args.no_check:
-            plain = plain_k_center(data, max(args.budgets))
+        make_data_apart(folder, args)
         for method in args.methods:
+            expected = plain_picks(method, folder, args)
             for budget in args.budgets:
                 mine, other = measure_both(method, budget, folder, args)
-                print(row(method, budget, mine, other, same_picks(method, mine["picks"], data, plain)), flush=True)
+                print(row(method, budget, mine, other, expected), flush=True)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         side, method, budget, folder = sys.argv[2:]
         print(json.dumps(measure_here(side, method, int(budget), Path(folder))))
+    elif sys.argv[1:2] == ["--data"]:
+        folder, kind, *sizes = sys.argv[2:]
+        make_data(Path(folder), kind, *map(int, sizes))
     else:
         main()

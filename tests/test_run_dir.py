@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,6 +32,9 @@ ROWS = [ROW, replace(ROW, index=6, label="", status="skipped"), replace(ROW, cyc
 def run(tmp_path):
     with RunDir.open(tmp_path / "run", CONFIG) as run:
         yield run
+
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="names the folder of a descriptor")
 
 
 def failing(number):
@@ -162,16 +166,18 @@ def test_a_damaged_config_is_named(tmp_path):
 
 # The lock
 
+# Its forked child stands for a loader's worker: it lives on when the holder is killed, until its input ends.
 HOLDER = """
-import sys
+import os, sys
 from usb_active.run_dir import RunDir
 run = RunDir.open(sys.argv[1], {})
-print("locked", flush=True)
+if os.fork():
+    print("locked", flush=True)
 sys.stdin.read()
 """
 
 
-def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path):
+def test_a_second_process_is_refused_and_a_killed_one_lets_go_whatever_its_children_do(tmp_path):
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         try:
@@ -182,7 +188,14 @@ def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path):
         finally:
             holder.send_signal(signal.SIGKILL)
             holder.wait()
+        RunDir.open(tmp_path, {}).close()
+
+
+def test_the_lock_file_names_its_holder_alone(tmp_path):
+    (tmp_path / "lock").write_text("12345678901234\n")
     RunDir.open(tmp_path, {}).close()
+    # Not before `close`: reading the file would release the lock.
+    assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
 
 
 def test_the_same_process_is_refused_too_and_keeps_its_lock(run):
@@ -295,6 +308,7 @@ def test_opening_cuts_the_torn_row_and_reading_does_not(run, caplog):
         (b"0,6,", b"0,six,", 3, "index is 'six'"),
         (b"0,6,", b"0,", 3, "6 fields, must be 7"),
         (b'"dog, large"', b'"dog, large', 4, "unexpected end of data"),
+        (b'"dog, large"', b'"dog" large', 4, "expected after"),
         (b"cat,labeled", b",labeled", 2, "label is '' though status is 'labeled'"),
         (b"cycle,index", b"cycle;index", 1, "the first line must be cycle,index,key"),
         (b"0,6,", b"\n0,6,", 3, "0 fields"),
@@ -419,18 +433,37 @@ def test_atomic_write_hands_on_what_the_writer_raises(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_atomic_write_syncs_content_before_the_name_and_the_folder_after(tmp_path, monkeypatch):
+@pytest.fixture
+def events(monkeypatch):
+    """What is synced and renamed, in order: "file", "rename", or the name of a folder."""
     events = []
     fsync, rename = os.fsync, os.replace
 
     def sync(fd):
-        events.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file")
+        is_folder = stat.S_ISDIR(os.fstat(fd).st_mode)
+        events.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")) if is_folder else "file")
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "replace", lambda *names: (events.append("rename"), rename(*names)))
+    return events
+
+
+@needs_proc
+def test_new_folders_and_the_first_row_are_synced_into_their_folders(tmp_path, events):
+    (tmp_path / "saved").mkdir()
+    with RunDir.open(tmp_path / "saved" / "a" / "run", CONFIG) as run:
+        assert sorted(events[:2]) == ["a", "saved"]
+        assert events[2:] == ["file", "rename", "run"]
+        run.append_rows(ROWS)
+        run.append_rows(ROWS)
+    assert events[5:] == ["file", "run", "file"]
+
+
+@needs_proc
+def test_atomic_write_syncs_content_before_the_name_and_the_folder_after(tmp_path, events):
     atomic_write(tmp_path / "file", lambda file: file.write(b"new"))
-    assert events == ["file", "rename", "folder"]
+    assert events == ["file", "rename", tmp_path.name]
     atomic_write(tmp_path / "file", lambda file: file.write(b"newer"), durable=False)
     assert events[3:] == ["rename"]
     assert (tmp_path / "file").read_bytes() == b"newer"
@@ -612,10 +645,11 @@ def test_a_damaged_state_is_warned_about_and_written_anew(run, caplog):
 
 def test_metrics_are_one_line_a_cycle_in_order(run):
     assert run.metrics() == []
-    for record in ({"cycle": 1, "accuracy": 0.5}, {"cycle": 0, "accuracy": np.float32(0.25)}, {"cycle": 1, "accuracy": 0.75}):
+    for record in ({"cycle": 1, "accuracy": 0.5}, {"cycle": 1, "accuracy": 0.75}, {"cycle": 0, "accuracy": np.float32(0.25)}):
         run.append_metrics(record)
     assert run.metrics() == [{"cycle": 0, "accuracy": 0.25}, {"cycle": 1, "accuracy": 0.75}]
-    assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 2
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["cycle"] for line in lines] == [0, 1]
 
 
 def test_a_torn_last_metrics_line_is_dropped_and_other_damage_named(run, caplog):

@@ -138,7 +138,8 @@ def check_picks(picks: Any, candidates: np.ndarray, budget: int, who: str) -> np
         raise UsageError(f"{who}: select picked samples twice: {name_some(unique[counts > 1])}")
     foreign = picks[~np.isin(picks, candidates)]
     if len(foreign):
-        raise UsageError(f"{who}: select picked samples that may not be asked (labelled, skipped, pending or not queryable): {name_some(foreign)}")
+        reason = "labelled, skipped, pending or not queryable"
+        raise UsageError(f"{who}: select picked samples that may not be asked ({reason}): {name_some(foreign)}")
     return picks
 
 

@@ -60,5 +60,5 @@ PLUGINS = [
         Declaration("algorithm", name, f"semilearn.algorithms.{name}:{cls}", f"USB's {cls}")
         for name, cls in _USB_ALGORITHMS.items()
     ),
-    Declaration("algorithm", "supervised", "semilearn.algorithms.fullysupervised:FullySupervised", "USB's FullySupervised, on the labelled set"),
+    Declaration("algorithm", "supervised", "semilearn.algorithms.fullysupervised:FullySupervised", "USB's FullySupervised"),
 ]  # fmt: skip

@@ -47,6 +47,7 @@ class Trainer(Protocol):
     def load_model(self, load_path: str) -> Any: ...
     def fit(self) -> None: ...
     def score(self, model: torch.nn.Module, split: str) -> dict[str, float]: ...
+    def log_record(self, record: Mapping[str, Any]) -> None: ...
 
 
 class Session:
@@ -326,6 +327,7 @@ class Session:
             self._fit_prior("end", cycle)
             done = {"metrics": training_record(self, cycle), "prior": self.prior_file}
             self.run_dir.write_json(self._done_name(cycle), done)
+            self.trainer.log_record(done["metrics"])
         self.run_dir.append_metrics(done["metrics"])
         self._forget_checkpoints(cycle - 1)
         self._write_state(cycle, "done", 0)
@@ -425,8 +427,9 @@ class Session:
             table = plugin.fit(self.view("prior", cycle, f"/{when}@{iteration}"), when)
         if table is None:
             return
-        if len(table) != len(self.dataset) or table.probs.shape[1] != self.dataset.num_classes:
-            raise UsageError(f"prior '{plugin.name}': expected a table of {(len(self.dataset), self.dataset.num_classes)}, got {table.probs.shape}")
+        expected = (len(self.dataset), self.dataset.num_classes)
+        if table.probs.shape != expected:
+            raise UsageError(f"prior '{plugin.name}': expected a table of {expected}, got {table.probs.shape}")
         self.prior_file = f"prior_{cycle:03d}_{when}_{iteration:08d}"
         save_artifact(self.run_dir.path / "artifacts" / self.prior_file, table.probs)
         self._prior_table = table

@@ -19,7 +19,7 @@ PENDING = "pending"
 
 @dataclass(frozen=True)
 class Asked:
-    """A sample that was asked for or labelled: where it stands now. `cycle` is that of its first row or of its query."""
+    """A sample that was asked for or labelled, as it stands now. `acquisition` is what chose it; `corrections` counts later rows."""
 
     cycle: int
     index: int
@@ -41,22 +41,21 @@ def queries(run: RunDir) -> list[Query]:
 
 def asked_samples(run: RunDir) -> list[Asked]:
     """Every sample asked for or labelled, by cycle; the last row of a sample counts."""
-    first: dict[int, LabelRow] = {}
-    last: dict[int, LabelRow] = {}
-    times = Counter()
+    rows: dict[int, list[LabelRow]] = {}
     for row in run.rows():
-        first.setdefault(row.index, row)
-        last[row.index] = row
-        times[row.index] += 1
-    samples = [
-        Asked(first[index].cycle, index, row.key, row.label, row.status, first[index].acquisition, row.time, times[index] - 1)
-        for index, row in last.items()
-    ]
+        rows.setdefault(row.index, []).append(row)
+    # A query knows better than a row who asked: the row may be a correction.
+    methods = {}
+    samples = []
     for query in queries(run):
-        pairs = zip(query.idx.tolist(), query.keys, strict=True)
-        samples += [
-            Asked(query.cycle, index, key, "", PENDING, query.acquisition, "", 0) for index, key in pairs if index not in last
-        ]
+        for index, key in zip(query.idx.tolist(), query.keys, strict=True):
+            methods[index] = query.acquisition
+            if index not in rows:
+                samples.append(Asked(query.cycle, index, key, "", PENDING, query.acquisition, "", 0))
+    for index, own in rows.items():
+        first, last = own[0], own[-1]
+        method = methods.get(index, first.acquisition)
+        samples.append(Asked(first.cycle, index, last.key, last.label, last.status, method, last.time, len(own) - 1))
     return sorted(samples, key=lambda sample: sample.cycle)
 
 

@@ -281,13 +281,13 @@ class RunDir:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Never work in a folder of something else. A start that died left a lock and a temporary config."""
+    """Never work in a folder of something else. A start that died left a lock and a temporary config; USB's train.py logs first."""
     with no_os_error("use", path):
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; the run needs a directory")
         if not path.exists() or (path / "config.yaml").exists():
             return
-        ours = ("lock", ".config.yaml.")
+        ours = ("lock", ".config.yaml.", "log.txt", "tensorboard")
         foreign = [name for name in os.listdir(path) if not name.startswith(ours)]
     if foreign:
         shown = name_some(sorted(foreign), 3)

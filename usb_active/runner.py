@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 
 from usb_active.config import RunConfig
@@ -27,7 +26,6 @@ def run(config: RunConfig, verbose: bool = False) -> int:
     """Run an experiment to its end, or on from where it stopped; then report. Exit code 0, or an exception that says why not."""
     # A cheap check first: mistakes in the YAML must not cost the seconds that importing USB takes.
     check_components(config)
-    _set_up_threads(config)
     make_folder(config.run_path.parent)
     _log_to_terminal(verbose)
     from usb_active.usb.launch import make_algorithm
@@ -36,23 +34,10 @@ def run(config: RunConfig, verbose: bool = False) -> int:
     algorithm.train()
     print(summary_table(RunDir.read(config.run_path).metrics()))
     print(f"run: {config.run_path}")
-    for path in write_report([config.run_path]):
+    written = write_report([config.run_path])
+    for path in [path for path in written if not path.name.startswith("gallery")]:
         print(f"     {path}")
     return 0
-
-
-def _set_up_threads(config: RunConfig) -> None:
-    active = config.active
-    if active.deterministic:
-        # Read by cuBLAS when it starts, so before torch is imported.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    import torch
-
-    if active.threads is not None:
-        torch.set_num_threads(active.threads)
-    if active.deterministic:
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
 
 
 def _log_to_terminal(verbose: bool) -> None:

@@ -98,9 +98,8 @@ def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, 
         if "features" not in plugin.needs:
             continue
         if before_training and source.follows_model:
-            raise UsageError(
-                f"{who} needs features before the first training; give `features:` pixels, file, timm or pretrain instead of '{source.name}'"
-            )
+            valid = "pixels, file, timm or pretrain"
+            raise UsageError(f"{who} needs features before the first training; give `features:` {valid} instead of '{source.name}'")
         if source.from_pretraining and not has_pretrainer:
             raise UsageError(f"{who} takes its features from '{source.name}', but there is no `pretrain:` block")
 

@@ -167,7 +167,7 @@ def test_an_unknown_network_is_refused_with_the_nearest():
 def test_pretrained_weights_are_loaded_but_the_classifier(tmp_path):
     source = usb_network("wrn_28_2")(7, 32, 3)
     torch.save({"model": source.state_dict()}, tmp_path / "weights.pth")
-    model = usb_network("wrn_28_2")(4, 32, 3, pretrained=True, pretrained_path=str(tmp_path / "weights.pth"))
+    model = usb_network("wrn_28_2")(4, 32, 3, pretrained=True, pretrained_path=tmp_path / "weights.pth")
     head = {"classifier.weight", "classifier.bias"}
     assert model.classifier.weight.shape[0] == 4
     assert all(torch.equal(value, source.state_dict()[name]) for name, value in model.state_dict().items() if name not in head)

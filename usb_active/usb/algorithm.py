@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from semilearn.algorithms.utils import SSL_Argument
-from semilearn.core.utils import ALGORITHMS, get_cosine_schedule_with_warmup, get_optimizer
+from semilearn.core.utils import ALGORITHMS, TBLog, get_cosine_schedule_with_warmup, get_optimizer
 from torch.utils.data import DataLoader
 
 from usb_active.acquisition import TrainingInfo
@@ -27,7 +27,7 @@ from usb_active.registry import REGISTRY
 from usb_active.sampling import EpochSampler, PermutationStream, PositionSampler, SeededRows, make_loader
 from usb_active.split import Split
 from usb_active.usb.data import EvaluationRows, PoolStream, held_out
-from usb_active.usb.device import DeviceMixin, pick_device, remove_hook, replace_hook
+from usb_active.usb.device import DeviceMixin, configure_torch, pick_device, remove_hook, replace_hook
 from usb_active.usb.fast_hooks import accelerate
 from usb_active.usb.hooks import ActiveCheckpointHook, ActiveEvaluationHook, PluginHook, PriorUpdateHook, ProgressHook
 from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_fields, check_prior_stages
@@ -55,9 +55,13 @@ class ActiveMixin(DeviceMixin):
     base_name: str
 
     def __init__(self, args: Any, net_builder: Callable, tb_log: Any = None, logger: Any = None, **keywords: Any):
-        self._constructor = (args, net_builder, tb_log, logger), keywords
         self.device = pick_device(getattr(args, "gpu", None))
         self.session = Session.from_args(args, self)
+        configure_torch(self.session.config.active)
+        if tb_log is None and args.use_tensorboard:
+            tb_log = TBLog(str(self.session.run_dir.path), "tensorboard", use_tensorboard=True)
+        self._tensorboard = tb_log
+        self._constructor = (args, net_builder, logger), keywords
         # Where the YAML leaves them to the data set.
         args.num_classes, args.img_size = self.session.dataset.num_classes, self.session.dataset.img_size
         self.prior_seam = PriorSeam()
@@ -69,7 +73,7 @@ class ActiveMixin(DeviceMixin):
 
     # ------------------------------------------------------------------------------------------ a cycle's fresh start
     def _construct(self, split: Split, cycle: int) -> None:
-        positional, keywords = self._constructor
+        (args, net_builder, logger), keywords = self._constructor
         self.split, self.cycle = split, cycle
         self.elapsed, self.evaluation, self.best_test_accuracy = 0.0, {}, None
         config = self.session.config.active
@@ -78,7 +82,7 @@ class ActiveMixin(DeviceMixin):
         self._capture = StepCapture(self.base_name, self._fields, self._hidden_modules())
         # USB prints from constructors; what matters is in the log.
         with contextlib.redirect_stdout(io.StringIO()), seeded_globals(self.session.seed, "construct"):
-            super().__init__(*positional, **keywords)
+            super().__init__(args, net_builder, self._cycle_log(cycle, args.num_train_iter), logger, **keywords)
         # A model that a launcher moved stays where it is; one that nobody moved goes to the device.
         if self.device.type != "cpu":
             self.model.to(self.device)
@@ -91,6 +95,9 @@ class ActiveMixin(DeviceMixin):
         if config.fast_hooks:
             accelerate(self)
         self._constructed = algorithm_state(self)
+
+    def _cycle_log(self, cycle: int, steps: int) -> CycleLog | None:
+        return None if self._tensorboard is None else CycleLog(self._tensorboard, cycle * steps)
 
     def _hidden_modules(self) -> list[str]:
         names = [name for plugin in self.session.plugins.values() for name in getattr(plugin, "hidden_modules", ())]
@@ -352,6 +359,12 @@ class ActiveMixin(DeviceMixin):
         self.session.logged.update(state["log"])
         self.elapsed = state["elapsed"]
 
+    def log_record(self, record: Mapping[str, Any]) -> None:
+        """A finished training's scores into TensorBoard, over the number of labels."""
+        if self._tensorboard is not None:
+            numbers = {f"cycle/{name}": value for name, value in record.items() if isinstance(value, float)}
+            self._tensorboard.update(numbers, record["num_labels"])
+
     # ------------------------------------------------------------------------------------------ training
     def train(self) -> None:
         """The whole experiment: cycles of train, select, label."""
@@ -383,6 +396,17 @@ class ActiveMixin(DeviceMixin):
         return []
 
 
+class CycleLog:
+    """USB's TensorBoard log, with steps that go on through the cycles instead of starting over one another."""
+
+    def __init__(self, log: TBLog, offset: int):
+        self._log, self._offset = log, offset
+
+    def update(self, log_dict: dict[str, float], it: int, suffix: str | None = None, mode: str = "train") -> None:
+        """As USB's."""
+        self._log.update(log_dict, it + self._offset, suffix, mode)
+
+
 def _states(objects: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.state_dict() for name, value in objects.items()}
 
@@ -403,8 +427,8 @@ def make_active(name: str, cls: type) -> type:
     def get_argument() -> list[SSL_Argument]:
         return [*cls.get_argument(), SSL_Argument("--active", ActiveBlock, ActiveBlock(), "the active: block of a YAML")]
 
-    attributes = {"base_name": name, "get_argument": staticmethod(get_argument), "__module__": __name__, "__doc__": f"USB's {name}, in active cycles."}
-    return type(f"Active{cls.__name__}", (ActiveMixin, cls), attributes)
+    attributes = {"base_name": name, "get_argument": staticmethod(get_argument), "__module__": __name__}
+    return type(f"Active{cls.__name__}", (ActiveMixin, cls), {**attributes, "__doc__": f"USB's {name}, in active cycles."})
 
 
 def register(names: list[str] | None = None) -> None:

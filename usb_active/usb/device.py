@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import warnings
 from functools import cached_property, partial
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from semilearn.core.hooks import Hook
+
+if TYPE_CHECKING:
+    from usb_active.config import ActiveConfig
 
 
 def pick_device(gpu: int | None = None) -> torch.device:
@@ -18,6 +22,17 @@ def pick_device(gpu: int | None = None) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device() if gpu is None else int(gpu))
     return torch.device("cpu")
+
+
+def configure_torch(active: ActiveConfig) -> None:
+    """The block's `threads` and `deterministic`, for this process."""
+    if active.threads is not None:
+        torch.set_num_threads(active.threads)
+    if active.deterministic:
+        # Read by cuBLAS when it starts, at the first product on a GPU.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
 
 
 class TimerHook(Hook):

@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 from semilearn.algorithms import get_algorithm
-from semilearn.core.utils import TBLog
 
 from usb_active.config import RunConfig
 from usb_active.run_dir import make_folder
@@ -19,11 +18,8 @@ logger = logging.getLogger("usb_active.usb")
 def make_algorithm(config: RunConfig) -> Any:
     """The active algorithm of a configuration, on its device; `train()` runs the experiment."""
     register([config.usb["algorithm"]])
-    args = make_args(config)
-    algorithm = get_algorithm(args, None, None, logger)
+    algorithm = get_algorithm(make_args(config), None, None, logger)
     _log_to_file(config)
-    if args.use_tensorboard:
-        algorithm.tb_log = algorithm.session_log = TBLog(str(config.run_path), "tensorboard", use_tensorboard=True)
     return algorithm
 
 

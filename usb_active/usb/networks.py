@@ -117,7 +117,9 @@ def usb_network(name: str) -> Callable[..., nn.Module]:
     if name not in EXPECTED_SIZE:
         raise UsageError(f"net: USB has no network '{name}' for images{nearest(name, USB_NETWORKS)}")
 
-    def build(num_classes: int, img_size: int, in_channels: int, pretrained: bool = False, pretrained_path: str | None = "") -> nn.Module:
+    def build(
+        num_classes: int, img_size: int, in_channels: int, pretrained: bool = False, pretrained_path: str | Path | None = ""
+    ) -> nn.Module:
         _check_images(name, img_size, in_channels)
         if pretrained:
             _check_pretrained(name, pretrained_path)
@@ -142,20 +144,20 @@ def _check_images(name: str, img_size: int, in_channels: int) -> None:
         raise UsageError(f"net '{name}': img_size: {img_size}; this network takes {expected}")
 
 
-def _check_pretrained(name: str, path: str | None) -> None:
+def _check_pretrained(name: str, path: str | Path | None) -> None:
     if name == "resnet50":
         raise UsageError("net 'resnet50': use_pretrain: True; USB's resnet50 takes no pretrained weights and would ignore them")
-    if not path or not (path.startswith(("http://", "https://")) or Path(path).is_file()):
+    if not path or not (str(path).startswith(("http://", "https://")) or Path(path).is_file()):
         raise UsageError(f"net '{name}': pretrain_path: {path!r}; with use_pretrain it must be a file or a URL")
 
 
-def _load_pretrained(name: str, model: nn.Module, path: str) -> None:
+def _load_pretrained(name: str, model: nn.Module, path: str | Path) -> None:
     """USB's own loading, which ignores whatever does not fit; here a file that fits nowhere is an error."""
     from semilearn.nets.utils import load_checkpoint
 
     before = {key: value.clone() for key, value in model.state_dict().items()}
     try:
-        load_checkpoint(model, path)
+        load_checkpoint(model, str(path))
     except (KeyError, TypeError, RuntimeError, OSError, pickle.UnpicklingError) as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UsageError(

@@ -49,7 +49,8 @@ def check_prior_stages(algorithm: str, hooks: Mapping[str, Any]) -> None:
     """UsageError when an algorithm has no masking or no pseudo-label hook through which a prior could enter."""
     missing = [name for name in ("MaskingHook", "PseudoLabelingHook") if name not in hooks]
     if missing:
-        raise UsageError(f"active.prior: algorithm '{algorithm}' has no {' and no '.join(missing)}, so a prior cannot reach its pseudo-labels")
+        names = " and no ".join(missing)
+        raise UsageError(f"active.prior: algorithm '{algorithm}' has no {names}, so a prior cannot reach its pseudo-labels")
 
 
 class StepCapture:

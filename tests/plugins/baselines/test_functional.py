@@ -179,7 +179,7 @@ def test_top_k_is_the_head_of_a_full_sort(seed, size, data):
 
 
 def test_top_k_breaks_ties_evenly():
-    # Position 0 is always first; behind it each of 6 equal scores comes second, and third, in 1/6 of the draws.
+    # Position 0 is always first; behind it each of 6 equal scores is second, and third, in 1/6 of the draws.
     rng = make_rng(7)
     scores = np.array([2.0, 1, 1, 1, 1, 1, 1])
     picks = np.array([F.top_k(scores, np.arange(7), 3, rng) for _ in range(1200)])

@@ -1,0 +1,198 @@
+"""Steps per second of active_flexmatch against USB's FlexMatch with nothing but the device mixin; time to the first step.
+
+Run by hand: `python benchmarks/training_overhead.py`. Both train on the same 50,000 random images with as many workers, in
+turns within one process; each figure is the median over the turns. The start is measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from usb_active.datasets import ImageDataset, Samples
+from usb_active.registry import REGISTRY
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+POOL, NUM_LABELS = 50_000, 40
+
+
+class RandomImages(ImageDataset):
+    """50,000 images of 32x32 random pixels in 10 classes."""
+
+    mean, std = MEAN, STD
+    img_size, in_channels = 32, 3
+    class_names = tuple(str(c) for c in range(10))
+
+    def prepare(self) -> None:
+        rng = np.random.default_rng(0)
+        self.images = rng.integers(0, 256, (POOL, 32, 32, 3), dtype=np.uint8)
+        self.targets = rng.integers(0, 10, POOL)
+        self.keys = [f"train/{i:05d}" for i in range(POOL)]
+        self.queryable = np.ones(POOL, dtype=bool)
+        self.test = Samples(lambda i: self.images[i], self.targets[:100])
+
+    def load(self, index: int) -> np.ndarray:
+        return self.images[index]
+
+
+def configuration(folder: str, batch_size: int, uratio: int, workers: int, steps: int, epochs: int) -> dict[str, Any]:
+    """FlexMatch with a tiny network, so that what surrounds it shows."""
+    return {
+        "algorithm": "flexmatch", "dataset": "random_images", "net": {"name": "small_cnn", "width": 8}, "save_dir": folder,
+        "save_name": "benchmark", "num_train_iter": steps, "epoch": epochs, "num_eval_iter": steps, "num_log_iter": steps,
+        "batch_size": batch_size, "uratio": uratio, "num_workers": workers, "p_cutoff": 0.3, "seed": 0,
+        "active": {"initial": {"name": "random", "size": NUM_LABELS}, "cycles": 0},
+    }  # fmt: skip
+
+
+def active(data: dict[str, Any]) -> Any:
+    """active_flexmatch, ready to train its first cycle."""
+    from usb_active.config import config_from_dict
+    from usb_active.split import Split
+    from usb_active.usb.launch import make_algorithm
+
+    algorithm = make_algorithm(config_from_dict(data, base=Path.cwd(), source="benchmark"))
+    idx, nobody = np.arange(NUM_LABELS), np.empty(0, dtype=np.int64)
+    labels = algorithm.session.dataset.targets[idx]
+    algorithm.prepare(0, Split(idx, labels, np.arange(POOL), nobody, nobody))
+    algorithm.session.close()
+    return algorithm
+
+
+def plain(data: dict[str, Any]) -> Any:
+    """USB's FlexMatch: its samplers, loaders, dataset class, transforms and hooks, on whatever device there is."""
+    from semilearn.algorithms.flexmatch import FlexMatch
+    from semilearn.datasets.augmentation import RandAugment
+    from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
+    from torchvision import transforms as T
+
+    from usb_active.config import config_from_dict
+    from usb_active.usb.arguments import make_args
+    from usb_active.usb.device import DeviceMixin
+    from usb_active.usb.networks import small_cnn
+
+    images = RandomImages()
+    crop = [T.Resize(32), T.RandomCrop(32, padding=4, padding_mode="reflect"), T.RandomHorizontalFlip()]
+    tensor = [T.ToTensor(), T.Normalize(MEAN, STD)]
+    weak, strong, fixed = T.Compose(crop + tensor), T.Compose([*crop, RandAugment(3, 5), *tensor]), T.Compose(tensor)
+
+    class Plain(DeviceMixin, FlexMatch):
+        def set_dataset(self) -> dict[str, Any]:
+            few = images.images[:NUM_LABELS], images.targets[:NUM_LABELS]
+            self.args.lb_dest_len, self.args.ulb_dest_len = NUM_LABELS, POOL
+            return {
+                "train_lb": BasicDataset("flexmatch", *few, 10, weak, False, strong),
+                "train_ulb": BasicDataset("flexmatch", images.images, images.targets, 10, weak, True, strong),
+                "eval": BasicDataset("flexmatch", *few, 10, fixed, False, None),
+                "test": None,
+            }
+
+    args = make_args(config_from_dict(data, base=Path.cwd(), source="benchmark"))
+    args.num_classes, args.img_size = 10, 32
+    builder = lambda num_classes, **_: small_cnn(num_classes, 32, 3, 8)  # noqa: E731 — USB calls it with keys of its own
+    return Plain(args, builder)
+
+
+def steps(algorithm: Any) -> Iterator[None]:
+    """USB's training loop, a step at a time."""
+    algorithm.model.train()
+    algorithm.epoch, algorithm._started = 0, time.perf_counter()
+    algorithm.call_hook("before_run")
+    algorithm.call_hook("before_train_epoch")
+    for lb, ulb in zip(algorithm.loader_dict["train_lb"], algorithm.loader_dict["train_ulb"]):  # noqa: B905 — as USB does
+        algorithm.call_hook("before_train_step")
+        algorithm.out_dict, algorithm.log_dict = algorithm.train_step(**algorithm.process_batch(**lb, **ulb))
+        algorithm.call_hook("after_train_step")
+        algorithm.it += 1
+        yield
+
+
+def compare(batch_size: int, uratio: int, workers: int, turns: int, each: int) -> tuple[float, float, float]:
+    """Milliseconds a step of USB's and of ours, and the median ratio of speeds, turn by turn."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        # More steps than are run, so that neither evaluates or saves.
+        data = configuration(folder, batch_size, uratio, workers, 10 * turns * each, 1)
+        runs = {"usb": steps(plain(data)), "active": steps(active(data))}
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for run in runs.values():
+            _advance(run, each)
+        for turn in range(turns):
+            for name in sorted(runs, reverse=turn % 2 == 1):
+                times[name].append(_advance(runs[name], each))
+        for run in runs.values():
+            run.close()
+    ratio = statistics.median(u / a for u, a in zip(times["usb"], times["active"], strict=True))
+    return *(1000 * statistics.median(times[name]) for name in ("usb", "active")), ratio
+
+
+def _advance(run: Iterator[None], count: int) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        next(run)
+    return (time.perf_counter() - started) / count
+
+
+def first_step(which: str) -> dict[str, float]:
+    """Seconds and megabytes from an imported USB to the end of the first step, at AS3L's length, in this process."""
+    import semilearn  # noqa: F401 — not what is measured
+
+    import usb_active.usb.launch  # noqa: F401
+
+    # Importing peaks higher than a small start: begin to measure the peak anew (Linux).
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _peak_mb()
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        # One epoch of them all, of which USB's sampler makes one list.
+        data = configuration(folder, 64, 7, 0, 112 * 1024, 1)
+        next(steps({"usb": plain, "active": active}[which](data)))
+    return {"seconds": time.perf_counter() - started, "mb": _peak_mb() - before}
+
+
+def _peak_mb() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=20, help="steps a turn")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--first-step", choices=("usb", "active"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.first_step:
+        print(json.dumps(first_step(args.first_step)))
+        return
+    import torch
+
+    torch.set_num_threads(1)
+    print(f"{os.cpu_count()} cores, torch {torch.__version__}, {args.workers} workers, pool of {POOL}\n")
+    print("| batch / uratio | USB, ms a step | active, ms a step | speed against USB's |\n|---|---|---|---|")
+    for batch_size, uratio, each in ((16, 2, args.steps), (64, 7, max(2, args.steps // 5))):
+        usb, ours, ratio = compare(batch_size, uratio, args.workers, args.turns, each)
+        print(f"| {batch_size} / {uratio} | {usb:.1f} | {ours:.1f} | {ratio:.2f} |", flush=True)
+    print("\n| until the first of 112 x 1,024 steps | seconds | MB |\n|---|---|---|")
+    for which in ("usb", "active"):
+        result = subprocess.run([sys.executable, __file__, "--first-step", which], check=True, capture_output=True, text=True)
+        found = json.loads(result.stdout.splitlines()[-1])
+        print(f"| {which} | {found['seconds']:.1f} | {found['mb']:.0f} |", flush=True)
+
+
+REGISTRY.add("dataset", "random_images", RandomImages)
+
+if __name__ == "__main__":
+    main()
