@@ -86,10 +86,11 @@ class Acquisition(Plugin):
 
     - `setup(info: TrainingInfo)`: at the start of every cycle's training; makes fresh state.
     - `observe(batch: TrainBatch)`: at every training step; never changes the training.
-    - `extra_loss(batch: TrainBatch) -> scalar tensor`: added to the loss before the update.
+    - `extra_loss(batch: TrainBatch) -> scalar tensor`: added to the loss before the update; None for a step without.
     - `on_interval(view: PoolView)`: every `interval` steps.
     - methods named as USB's hook stages (`before_run`, `before_train_epoch`, `before_train_step`, `after_train_step`,
-      `after_train_epoch`, `after_run`), called with the algorithm at those stages.
+      `after_train_epoch`, `after_run`), called with the algorithm at those stages. A process that goes on from a
+      checkpoint calls `setup`, loads the state, calls `before_run`, and then only what had not been called yet.
     - `pseudo_labels(view) -> (idx (P,), labels (P,))`: asked when the answers are in; joins the next training only.
     - `known_labels(view) -> (idx (P,), labels (P,))` instead of `select`: labels that exist already; nobody is asked.
     """
@@ -144,11 +145,13 @@ def check_picks(picks: Any, candidates: np.ndarray, budget: int, who: str) -> np
 
 
 def check_pseudo_labels(idx: Any, labels: Any, num_samples: int, num_classes: int, who: str) -> dict[str, np.ndarray]:
-    """Pseudo-labels as `idx` (P,) and `labels` (P,) int64. UsageError: other shapes, twice, or out of range."""
+    """Labels that a plugin brings as `idx` (P,) and `labels` (P,) int64. UsageError: not integers, other shapes, twice, or out of range."""
     idx, labels = np.asarray(idx), np.asarray(labels)
     if idx.ndim != 1 or idx.shape != labels.shape:
         raise UsageError(f"{who}: must return idx and labels of one length, got {idx.shape} and {labels.shape}")
     for name, values, limit in (("samples", idx, num_samples), ("classes", labels, num_classes)):
+        if len(values) and not np.issubdtype(values.dtype, np.integer):
+            raise UsageError(f"{who}: {name} must be integers, got {values.dtype}")
         foreign = values[(values < 0) | (values >= limit)]
         if len(foreign):
             raise UsageError(f"{who}: {name} out of range: {name_some(foreign)}; valid: 0 to {limit - 1}")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from usb_active.errors import UsageError
-from usb_active.run_dir import atomic_write
+from usb_active.run_dir import atomic_write, make_folder
 
 
 def save_artifact(path: Path, value: np.ndarray | dict[str, np.ndarray]) -> None:
     """Write an array as `path`.npy, or a dict of arrays as `path`.npz, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
+    arrays = value if isinstance(value, dict) else {"": value}
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.hasobject:
+            raise UsageError(f"{path}: an array of python objects ({name or 'the only one'}) could not be read back")
     if isinstance(value, dict):
         atomic_write(path.with_name(path.name + ".npz"), lambda file: np.savez(file, **value))
     else:
@@ -25,9 +31,16 @@ def load_artifact(path: Path) -> np.ndarray | dict[str, np.ndarray] | None:
     if single.is_file():
         return load_array(single)
     if several.is_file():
-        with np.load(several, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return _load_archive(several)
     return None
+
+
+def _load_archive(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(f"{path}: not a readable .npz archive ({error}); remove it to make it again") from None
 
 
 def load_array(path: Path) -> np.ndarray:

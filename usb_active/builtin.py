@@ -55,6 +55,8 @@ PLUGINS = [
     Declaration("dataset", "digits", "usb_active.array_datasets:Digits", "scikit-learn's 8x8 digits, embedded"),
     Declaration("dataset", "image_folder", "usb_active.image_folder:ImageFolder", "a folder of images of one's own"),
     Declaration("network", "small_cnn", "usb_active.networks:SmallCnn", "three convolutions, for tiny images on a CPU"),
+    Declaration("network", "resnet18", "usb_active.networks:ResNet18", "torchvision's ResNet-18 with an embedding of 256; or for CIFAR"),
+    Declaration("network", "vit_small", "usb_active.networks:VitSmall", "timm's ViT-S for any image size"),
     *(Declaration("network", name, "usb_active.networks:UsbNetwork", f"USB's {what}") for name, what in _USB_NETWORKS.items()),
     *(
         Declaration("algorithm", name, f"semilearn.algorithms.{name}:{cls}", f"USB's {cls}")

@@ -30,6 +30,33 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is damaged ({reason}); remove it to repeat this cycle's training. Labels are intact") from None
 
 
+def read_weights(path: Path, who: str) -> dict[str, torch.Tensor]:
+    """The state dict of a network in somebody's file: `.safetensors`, or torch's, read in safe mode.
+
+    A checkpoint that holds one as `ema_model` (USB's; preferred), `model` or `state_dict` will do; the prefix `module.` is dropped.
+
+    Raises:
+        UsageError: missing, damaged, python objects in it, or no state dict; begins with `who`.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UsageError(f"{who}: {path}: no such file") from None
+    except Exception as error:  # whatever a foreign file provokes
+        reason = f"{type(error).__name__}; damaged, or it holds python objects"
+        raise UsageError(f"{who}: {path}: cannot be read in torch's safe mode ({reason}); save a state dict with torch.save") from error
+    if isinstance(state, dict):
+        state = next((state[name] for name in ("ema_model", "model", "state_dict") if isinstance(state.get(name), dict)), state)
+    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UsageError(f"{who}: {path}: holds no state dict of a network")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
 def check_plain(where: str, value: Any) -> None:
     """UsageError when something is not a tensor, number, string or container of such: safe loading would refuse it, at resume."""
     if isinstance(value, dict):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from usb_active import __version__
 from usb_active.errors import UsageError, WaitingForLabels
 from usb_active.registry import CONTRACTS, REGISTRY
+
+if TYPE_CHECKING:
+    from usb_active.config import RunConfig
 
 OK, FAILED, WRONG_USE, WAITING, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -109,9 +113,14 @@ def _load(args: argparse.Namespace):
     from usb_active.config import load_config
 
     config = load_config(args.config, args.overrides)
+    show_warnings(config)
+    return config
+
+
+def show_warnings(config: RunConfig) -> None:
+    """What was dropped from a YAML, on the standard error."""
     for line in config.warnings:
         print(f"usb-active: warning: {line}", file=sys.stderr)
-    return config
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -179,8 +188,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(format="usb-active: %(levelname)s: %(message)s", level=logging.WARNING)
+    return guarded(lambda: args.handler(args))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """The exit code of what was done; what the user can mend, or is asked to do, as lines without a traceback."""
     try:
-        return args.handler(args)
+        return work()
     except UsageError as error:
         for line in str(error).splitlines():
             print(f"usb-active: error: {line}", file=sys.stderr)

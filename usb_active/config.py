@@ -18,7 +18,8 @@ from usb_active.registry import REGISTRY
 from usb_active.usb_keys import INVALID, algorithm_keys, algorithm_names, check_usb_keys, convert, show
 from usb_active.yaml_input import apply_overrides, find_yaml, read_yaml
 
-# Keys that may differ when a run goes on: they change neither what is trained nor what is selected.
+# Keys that may differ when a run goes on: they change neither what is trained nor what is selected. (Image size and class names
+# may be the data set's own choice: what they come to is kept in the run's dataset.json, and compared there.)
 FREE_KEYS = (
     "save_dir",
     "save_name",
@@ -29,6 +30,9 @@ FREE_KEYS = (
     "use_wandb",
     "use_aim",
     "gpu",
+    "img_size",
+    "num_classes",
+    "dataset.class_names",
     "active.cycles",
     "active.keep",
     "active.fast_hooks",

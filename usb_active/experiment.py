@@ -22,7 +22,7 @@ from usb_active.pretrained import backbone_features, build_seeded, classifier_ke
 from usb_active.prior import PriorTable
 from usb_active.randomness import global_generators_kept
 from usb_active.run_dir import LABELED, SKIPPED, LabelRow, utc_now
-from usb_active.setup import Components, components_from_args, queryable_mask
+from usb_active.setup import Components, components_from_args, pin, queryable_mask
 from usb_active.split import Split, make_split, provisional_split
 from usb_active.view import PoolView, ViewSource
 
@@ -100,6 +100,7 @@ class Session:
 
     # ------------------------------------------------------------------------------------------ pool and pretraining
     def _open_pool(self) -> None:
+        pin(self.run_dir, self.dataset)
         self.dataset.align(self.run_dir.keys() or self.dataset.keys, grow=False)
         self.run_dir.write_keys(self.dataset.keys)
         self._verify()
@@ -119,14 +120,15 @@ class Session:
         before = len(self.dataset)
         self.dataset.align(self.dataset.keys, grow=True)
         if len(self.dataset) > before:
-            logger.info("%d new samples join the pool", len(self.dataset) - before)
+            logger.info("new samples in the pool: %d", len(self.dataset) - before)
             self._verify()
             self.run_dir.write_keys(self.dataset.keys)
 
     def _pretrain(self) -> None:
         if self._pretrainer is not None:
             folder = self.run_dir.path / "pretrain"
-            self._pretrained = run_once(self._pretrainer, self._fresh_net, self.dataset, folder, self.seed, self.trainer.device)
+            nets = self._fresh_net, self._classifier_keys
+            self._pretrained = run_once(self._pretrainer, *nets, self.dataset, folder, self.seed, self.trainer.device)
 
     def _fresh_net(self) -> torch.nn.Module:
         usb = self.config.usb
@@ -136,11 +138,11 @@ class Session:
         """The network as every cycle starts it."""
         net = self._fresh_net()
         if self._pretrained is not None and self._pretrained.backbone is not None:
-            dataset = self.dataset
-            build = lambda classes: self._network.build(classes, dataset.img_size, dataset.in_channels)  # noqa: E731 — closure
-            with global_generators_kept():
-                load_backbone(net, self._pretrained.backbone, classifier_keys(build, dataset.num_classes))
+            load_backbone(net, self._pretrained.backbone, self._classifier_keys())
         return net
+
+    def _classifier_keys(self) -> tuple[str, ...]:
+        return classifier_keys(lambda classes: self._network.build(classes, self.dataset.img_size, self.dataset.in_channels))
 
     def _pretrained_features(self) -> np.ndarray | None:
         """Those the pretrainer made; the backbone's, where it made none or the pool has grown since."""
@@ -164,7 +166,7 @@ class Session:
             dataset=self.dataset, pool=self.pool, run_path=self.run_dir.path, seed=self.seed, device=self.trainer.device,
             model=lambda: self.trainer.ema_model if self._has_model else None, batch_size=usb["eval_batch_size"],
             num_workers=usb["num_workers"], simulated=self.oracle.simulated, pretrained_features=self._pretrained_features,
-            metrics=self.logged,
+            metrics=self.logged, pretrained_modules=lambda: {} if self._pretrained is None else self._pretrained.modules,
         )  # fmt: skip
 
     def view(self, role: str, cycle: int, stage: str = "") -> PoolView:
@@ -188,7 +190,7 @@ class Session:
         """The picks of a cycle: from disk, or made now and put there before anyone is asked."""
         query = self.run_dir.query(cycle)
         if query is not None:
-            self._load_states(cycle)
+            self._load_states_before_training(cycle)
             return query
         if cycle > 0:
             self._restore(cycle - 1)
@@ -201,7 +203,7 @@ class Session:
         query = self._select(cycle)
         meta = {"acquisition": query.acquisition, "seconds": time.perf_counter() - started, "log": dict(self.logged)}
         self.run_dir.write_json(self._meta_name(cycle), meta)
-        self._save_states(cycle)
+        self._save_states(cycle, "query")
         self.run_dir.save_query(query)
         return query
 
@@ -230,9 +232,15 @@ class Session:
 
     def _take_known(self, cycle: int, plugin: Any, view: PoolView) -> np.ndarray:
         """Journal labels that exist already, before the query that stands for them."""
-        idx, labels = plugin.known_labels(view)
-        self._journal({int(i): (cycle, plugin.name) for i in idx}, dict(zip(idx.tolist(), labels.tolist(), strict=True)), ())
-        return idx
+        known = self._checked_labels(cycle, "known_labels", plugin.known_labels(view))
+        idx, labels = known["idx"].tolist(), known["labels"].tolist()
+        self._journal({i: (cycle, plugin.name) for i in idx}, dict(zip(idx, labels, strict=True)), ())
+        return known["idx"]
+
+    def _checked_labels(self, cycle: int, method: str, labels: tuple[Any, Any]) -> dict[str, np.ndarray]:
+        role = self._role(cycle)
+        who = f"{role} '{self.plugins[role].name}': {method}"
+        return check_pseudo_labels(*labels, len(self.dataset), self.dataset.num_classes, who)
 
     def _make_query(self, cycle: int, plugin: Any, idx: np.ndarray, probs: np.ndarray | None = None) -> Query:
         keys = tuple(self.dataset.keys[int(i)] for i in idx)
@@ -245,18 +253,29 @@ class Session:
         Raises:
             WaitingForLabels: people have not answered yet.
         """
-        start = f"cycle_{query.cycle:03d}/start.json"
+        start = self._start_name(query.cycle)
         record = self.run_dir.read_json(start)
         if record is None:
             pending = self._collect(query)
-            if pending and not (self.oracle.accepts_partial() and len(self.pool.labeled) > 0):
+            # A question that nobody has looked at yet is waited for in any case: the cycles would run out without a new label.
+            partial = self.oracle.accepts_partial() and pending < len(query.idx) and len(self.pool.labeled) > 0
+            if pending and not partial:
                 self._write_state(query.cycle, "labels", pending)
                 raise WaitingForLabels(self.oracle.instructions(query, pending), pending)
+            self.logged.clear()
             self._save_pseudo_labels(query.cycle)
-            record = {"cycle": query.cycle, "journal_rows": len(self.run_dir.rows())}
+            self._save_states(query.cycle, "answers")
+            record = {"cycle": query.cycle, "journal_rows": len(self.run_dir.rows()), "log": dict(self.logged)}
             self.run_dir.write_json(start, record)
         self._replay(record["journal_rows"])
         self._write_state(query.cycle, "training", 0)
+
+    def _start_name(self, cycle: int) -> str:
+        return f"cycle_{cycle:03d}/start.json"
+
+    def start_log(self, cycle: int) -> dict[str, float]:
+        """What plugins logged when the answers were in, before the training."""
+        return self.run_dir.read_json(self._start_name(cycle)).get("log", {})
 
     def _collect(self, query: Query) -> int:
         """Ask, and journal what is new. Returns how many of this query's samples are still without an answer."""
@@ -290,10 +309,8 @@ class Session:
         if cycle > 0:
             self._restore(cycle - 1)
         with global_generators_kept():
-            idx, labels = self.plugins[role].pseudo_labels(self.view(role, cycle, "/pseudo_labels"))
-        who = f"{role} '{self.plugins[role].name}': pseudo_labels"
-        pseudo = check_pseudo_labels(idx, labels, len(self.dataset), self.dataset.num_classes, who)
-        save_artifact(self._pseudo_path(cycle), pseudo)
+            given = self.plugins[role].pseudo_labels(self.view(role, cycle, "/pseudo_labels"))
+        save_artifact(self._pseudo_path(cycle), self._checked_labels(cycle, "pseudo_labels", given))
 
     def _pseudo_path(self, cycle: int) -> Path:
         return self.run_dir.path / "artifacts" / f"pseudo_labels_{cycle:03d}"
@@ -325,6 +342,7 @@ class Session:
         if done is None:
             self._train(cycle)
             self._fit_prior("end", cycle)
+            self._save_states(cycle, "training")
             done = {"metrics": training_record(self, cycle), "prior": self.prior_file}
             self.run_dir.write_json(self._done_name(cycle), done)
             self.trainer.log_record(done["metrics"])
@@ -361,12 +379,13 @@ class Session:
         if not path.exists():
             raise UsageError(f"{path} is gone, and the next step needs that model; restore it, or remove {path.parent} to train it again")
         here, pool = self.cycle, self.pool
-        self._load_states(cycle)
-        self._replay(self.run_dir.read_json(f"cycle_{cycle:03d}/start.json")["journal_rows"])
+        self._replay(self.run_dir.read_json(self._start_name(cycle))["journal_rows"])
         self.cycle = cycle
         self._train(cycle)
+        self._load_states(cycle, "training")
         self.load_prior(self.run_dir.read_json(self._done_name(cycle))["prior"])
         self.cycle, self.pool = here, pool
+        self._load_states_before_training(here)
 
     def _forget_checkpoints(self, cycle: int) -> None:
         """`keep: last`: a committed cycle's checkpoints go when the next one is committed."""
@@ -389,18 +408,25 @@ class Session:
         for role, state in states.items():
             self.plugins[role].load_state_dict(state)
 
-    def _states_path(self, cycle: int) -> Path:
-        return self.run_dir.path / "queries" / f"cycle_{cycle:03d}.state.pth"
+    def _states_path(self, cycle: int, step: str) -> Path:
+        return self.run_dir.path / "queries" / f"cycle_{cycle:03d}.{step}.pth"
 
-    def _save_states(self, cycle: int) -> None:
-        """The plugins as they are after a query, before the query itself is on disk."""
+    def _save_states(self, cycle: int, step: str) -> None:
+        """The plugins as they are after a step of the cycle, before what commits the step is on disk."""
         states = {role: state for role, state in self.plugin_states().items() if state}
         if states:
-            write_checkpoint(self._states_path(cycle), states)
+            write_checkpoint(self._states_path(cycle, step), states)
 
-    def _load_states(self, cycle: int) -> None:
-        if self._states_path(cycle).exists():
-            self.load_plugin_states(read_checkpoint(self._states_path(cycle)))
+    def _load_states(self, cycle: int, step: str) -> None:
+        if self._states_path(cycle, step).exists():
+            self.load_plugin_states(read_checkpoint(self._states_path(cycle, step)))
+
+    def _load_states_before_training(self, cycle: int) -> None:
+        """The plugins as they were when the last step before the cycle's training was committed, if any was."""
+        if self.run_dir.read_json(self._start_name(cycle)) is not None:
+            self._load_states(cycle, "answers")
+        elif self.run_dir.query(cycle) is not None:
+            self._load_states(cycle, "query")
 
     # ------------------------------------------------------------------------------------------ prior
     def prior_at(self, iteration: int) -> PriorTable | None:
@@ -440,6 +466,9 @@ class Session:
         table = load_artifact(self.run_dir.path / "artifacts" / name) if name else None
         if name and table is None:
             raise UsageError(f"{self.run_dir.path / 'artifacts' / name}.npy is gone; the checkpoint needs this prior")
+        if table is not None and len(table) < len(self.dataset):
+            # Samples that joined the pool since then have no prior.
+            table = np.pad(table, ((0, len(self.dataset) - len(table)), (0, 0)))
         self._prior_table = None if table is None else PriorTable(table)
 
 

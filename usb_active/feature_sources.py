@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
 from usb_active.artifacts import load_array
-from usb_active.errors import UsageError
+from usb_active.checkpoint import read_weights
+from usb_active.errors import UsageError, name_some, nearest
 from usb_active.features import Features
 from usb_active.plugin import PluginConfig
-from usb_active.view import PoolView
+from usb_active.view import PoolView, check_finite_rows
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ModelFeatures(Features):
@@ -77,7 +83,9 @@ class TimmFeatures(Features):
         batch_size: int = Field(128, ge=1)
 
     def get(self, view: PoolView) -> np.ndarray:
-        key = f"timm_{self.config.model}_{len(view)}".replace("/", "_")
+        # One run may use several: a file of weights is told from another by its path.
+        weights = zlib.crc32(str(self.config.path).encode())
+        key = f"timm_{self.config.model}_{weights:08x}_{len(view)}".replace("/", "_")
         return view.artifact(key, lambda: self._run(view))
 
     def _run(self, view: PoolView) -> np.ndarray:
@@ -88,34 +96,28 @@ class TimmFeatures(Features):
         for batch in view.loader(np.arange(len(view)), batch_size=self.config.batch_size):
             with torch.no_grad():
                 rows.append(net(batch["x"][0].to(view.device)).float().cpu().numpy())
-        return np.concatenate(rows)
+        features = np.concatenate(rows)
+        # Before they are kept: mended weights must not meet what damaged ones left.
+        check_finite_rows(f"features: timm: '{self.config.model}'", features)
+        return features
 
-    def _network(self, view: PoolView):
+    def _network(self, view: PoolView) -> torch.nn.Module:
         import timm
-        import torch
 
-        options = {"img_size": view.dataset.img_size} if "vit" in self.config.model else {}
-        try:
-            net = timm.create_model(
-                self.config.model, pretrained=False, num_classes=0, in_chans=view.dataset.in_channels, **options
-            )  # fmt: skip
-        except RuntimeError as error:
-            raise UsageError(f"features: timm: model '{self.config.model}': {error}") from None
-        net.load_state_dict(_backbone_weights(self.config.path, torch, set(net.state_dict())), strict=True)
+        name = self.config.model
+        if not timm.is_model(name):
+            raise UsageError(f"features: timm: unknown model '{name}'{nearest(name, timm.list_models())}")
+        known = timm.get_pretrained_cfg(name)
+        options = {"img_size": view.dataset.img_size} if known is not None and known.fixed_input_size else {}
+        net = timm.create_model(name, pretrained=False, num_classes=0, in_chans=view.dataset.in_channels, **options)
+        given, own = read_weights(self.config.path, "features: timm"), net.state_dict()
+        for what, names in (
+            ("lacks", [key for key in own if key not in given]),
+            ("has another shape of", [key for key in own if key in given and own[key].shape != given[key].shape]),
+        ):
+            if names:
+                fits = f"model '{name}', {view.dataset.in_channels} channel(s), images of {view.dataset.img_size}"
+                raise UsageError(f"features: timm: {self.config.path} {what} {name_some(names)}; it must fit {fits}")
+        # Weights beyond the network's, such as a classifier's, are not wanted here.
+        net.load_state_dict({key: given[key] for key in own})
         return net
-
-
-def _backbone_weights(path: Path, torch, wanted: set[str]) -> dict:
-    if not path.is_file():
-        raise UsageError(f"features: timm: {path}: no such file")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state.get("model", state))
-    missing = wanted - set(state)
-    if missing:
-        raise UsageError(f"features: timm: {path}: lacks {len(missing)} weights of the network, e.g. '{sorted(missing)[0]}'")
-    return {key: value for key, value in state.items() if key in wanted}

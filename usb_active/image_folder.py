@@ -185,7 +185,7 @@ class ImageFolder(ImageDataset):
         sizes = {size for size in map(image_size, map(self._files.path, chosen)) if size is not None}
         width, height = sizes.pop() if len(sizes) == 1 else (0, 1)
         size = width if width == height <= LARGEST_OWN_SIZE else LARGEST_OWN_SIZE
-        LOGGER.info("img_size: %d, from the sizes of %d images; give img_size to choose", size, len(chosen))
+        LOGGER.debug("img_size: %d, from the sizes of %d images", size, len(chosen))
         return size
 
     def _describe_vanished(self, gone: list[str], known: set[str]) -> str:

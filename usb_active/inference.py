@@ -12,7 +12,7 @@ import torch
 
 from usb_active.datasets import Dataset
 from usb_active.errors import UsageError, name_some
-from usb_active.randomness import seed_globals
+from usb_active.randomness import seeded_globals
 from usb_active.sampling import SequentialSampler, make_loader
 
 OUTPUTS = ("features", "logits", "probs")
@@ -35,10 +35,10 @@ class PoolRows(torch.utils.data.Dataset):
 
     def __getitems__(self, batch: tuple[int, np.ndarray]) -> dict[str, torch.Tensor]:
         number, rows = batch
-        seed_globals(self.seed, *self.position, self.transform, number)
         idx, view = self.idx[rows], getattr(self.dataset.views, self.transform)
-        samples = [self.dataset.load(int(i)) for i in idx]
-        views = [torch.stack([view(sample) for sample in samples]) for _ in range(self.passes)]
+        with seeded_globals(self.seed, *self.position, self.transform, number):
+            samples = [self.dataset.load(int(i)) for i in idx]
+            views = [torch.stack([view(sample) for sample in samples]) for _ in range(self.passes)]
         return {"idx": torch.from_numpy(np.asarray(idx, dtype=np.int64)), "x": torch.stack(views)}
 
 

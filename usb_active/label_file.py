@@ -8,7 +8,7 @@ import io
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -129,10 +129,10 @@ class _Row:
 
 
 class _Samples:
-    """The samples of a query, found by what a row says."""
+    """Samples (of a query, of the pool), found by what a row says. `whose`: for messages."""
 
-    def __init__(self, query: Query):
-        self.keys = dict(zip(query.idx.tolist(), query.keys, strict=True))
+    def __init__(self, keys: dict[int, str], whose: str = "this query"):
+        self.keys, self.whose = keys, whose
 
     @cached_property
     def _by_key(self) -> dict[str, int]:
@@ -149,11 +149,11 @@ class _Samples:
             return self._find_key(row, problems)
         number = _number(row.index)
         if number is None or number != int(number):
-            problems.add(row.where, "index is no whole number", row.index, "an index of this query")
+            problems.add(row.where, "index is no whole number", row.index, f"an index of {self.whose}")
             return None
         index = int(number)
         if index not in self.keys:
-            problems.add(row.where, "index is not in this query", row.index, map(str, self.keys))
+            problems.add(row.where, f"index is not in {self.whose}", row.index, map(str, self.keys))
             return None
         if row.key and not self._agree(row.key, self.keys[index]):
             valid = f"{self.keys[index]!r}, or no column 'key' at all"
@@ -163,12 +163,12 @@ class _Samples:
 
     def _find_key(self, row: _Row, problems: Problems) -> int | None:
         if not row.key:
-            valid = "an index or a key of this query"
+            valid = f"an index or a key of {self.whose}"
             problems.add(row.where, "neither index nor key beside the label", row.label, valid)
             return None
         index = self._by_key.get(_exact(row.key), self._by_number.get(_number(row.key)))
         if index is None:
-            problems.add(row.where, "key is not in this query", row.key, self.keys.values(), near=True)
+            problems.add(row.where, f"key is not in {self.whose}", row.key, self.keys.values(), near=True)
         return index
 
     @staticmethod
@@ -184,7 +184,8 @@ def read_labels(path: Path, query: Query, problems: Problems) -> dict[int, int]:
     data = read_bytes(path)
     if data is None:
         return {}
-    samples, classes = _Samples(query), ClassReader(query.class_names)
+    samples = _Samples(dict(zip(query.idx.tolist(), query.keys, strict=True)))
+    classes = ClassReader(query.class_names)
     found: dict[int, int] = {}
     for row in _rows(path, data, problems):
         index = samples.find(row, problems) if row.label.strip() else None
@@ -193,12 +194,46 @@ def read_labels(path: Path, query: Query, problems: Problems) -> dict[int, int]:
         if index in found:
             problems.add(row.where, f"second label for index {index}", row.label, "one row a sample")
             continue
-        label = classes.read(row.label)
-        if label is None:
-            valid = [*classes.names, *(["skip"] if classes.can_skip else [])]
-            problems.add(row.where, "unknown class", row.label, valid, near=True)
-        else:
+        label = _read_class(classes, row, problems)
+        if label is not None:
             found[index] = label
+    return found
+
+
+def _read_class(classes: ClassReader, row: _Row, problems: Problems) -> int | None:
+    label = classes.read(row.label)
+    if label is None:
+        valid = [*classes.names, *(["skip"] if classes.can_skip else [])]
+        problems.add(row.where, "unknown class", row.label, valid, near=True)
+    return label
+
+
+def read_known_labels(path: Path, keys: Sequence[str], class_names: Sequence[str]) -> dict[int, int]:
+    """Labels that exist already, of any samples of the pool: dataset index → class index.
+
+    A key counts more than an index, which belongs to the pool it was made for. As in a run's own labels.csv a later row
+    replaces an earlier one, and one that is empty or says `skip` takes it back.
+
+    Raises:
+        UsageError: no such file, no label in it, or a line for each problem: `file:row: what (value); valid: …`.
+    """
+    data = read_bytes(path)
+    if data is None:
+        raise UsageError(f"{path}: no such file")
+    problems = Problems()
+    samples, classes = _Samples(dict(enumerate(keys)), "the pool"), ClassReader(class_names)
+    found: dict[int, int] = {}
+    for row in _rows(path, data, problems):
+        index = samples.find(replace(row, index="") if row.key else row, problems)
+        if index is None:
+            continue
+        found.pop(index, None)
+        label = _read_class(classes, row, problems) if row.label.strip() else None
+        if label not in (None, SKIP):
+            found[index] = label
+    problems.raise_if_any()
+    if not found:
+        raise UsageError(f"{path}: holds no label")
     return found
 
 

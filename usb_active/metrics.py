@@ -39,7 +39,7 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
         "acquisition": meta["acquisition"],
         "acquisition_seconds": round(meta["seconds"], 4),
         "train_seconds": round(trainer.elapsed, 4),
-        "log": {**meta["log"], **session.logged},
+        "log": {**meta["log"], **session.start_log(cycle), **session.logged},
     }
 
 

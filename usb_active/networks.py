@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -23,9 +23,41 @@ class SmallCnn(Network):
     def build(self, num_classes: int, img_size: int, in_channels: int, pretrained_path: str | None = None) -> torch.nn.Module:
         from usb_active.usb.networks import small_cnn
 
-        if pretrained_path:
-            raise UsageError("net: small_cnn has no pretrained weights of USB's kind; use `pretrain: {name: file}`")
+        refuse_pretrained(self.name, pretrained_path)
         return small_cnn(num_classes, img_size, in_channels, self.config.width)
+
+
+class ResNet18(Network):
+    """torchvision's ResNet-18, in the form of ALFA-Mix and the ASSL paper by default (7x7 stem, embedding of 256)."""
+
+    class Config(PluginConfig):
+        stem: Literal["imagenet", "cifar"] = "imagenet"
+        embedding: int | None = Field(256, ge=1)
+
+    def build(self, num_classes: int, img_size: int, in_channels: int, pretrained_path: str | None = None) -> torch.nn.Module:
+        from usb_active.usb.paper_networks import resnet18
+
+        refuse_pretrained(self.name, pretrained_path)
+        return resnet18(num_classes, in_channels, self.config.stem, self.config.embedding)
+
+
+class VitSmall(Network):
+    """timm's ViT-S for any image size."""
+
+    class Config(PluginConfig):
+        patch_size: int | None = Field(None, ge=1)
+
+    def build(self, num_classes: int, img_size: int, in_channels: int, pretrained_path: str | None = None) -> torch.nn.Module:
+        from usb_active.usb.paper_networks import vit_small
+
+        refuse_pretrained(self.name, pretrained_path)
+        return vit_small(num_classes, img_size, in_channels, self.config.patch_size)
+
+
+def refuse_pretrained(name: str, path: str | None) -> None:
+    """UsageError for `use_pretrain` with a network that USB cannot load weights into."""
+    if path:
+        raise UsageError(f"net '{name}': use_pretrain is for USB's own networks; use `pretrain: {{name: file, path: …}}`")
 
 
 class UsbNetwork(Network):

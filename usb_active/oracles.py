@@ -43,7 +43,7 @@ class CsvOracle(Oracle):
     """People write labels into `queries/cycle_NNN.csv`, with a spreadsheet or an editor."""
 
     class Config(PluginConfig):
-        """accept_partial: train with what is answered, instead of waiting until everything is."""
+        """accept_partial: train as soon as something is answered, instead of waiting until everything is."""
 
         accept_partial: bool = False
 
@@ -89,7 +89,7 @@ class CsvOracle(Oracle):
         """Where the file is, what may stand in it, and how to go on."""
         skip = "; 'skip' refuses a sample" if ClassReader(query.class_names).can_skip else ""
         return (
-            f"{pending} labels are missing: fill the column 'label' of {self.csv_path(query.cycle)}\n"
+            f"{pending} of {len(query.idx)} labels are missing: fill the column 'label' of {self.csv_path(query.cycle)}\n"
             f"with one of: {name_some(query.class_names, 12)}{skip}; then run the same command again"
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,9 @@ from usb_active.artifacts import load_array, save_artifact
 from usb_active.checkpoint import read_checkpoint, write_checkpoint
 from usb_active.errors import UsageError, name_some
 from usb_active.pretraining import Pretrained, Pretrainer
-from usb_active.randomness import generator, seeded_globals
+from usb_active.randomness import generator, global_generators_kept, seeded_globals
 from usb_active.run_dir import make_folder
+from usb_active.view import check_finite_rows
 
 if TYPE_CHECKING:
     from usb_active.datasets import Dataset
@@ -22,15 +23,22 @@ if TYPE_CHECKING:
 
 
 def run_once(
-    pretrainer: Pretrainer, build_net: Callable[[], torch.nn.Module], dataset: Dataset, folder: Path, seed: int, device: torch.device
+    pretrainer: Pretrainer,
+    build_net: Callable[[], torch.nn.Module],
+    classifier: Callable[[], Collection[str]],
+    dataset: Dataset,
+    folder: Path,
+    seed: int,
+    device: torch.device,
 ) -> Pretrained:
-    """The result of a pretrainer: from `folder`, or made now and kept there."""
+    """The result of a pretrainer: from `folder`, or made now, checked and kept there. `classifier()` gives `classifier_keys`."""
     kept = folder / "pretrained.pth"
     if not kept.exists():
         scratch = folder / "scratch"
         make_folder(scratch)
         with seeded_globals(seed, "pretrain"):
             made = pretrainer.run(build_net, dataset, scratch, generator(seed, "pretrain"), device)
+            _check(made, build_net, classifier, len(dataset), f"pretrain: '{pretrainer.name}'")
         if made.features is not None:
             save_artifact(folder / "features", np.asarray(made.features, dtype=np.float32))
         backbone = None if made.backbone is None else {name: value.cpu() for name, value in made.backbone.items()}
@@ -39,20 +47,51 @@ def run_once(
     return Pretrained(found["backbone"], found["modules"], load_array(features) if features.exists() else None)
 
 
+def _check(
+    made: Any, build_net: Callable[[], torch.nn.Module], classifier: Callable[[], Collection[str]], size: int, who: str
+) -> None:
+    """UsageError while it can still be mended: what is kept is used for the whole run."""
+    if not isinstance(made, Pretrained):
+        raise UsageError(f"{who}: run must return a Pretrained, got {type(made).__name__}")
+    if made.backbone is not None:
+        load_backbone(build_net(), made.backbone, classifier())
+    if made.features is not None:
+        if np.ndim(made.features) != 2 or len(made.features) != size:
+            raise UsageError(f"{who}: expected features of shape ({size}, D), got {np.shape(made.features)}")
+        check_finite_rows(f"{who}: features", made.features)
+
+
 def build_seeded(network: Any, dataset: Dataset, pretrained_path: str | None, seed: int) -> torch.nn.Module:
     """The network with its initial weights, which depend on the seed alone."""
     with seeded_globals(seed, "weights"):
         return network.build(dataset.num_classes, dataset.img_size, dataset.in_channels, pretrained_path)
 
 
-def classifier_keys(build: Callable[[int], torch.nn.Module], num_classes: int) -> set[str]:
-    """State-dict keys of the classifier: those whose shape depends on the number of classes, and their modules' other keys."""
-    states = [build(classes).state_dict() for classes in (num_classes, num_classes + 1)]
-    modules = {name.rpartition(".")[0] for name, value in states[0].items() if value.shape != states[1][name].shape}
-    return {name for name in states[0] if name.rpartition(".")[0] in modules}
+def classifier_keys(build: Callable[[int], torch.nn.Module]) -> tuple[str, ...]:
+    """The state-dict keys of a network's classifier: those whose shape follows the number of classes, with their siblings.
+
+    Args:
+        build: num_classes → module. Called for 3 and for 5 classes; the global generators are left as they were.
+
+    Returns:
+        Keys in the order of the state dict, all the keys of every module that holds one such.
+
+    Raises:
+        UsageError: nothing in the network depends on the number of classes, or the very names of its weights do.
+    """
+    with global_generators_kept():
+        three, five = (build(num_classes).state_dict() for num_classes in (3, 5))
+    only_once = sorted(three.keys() ^ five.keys())
+    if only_once:
+        raise UsageError(f"net: '{only_once[0]}' is there for 3 or for 5 classes only; weights must have the same names for any number")
+    changed = {key for key in three if three[key].shape != five[key].shape}
+    if not changed:
+        raise UsageError("net: it has no classifier: no weight has a shape that depends on the number of classes")
+    modules = {key.rpartition(".")[0] for key in changed} - {""}
+    return tuple(key for key in three if key in changed or key.rpartition(".")[0] in modules)
 
 
-def load_backbone(net: torch.nn.Module, backbone: Mapping[str, torch.Tensor], classifier: set[str]) -> None:
+def load_backbone(net: torch.nn.Module, backbone: Mapping[str, torch.Tensor], classifier: Collection[str]) -> None:
     """Put pretrained weights into a network, all but its classifier.
 
     Raises:

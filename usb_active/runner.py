@@ -27,20 +27,25 @@ def run(config: RunConfig, verbose: bool = False) -> int:
     # A cheap check first: mistakes in the YAML must not cost the seconds that importing USB takes.
     check_components(config)
     make_folder(config.run_path.parent)
-    _log_to_terminal(verbose)
+    log_progress(verbose)
     from usb_active.usb.launch import make_algorithm
 
     algorithm = make_algorithm(config)
     algorithm.train()
+    finish(config)
+    return 0
+
+
+def finish(config: RunConfig) -> None:
+    """Show what a finished run has come to: the table, the path, the report."""
     print(summary_table(RunDir.read(config.run_path).metrics()))
     print(f"run: {config.run_path}")
     written = write_report([config.run_path])
     for path in [path for path in written if not path.name.startswith("gallery")]:
         print(f"     {path}")
-    return 0
 
 
-def _log_to_terminal(verbose: bool) -> None:
+def log_progress(verbose: bool = False) -> None:
     """A line a cycle, warnings, and with `verbose` what USB says; above the progress bar, not through it."""
     handler = _AboveProgress()
     handler.setFormatter(logging.Formatter("%(message)s"))

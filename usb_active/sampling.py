@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from usb_active.errors import UsageError
 from usb_active.randomness import generator, seed_globals
 
 Batch = tuple[int, np.ndarray]
@@ -60,29 +61,34 @@ class PositionSampler(Sampler):
 
 
 class EpochSampler(Sampler):
-    """Yields the batches an algorithm makes for the current epoch, from the position reached.
+    """Yields the batches an algorithm makes for the current epoch, from the position reached to the epoch's end.
 
     `make(epoch, start)` yields lists of dataset indices from batch `start` of the epoch, or is None for a split that it
-    leaves to `default`; `to_rows` translates them; `position()` is (epoch, batch in it, batch of the training).
+    leaves to `default`; what it has beyond the epoch is not asked for. `to_rows` translates them; `position()` is
+    (epoch, batch in it, batch of the training, first batch of the training that belongs to the next epoch).
     """
 
     def __init__(
         self,
         make: Callable[[int, int], Iterable[Any] | None],
         to_rows: Callable[[np.ndarray], np.ndarray],
-        position: Callable[[], tuple[int, int, int]],
+        position: Callable[[], tuple[int, int, int, int]],
         default: Sampler,
     ):
         self._make, self._to_rows, self._position, self._default = make, to_rows, position, default
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, start, first = self._position()
+        epoch, start, first, last = self._position()
         made = self._make(epoch, start)
         if made is None:
             yield from self._default
             return
-        for number, idx in enumerate(made, first):
+        number = first
+        for number, idx in zip(range(first, last), made, strict=False):
             yield number, self._to_rows(np.asarray(idx))
+            number += 1
+        if number < last:
+            raise UsageError(f"make_sampler: ended {last - number} batches before the end of epoch {epoch}, which has {start + last - first}")
 
 
 class SeededRows(Dataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usb_active.acquisition import NEEDS
-from usb_active.config import FREE_KEYS, RunConfig, check_against_pool, config_from_dict
+from usb_active.config import FREE_KEYS, RunConfig, check_against_pool
 from usb_active.datasets import Dataset, DatasetOptions
 from usb_active.errors import UsageError, name_some
 from usb_active.run_dir import RunDir
 
 if TYPE_CHECKING:
     from usb_active.choices import PluginChoice
+
+logger = logging.getLogger("usb_active")
 
 # Roles whose plugin may want features.
 ROLES = ("initial", "acquisition", "prior")
@@ -77,10 +80,34 @@ def _build(config: RunConfig) -> dict[str, Any]:
     sources = {role: getattr(choices[role], "features", None) or active.features for role in plugins}
     features = {role: make(choice) for role, choice in {**sources, "algorithm": active.features}.items()}
     pretrainer = make(active.pretrain) if active.pretrain else None
+    if (config.run_path / "config.yaml").is_file():
+        check_pinned(RunDir.read(config.run_path), dataset)
     check_needs(plugins, features, oracle, has_pretrainer=pretrainer is not None)
     check_sizes(config, dataset, oracle)
     parts = {"config": config, "dataset": dataset, "network": make(config.net), "oracle": oracle}
     return {**parts, "plugins": plugins, "features": features, "pretrainer": pretrainer}
+
+
+def pin(run_dir: RunDir, dataset: Dataset) -> None:
+    """Keep what a data set may choose by what lies in its folder, which may grow, but has to hold for the whole run."""
+    if run_dir.read_json("dataset.json") is None:
+        logger.info("%d samples, %d classes, img_size %d", len(dataset), dataset.num_classes, dataset.img_size)
+        run_dir.write_json("dataset.json", _pinned(dataset))
+
+
+def check_pinned(run_dir: RunDir, dataset: Dataset) -> None:
+    """UsageError when image size, channels or classes are not those the run began with; names the key that brings them back."""
+    before = run_dir.read_json("dataset.json") or {}
+    for name, now in _pinned(dataset).items():
+        if before.get(name, now) == now:
+            continue
+        old, new = (f"[{', '.join(value)}]" if name == "class_names" else value for value in (before[name], now))
+        where = "below `dataset:` in the YAML, and take away folders of other classes" if name == "class_names" else "in the YAML"
+        raise UsageError(f"{run_dir.path}: the run began with {name}: {old}, and now it is {new}; to go on, write {name}: {old} {where}")
+
+
+def _pinned(dataset: Dataset) -> dict[str, Any]:
+    return {"img_size": dataset.img_size, "in_channels": dataset.in_channels, "class_names": list(dataset.class_names)}
 
 
 def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, has_pretrainer: bool) -> None:
@@ -123,11 +150,9 @@ def queryable_mask(dataset: Dataset, oracle: Any) -> np.ndarray:
 
 
 def components_from_args(args: Any) -> Components:
-    """From the namespace USB hands to its algorithms: our runner's carries the configuration, train.py's the YAML's keys."""
-    config = getattr(args, "run_config", None)
-    if config is None:
-        from usb_active.usb.arguments import yaml_keys
+    """From the namespace USB hands to its algorithms: ours carries the configuration, any other one the keys of a YAML."""
+    if not hasattr(args, "run_config"):
+        from usb_active.usb.arguments import complete_args
 
-        config = config_from_dict(yaml_keys(args), base=Path.cwd(), source=getattr(args, "c", "") or "arguments")
-        args.__dict__.update({**config.usb, "run_config": config, "algorithm": f"active_{config.usb['algorithm']}"})
-    return build_components(config)
+        complete_args(args)
+    return build_components(args.run_config)

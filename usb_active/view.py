@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from usb_active.artifacts import load_artifact, save_artifact
 from usb_active.errors import UsageError, name_some
 from usb_active.randomness import generator
+from usb_active.run_dir import make_folder
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,7 @@ class ViewSource:
     simulated: bool
     pretrained_features: Callable[[], np.ndarray | None]
     metrics: dict[str, float] = field(default_factory=dict)
+    pretrained_modules: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
 
 
 class PoolView:
@@ -121,7 +123,7 @@ class PoolView:
     def _allocate(self, name: str, shape: tuple[int, int]) -> np.ndarray:
         if np.prod(shape, dtype=np.int64) * 4 <= MEMORY_LIMIT:
             return np.empty(shape, dtype=np.float32)
-        path = self.scratch / f"{self._role}_{name}.npy"
+        path = self.scratch / f"{self._role.replace('/', '_')}_{name}.npy"
         return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
 
     # ------------------------------------------------------------------------------------------ the model
@@ -165,6 +167,11 @@ class PoolView:
         """(N, D) features that pretraining left, or None."""
         return self._source.pretrained_features()
 
+    @property
+    def pretrained_modules(self) -> Mapping[str, Mapping[str, Any]]:
+        """State dicts of the further modules that pretraining left, by name; empty without pretraining."""
+        return self._source.pretrained_modules()
+
     # ------------------------------------------------------------------------------------------ disk and logging
     def artifact(self, key: str, make: Callable[[], np.ndarray | dict[str, np.ndarray]]) -> Any:
         """A result kept on disk for this run: made once by `make()`, then loaded (arrays mapped read-only)."""
@@ -179,7 +186,7 @@ class PoolView:
     def scratch(self) -> Path:
         """A folder of this cycle that survives a crash."""
         path = self._source.run_path / "scratch" / f"cycle_{self.cycle:03d}"
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         return path
 
     def log(self, name: str, value: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from usb_active.registry import Declaration
 
 _MODULE = "usb_active.plugins.baselines.acquisitions"
+_MODEL_BASED = "usb_active.plugins.baselines.model_based"
 
 PLUGINS = [
     Declaration("acquisition", "random", f"{_MODULE}:Random", "uniformly at random"),
@@ -15,4 +16,7 @@ PLUGINS = [
     Declaration("acquisition", "least_confidence", f"{_MODULE}:LeastConfidence", "smallest top probability"),
     Declaration("acquisition", "coreset", f"{_MODULE}:Coreset", "greedy k-center in feature space"),
     Declaration("acquisition", "kmeanspp", f"{_MODULE}:KMeansPlusPlus", "k-means++ seeding in feature space"),
+    Declaration("acquisition", "badge", f"{_MODEL_BASED}:Badge", "k-means++ seeding of gradient embeddings (Ash et al. 2020)"),
+    Declaration("acquisition", "cdal", f"{_MODEL_BASED}:Cdal", "greedy k-center by KL divergence of predictions (Agarwal et al. 2020)"),
+    Declaration("acquisition", "alfa_mix", f"{_MODEL_BASED}:AlfaMix", "predictions that feature mixing changes (Parvaneh et al. 2022)"),
 ]

@@ -48,7 +48,9 @@ class Balanced(_ByClass):
     def quotas(self, counts: np.ndarray, budget: int, rng: np.random.Generator) -> np.ndarray:
         each, rest = divmod(budget, len(counts))
         wanted = np.full(len(counts), each)
-        wanted[rng.permutation(len(counts))[:rest]] += 1
+        order = rng.permutation(len(counts))
+        # Those that have one more to give come first.
+        wanted[order[np.argsort(counts[order] <= each, kind="stable")][:rest]] += 1
         return wanted
 
 
@@ -56,10 +58,10 @@ class Stratified(_ByClass):
     """Every class by its share of the candidates, rounded by largest remainder; equal remainders are drawn."""
 
     def quotas(self, counts: np.ndarray, budget: int, rng: np.random.Generator) -> np.ndarray:
-        shares = counts * budget / counts.sum()
-        wanted = np.floor(shares).astype(np.int64)
+        # In integers, so that equal remainders are equal.
+        wanted, remainders = np.divmod(counts * budget, counts.sum())
         order = rng.permutation(len(counts))
-        by_remainder = order[np.argsort(-(shares - wanted)[order], kind="stable")]
+        by_remainder = order[np.argsort(-remainders[order], kind="stable")]
         wanted[by_remainder[: budget - wanted.sum()]] += 1
         return wanted
 

@@ -1,4 +1,4 @@
-"""The small network's contract and that it learns; USB's networks through their checks; finding the classifier."""
+"""The small network's contract and that it learns; USB's networks through their checks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import pytest
 import torch
 from semilearn.core.utils import get_optimizer
 from sklearn.datasets import load_digits
-from torch import nn
 from torch.nn import functional as F
 
 from usb_active.errors import UsageError
-from usb_active.usb.networks import USB_NETWORKS, classifier_keys, small_cnn, usb_network
-
-CLASSIFIERS = {"vit_tiny_patch2_32": ("head.weight", "head.bias")}
+from usb_active.usb.networks import USB_NETWORKS, small_cnn, usb_network
 
 
 def images(batch, channels, size, salt=0):
@@ -180,48 +177,3 @@ def test_pretrained_weights_that_do_not_fit_are_an_error(tmp_path, checkpoint, m
     torch.save(checkpoint, tmp_path / "weights.pth")
     with pytest.raises(UsageError, match=message):
         usb_network("wrn_28_2")(4, 32, 3, pretrained=True, pretrained_path=str(tmp_path / "weights.pth"))
-
-
-@pytest.mark.parametrize("name, size", [("wrn_28_2", 32), ("vit_tiny_patch2_32", 32)])
-def test_classifier_keys_of_usbs_networks(name, size):
-    keys = classifier_keys(lambda num_classes: usb_network(name)(num_classes, size, 3))
-    assert keys == CLASSIFIERS.get(name, ("classifier.weight", "classifier.bias"))
-
-
-class NormedHead(nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.body = nn.Linear(4, 4)
-        self.head = nn.Linear(4, num_classes)
-        self.head.register_buffer("scale", torch.ones(()))
-
-
-class PerClassHeads(nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.body = nn.Linear(4, 4)
-        self.heads = nn.ModuleList(nn.Linear(4, 1) for _ in range(num_classes))
-
-
-class BareWeight(nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(num_classes, 4))
-        self.other = nn.Parameter(torch.zeros(4))
-
-
-def test_classifier_keys_include_siblings_of_the_same_module_only():
-    assert classifier_keys(small_cnn) == ("classifier.weight", "classifier.bias")
-    assert classifier_keys(NormedHead) == ("head.weight", "head.bias", "head.scale")
-    assert classifier_keys(BareWeight) == ("weight",)
-
-
-def test_classifier_keys_leave_the_global_generator_alone_and_need_a_classifier():
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    classifier_keys(small_cnn)
-    assert torch.equal(torch.get_rng_state(), before)
-    with pytest.raises(UsageError, match="no classifier"):
-        classifier_keys(lambda num_classes: nn.Linear(2, 2))
-    with pytest.raises(UsageError, match="'heads.3.bias' is there for 3 or for 5 classes only"):
-        classifier_keys(PerClassHeads)

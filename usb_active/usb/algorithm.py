@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from semilearn.algorithms.utils import SSL_Argument
 from semilearn.core.utils import ALGORITHMS, TBLog, get_cosine_schedule_with_warmup, get_optimizer
 from torch.utils.data import DataLoader
 
@@ -29,19 +28,12 @@ from usb_active.split import Split
 from usb_active.usb.data import EvaluationRows, PoolStream, held_out
 from usb_active.usb.device import DeviceMixin, configure_torch, pick_device, remove_hook, replace_hook
 from usb_active.usb.fast_hooks import accelerate
-from usb_active.usb.hooks import ActiveCheckpointHook, ActiveEvaluationHook, PluginHook, PriorUpdateHook, ProgressHook
+from usb_active.usb.hooks import ActiveCheckpointHook, ActiveEvaluationHook, IntervalHook, PluginHook, PriorUpdateHook, ProgressHook
 from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_fields, check_prior_stages
 from usb_active.usb.state import algorithm_state, load_algorithm_state
+from usb_active.usb.support import check_supported
 
 PREFIX = "active_"
-
-
-class ActiveBlock(dict):
-    """The `active:` block as an argument of USB's parser.
-
-    Its class lives here, so that the processes USB spawns import this module, and with it the `active_*` names, when they
-    unpickle their arguments.
-    """
 
 
 class ActiveMixin(DeviceMixin):
@@ -53,9 +45,11 @@ class ActiveMixin(DeviceMixin):
 
     wraps_train_step = True
     base_name: str
+    base_class: type
 
     def __init__(self, args: Any, net_builder: Callable, tb_log: Any = None, logger: Any = None, **keywords: Any):
         self.device = pick_device(getattr(args, "gpu", None))
+        check_supported(self.base_name, self.base_class, self.device)
         self.session = Session.from_args(args, self)
         configure_torch(self.session.config.active)
         if tb_log is None and args.use_tensorboard:
@@ -179,8 +173,8 @@ class ActiveMixin(DeviceMixin):
         last = self.epoch + 1 >= self.epochs
         return self.num_train_iter if last else min(self.num_train_iter, (self.epoch + 1) * self.num_iter_per_epoch)
 
-    def _epoch_position(self) -> tuple[int, int, int]:
-        return self.epoch, self.it - self.epoch * self.num_iter_per_epoch, self.it
+    def _epoch_position(self) -> tuple[int, int, int, int]:
+        return self.epoch, self.it - self.epoch * self.num_iter_per_epoch, self.it, self._epoch_end()
 
     def _evaluation_loader(self, rows: EvaluationRows) -> DataLoader:
         own = torch.Generator()
@@ -193,7 +187,9 @@ class ActiveMixin(DeviceMixin):
         existing = vars(self).get("model")
         if existing is not None and self.session.continues_weights():
             return existing
-        model = self.session.build_net()
+        # USB's builder is what algorithms that wrap the network (remixmatch, simmatch) call in the end.
+        self.net_builder = lambda **options: self.session.build_net()
+        model = super().set_model()
         return model if existing is None else _load_into(existing, model)
 
     def set_ema_model(self) -> torch.nn.Module:
@@ -225,6 +221,7 @@ class ActiveMixin(DeviceMixin):
         self._loss_adders = [hook.name for hook in self._plugin_hooks.values() if hook.defines("extra_loss")]
         self._progress = ProgressHook(self.session.progress_title(self.cycle))
         self.register_hook(self._progress, "active/progress", "LOWEST")
+        self.register_hook(IntervalHook(), "active/interval", "LOW")
         self.register_hook(PriorUpdateHook(), "active/prior_update", "LOW")
         replace_hook(self, ActiveCheckpointHook(), "CheckpointHook", "LOWEST")
 
@@ -259,6 +256,9 @@ class ActiveMixin(DeviceMixin):
             extra = self.call_hook("extra_loss", name, batch)
             if extra is None:
                 continue
+            if not isinstance(extra, torch.Tensor) or extra.ndim > 0:
+                got = f"a tensor of shape {tuple(extra.shape)}" if isinstance(extra, torch.Tensor) else type(extra).__name__
+                raise UsageError(f"{name}: extra_loss must return a scalar tensor, got {got}")
             out_dict["loss"] = out_dict["loss"] + extra
             log_dict[f"train/{name}_loss"] = float(extra.detach())
 
@@ -331,7 +331,12 @@ class ActiveMixin(DeviceMixin):
         }
 
     def save_model(self, save_name: str, save_path: str | Path) -> None:
-        """Atomically: a crash leaves the old checkpoint or the new one."""
+        """Atomically: a crash leaves the old checkpoint or the new one.
+
+        Only a cycle's. USB's train.py saves once more when all is over, from a process that may have had nothing to train.
+        """
+        if Path(save_path) == self.session.run_dir.path:
+            return
         write_checkpoint(Path(save_path) / save_name, self.get_save_dict())
 
     def load_model(self, load_path: str) -> dict[str, Any]:
@@ -390,11 +395,6 @@ class ActiveMixin(DeviceMixin):
         for loader in self.loader_dict.values():
             loader._iterator = None
 
-    @staticmethod
-    def get_argument() -> list[SSL_Argument]:
-        """Replaced by `make_active`, which appends to the base algorithm's."""
-        return []
-
 
 class CycleLog:
     """USB's TensorBoard log, with steps that go on through the cycles instead of starting over one another."""
@@ -423,11 +423,7 @@ def _load_into(existing: torch.nn.Module, fresh: torch.nn.Module) -> torch.nn.Mo
 
 def make_active(name: str, cls: type) -> type:
     """The class behind `active_<name>`."""
-
-    def get_argument() -> list[SSL_Argument]:
-        return [*cls.get_argument(), SSL_Argument("--active", ActiveBlock, ActiveBlock(), "the active: block of a YAML")]
-
-    attributes = {"base_name": name, "get_argument": staticmethod(get_argument), "__module__": __name__}
+    attributes = {"base_name": name, "base_class": cls, "__module__": __name__}
     return type(f"Active{cls.__name__}", (ActiveMixin, cls), {**attributes, "__doc__": f"USB's {name}, in active cycles."})
 
 

@@ -1,12 +1,15 @@
-"""USB's argument namespace: made from a configuration, and read back from USB's train.py."""
+"""USB's argument namespace: made from a configuration, or completed by one."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from pathlib import Path
 
-from usb_active.config import RunConfig
-from usb_active.usb_keys import algorithm_keys
+from usb_active.config import RunConfig, config_from_dict
+from usb_active.usb_keys import BASE, RENAMED, algorithm_keys
+
+# A YAML's keys beside those of USB's tables.
+_OWN = ("algorithm", "dataset", "net", "active", "plugins")
 
 
 def make_args(config: RunConfig) -> argparse.Namespace:
@@ -16,6 +19,20 @@ def make_args(config: RunConfig) -> argparse.Namespace:
     return argparse.Namespace(**{**usb, **alone, "run_config": config})
 
 
-def yaml_keys(args: argparse.Namespace) -> dict[str, Any]:
-    """The keys of a YAML that USB's train.py has spread over its namespace, without the parser's own additions."""
-    return {name: value for name, value in vars(args).items() if name in algorithm_keys(args.algorithm)}
+def complete_args(args: argparse.Namespace) -> None:
+    """Give a namespace that others made (semilearn's `get_config`) its checked configuration, in place.
+
+    Such a namespace holds a default for every key, and nobody can tell a default from a value that was given. So what
+    equals USB's default counts as not given: the same thing, except that `num_classes`, `img_size` and `num_labels` are
+    then those of the data set and of the `active` block.
+
+    Raises:
+        UsageError: what `config_from_dict` finds wrong; there is no `active` block.
+    """
+    keys = {**BASE, **algorithm_keys(args.algorithm.removeprefix("active_"))}
+    defaults = {name: key.default for name, key in keys.items()} | {old: keys[new].default for old, new in RENAMED.items()}
+    values = vars(args)
+    given = {name: value for name, value in values.items() if name in defaults and value != defaults[name]}
+    own = {name: values[name] for name in _OWN if name in values}
+    config = config_from_dict({**given, **own}, base=Path.cwd(), source=values.get("c") or "arguments")
+    values.update(vars(make_args(config)))

@@ -10,6 +10,7 @@ import torch
 from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
 
 from usb_active.datasets import Dataset, Samples
+from usb_active.errors import UsageError, name_some
 
 
 class PoolStream(BasicDataset):
@@ -29,11 +30,11 @@ class PoolStream(BasicDataset):
         return self.base.load(int(self.idx[row])), None if self.targets is None else int(self.targets[row])
 
     def rows_of(self, idx: np.ndarray) -> np.ndarray:
-        """Dataset indices → rows. ValueError for an index that is not in the stream."""
+        """Dataset indices → rows. UsageError for an index that is not in the stream."""
         rows = np.searchsorted(self.idx, idx)
         found = (rows < len(self.idx)) & (self.idx[np.minimum(rows, len(self.idx) - 1)] == idx)
         if not found.all():
-            raise ValueError(f"dataset indices that are not in this stream: {np.asarray(idx)[~found][:5].tolist()}")
+            raise UsageError(f"make_sampler: samples that are not in this stream: {name_some(np.asarray(idx)[~found])}")
         return rows
 
 

@@ -42,9 +42,17 @@ class PluginHook(Hook):
 
     def before_run(self, algorithm: Any) -> None:
         self._forward("before_run", algorithm)
+        resumed, first = algorithm.it > 0, algorithm.epoch * algorithm.num_iter_per_epoch
+        if resumed and (algorithm.it == first or algorithm.it >= algorithm.num_train_iter):
+            # The checkpoint at an epoch's last step was written just before this call.
+            algorithm.epoch -= 1
+            self._forward("after_train_epoch", algorithm)
+            algorithm.epoch += 1
 
     def before_train_epoch(self, algorithm: Any) -> None:
-        self._forward("before_train_epoch", algorithm)
+        # A checkpoint in the middle of an epoch was written after this call.
+        if algorithm.it <= algorithm.epoch * algorithm.num_iter_per_epoch:
+            self._forward("before_train_epoch", algorithm)
 
     def before_train_step(self, algorithm: Any) -> None:
         # The scale under which this step's loss will be differentiated; ParamUpdateHook changes it afterwards.
@@ -55,6 +63,9 @@ class PluginHook(Hook):
         for optimizer in self.optimizers.values():
             step_scaled(optimizer, self._scale)
         self._forward("after_train_step", algorithm)
+
+    def on_interval(self, algorithm: Any) -> None:
+        """Every `interval` steps, with the pool and the EMA model of this moment."""
         interval = getattr(self.plugin, "interval", None)
         if interval and self.every_n_iters(algorithm, interval) and self.defines("on_interval"):
             self._forward("on_interval", algorithm.session.interval_view(self.name.partition("/")[2]))
@@ -75,6 +86,14 @@ def step_scaled(optimizer: torch.optim.Optimizer, scale: float) -> None:
     if scale == 1.0 or all(torch.isfinite(gradient).all() for gradient in gradients):
         optimizer.step()
     optimizer.zero_grad()
+
+
+class IntervalHook(Hook):
+    """Calls `on_interval` of the plugins; after USB's EMAHook, so that they see the EMA model of this step."""
+
+    def after_train_step(self, algorithm: Any) -> None:
+        for hook in [hook for hook in algorithm._hooks if isinstance(hook, PluginHook)]:
+            hook.on_interval(algorithm)
 
 
 class PriorUpdateHook(Hook):

@@ -19,11 +19,11 @@ def make_algorithm(config: RunConfig) -> Any:
     """The active algorithm of a configuration, on its device; `train()` runs the experiment."""
     register([config.usb["algorithm"]])
     algorithm = get_algorithm(make_args(config), None, None, logger)
-    _log_to_file(config)
+    log_to_file(config)
     return algorithm
 
 
-def _log_to_file(config: RunConfig) -> None:
+def log_to_file(config: RunConfig) -> None:
     """All that USB and the core say, in the run's log.txt; one handler, however many runs a process makes."""
     root = logging.getLogger("usb_active")
     for handler in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:

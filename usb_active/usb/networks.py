@@ -165,27 +165,3 @@ def _load_pretrained(name: str, model: nn.Module, path: str | Path) -> None:
         ) from error
     if all(torch.equal(value, before[key]) for key, value in model.state_dict().items()):
         raise UsageError(f"net '{name}': pretrain_path: {path} holds no weights of this network; they have other names")
-
-
-def classifier_keys(build: Callable[[int], nn.Module]) -> tuple[str, ...]:
-    """The state-dict keys of a network's classifier: those whose shape follows the number of classes, with their siblings.
-
-    Args:
-        build: num_classes → module. Called for 3 and for 5 classes; torch's global CPU generator is left as it was.
-
-    Returns:
-        Keys in the order of the state dict, all the keys of every module that holds one such.
-
-    Raises:
-        UsageError: nothing in the network depends on the number of classes, or the very names of its weights do.
-    """
-    with torch.random.fork_rng(devices=[]):
-        three, five = (build(num_classes).state_dict() for num_classes in (3, 5))
-    only_once = sorted(three.keys() ^ five.keys())
-    if only_once:
-        raise UsageError(f"net: '{only_once[0]}' is there for 3 or for 5 classes only; weights must have the same names for any number")
-    changed = {key for key in three if three[key].shape != five[key].shape}
-    if not changed:
-        raise UsageError("net: it has no classifier: no weight has a shape that depends on the number of classes")
-    modules = {key.rpartition(".")[0] for key in changed} - {""}
-    return tuple(key for key in three if key in changed or key.rpartition(".")[0] in modules)

@@ -24,6 +24,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "fullysupervised": ALWAYS | {"logits_lb", "hidden"},
 }
 PRIOR_STAGES = ("masking", "gen_ulb_targets")
+MASKS_LABELED = frozenset({"defixmatch"})
 
 
 def batch_fields(name: str, cls: type) -> frozenset[str]:
@@ -46,7 +47,9 @@ def check_fields(who: str, wanted: Iterable[str], algorithm: str, available: fro
 
 
 def check_prior_stages(algorithm: str, hooks: Mapping[str, Any]) -> None:
-    """UsageError when an algorithm has no masking or no pseudo-label hook through which a prior could enter."""
+    """UsageError when there is no masking or no pseudo-label hook through which a prior could enter, or when they carry other things too."""
+    if algorithm in MASKS_LABELED:
+        raise UsageError(f"active.prior: algorithm '{algorithm}' masks its labelled predictions through the same hooks, where a prior has no place")
     missing = [name for name in ("MaskingHook", "PseudoLabelingHook") if name not in hooks]
     if missing:
         names = " and no ".join(missing)

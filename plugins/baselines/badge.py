@@ -1,0 +1,133 @@
+"""BADGE: k-means++ seeds in the space of gradient embeddings (Ash et al. 2020), which are never made.
+
+The gradient of the cross-entropy at the predicted label with respect to the weights of the last layer is g = r h^T: the
+residual r = p - onehot(argmax p), (C,), times the features h, (D,), the input of that layer. C·D numbers a sample; but
+<g_i, g_j> = <r_i, r_j> <h_i, h_j>, so that distances need C + D.
+
+Dimension letters: N pool, M candidates, C classes, D feature dimension, B rows of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from usb_active.arrays import blocks, score_rows
+from usb_active.distances import EuclideanSpace, NormScreen, checked_pool, sample_by_distance, square_norms
+
+
+def badge(
+    features: ArrayLike,
+    probs: ArrayLike,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    candidates: ArrayLike | None = None,
+    first: Literal["norm", "uniform"] = "norm",
+) -> NDArray[np.int64]:
+    """BADGE's batch (Ash et al. 2020, algorithm 1): seeds of k-means++ over the candidates' gradient embeddings.
+
+    features: (N, D), input of the last layer; probs: (N, C); candidates: (M,) idx, by default all. Returns idx
+    (budget,), distinct, in the order of drawing. As in the authors' code the last layer's bias has no part, the
+    labelled samples are no centres, and the first centre is the longest gradient (`first="norm"`, ties drawn);
+    "uniform" is k-means++ to the letter. Each further one is drawn with probability proportional to the squared distance
+    to the nearest centre; when only copies of centres are left, uniformly.
+
+    Exact in distribution; memory beyond the inputs, which may be memory maps, is O(N) and blocks.
+    Raises ValueError for features that are not finite and for probs that are no distribution (naming rows), for arrays of
+    different lengths, idx out of range or repeated, and a budget outside 1..M.
+    """
+    if first not in ("norm", "uniform"):
+        raise ValueError(f"first: {first!r}, expected 'norm' or 'uniform'")
+    features, labeled, candidates = checked_pool(features, [], candidates, budget)
+    space = GradientSpace(features, probs)
+    order = rng.permutation(candidates)
+    if first == "norm":
+        # The first of the equals in an order that was drawn.
+        head = int(np.argmax(space.norms[order]))
+        order[[0, head]] = order[[head, 0]]
+    return sample_by_distance(space, order, labeled, budget, rng)
+
+
+def gradient_norms(features: ArrayLike, probs: ArrayLike) -> NDArray[np.float64]:
+    """(N,): lengths of the gradient embeddings of features (N, D) and probs (N, C); high = uncertain."""
+    features, _, _ = checked_pool(features, [], None, 1)
+    space = GradientSpace(features, probs)
+    return np.sqrt(space.norms) / float(space.inputs.scale)
+
+
+def residuals(probs: NDArray) -> NDArray[np.float64]:
+    """p - onehot(argmax p): (B, C) of (B, C); of equal largest classes the first is the predicted one."""
+    out = probs.astype(np.float64)
+    out[np.arange(len(out)), out.argmax(axis=1)] -= 1
+    return out
+
+
+class GradientSpace:
+    """Squared distances of gradient embeddings; the features are scaled by a power of two so that none overflows.
+
+    norms: (N,) squared lengths. ratios: (N,) square roots of |h| / |r|, nearly; zero where either is.
+    """
+
+    def __init__(self, features: NDArray, probs: ArrayLike) -> None:
+        self.inputs = EuclideanSpace(features)
+        self.probs = np.asarray(probs)
+        self.norms = score_rows(self.probs, lambda p: square_norms(residuals(p)))
+        if len(self.probs) != len(features):
+            raise ValueError(f"probs: {len(self.probs)} rows, expected one for each of the {len(features)} rows of features")
+        self.dim = features.shape[1] + self.probs.shape[1]
+        self.ratios = np.zeros(len(features))
+        for at in blocks(np.arange(len(features)), self.inputs.dim):
+            r, h = self.norms[at], square_norms(self.inputs.rows(at))
+            self.norms[at] = r * h
+            ratios = np.divide(h, r, out=np.ones_like(h), where=r * h > 0) ** 0.25
+            # Powers of two: to scale by them is exact.
+            self.ratios[at] = np.where(r * h > 0, np.exp2(np.rint(np.log2(ratios))), 0.0)
+
+    def rows(self, idx: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Factors (B, C) and (B, D) of r h^T, of nearly equal length: a long and a short one would cost digits in `_squared`."""
+        ratios = self.ratios[idx, None]
+        return residuals(self.probs[idx]) * ratios, self.inputs.rows(idx) / np.where(ratios > 0, ratios, np.inf)
+
+    def squared(self, idx: NDArray, others: NDArray) -> NDArray[np.float64]:
+        pairs = blocks(np.arange(len(idx)), self.dim)
+        parts = [_squared(*self.rows(idx[at]), *self.rows(others[at])) for at in pairs]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def among(self, idx: NDArray) -> Callable[[int], NDArray[np.float64]]:
+        r, h = self.rows(idx)
+        return lambda at: _squared(r, h, r[at], h[at])
+
+    def screen(self, centres: NDArray) -> NormScreen:
+        return _GradientScreen(self, centres)
+
+
+class _GradientScreen(NormScreen):
+    """Two matrix products, multiplied entry by entry."""
+
+    def __init__(self, space: GradientSpace, centres: NDArray) -> None:
+        super().__init__(space.dim)
+        self.space = space
+        r, h = space.rows(centres)
+        self.r, self.h = (-2 * r).astype(np.float32), h.astype(np.float32)
+        self.norms = ((1 + self.slack) * space.norms[centres]).astype(np.float32)
+
+    def products(self, idx: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        r, h = (rows.astype(np.float32) for rows in self.space.rows(idx))
+        out = h @ self.h.T
+        out *= r @ self.r.T
+        out += self.norms
+        return out, self.space.norms[idx]
+
+
+def _squared(r: NDArray, h: NDArray, r_other: NDArray, h_other: NDArray) -> NDArray[np.float64]:
+    """|r h^T - r' h'^T|^2 by differences: with means m and differences d it is |d_r m_h^T + m_r d_h^T|^2.
+
+    From norms and inner products of the embeddings themselves, two near ones would lose all their digits.
+    """
+    dr, dh, mr, mh = r - r_other, h - h_other, (r + r_other) / 2, (h + h_other) / 2
+    cross = np.einsum("nc,nc->n", dr, mr) * np.einsum("nd,nd->n", dh, mh)
+    return np.maximum(square_norms(dr) * square_norms(mh) + square_norms(mr) * square_norms(dh) + 2 * cross, 0.0)

@@ -1,0 +1,114 @@
+"""Baselines that use the task model's predictions together with its features or its head, as plugins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field
+from usb_active.plugins.baselines.alfa_mix import Head, LinearHead, TorchHead, alfa_mix
+from usb_active.plugins.baselines.badge import badge
+from usb_active.plugins.baselines.cdal import cdal
+
+from usb_active.acquisition import Acquisition
+from usb_active.errors import UsageError
+from usb_active.plugin import PluginConfig
+from usb_active.view import PoolView
+
+if TYPE_CHECKING:
+    import torch
+
+# Samples by which a head is recognized, and how far its probabilities may be from the pool's.
+_PROBE = 256
+_TOLERANCE = 1e-3
+
+
+class Badge(Acquisition):
+    """k-means++ seeds of the last layer's gradients at the predicted labels (Ash et al. 2020)."""
+
+    class Config(PluginConfig):
+        first: Literal["norm", "uniform"] = "norm"
+
+    needs = frozenset({"features", "probs"})
+
+    def select(self, view: PoolView, budget: int) -> np.ndarray:
+        return badge(view.features, view.probs, budget, view.rng, candidates=view.candidates, first=self.config.first)
+
+
+class Cdal(Acquisition):
+    """Greedy k-center by the symmetric KL divergence of predictions, from what is labelled (Agarwal et al. 2020, CDAL-CS)."""
+
+    needs = frozenset({"probs"})
+
+    def select(self, view: PoolView, budget: int) -> np.ndarray:
+        return cdal(view.probs, view.labeled, budget, view.rng, candidates=view.candidates)
+
+
+class AlfaMix(Acquisition):
+    """Clusters of the samples whose prediction changes when labelled features are mixed in (Parvaneh et al. 2022)."""
+
+    class Config(PluginConfig):
+        epsilon: float = Field(0.2, gt=0, le=1)
+
+    needs = frozenset({"features", "probs"})
+
+    def select(self, view: PoolView, budget: int) -> np.ndarray:
+        picks = alfa_mix(
+            view.features,
+            view.labeled,
+            view.labels,
+            budget,
+            view.rng,
+            head=head_of(view, self.name),
+            num_classes=view.num_classes,
+            candidates=view.candidates,
+            epsilon=self.config.epsilon,
+        )
+        view.log("alfa_mix/inconsistent", picks.num_inconsistent)
+        view.log("alfa_mix/epsilon", picks.epsilon)
+        return picks.idx
+
+
+def head_of(view: PoolView, who: str) -> Head:
+    """The model's classifier: in closed form where it is one linear layer, else by autograd.
+
+    Raises:
+        UsageError: `view.features` are not what the model's classifier takes.
+    """
+    import torch
+
+    probe = view.candidates[:_PROBE]
+    features = torch.as_tensor(np.array(view.features[probe]), device=view.device)
+    expected = torch.as_tensor(np.array(view.probs[probe]), device=view.device)
+    model = view.model
+
+    def logits(z: torch.Tensor) -> torch.Tensor:
+        return model(z, only_fc=True)
+
+    with torch.no_grad():
+        try:
+            found = logits(features).float()
+        except RuntimeError as error:
+            raise _foreign_features(who, features) from error
+        if not torch.allclose(found.softmax(dim=1), expected, atol=_TOLERANCE):
+            raise _foreign_features(who, features)
+        for layer in model.modules():
+            if _takes(layer, features) and torch.equal(layer(features).float(), found):
+                bias = np.zeros(layer.out_features) if layer.bias is None else _array(layer.bias)
+                return LinearHead(_array(layer.weight), bias)
+    return TorchHead(logits, view.device)
+
+
+def _takes(layer: torch.nn.Module, features: torch.Tensor) -> bool:
+    import torch
+
+    return isinstance(layer, torch.nn.Linear) and layer.in_features == features.shape[1]
+
+
+def _array(values: torch.Tensor) -> np.ndarray:
+    return values.detach().double().cpu().numpy()
+
+
+def _foreign_features(who: str, features: torch.Tensor) -> UsageError:
+    what = f"features of {features.shape[1]} dimensions are not what the model's classifier takes"
+    return UsageError(f"acquisition '{who}': {what}; use features: model")

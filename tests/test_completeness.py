@@ -1,0 +1,223 @@
+"""Nothing is declared that does not work, nothing ships that does not load, and the rooms keep their doors shut."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import yaml
+
+from usb_active.config import load_config
+from usb_active.registry import CONTRACTS, GROUP, REGISTRY, Declaration
+from usb_active.setup import check_components
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE, PLUGINS, CONFIGS, TESTS = ROOT / "usb_active", ROOT / "plugins", ROOT / "yaml_configs", ROOT / "tests"
+YAMLS = sorted(CONFIGS.rglob("*.yaml"))
+# Their data comes with the package's dependencies; that of the others may not be on this machine.
+EMBEDDED = {"digits"}
+
+
+# The modules of the package that declare plugins; others may be installed beside it.
+DECLARING = sorted({entry.value for entry in entry_points(group=GROUP) if entry.value.startswith("usb_active.")})
+
+
+def relative(paths) -> list[str]:
+    return [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+def declared() -> list[Declaration]:
+    """What the package declares: its own entry points, read where they stand."""
+    return [declaration for name in DECLARING for declaration in importlib.import_module(name).PLUGINS]
+
+
+def folder_of(declaration: Declaration) -> str:
+    """`baselines` for a plugin of plugins/baselines, "" for the core's."""
+    match = re.match(r"usb_active\.plugins\.(\w+)", declaration.target)
+    return match[1] if match else ""
+
+
+DECLARED = declared()
+METHODS = [declaration for declaration in DECLARED if declaration.kind == "acquisition" and folder_of(declaration)]
+
+
+def by_name(declaration: Declaration) -> str:
+    return f"{declaration.kind}-{declaration.name}"
+
+
+# ------------------------------------------------------------------------------------------------- configurations
+
+
+def test_there_is_something_to_check():
+    assert {"quickstart.yaml", "margin.yaml"} <= {path.name for path in YAMLS}
+    assert {"random", "coreset"} <= {declaration.name for declaration in METHODS}
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=relative(YAMLS))
+def test_every_yaml_is_valid_and_says_what_it_is(path):
+    assert re.match(r"# \S.{20,}\n", path.read_text(encoding="utf-8")), "must begin with a comment line that says what it is"
+    config = load_config(path)
+    assert config.base == path.parent
+    if config.dataset.name in EMBEDDED:
+        check_components(config)
+
+
+def test_no_two_yamls_write_into_one_run():
+    runs: dict[Path, list[str]] = {}
+    for path in YAMLS:
+        runs.setdefault(load_config(path).run_path, []).append(path.relative_to(ROOT).as_posix())
+    assert not [paths for paths in runs.values() if len(paths) > 1]
+
+
+# ------------------------------------------------------------------------------------------------- plugins
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("declaration", DECLARED, ids=by_name)
+def test_every_declared_plugin_imports_and_fulfils_its_contract(declaration):
+    cls = REGISTRY.get(declaration.kind, declaration.name)
+    # USB's targets are packages, that take the class from a module of theirs.
+    assert f"{cls.__module__}.".startswith(f"{declaration.target.partition(':')[0]}.")
+
+
+def test_no_entry_point_of_ours_is_broken():
+    REGISTRY.discover()
+    assert not {origin: error for origin, error in REGISTRY.broken.items() if "usb_active" in origin}
+
+
+@pytest.mark.parametrize("declaration", DECLARED, ids=by_name)
+def test_every_declaration_can_be_listed(declaration):
+    assert declaration.kind in CONTRACTS and re.fullmatch(r"[a-z][a-z0-9_]*", declaration.name)
+    assert 0 < len(declaration.summary) <= 100 and "\n" not in declaration.summary
+
+
+@pytest.mark.parametrize("declaration", METHODS, ids=by_name)
+def test_every_method_has_a_configuration(declaration):
+    folder = CONFIGS / folder_of(declaration)
+    used = {name for path in folder.glob("*.yaml") for name in acquisitions(path)}
+    assert declaration.name in used, f"no YAML in {folder.relative_to(ROOT)} has `acquisition: {declaration.name}`"
+
+
+def acquisitions(path: Path) -> set[str]:
+    """The acquisitions (the initial one too) that a YAML names."""
+    active = yaml.safe_load(path.read_text(encoding="utf-8"))["active"]
+    given = [active[role] for role in ("acquisition", "initial") if role in active]
+    return {item if isinstance(item, str) else item["name"] for item in given}
+
+
+@pytest.mark.parametrize("declaration", METHODS, ids=by_name)
+def test_every_method_has_the_contract_tests(declaration):
+    assert declaration.name in contract_tests(TESTS / "plugins" / folder_of(declaration))
+
+
+@cache
+def contract_tests(folder: Path) -> frozenset[str]:
+    """The names of the methods whose test class inherits AcquisitionContract, directly or through a class of the same file."""
+    found = set()
+    for path in folder.rglob("test_*.py"):
+        classes = {node.name: node for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef)}
+        found |= {name for node in classes.values() if node.name.startswith("Test") and inherits(node, classes) for name in names_of(node)}
+    return frozenset(found)
+
+
+def inherits(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> bool:
+    bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    return any(base == "AcquisitionContract" or (base in classes and inherits(classes[base], classes)) for base in bases)
+
+
+def names_of(node: ast.ClassDef) -> list[str]:
+    return [
+        item.value.value for item in node.body
+        if isinstance(item, ast.Assign) and isinstance(item.value, ast.Constant) and getattr(item.targets[0], "id", "") == "name"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("declaration", METHODS, ids=by_name)
+def test_every_method_has_a_row_in_the_readme(declaration):
+    rows = re.findall(r"^\| *`(\w+)` *\|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert declaration.name in rows, f"README.md: no row `| `{declaration.name}` |` in a table"
+
+
+@pytest.mark.slow
+def test_the_algorithms_declared_are_those_of_usb():
+    import semilearn.algorithms  # noqa: F401 — fills the registry
+    from semilearn.core.utils import ALGORITHMS
+
+    ours = {declaration.name for declaration in DECLARED if declaration.kind == "algorithm"}
+    # What tests of this process have registered stands elsewhere.
+    theirs = {name for name in ALGORITHMS.keys() if ALGORITHMS[name].__module__.startswith("semilearn.")}
+    assert ours == theirs
+
+
+# ------------------------------------------------------------------------------------------------- who imports whom
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of all that a file of the package imports, anywhere in it; `from a import b` counts as a.b."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def modules_below(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def test_imports_are_found_wherever_they_stand(tmp_path):
+    path = tmp_path / "sample.py"
+    path.write_text("import a.b as c\ndef f():\n    from d import e\n    import semilearn\n")
+    assert set(imports(path)) == {"a.b", "d.e", "semilearn"}
+
+
+def test_the_core_imports_no_plugin():
+    guilty = [path for path in modules_below(CORE) if any(name.startswith("usb_active.plugins") for name in imports(path))]
+    assert not relative(guilty)
+
+
+def test_the_core_names_no_plugin():
+    names = {declaration.name for declaration in DECLARED if folder_of(declaration)} | {folder_of(d) for d in DECLARED} - {""}
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.value!r}"
+        for path in modules_below(CORE) for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant) and node.value in names
+    ]  # fmt: skip
+    assert not found
+
+
+def test_semilearn_is_imported_in_one_room_only():
+    files = [*modules_below(CORE), *modules_below(PLUGINS)]
+    guilty = {path for path in files if any(name.split(".")[0] == "semilearn" for name in imports(path))}
+    room = CORE / "usb"
+    assert not relative(path for path in sorted(guilty) if room not in path.parents)
+    assert guilty, "and there it is"
+
+
+def test_a_plugin_imports_no_other_plugin():
+    found = []
+    for path in modules_below(PLUGINS):
+        own = path.relative_to(PLUGINS).parts[0]
+        others = [name for name in imports(path) if name.startswith("usb_active.plugins") and name.split(".")[2:3] != [own]]
+        found += [f"{path.relative_to(ROOT)}: {name}" for name in others]
+    assert not found
+
+
+@pytest.mark.parametrize("module", ["usb_active", "usb_active.cli", *DECLARING])
+def test_light_modules_import_neither_torch_nor_semilearn(module):
+    code = f"import sys, {module}; print(sorted(set(sys.modules) & {{'torch', 'semilearn', 'faiss', 'sklearn', 'matplotlib'}}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,75 @@
+"""Arrays as they arrive: checks that name what is wrong, and blocks for arrays that are larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# Elements of the largest temporary matrix: few enough to stay near the cache, enough for a fast product.
+BLOCK = 1 << 20
+SUM_TOLERANCE = 1e-3
+
+
+def blocks(idx: NDArray, width: int) -> Iterator[NDArray]:
+    """Consecutive parts of `idx`, so long that a matrix of this width stays within BLOCK elements."""
+    rows = max(1, BLOCK // width)
+    return (idx[at : at + rows] for at in range(0, len(idx), rows))
+
+
+def score_rows(probs: ArrayLike, score: Callable[[NDArray], NDArray]) -> NDArray[np.float64]:
+    """Check and score in double precision, by blocks: the pool's probabilities may be a memory map."""
+    probs = np.asarray(probs)
+    if probs.ndim != 2 or probs.shape[1] < 1:
+        raise ValueError(f"probs: expected shape (N, C), got {probs.shape}")
+    out = np.empty(len(probs))
+    for rows in blocks(np.arange(len(probs)), probs.shape[1]):
+        p = probs[rows[0] : rows[-1] + 1].astype(np.float64)
+        check_probs(p, rows)
+        out[rows] = score(p)
+    return out
+
+
+def named(noun: str, idx: ArrayLike) -> str:
+    """The first few of what an error is about, as "rows 3, 8" or "row 3"."""
+    first = ", ".join(str(int(i)) for i in np.asarray(idx)[:5])
+    if len(idx) > 1:
+        noun = "indices" if noun == "index" else noun + "s"
+    return f"{noun} {first}{', ...' if len(idx) > 5 else ''}"
+
+
+def check_probs(p: NDArray[np.float64], rows: NDArray) -> None:
+    """ValueError that names the `rows` (B,) of p (B, C) that are no distribution."""
+    sums, lows = p.sum(axis=1), p.min(axis=1)
+    for bad, values, what in (
+        (~np.isfinite(sums), sums, "must be finite"),
+        (lows < 0, lows, "must not be negative"),
+        (np.abs(sums - 1) > SUM_TOLERANCE, sums, "rows must sum to 1 (are these logits?)"),
+    ):
+        if bad.any():
+            raise ValueError(f"probs: {what}, got {values[bad][0]:.6g} first in {named('row', rows[bad])}")
+
+
+def checked_idx(name: str, idx: ArrayLike) -> NDArray[np.int64]:
+    """`idx` as (M,) int64. ValueError when they are not integers, or one stands there twice."""
+    idx = np.asarray(idx)
+    if idx.ndim != 1 or (len(idx) and not np.issubdtype(idx.dtype, np.integer)):
+        raise ValueError(f"{name}: expected a list of integer indices, got shape {idx.shape} of {idx.dtype}")
+    values, counts = np.unique(idx, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"{name}: more than once: {named('index', values[counts > 1])}")
+    return idx.astype(np.int64)
+
+
+def check_range(name: str, idx: NDArray, size: int, of: str = "features") -> None:
+    """ValueError that names what is not a row of an array (`size`, …), such as the features."""
+    bad = idx[(idx < 0) | (idx >= size)]
+    if len(bad):
+        raise ValueError(f"{name}: {named('index', bad)} outside the {size} rows of {of}")
+
+
+def check_budget(budget: int, num_candidates: int) -> None:
+    """ValueError when that many cannot be picked."""
+    if not isinstance(budget, (int, np.integer)) or not 1 <= budget <= num_candidates:
+        raise ValueError(f"budget: {budget!r}, expected an integer from 1 to the {num_candidates} candidates")

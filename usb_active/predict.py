@@ -1,0 +1,118 @@
+"""`usb-active predict RUN`: labels for the rest of the pool, or for a folder of images, by the final model."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from usb_active.config import RunConfig, load_config
+from usb_active.errors import UsageError
+from usb_active.pool import Pool
+from usb_active.run_dir import RunDir
+from usb_active.setup import build_dataset, check_pinned, make
+
+if TYPE_CHECKING:
+    import torch
+
+    from usb_active.datasets import Dataset
+
+COLUMNS = ("key", "class", "probability")
+
+
+def predict(path: Path, data: Path | None, out: TextIO) -> None:
+    """Write CSV rows (key, class, probability): the most probable class of each image, by the EMA model on eval views.
+
+    Args:
+        path: a run directory; it is only read, and a run may be going on in it.
+        data: a folder of images, in the order of their paths; None: the pool's samples without a label (skipped ones
+            included), in the pool's order.
+
+    Raises:
+        UsageError: no run, no finished cycle, or no checkpoint of one; images that are missing or not readable.
+    """
+    run = RunDir.read(path)
+    config = load_config(path / "config.yaml")
+    checkpoint = final_checkpoint(run)
+    dataset = build_dataset(config)
+    check_pinned(run, dataset)
+    keys, samples, idx = _pool_rest(run, dataset) if data is None else _folder(data, dataset)
+    # Imported late: it takes seconds, and mistakes should be told before.
+    from usb_active.checkpoint import read_checkpoint
+
+    model = _build_model(config, dataset, read_checkpoint(checkpoint)["ema_model"])
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for rows, probs in _with_progress(_probabilities(config, model, samples, idx), len(idx)):
+        for row, label, probability in zip(rows, probs.argmax(axis=1), probs.max(axis=1), strict=True):
+            writer.writerow([keys[row], dataset.class_names[label], f"{probability:.6f}"])
+
+
+def final_checkpoint(run: RunDir) -> Path:
+    """The checkpoint of the last finished cycle that still has one: the one that held-out labels chose, or else the last.
+
+    Raises:
+        UsageError: no cycle is finished, or the checkpoints are gone.
+    """
+    finished = run.metrics()
+    if not finished:
+        raise UsageError(f"{run.path}: no cycle has been finished yet, so there is no model to predict with")
+    paths = []
+    for record in reversed(finished):
+        name = "latest_model.pth" if record["validation_accuracy"] is None else "model_best.pth"
+        paths.append(run.cycle_path(record["cycle"]) / name)
+        if paths[-1].is_file():
+            return paths[-1]
+    raise UsageError(f"{paths[0]} is gone, and with it the model to predict with; restore it from a copy")
+
+
+def _pool_rest(run: RunDir, dataset: Dataset) -> tuple[Sequence[str], Any, np.ndarray]:
+    """Keys, samples, and the dataset indices that have no label."""
+    dataset.align(run.keys() or dataset.keys, grow=False)
+    pool = Pool.from_rows(run.rows(), np.asarray(dataset.queryable, dtype=bool), dataset.class_names)
+    return dataset.keys, dataset, pool.unlabeled
+
+
+def _folder(data: Path, dataset: Dataset) -> tuple[Sequence[str], Any, np.ndarray]:
+    """The images below a folder, seen as those of the pool are."""
+    from usb_active.image_check import check_images
+    from usb_active.image_files import ImageFiles, folder_samples
+
+    keys, load = folder_samples(data, dataset.in_channels)
+    check_images(ImageFiles(str(data), keys, dataset.in_channels))
+    return keys, SimpleNamespace(load=load, views=dataset.views), np.arange(len(keys))
+
+
+def _build_model(config: RunConfig, dataset: Dataset, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """The network with the weights of a checkpoint, on the device."""
+    from usb_active.usb.device import configure_torch, pick_device
+
+    configure_torch(config.active)
+    model = make(config.net).build(dataset.num_classes, dataset.img_size, dataset.in_channels)
+    model.load_state_dict({name.removeprefix("module."): value for name, value in weights.items()})
+    return model.to(pick_device(config.usb["gpu"]))
+
+
+def _probabilities(config: RunConfig, model: torch.nn.Module, samples: Any, idx: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(idx (B,), probs (B, C)), in order."""
+    from usb_active import inference
+
+    usb, device = config.usb, next(model.parameters()).device
+    rows = inference.PoolRows(samples, idx, "eval", 1, usb["seed"], ("predict",))
+    for part, values in inference.predict(model, rows, ["probs"], usb["eval_batch_size"], usb["num_workers"], device):
+        yield part, values["probs"][0]
+
+
+def _with_progress(parts: Iterator[tuple[np.ndarray, np.ndarray]], total: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A bar on the standard error, if that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="image", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+        for idx, probs in parts:
+            yield idx, probs
+            bar.update(len(idx))

@@ -1,0 +1,104 @@
+"""USB's own train.py, run in this process: it is given what it lacks, and kept from deleting a run."""
+
+from __future__ import annotations
+
+import argparse
+import copyreg
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from semilearn.core import utils
+
+from usb_active.config import FREE_KEYS, RunConfig, config_from_dict
+from usb_active.run_dir import RunDir
+from usb_active.usb.algorithm import register
+from usb_active.usb.arguments import make_args
+from usb_active.usb.device import pick_device
+from usb_active.usb.launch import log_to_file
+
+
+def run_script(script: Path, config: RunConfig) -> None:
+    """Run USB's train.py on a configuration; the algorithm that it builds does the rest.
+
+    Raises:
+        UsageError, WaitingForLabels: as the run itself.
+    """
+    register([config.usb["algorithm"]])
+    # Made a run before train.py puts a log into the directory: in a directory with unknown files no run starts.
+    RunDir.open(config.run_path, config.resolved(), free_keys=FREE_KEYS).close()
+    log_to_file(config)
+    with _replaced(sys, argv=[str(script), "--c", config.source]), _replaced(utils, **_stand_ins(config)), _device_counted():
+        runpy.run_path(str(script), run_name="__main__")
+
+
+def _stand_ins(config: RunConfig) -> dict[str, Callable]:
+    """What train.py imports by name from USB's utilities, as this run needs it."""
+
+    def over_write_args_from_file(args: argparse.Namespace, yml: str) -> None:
+        vars(args).update(script_args(config))
+
+    def get_net_builder(net_name: str, from_name: bool) -> Callable:
+        return config.net.make().build
+
+    stand_ins: dict[str, Callable] = {"over_write_args_from_file": over_write_args_from_file, "get_net_builder": get_net_builder}
+    if not torch.cuda.is_available():
+        # USB's own refuses to go on without CUDA.
+        stand_ins["send_model_cuda"] = lambda args, model, clip_batch=True: model
+    return stand_ins
+
+
+def script_args(config: RunConfig) -> dict[str, Any]:
+    """The values that train.py's namespace takes over.
+
+    train.py removes the run directory unless it is told to resume, and then wants a checkpoint's path, of which it does
+    not mind that there is nothing. The cycles find their checkpoints themselves.
+    """
+    nothing = config.run_path / "(each cycle finds its own checkpoint)"
+    # A device of its own: without one, train.py spreads the model over all there are.
+    gpu = pick_device(config.usb["gpu"]).index
+    return {**vars(make_args(config)), "gpu": gpu, "resume": True, "overwrite": True, "load_path": str(nothing)}
+
+
+@contextmanager
+def _device_counted() -> Iterator[None]:
+    """train.py divides by the number of GPUs, so that on a CPU there has to be one."""
+    if torch.cuda.is_available():
+        yield
+        return
+    with _replaced(torch.cuda, device_count=lambda: 1):
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, **values: Any) -> Iterator[None]:
+    before = {name: getattr(owner, name) for name in values}
+    _set(owner, values)
+    try:
+        yield
+    finally:
+        _set(owner, before)
+
+
+def _set(owner: Any, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(owner, name, value)
+
+
+def _reduce(config: RunConfig) -> tuple[Callable, tuple]:
+    return _restore, (config.resolved(), config.base, config.source)
+
+
+def _restore(resolved: Mapping[str, Any], base: Path, source: str) -> RunConfig:
+    config = config_from_dict(resolved, base=base, source=source)
+    register([config.usb["algorithm"]])
+    return config
+
+
+# train.py hands its namespace to the processes it spawns, which know nothing of this package: taking the configuration out
+# of the parcel imports this module, the run's plugins, and gives USB the `active_*` names.
+copyreg.pickle(RunConfig, _reduce)

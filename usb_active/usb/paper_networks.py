@@ -1,0 +1,84 @@
+"""Networks of papers on active learning that USB lacks, with USB's calling convention: torchvision's ResNet-18, timm's ViT-S."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from usb_active.errors import UsageError
+
+
+class FeatureNet(nn.Module):
+    """A body that gives (B, D) features, and a linear classifier on them.
+
+    Args:
+        body: images (B, channels, H, W) → (B, D).
+        num_features: D.
+        num_classes: C.
+        stem: name of the body's first layer, for layer-wise learning rates.
+        blocks: pattern of the names of its blocks, with a group that numbers them.
+    """
+
+    def __init__(self, body: nn.Module, num_features: int, num_classes: int, stem: str, blocks: str):
+        super().__init__()
+        self.body, self.num_features = body, num_features
+        self.classifier = nn.Linear(num_features, num_classes)
+        self._stem, self._blocks = stem, blocks
+
+    def forward(self, x: torch.Tensor, only_fc: bool = False, only_feat: bool = False) -> Any:
+        """{"logits": (B, C), "feat": (B, D)}; logits of features (`only_fc`); or features alone (`only_feat`)."""
+        if only_fc:
+            return self.classifier(x)
+        feat = self.body(x)
+        return feat if only_feat else {"logits": self.classifier(feat), "feat": feat}
+
+    def group_matcher(self, coarse: bool = False, prefix: str = "") -> dict[str, str]:
+        """Patterns of USB's layer-wise learning rates."""
+        return {"stem": rf"^{prefix}body\.{self._stem}", "blocks": rf"^{prefix}body\.{self._blocks}"}
+
+    def no_weight_decay(self) -> list[str]:
+        """Parameters that USB's optimizers exempt from weight decay: biases and the scales of normalisation layers."""
+        return [name for name, value in self.named_parameters() if value.ndim <= 1 or name.endswith(("pos_embed", "cls_token"))]
+
+
+def resnet18(num_classes: int, in_channels: int, stem: str, embedding: int | None) -> FeatureNet:
+    """torchvision's ResNet-18.
+
+    Args:
+        stem: "imagenet" is torchvision's own (7x7 convolution of stride 2, max-pooling), as ALFA-Mix and the ASSL paper use
+            it even for images of 32 pixels; "cifar" a 3x3 convolution of stride 1 without pooling.
+        embedding: size of a linear layer between the pooled 512 features and the classifier, which then are the features
+            (ALFA-Mix: 256); None: no such layer, 512 features.
+    """
+    from torchvision.models import resnet18 as build
+
+    body = build(weights=None)
+    if stem == "cifar":
+        body.conv1 = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1, bias=False)
+        body.maxpool = nn.Identity()
+    elif in_channels != 3:
+        body.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    body.fc = nn.Identity() if embedding is None else nn.Linear(512, embedding)
+    return FeatureNet(body, embedding or 512, num_classes, "(?:conv1|bn1)", r"layer(\d+)")
+
+
+def vit_small(num_classes: int, img_size: int, in_channels: int, patch_size: int | None) -> FeatureNet:
+    """timm's ViT-S (384 features, 12 blocks, 6 heads), for any image size.
+
+    Args:
+        patch_size: pixels; None: 16 from 96 pixels on, else an eighth of the side (32 pixels: 4).
+
+    Raises:
+        UsageError: the patches do not tile the image.
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    patch = patch_size or (16 if img_size >= 96 else max(1, img_size // 8))
+    if img_size % patch:
+        raise UsageError(f"net 'vit_small': patch_size: {patch} does not divide img_size {img_size}")
+    body = VisionTransformer(
+        img_size=img_size, patch_size=patch, in_chans=in_channels, num_classes=0, embed_dim=384, depth=12, num_heads=6
+    )  # fmt: skip
+    return FeatureNet(body, 384, num_classes, "(?:cls_token|pos_embed|patch_embed)", r"blocks\.(\d+)")
