@@ -4,8 +4,8 @@ Run by hand (minutes): python benchmarks/acquisition.py [--n 50000 --dim 512 --b
 
 Every measurement is a process of its own, so that the peak of its resident memory is its own; ours and the
 reference take turns. Seconds are medians and exclude imports and the loading of the arrays. "Same picks"
-compares with a plain loop in double precision (k-center) or a full sort (scores); k-means++ has none, being
-random.
+compares with a plain loop in double precision (k-center, cdal) or a full sort (scores); k-means++ and badge have none,
+being random. scikit-activeml's Badge makes all gradient embeddings: N·C·D numbers, and a pass over them for each pick.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 NUM_LABELED = 100
 SCORES = {"entropy": "entropy", "margin": "margin_sampling", "least_confidence": "least_confident"}
-METHODS = ("k_center_greedy", "kmeans_plus_plus", *SCORES)
+METHODS = ("k_center_greedy", "kmeans_plus_plus", *SCORES, "badge", "cdal")
+RANDOM = ("kmeans_plus_plus", "badge")
 
 
 # ------------------------------------------------------------------------------------------------------- data
@@ -68,6 +69,14 @@ def ours(method: str, data: dict[str, NDArray], budget: int) -> Callable[[], NDA
         return lambda: F.k_center_greedy(features, labeled, budget, rng=rng)
     if method == "kmeans_plus_plus":
         return lambda: F.kmeans_plus_plus(features, budget, rng)
+    if method == "badge":
+        from usb_active.plugins.baselines.badge import badge
+
+        return lambda: badge(features, data["probs"], budget, rng, candidates=candidates)
+    if method == "cdal":
+        from usb_active.plugins.baselines.cdal import cdal
+
+        return lambda: cdal(data["probs"], labeled, budget, rng)
     sign = -1 if method == "margin" else 1
     return lambda: F.top_k(sign * getattr(F, method)(data["probs"])[candidates], candidates, budget, rng)
 
@@ -82,6 +91,8 @@ def reference(method: str, data: dict[str, NDArray], budget: int) -> Callable[[]
     from skactiveml.pool import CoreSet, uncertainty_scores
     from skactiveml.utils import simple_batch
 
+    if method == "badge":
+        return reference_badge(data, budget)
     if method == "k_center_greedy":
         labels = np.full(len(features), np.nan)
         labels[data["labeled"]] = 0
@@ -92,8 +103,29 @@ def reference(method: str, data: dict[str, NDArray], budget: int) -> Callable[[]
     ]
 
 
+def reference_badge(data: dict[str, NDArray], budget: int) -> Callable[[], NDArray]:
+    from skactiveml.base import SkactivemlClassifier
+    from skactiveml.pool import Badge
+
+    class Known(SkactivemlClassifier):
+        """Gives the probabilities that are there already."""
+
+        def fit(self, X, y, sample_weight=None):
+            return self
+
+        def predict_proba(self, X):
+            return data["probs"][data["candidates"]]
+
+    labels = np.full(len(data["features"]), np.nan)
+    labels[data["labeled"]] = 0
+    features, classes = data["features"].astype(np.float64), range(data["probs"].shape[1])
+    return lambda: Badge(random_state=0).query(features, labels, Known(classes=classes), fit_clf=False, batch_size=budget)
+
+
 def reference_name(method: str) -> str | None:
     """The installed package that has the same method."""
+    if method == "cdal":
+        return None
     package, module = ("scikit-activeml", "skactiveml")
     if method == "kmeans_plus_plus":
         package, module = ("scikit-learn", "sklearn")
@@ -105,6 +137,8 @@ def reference_name(method: str) -> str | None:
 def plain(method: str, data: dict[str, NDArray], budget: int) -> Callable[[], NDArray]:
     if method == "k_center_greedy":
         return lambda: plain_k_center(data["features"].astype(np.float64), data["labeled"], budget)
+    if method == "cdal":
+        return lambda: plain_cdal(np.maximum(data["probs"], 2.0**-23), data["labeled"], budget)
     candidates = data["candidates"]
     scores = plain_scores(method, data["probs"][candidates])
     return lambda: candidates[np.argsort(-scores, kind="stable")[:budget]]
@@ -117,6 +151,17 @@ def plain_k_center(rows: NDArray[np.float64], labeled: NDArray, budget: int) -> 
             centres.append(nearest.argmax())
         diff = rows - rows[centres[step]]
         np.minimum(nearest, np.einsum("nd,nd->n", diff, diff), out=nearest)
+        nearest[centres[step]] = -1.0
+    return np.array(centres[len(labeled) :])
+
+
+def plain_cdal(probs: NDArray[np.float64], labeled: NDArray, budget: int) -> NDArray:
+    nearest, centres, logs = np.full(len(probs), np.inf), list(labeled), np.log(probs)
+    for step in range(len(labeled) + budget):
+        if step == len(centres):
+            centres.append(nearest.argmax())
+        distances = 0.5 * ((probs - probs[centres[step]]) * (logs - logs[centres[step]])).sum(axis=1)
+        np.minimum(nearest, distances, out=nearest)
         nearest[centres[step]] = -1.0
     return np.array(centres[len(labeled) :])
 
@@ -190,7 +235,7 @@ def middle(results: list[dict]) -> dict:
 
 def plain_picks(method: str, folder: Path, args: argparse.Namespace) -> list[int] | None:
     """For the largest budget; those of a smaller one are its head."""
-    if method == "kmeans_plus_plus" or (method == "k_center_greedy" and args.no_check):
+    if method in RANDOM or (method in ("k_center_greedy", "cdal") and args.no_check):
         return None
     return measure("plain", method, max(args.budgets), folder)["picks"]
 

@@ -187,6 +187,10 @@ def test_svhn_without_extra(tmp_path, monkeypatch):
     assert list(dataset.keys) == [f"train/{i:05d}" for i in range(4)]
     with pytest.raises(ValidationError):
         Svhn.Config(svhn_split="extra")
+    first = Svhn(Svhn.Config(svhn_split="train", size=3), DatasetOptions(data_dir=tmp_path))
+    assert first.keys == dataset.keys[:3] and first.targets.tolist() == dataset.targets[:3].tolist()
+    with pytest.raises(UsageError, match="size: 5, but train has 4 images"):
+        Svhn(Svhn.Config(svhn_split="train", size=5), DatasetOptions(data_dir=tmp_path))
 
 
 def test_stl10_is_unlabeled_then_train_and_only_train_can_be_asked(tmp_path, monkeypatch):
@@ -389,7 +393,7 @@ def test_one_channel(tmp_path):
 def test_the_size_is_that_of_the_images_if_they_agree(sides, expected, tmp_path, caplog):
     for name, side in zip("ab", sides, strict=True):
         write_image(tmp_path / "train" / name / "0.png", picture(0, side))
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         assert folder(tmp_path).img_size == expected
     assert f"img_size: {expected}" in caplog.text
     assert folder(tmp_path, img_size=40).img_size == 40

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import yaml
 from data_makers import write_folder, write_image
 from run_helpers import checkpoint, settings, train
 
@@ -140,6 +141,17 @@ def test_what_is_missing_is_said_in_a_line(copy, tmp_path, capsys):
     assert refused(capsys, copy) == f"{path} is gone, and with it the model to predict with; restore it from a copy"
     (copy / "metrics.jsonl").unlink()
     assert refused(capsys, copy) == f"{copy}: no cycle has been finished yet, so there is no model to predict with"
+
+
+def test_an_image_that_breaks_later_is_named_from_a_worker_too(run, copy, tmp_path, capsys):
+    data = shutil.copytree(run.parent / "data", tmp_path / "data")
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    (copy / "config.yaml").write_text(yaml.safe_dump({**config, "data_dir": str(data), "num_workers": 1}))
+    key = predict(capsys, copy)[1][0]
+    (data / key).write_bytes((data / key).read_bytes()[:60])
+    assert cli.main(["predict", str(copy)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"usb-active: error: image {data / key}: not readable: ")
 
 
 def test_a_damaged_checkpoint_is_named(copy, capsys):

@@ -57,7 +57,10 @@ def test_any_order_of_asking_gives_the_same_batches():
 
 
 def test_turns_seeds_and_positions_differ():
-    orders = {tuple(PermutationStream(30, 30, seed, *position).batch(turn)) for seed, position, turn in itertools.product((0, 1), ((0, "a"), (0, "b"), (1, "a")), (0, 1))}
+    orders = {
+        tuple(PermutationStream(30, 30, seed, *position).batch(turn))
+        for seed, position, turn in itertools.product((0, 1), ((0, "a"), (0, "b"), (1, "a")), (0, 1))
+    }
     assert len(orders) == 12
 
 

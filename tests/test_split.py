@@ -88,7 +88,9 @@ def test_a_held_out_sample_is_not_smuggled_in_by_a_pseudo_label():
 def test_nothing_to_train_on_is_an_error():
     with pytest.raises(UsageError, match="there is no labelled sample to train on"):
         make_split(pool_of([]), 0.0, True, 3)
-    with pytest.raises(UsageError, match="every sample is labelled, so there is none for the unlabelled stream; set include_lb_to_ulb: true"):
+    with pytest.raises(
+        UsageError, match="every sample is labelled, so there is none for the unlabelled stream; set include_lb_to_ulb: true"
+    ):
         make_split(pool_of([100]), 0.0, False, 3)
     assert len(make_split(pool_of([100]), 0.0, True, 3).unlabeled) == 100
 

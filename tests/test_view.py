@@ -129,7 +129,9 @@ def test_a_model_that_diverged_is_named_with_its_samples(session):
     model = copy.deepcopy(session.trainer.ema_model)
     with torch.no_grad():
         model.classifier.bias.fill_(float("nan"))
-    with pytest.raises(UsageError, match="probs of the model are not finite for samples 0, 1, 2, 3, 4 and 251 more; did the training diverge"):
+    with pytest.raises(
+        UsageError, match="probs of the model are not finite for samples 0, 1, 2, 3, 4 and 251 more; did the training diverge"
+    ):
         view_of(session, {"probs"}, model=lambda: model).probs  # noqa: B018 — a property that refuses
 
 
@@ -137,14 +139,20 @@ def test_a_model_that_diverged_is_named_with_its_samples(session):
 def predicted(view, idx, outputs=("probs",), **how):
     """What `predict` streams, put together: (idx (B,), {name: (passes, B, …)})."""
     parts = list(view.predict(list(outputs), np.asarray(idx), **how))
-    return np.concatenate([part[0] for part in parts]), {name: np.concatenate([part[1][name] for part in parts], axis=1) for name in outputs}
+    return np.concatenate([part[0] for part in parts]), {
+        name: np.concatenate([part[1][name] for part in parts], axis=1) for name in outputs
+    }
 
 
 def test_predict_keeps_the_order_and_gives_what_was_asked_for(session):
     view, idx = view_of(session), np.random.default_rng(0).permutation(1343)[:700]
     order, values = predicted(view, idx, ("features", "logits", "probs"))
     assert np.array_equal(order, idx)
-    assert {name: value.shape for name, value in values.items()} == {"features": (1, 700, 16), "logits": (1, 700, 10), "probs": (1, 700, 10)}
+    assert {name: value.shape for name, value in values.items()} == {
+        "features": (1, 700, 16),
+        "logits": (1, 700, 10),
+        "probs": (1, 700, 10),
+    }
     assert all(value.dtype == np.float32 for value in values.values())
     logits = values["logits"].astype(np.float64)
     softmax = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
@@ -185,7 +193,10 @@ def test_predict_with_workers_is_predict(session):
 
 @pytest.mark.parametrize(
     ("outputs", "transform", "message"),
-    [(["prob"], "eval", "unknown outputs prob; known: features, logits, probs"), (["probs"], "mild", "unknown transform 'mild'; known: weak, strong, eval")],
+    [
+        (["prob"], "eval", "unknown outputs prob; known: features, logits, probs"),
+        (["probs"], "mild", "unknown transform 'mild'; known: weak, strong, eval"),
+    ],
 )
 def test_predict_says_what_it_knows(session, outputs, transform, message):
     with pytest.raises(UsageError, match=message):
@@ -203,7 +214,11 @@ def test_looking_leaves_model_and_generators_alone(session):
     states = python.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
     predicted(view_of(session), np.arange(64), transform="strong", passes=2)
     list(view_of(session).loader(np.arange(64), "weak", 16))
-    assert python.getstate() == states[0] and np.array_equal(np.random.get_state()[1], states[1]) and torch.equal(torch.get_rng_state(), states[2])
+    assert (
+        python.getstate() == states[0]
+        and np.array_equal(np.random.get_state()[1], states[1])
+        and torch.equal(torch.get_rng_state(), states[2])
+    )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

@@ -35,7 +35,8 @@ class TrainBatch:
         hidden: outputs of the modules named by the plugin's `hidden_modules`, in the order of the forward passes.
         cycle, iteration: the training's cycle, and the step in it (from 0).
 
-    A field that the algorithm does not have is None.
+    A field that the algorithm does not have is None. The indices are on the CPU, all else is on the training's device;
+    probabilities, logits and features are float32, also under mixed precision.
     """
 
     cycle: int

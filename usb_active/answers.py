@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from usb_active.classification import decode
+from usb_active.errors import UsageError, name_some
+from usb_active.oracle import Answers
 from usb_active.run_dir import LabelRow
 
 # In the journal's column `acquisition`: a row that a person added with `usb-active labels --set`.
 CORRECTION = "correction"
+
+
+def check_answers(answers: Answers, asked: Collection[int], num_classes: int, who: str) -> None:
+    """UsageError when an oracle answers what was not asked, gives a class that does not exist, or labels what it skips."""
+    answered = {*answers.labels, *answers.skipped}
+    foreign = sorted(answered - set(asked))
+    if foreign:
+        raise UsageError(f"{who}: answers samples that were not asked: {name_some(foreign)}")
+    wrong = [f"{index}: {label}" for index, label in answers.labels.items() if not 0 <= label < num_classes]
+    if wrong:
+        raise UsageError(f"{who}: classes that do not exist, as sample: class: {name_some(wrong)}; valid: 0 to {num_classes - 1}")
+    both = sorted(set(answers.labels) & set(answers.skipped))
+    if both:
+        raise UsageError(f"{who}: both labelled and skipped: {name_some(both)}")
 
 
 def merge_answers(

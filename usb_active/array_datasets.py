@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from usb_active.datasets import ImageDataset, Samples
 from usb_active.errors import UsageError, name_some
@@ -204,9 +205,10 @@ class Svhn(_TorchvisionDataset):
     std = (0.1751, 0.1771, 0.1744)
 
     class Config(PluginConfig):
-        """svhn_split: what the pool is made of."""
+        """svhn_split: what the pool is made of. size: only its first so many images (the ASSL paper: 60,000 of train)."""
 
         svhn_split: Literal["train+extra", "train"] = "train+extra"
+        size: int | None = Field(None, ge=1)
 
     def prepare(self) -> None:
         splits = self.config.svhn_split.split("+")
@@ -217,8 +219,11 @@ class Svhn(_TorchvisionDataset):
         test = self._split("test")
         self.img_size = self.options.img_size or 32
         self.class_names = DIGIT_NAMES
+        size = self.config.size or len(keys)
+        if size > len(keys):
+            raise UsageError(f"dataset 'svhn': size: {size}, but {self.config.svhn_split} has {len(keys)} images")
         images = ImageParts(*(part.data.transpose(0, 2, 3, 1) for part in parts))
-        self._set_pool(images, keys, np.concatenate([part.labels for part in parts]))
+        self._set_pool(images, keys[:size], np.concatenate([part.labels for part in parts])[:size])
         self._set_test(test.data.transpose(0, 2, 3, 1), test.labels)
 
     def _split(self, split: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Save atomically. UsageError when it cannot be written, or when a plugin's state could not be read back."""
     check_plain("checkpoint", checkpoint)
     make_folder(path.parent)
-    atomic_write(path, lambda file: torch.save(checkpoint, file))
+    # In memory first: torch's writer turns what a full disk says into an error of its own.
+    data = io.BytesIO()
+    torch.save(checkpoint, data)
+    atomic_write(path, lambda file: file.write(data.getbuffer()))
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, remedy: str = "remove it to repeat this cycle's training") -> dict[str, Any]:
     """Load in safe mode. UsageError in one line when it is missing or damaged."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -27,7 +31,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: no such checkpoint") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
-        raise UsageError(f"{path} is damaged ({reason}); remove it to repeat this cycle's training. Labels are intact") from None
+        raise UsageError(f"{path} is damaged ({reason}); {remedy}. Labels are intact") from None
 
 
 def read_weights(path: Path, who: str) -> dict[str, torch.Tensor]:

@@ -196,7 +196,9 @@ def guarded(work: Callable[[], int]) -> int:
     try:
         return work()
     except UsageError as error:
-        for line in str(error).splitlines():
+        # One raised in a loader's worker comes with that process's traceback before it.
+        message = str(error).rpartition(f"{UsageError.__module__}.{UsageError.__name__}: ")[2]
+        for line in message.splitlines():
             print(f"usb-active: error: {line}", file=sys.stderr)
         return WRONG_USE
     except WaitingForLabels as waiting:

@@ -24,7 +24,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(word), known, n=1)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(known)}" if known else ""
+    return f"; known: {name_some(known, 20)}" if known else ""
 
 
 def name_some(items: Iterable, limit: int = 5) -> str:

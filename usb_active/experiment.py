@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from usb_active.acquisition import check_picks, check_pseudo_labels
-from usb_active.answers import merge_answers
+from usb_active.answers import check_answers, merge_answers
 from usb_active.artifacts import load_artifact, save_artifact
 from usb_active.checkpoint import read_checkpoint, write_checkpoint
 from usb_active.errors import UsageError, WaitingForLabels
@@ -20,7 +21,7 @@ from usb_active.oracle import Query
 from usb_active.pool import Pool
 from usb_active.pretrained import backbone_features, build_seeded, classifier_keys, load_backbone, run_once
 from usb_active.prior import PriorTable
-from usb_active.randomness import global_generators_kept
+from usb_active.randomness import seeded_globals
 from usb_active.run_dir import LABELED, SKIPPED, LabelRow, utc_now
 from usb_active.setup import Components, components_from_args, pin, queryable_mask
 from usb_active.split import Split, make_split, provisional_split
@@ -90,9 +91,11 @@ class Session:
             record: dict[str, Any] = {}
             for cycle in range(self.config.active.cycles + 1):
                 self.cycle = cycle
-                query = self._query(cycle)
-                self._answers(query)
-                record = self._training(cycle)
+                if not self._is_done(cycle):
+                    query = self._query(cycle)
+                    self._answers(query)
+                    self._training(cycle)
+                record = self._commit(cycle)
                 logger.info(progress_line(record))
             return {f"test/{name}": value for name, value in record.items() if isinstance(value, float)}
         finally:
@@ -212,11 +215,12 @@ class Session:
 
     def query_meta(self, cycle: int) -> dict[str, Any]:
         """Who made a query, in how many seconds, and what it logged."""
-        return self.run_dir.read_json(self._meta_name(cycle))
+        meta = self.run_dir.read_json(self._meta_name(cycle), "remove it: nothing but seconds and what was logged is lost")
+        return meta or {"acquisition": self.run_dir.query(cycle).acquisition, "seconds": None, "log": {}}
 
     def _select(self, cycle: int) -> Query:
         plugin = self.plugins[self._role(cycle)]
-        with global_generators_kept():
+        with seeded_globals(self.seed, cycle, self._role(cycle)):
             view = self.view(self._role(cycle), cycle)
             if hasattr(plugin, "known_labels"):
                 return self._make_query(cycle, plugin, self._take_known(cycle, plugin, view))
@@ -262,13 +266,21 @@ class Session:
             if pending and not partial:
                 self._write_state(query.cycle, "labels", pending)
                 raise WaitingForLabels(self.oracle.instructions(query, pending), pending)
+            if len(self.pool.labeled) == 0:
+                way_out = f"give one a label: usb-active labels {self.run_dir.path} --set KEY=CLASS"
+                raise UsageError(f"all samples of the first query were skipped, so there is nothing to train on; {way_out}")
             self.logged.clear()
             self._save_pseudo_labels(query.cycle)
             self._save_states(query.cycle, "answers")
-            record = {"cycle": query.cycle, "journal_rows": len(self.run_dir.rows()), "log": dict(self.logged)}
+            record = {"cycle": query.cycle, "journal_rows": self._rows_until(query.cycle), "log": dict(self.logged)}
             self.run_dir.write_json(start, record)
         self._replay(record["journal_rows"])
         self._write_state(query.cycle, "training", 0)
+
+    def _rows_until(self, cycle: int) -> int:
+        """How many rows this cycle trains on: all there are, but when it is trained anew, none of later queries."""
+        rows = self.run_dir.rows()
+        return next((number for number, row in enumerate(rows) if row.cycle > cycle), len(rows))
 
     def _start_name(self, cycle: int) -> str:
         return f"cycle_{cycle:03d}/start.json"
@@ -284,10 +296,16 @@ class Session:
         if query.cycle > 0 or self._unanswered(query):
             self.oracle.ask(query)
             answers = self.oracle.collect(query)
-            asked = {int(i): (q.cycle, q.acquisition) for n in range(query.cycle + 1) for q in [self.run_dir.query(n)] for i in q.idx}
+            asked = self._asked(query.cycle)
+            check_answers(answers, asked, self.dataset.num_classes, f"oracle '{self.oracle.name}'")
             self._journal(asked, answers.labels, answers.skipped)
             self._replay()
         return self._unanswered(query)
+
+    def _asked(self, cycle: int) -> dict[int, tuple[int, str]]:
+        """Whom the queries up to a cycle ask for: dataset index → (cycle of the query, its acquisition)."""
+        queries = [self.run_dir.query(number) for number in range(cycle + 1)]
+        return {int(index): (query.cycle, query.acquisition) for query in queries for index in query.idx}
 
     def _unanswered(self, query: Query) -> int:
         return int(((self.pool.labels < 0) & ~self.pool.skipped)[query.idx].sum())
@@ -308,7 +326,8 @@ class Session:
             return
         if cycle > 0:
             self._restore(cycle - 1)
-        with global_generators_kept():
+            self.logged.clear()
+        with seeded_globals(self.seed, cycle, role, "pseudo_labels"):
             given = self.plugins[role].pseudo_labels(self.view(role, cycle, "/pseudo_labels"))
         save_artifact(self._pseudo_path(cycle), self._checked_labels(cycle, "pseudo_labels", given))
 
@@ -336,19 +355,25 @@ class Session:
     def _done_name(self, cycle: int) -> str:
         return f"cycle_{cycle:03d}/done.json"
 
-    def _training(self, cycle: int) -> dict[str, Any]:
-        """Train a cycle to its end and commit it. The committed metrics, also when that was done by an earlier process."""
-        done = self.run_dir.read_json(self._done_name(cycle))
-        if done is None:
-            self._train(cycle)
-            self._fit_prior("end", cycle)
-            self._save_states(cycle, "training")
-            done = {"metrics": training_record(self, cycle), "prior": self.prior_file}
-            self.run_dir.write_json(self._done_name(cycle), done)
-            self.trainer.log_record(done["metrics"])
-        self.run_dir.append_metrics(done["metrics"])
-        self._forget_checkpoints(cycle - 1)
+    def _is_done(self, cycle: int) -> bool:
+        return self.run_dir.read_json(self._done_name(cycle)) is not None
+
+    def _training(self, cycle: int) -> None:
+        """Train a cycle to its end; done.json says that it is."""
+        self._train(cycle)
+        in_training = self.prior_file
+        self._fit_prior("end", cycle)
+        self._save_states(cycle, "training")
+        record = training_record(self, cycle)
+        self.run_dir.write_json(self._done_name(cycle), {"metrics": record, "prior": self.prior_file, "prior_in_training": in_training})
+        self.trainer.log_record(record)
         self._write_state(cycle, "done", 0)
+
+    def _commit(self, cycle: int) -> dict[str, Any]:
+        """What follows from done.json, by whichever process wrote it; again is harmless. The cycle's metrics."""
+        done = self.run_dir.read_json(self._done_name(cycle))
+        self.run_dir.append_metrics(done["metrics"])
+        self._forget(cycle, {done["prior"], done["prior_in_training"]})
         return done["metrics"]
 
     def _train(self, cycle: int) -> None:
@@ -372,12 +397,12 @@ class Session:
         self.trainer.fit()
 
     def _restore(self, cycle: int) -> None:
-        """Have the finished training of a cycle in memory, as it was when it ended."""
+        """Have the finished training of a cycle in memory, as it was when it ended: from its checkpoint, or trained again."""
         if self._in_memory == cycle:
             return
-        path = self.run_dir.cycle_path(cycle) / "latest_model.pth"
-        if not path.exists():
-            raise UsageError(f"{path} is gone, and the next step needs that model; restore it, or remove {path.parent} to train it again")
+        if not (self.run_dir.cycle_path(cycle) / "latest_model.pth").exists():
+            logger.warning("cycle %d: its checkpoint is gone, and the next step needs that model: it is trained again", cycle)
+            self._load_states_before_training(cycle)
         here, pool = self.cycle, self.pool
         self._replay(self.run_dir.read_json(self._start_name(cycle))["journal_rows"])
         self.cycle = cycle
@@ -387,12 +412,17 @@ class Session:
         self.cycle, self.pool = here, pool
         self._load_states_before_training(here)
 
-    def _forget_checkpoints(self, cycle: int) -> None:
-        """`keep: last`: a committed cycle's checkpoints go when the next one is committed."""
-        if cycle >= 0 and self.config.active.keep == "last":
-            for path in sorted(self.run_dir.cycle_path(cycle).glob("*.pth")):
-                path.unlink()
-                logger.debug("removed %s (keep: last)", path)
+    def _forget(self, cycle: int, tables: set[str]) -> None:
+        """`keep: last`: when a cycle is committed, what only earlier ones needed goes: checkpoints, scratch, prior tables."""
+        if self.config.active.keep == "all":
+            return
+        before = range(max(0, cycle - 1), cycle)
+        old = [path for earlier in before for path in self.run_dir.cycle_path(earlier).glob("*.pth")]
+        made = [path for number in (*before, cycle) for path in (self.run_dir.path / "artifacts").glob(f"prior_{number:03d}_*.npy")]
+        for path in sorted([*old, *(path for path in made if path.stem not in tables)]):
+            path.unlink()
+            logger.debug("removed %s (keep: last)", path)
+        shutil.rmtree(self.run_dir.path / "scratch" / f"cycle_{cycle:03d}", ignore_errors=True)
 
     def _write_state(self, cycle: int, stage: str, pending: int) -> None:
         counts = {"labels": len(self.pool.labeled), "skipped": int(self.pool.skipped.sum()), "pending": pending}
@@ -414,12 +444,16 @@ class Session:
     def _save_states(self, cycle: int, step: str) -> None:
         """The plugins as they are after a step of the cycle, before what commits the step is on disk."""
         states = {role: state for role, state in self.plugin_states().items() if state}
-        if states:
+        # Once there was any, always: a file that is missing can then be told from a state that is empty.
+        if states or next(self.run_dir.path.glob("queries/*.pth"), None):
             write_checkpoint(self._states_path(cycle, step), states)
 
     def _load_states(self, cycle: int, step: str) -> None:
-        if self._states_path(cycle, step).exists():
-            self.load_plugin_states(read_checkpoint(self._states_path(cycle, step)))
+        path, remedy = self._states_path(cycle, step), "restore it from a copy: what plugins had learned is nowhere else"
+        if path.exists():
+            self.load_plugin_states(read_checkpoint(path, remedy))
+        elif any(self.plugin_states().values()):
+            raise UsageError(f"{path} is gone; {remedy}")
 
     def _load_states_before_training(self, cycle: int) -> None:
         """The plugins as they were when the last step before the cycle's training was committed, if any was."""
@@ -449,7 +483,7 @@ class Session:
         plugin = self.plugins.get("prior")
         if plugin is None:
             return
-        with global_generators_kept():
+        with seeded_globals(self.seed, cycle, "prior", when, iteration):
             table = plugin.fit(self.view("prior", cycle, f"/{when}@{iteration}"), when)
         if table is None:
             return

@@ -37,7 +37,7 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
         "class_counts": pool.class_counts(num_classes).tolist(),
         "selected_class_counts": np.bincount(queried, minlength=num_classes).tolist(),
         "acquisition": meta["acquisition"],
-        "acquisition_seconds": round(meta["seconds"], 4),
+        "acquisition_seconds": None if meta["seconds"] is None else round(meta["seconds"], 4),
         "train_seconds": round(trainer.elapsed, 4),
         "log": {**meta["log"], **session.start_log(cycle), **session.logged},
     }

@@ -43,7 +43,7 @@ def run_once(
             save_artifact(folder / "features", np.asarray(made.features, dtype=np.float32))
         backbone = None if made.backbone is None else {name: value.cpu() for name, value in made.backbone.items()}
         write_checkpoint(kept, {"backbone": backbone, "modules": {name: dict(state) for name, state in made.modules.items()}})
-    found, features = read_checkpoint(kept), folder / "features.npy"
+    found, features = read_checkpoint(kept, "remove it to repeat the pretraining"), folder / "features.npy"
     return Pretrained(found["backbone"], found["modules"], load_array(features) if features.exists() else None)
 
 

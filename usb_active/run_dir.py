@@ -24,6 +24,7 @@ from usb_active.durable import (
     parse_json,
     read_bytes,
     release_lock,
+    remove_leftovers,
     take_lock,
 )
 from usb_active.errors import UsageError, name_some
@@ -52,6 +53,7 @@ class RunDir:
         """Use `open` or `read`."""
         self.path = path
         self._lock_fd = lock_fd
+        self._rows: list[LabelRow] | None = None
 
     @classmethod
     def open(cls, path: str | Path, config: dict, *, free_keys: Collection[str] = ()) -> RunDir:
@@ -71,6 +73,7 @@ class RunDir:
         make_folder(path)
         run = cls(path, take_lock(path / "lock"))
         try:
+            remove_leftovers(path)
             run._settle_config(config, free_keys)
             drop_torn_row(run._journal)
         except BaseException:
@@ -141,7 +144,12 @@ class RunDir:
         Raises:
             UsageError: damage anywhere else; names file, line and what is wrong.
         """
-        return read_journal(self._journal)
+        if self._lock_fd is None:
+            return read_journal(self._journal)
+        # Nobody else writes while the lock is held, and a long journal is asked for many times.
+        if self._rows is None:
+            self._rows = read_journal(self._journal)
+        return list(self._rows)
 
     def append_rows(self, rows: Sequence[LabelRow]) -> None:
         """Add rows: when this returns they survive a power cut; when it raises the journal is as before.
@@ -150,6 +158,7 @@ class RunDir:
             UsageError: a row that is no row; a disk that is full or cannot be written (path and reason).
         """
         self._check_writable()
+        self._rows = None
         append_journal(self._journal, rows)
 
     # The pool's order

@@ -88,7 +88,8 @@ class EpochSampler(Sampler):
             yield number, self._to_rows(np.asarray(idx))
             number += 1
         if number < last:
-            raise UsageError(f"make_sampler: ended {last - number} batches before the end of epoch {epoch}, which has {start + last - first}")
+            missing, length = last - number, start + last - first
+            raise UsageError(f"make_sampler: ended {missing} batches before the end of epoch {epoch}, which has {length}")
 
 
 class SeededRows(Dataset):

@@ -84,6 +84,7 @@ def _build(config: RunConfig) -> dict[str, Any]:
         check_pinned(RunDir.read(config.run_path), dataset)
     check_needs(plugins, features, oracle, has_pretrainer=pretrainer is not None)
     check_sizes(config, dataset, oracle)
+    check_files(config)
     parts = {"config": config, "dataset": dataset, "network": make(config.net), "oracle": oracle}
     return {**parts, "plugins": plugins, "features": features, "pretrainer": pretrainer}
 
@@ -119,6 +120,8 @@ def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, 
             raise UsageError(f"{who} declares unknown needs: {name_some(sorted(unknown))}; known: {', '.join(sorted(NEEDS))}")
         if "truth" in plugin.needs and not oracle.simulated:
             raise UsageError(f"{who} needs the true labels, which only a simulated oracle knows; use oracle: dataset")
+        if role == "acquisition" and hasattr(plugin, "known_labels"):
+            raise UsageError(f"{who} brings labels that exist already; it can only be `initial`")
         before_training = role == "initial"
         if before_training and "probs" in plugin.needs:
             raise UsageError(f"{who} needs a trained model's predictions, and before the first training there is none")
@@ -141,6 +144,33 @@ def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:
     prior, steps = config.active.prior, config.usb["num_train_iter"]
     if prior is not None and prior.until_iter is not None and prior.until_iter > steps:
         raise UsageError(f"{config.source}: active.prior.until_iter: {prior.until_iter} is beyond the training (num_train_iter: {steps})")
+
+
+    check_shares(config, dataset)
+
+
+def check_shares(config: RunConfig, dataset: Dataset) -> None:
+    """Somebody must be held out where that was asked for, and somebody left for the unlabelled stream."""
+    active = config.active
+    size, share = active.initial.size, active.validation
+    if share and size is not None and int(share * size + 0.5) < 1:
+        least = f"at least {0.5 / size:.3g}"
+        raise UsageError(f"{config.source}: active.validation: {share} of {size} initial labels holds out nobody; {least}")
+    total = (size or 0) + active.cycles * active.budget
+    if not config.usb["include_lb_to_ulb"] and total >= len(dataset):
+        reason = f"false, and {total} labels are all there are: the unlabelled stream ends empty"
+        raise UsageError(f"{config.source}: include_lb_to_ulb: {reason}")
+
+
+def check_files(config: RunConfig) -> None:
+    """Files that plugins read must be there, before labels are asked for or hours trained."""
+    active = config.active
+    choices = {"initial": active.initial, "acquisition": active.acquisition, "prior": active.prior and active.prior.choice}
+    choices |= {"pretrain": active.pretrain, "features": active.features}
+    for where, choice in [(where, choice) for where, choice in choices.items() if choice is not None]:
+        for key, value in [*vars(choice.config).items(), *(vars(choice.features.config).items() if choice.features else ())]:
+            if isinstance(value, Path) and not value.exists():
+                raise UsageError(f"{config.source}: active.{where}.{key}: there is no file {value}")
 
 
 def queryable_mask(dataset: Dataset, oracle: Any) -> np.ndarray:

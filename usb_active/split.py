@@ -69,8 +69,12 @@ def held_out(pool: Pool, share: float, seed: int) -> np.ndarray:
     if share == 0:
         return NOBODY
     draws = generator(seed, "validation").random(len(pool))
-    held = [NOBODY]
+    held, labels_so_far, held_so_far = [NOBODY], 0, 0
     for number in np.unique(pool.round[pool.labeled]):
         members = np.flatnonzero((pool.round == number) & (pool.labels >= 0))
-        held.append(members[np.argsort(draws[members], kind="stable")][: round(share * len(members))])
+        labels_so_far += len(members)
+        # Rounded over all rounds so far: a share of many small rounds must not vanish in each of them.
+        count = int(share * labels_so_far + 0.5) - held_so_far
+        held.append(members[np.argsort(draws[members], kind="stable")][:count])
+        held_so_far += len(held[-1])
     return np.sort(np.concatenate(held))

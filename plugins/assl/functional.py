@@ -1,4 +1,4 @@
-"""The formulas of ASSL ("Active learning for semi-supervised learning", uncertainty and inconsistency during training).
+"""The formulas of ASSL (Lim, Na and Kwak, "Active Semi-Supervised Learning by Exploring Per-Sample Uncertainty and Consistency").
 
 Dimension letters: N pool, B batch, C classes, T times. Equation numbers are the paper's. `pseudo_el2n`, `symmetric_kl` and
 `EmaUcb` run at every training step: they take torch tensors of any device and never make the host wait for it.
@@ -70,7 +70,7 @@ def symmetric_kl_from_logits(probs_weak: torch.Tensor, logits_strong: torch.Tens
 
 def _pseudo_el2n(probs: torch.Tensor) -> torch.Tensor:
     top, label = probs.max(dim=1, keepdim=True)
-    # 1 - p at the label from the top itself, squared in place: no one-hot matrix.
+    # At the label p - 1 up to its sign, elsewhere p.
     return torch.linalg.vector_norm(probs.scatter(1, label, 1.0 - top), dim=1)
 
 

@@ -94,12 +94,12 @@ def test_the_posterior_is_the_formula_in_slow_loops(softmax):
     given = logits if softmax else values
     expected = slow_posterior(values.numpy(), table[idx])
     hook = Tapped()
-    seam_of(table, idx).call("masking", hook, None, {"logits_x_ulb": given, "softmax_x_ulb": softmax})
+    seam_of(table, idx).call("masking", hook, {"logits_x_ulb": given, "softmax_x_ulb": softmax})
     assert hook.given[0]["softmax_x_ulb"] is False
     assert np.allclose(hook.given[0]["logits_x_ulb"], expected, atol=1e-6)
     without = ~table[idx].any(axis=1)
     assert torch.equal(hook.given[0]["logits_x_ulb"][without], values[without])
-    targets = seam_of(table, idx).call("gen_ulb_targets", Tapped(), None, {"logits": given, "softmax": softmax})
+    targets = seam_of(table, idx).call("gen_ulb_targets", Tapped(), {"logits": given, "softmax": softmax})
     assert np.allclose(targets[~without], expected[~without], atol=1e-6)
     assert torch.equal(targets[without], given[without])
 
@@ -108,7 +108,7 @@ def test_a_one_hot_prior_turns_the_threshold_into_twice_it_less_one():
     # (1 + p) / 2 ≥ τ is p ≥ 2τ − 1: at τ = 0.95, p ≥ 0.9.
     probs = torch.tensor([[0.91, 0.09], [0.89, 0.11], [0.2, 0.8]])
     hook = Tapped()
-    seam_of(np.float32([[1, 0]] * 3), [0, 1, 2]).call("masking", hook, None, {"logits_x_ulb": probs, "softmax_x_ulb": False})
+    seam_of(np.float32([[1, 0]] * 3), [0, 1, 2]).call("masking", hook, {"logits_x_ulb": probs, "softmax_x_ulb": False})
     posterior = hook.given[0]["logits_x_ulb"]
     assert torch.allclose(posterior, torch.tensor([[0.955, 0.045], [0.945, 0.055], [0.6, 0.4]]))
     assert (posterior.max(dim=1).values >= 0.95).tolist() == [True, False, False]
@@ -117,10 +117,10 @@ def test_a_one_hot_prior_turns_the_threshold_into_twice_it_less_one():
 def test_without_a_row_that_has_a_prior_the_seam_is_not_there():
     probs, hook = torch.rand(2, 3), Tapped()
     values = {"logits_x_ulb": probs, "softmax_x_ulb": False}
-    seam_of(np.zeros((4, 3), np.float32), [1, 2]).call("masking", hook, None, values)
+    seam_of(np.zeros((4, 3), np.float32), [1, 2]).call("masking", hook, values)
     assert hook.given[0]["logits_x_ulb"] is probs
     other = SimpleNamespace(seen=None)
-    seam_of(np.eye(3, dtype=np.float32), [1, 2]).call("dist_align", lambda **v: setattr(other, "seen", v), None, {"probs_x_ulb": probs})
+    seam_of(np.eye(3, dtype=np.float32), [1, 2]).call("dist_align", lambda **v: setattr(other, "seen", v), {"probs_x_ulb": probs})
     assert other.seen["probs_x_ulb"] is probs
 
 
@@ -133,12 +133,16 @@ def test_a_table_of_zeros_is_the_plain_training_to_the_bit(tmp_path, algorithm, 
     assert zero.session.prior_file and same_weights(plain, zero)
 
 
-HARD_OR_SOFT = {"fixmatch": (True, False), "flexmatch": (True, False), "freematch": (True,), "softmatch": (True, False), "adamatch": (True, False)}
+HARD_OR_SOFT = {
+    "fixmatch": (True, False),
+    "flexmatch": (True, False),
+    "freematch": (True, False),
+    "softmatch": (True, False),
+    "adamatch": (True, False),
+}
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "hard"), [(name, hard) for name in GUIDED for hard in HARD_OR_SOFT.get(name, (None,))]
-)
+@pytest.mark.parametrize(("algorithm", "hard"), [(name, hard) for name in GUIDED for hard in HARD_OR_SOFT.get(name, (None,))])
 def test_a_one_hot_prior_is_followed_in_every_target(tmp_path, algorithm, hard):
     usb = {"algorithm": algorithm, **({} if hard is None else {"hard_label": hard})}
     guided, seen = recorded(prepared(tmp_path, "run", {"name": "made", "table": "one_hot"}, **usb))
@@ -151,10 +155,10 @@ def test_a_one_hot_prior_is_followed_in_every_target(tmp_path, algorithm, hard):
             assert torch.allclose(result.sum(dim=1), torch.ones(len(idx)))
 
 
-@pytest.mark.parametrize("algorithm", GUIDED)
-def test_rows_without_a_prior_are_unchanged_in_a_mixed_batch(tmp_path, algorithm):
+@pytest.mark.parametrize(("algorithm", "hard"), [*((name, True) for name in GUIDED), ("freematch", False), ("softmatch", False)])
+def test_rows_without_a_prior_are_unchanged_in_a_mixed_batch(tmp_path, algorithm, hard):
     # The first step of both trainings sees the same predictions. Thresholds of the whole batch move with its guided rows.
-    usb = {"algorithm": algorithm, "p_cutoff": 0.2} if algorithm in ("fixmatch", "flexmatch", "uda", "adamatch", "pseudolabel") else {"algorithm": algorithm}
+    usb = {"algorithm": algorithm, **({"hard_label": hard} if algorithm in ("freematch", "softmatch") else {"p_cutoff": 0.2})}
     _, plain = recorded(prepared(tmp_path, "plain", None, **usb))
     _, mixed = recorded(prepared(tmp_path, "mixed", {"name": "made", "table": "half"}, **usb))
     for stage in ("masking", "gen_ulb_targets"):
@@ -186,9 +190,9 @@ def test_a_prior_under_mixed_precision(tmp_path):
 # ---------------------------------------------------------------------------------------------- when
 def shifts(seen, cycle):
     """By iteration: the shift of the one-hot table that every target of the step follows, or None."""
-    found = []
-    for (stage, _, _), (idx, result) in sorted((item for item in seen.items() if item[0][:2] == ("gen_ulb_targets", cycle)), key=lambda item: item[0][2]):
-        assert stage == "gen_ulb_targets"
+    found, steps = [], sorted(iteration for stage, number, iteration in seen if (stage, number) == ("gen_ulb_targets", cycle))
+    for iteration in steps:
+        idx, result = seen["gen_ulb_targets", cycle, iteration]
         shift = set(((classes(result) - idx) % 10).tolist())
         found.append(shift.pop() if len(shift) == 1 else None)
     return found
@@ -340,7 +344,10 @@ def test_a_table_in_a_file(tmp_path):
     assert shifts(seen, 0) == [0] * 4
 
 
-@pytest.mark.parametrize(("what", "message"), [("shape", r"expected \(1343, 10\), got \(3, 10\)"), ("absent", "no such file"), ("text", "not a readable .npy array")])
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("shape", r"expected \(1343, 10\), got \(3, 10\)"), ("absent", "no such file"), ("text", "not a readable .npy array")],
+)
 def test_a_file_that_is_no_table_of_this_pool(tmp_path, what, message):
     path = tmp_path / "table.npy"
     if what == "shape":

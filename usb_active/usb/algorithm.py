@@ -241,11 +241,12 @@ class ActiveMixin(DeviceMixin):
         self._capture.open()
         try:
             out_dict, log_dict = super().train_step(**inputs)
+            shown = self._observers or self._loss_adders
+            batch = self._capture.batch(self.cycle, self.it, self._loaded, inputs, out_dict.get("feat")) if shown else None
         finally:
             self._capture.close()
             self.prior_seam.close()
-        if self._observers or self._loss_adders:
-            batch = self._capture.batch(self.cycle, self.it, self._loaded, inputs, out_dict.get("feat"))
+        if batch is not None:
             self._show(batch, out_dict, log_dict)
         return out_dict, log_dict
 
@@ -272,7 +273,7 @@ class ActiveMixin(DeviceMixin):
             return super().call_hook(fn_name, hook_name, *positional, **named)
         self._capture.see_hook(fn_name, named)
         dispatch = lambda **values: super(ActiveMixin, self).call_hook(fn_name, hook_name, **values)  # noqa: E731 — closure over the names
-        return self.prior_seam.call(fn_name, dispatch, self, named)
+        return self.prior_seam.call(fn_name, dispatch, named)
 
     # ------------------------------------------------------------------------------------------ evaluation and checkpoints
     @torch.no_grad()

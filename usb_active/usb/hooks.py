@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from semilearn.core.hooks import EvaluationHook, Hook
 
-from usb_active.randomness import global_generators_kept
+from usb_active.randomness import global_generators_kept, seeded_globals
 
 
 class PluginHook(Hook):
@@ -28,17 +28,19 @@ class PluginHook(Hook):
         """Whether the plugin has this optional method."""
         return callable(getattr(self.plugin, method, None))
 
-    def _forward(self, method: str, *values: Any) -> Any:
-        if not self.defines(method):
-            return None
-        with global_generators_kept():
-            return getattr(self.plugin, method)(*values)
-
     def observe(self, algorithm: Any, batch: Any) -> None:
-        self._forward("observe", batch)
+        with global_generators_kept():
+            self.plugin.observe(batch)
 
     def extra_loss(self, algorithm: Any, batch: Any) -> torch.Tensor | None:
-        return self._forward("extra_loss", batch)
+        with global_generators_kept():
+            return self.plugin.extra_loss(batch)
+
+    def _forward(self, method: str, algorithm: Any, *values: Any) -> None:
+        """Call a stage, if the plugin has it; what it draws depends on its position alone."""
+        if self.defines(method):
+            with seeded_globals(algorithm.session.seed, algorithm.cycle, self.name, method, algorithm.it):
+                getattr(self.plugin, method)(*(values or (algorithm,)))
 
     def before_run(self, algorithm: Any) -> None:
         self._forward("before_run", algorithm)
@@ -56,7 +58,8 @@ class PluginHook(Hook):
 
     def before_train_step(self, algorithm: Any) -> None:
         # The scale under which this step's loss will be differentiated; ParamUpdateHook changes it afterwards.
-        self._scale = algorithm.loss_scaler.get_scale() if algorithm.use_amp else 1.0
+        # Asked only where needed, because on a GPU the answer has to be waited for.
+        self._scale = algorithm.loss_scaler.get_scale() if algorithm.use_amp and self.optimizers else 1.0
         self._forward("before_train_step", algorithm)
 
     def after_train_step(self, algorithm: Any) -> None:
@@ -68,7 +71,7 @@ class PluginHook(Hook):
         """Every `interval` steps, with the pool and the EMA model of this moment."""
         interval = getattr(self.plugin, "interval", None)
         if interval and self.every_n_iters(algorithm, interval) and self.defines("on_interval"):
-            self._forward("on_interval", algorithm.session.interval_view(self.name.partition("/")[2]))
+            self._forward("on_interval", algorithm, algorithm.session.interval_view(self.name.partition("/")[2]))
 
     def after_train_epoch(self, algorithm: Any) -> None:
         self._forward("after_train_epoch", algorithm)

@@ -8,6 +8,7 @@ from typing import Any
 from semilearn.algorithms import get_algorithm
 
 from usb_active.config import RunConfig
+from usb_active.durable import no_os_error
 from usb_active.run_dir import make_folder
 from usb_active.usb.algorithm import register
 from usb_active.usb.arguments import make_args
@@ -23,6 +24,11 @@ def make_algorithm(config: RunConfig) -> Any:
     return algorithm
 
 
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: on a full disk the run ends with one line, at the first file that matters."""
+
+
 def log_to_file(config: RunConfig) -> None:
     """All that USB and the core say, in the run's log.txt; one handler, however many runs a process makes."""
     root = logging.getLogger("usb_active")
@@ -30,6 +36,7 @@ def log_to_file(config: RunConfig) -> None:
         root.removeHandler(handler)
         handler.close()
     make_folder(config.run_path)
-    handler = logging.FileHandler(config.run_path / "log.txt", encoding="utf-8")
+    with no_os_error("write", config.run_path / "log.txt"):
+        handler = _LogFile(config.run_path / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root.addHandler(handler)

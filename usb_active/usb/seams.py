@@ -47,9 +47,10 @@ def check_fields(who: str, wanted: Iterable[str], algorithm: str, available: fro
 
 
 def check_prior_stages(algorithm: str, hooks: Mapping[str, Any]) -> None:
-    """UsageError when there is no masking or no pseudo-label hook through which a prior could enter, or when they carry other things too."""
+    """UsageError when no masking or no pseudo-label hook is there through which a prior could enter, or one that has other uses too."""
     if algorithm in MASKS_LABELED:
-        raise UsageError(f"active.prior: algorithm '{algorithm}' masks its labelled predictions through the same hooks, where a prior has no place")
+        reason = "masks its labelled predictions through the same hooks, where a prior has no place"
+        raise UsageError(f"active.prior: algorithm '{algorithm}' {reason}")
     missing = [name for name in ("MaskingHook", "PseudoLabelingHook") if name not in hooks]
     if missing:
         names = " and no ".join(missing)
@@ -92,12 +93,12 @@ class StepCapture:
 
     def open(self) -> None:
         """A train_step begins."""
-        self._clear()
         self.active = True
 
     def close(self) -> None:
-        """It has ended."""
+        """It has ended; nothing of it is kept alive."""
         self.active = False
+        self._clear()
 
     def see_hook(self, stage: str, values: Mapping[str, Any]) -> None:
         """A hook is about to be called with these values: the first that carries weak predictions counts."""
@@ -131,16 +132,17 @@ class StepCapture:
         """What was seen. `loaded`: the loaders' batch with dataset indices; `inputs`: on the device."""
         probs_weak = self._probs_weak
         if probs_weak is None and self._logits_weak is not None:
-            probs_weak = torch.softmax(self._logits_weak.detach().float(), dim=-1)
+            probs_weak = torch.softmax(self._logits_weak.float(), dim=-1)
         values = {
             **{name: inputs.get(name, loaded.get(name)) for name in ("x_lb", "y_lb", "x_ulb_w", "x_ulb_s")},
             "idx_lb": loaded.get("idx_lb"),
             "idx_ulb": loaded.get("idx_ulb"),
-            "probs_weak": None if probs_weak is None else probs_weak.detach(),
-            "logits_strong": self._logits_strong,
-            "logits_lb": self._logits_lb,
-            "feats": feats,
-            "hidden": self._hidden,
+            "probs_weak": None if probs_weak is None else probs_weak.detach().float(),
+            # Under mixed precision these are half as wide; no copy is made of what is float32 already.
+            "logits_strong": None if self._logits_strong is None else self._logits_strong.float(),
+            "logits_lb": None if self._logits_lb is None else self._logits_lb.float(),
+            "feats": feats and {name: value.float() for name, value in feats.items()},
+            "hidden": {name: [value.float() for value in values] for name, values in self._hidden.items()},
         }
         return TrainBatch(cycle, iteration, **{name: value for name, value in values.items() if name in self.fields})
 
@@ -169,19 +171,19 @@ class PriorSeam:
     def close(self) -> None:
         self._rows = None
 
-    def call(self, stage: str, dispatch: Callable[..., Any], algorithm: Any, values: dict[str, Any]) -> Any:
+    def call(self, stage: str, dispatch: Callable[..., Any], values: dict[str, Any]) -> Any:
         """Call the hook with the prior in its predictions."""
         if self._rows is None or stage not in PRIOR_STAGES:
             return dispatch(**values)
         if stage == "masking":
             logits, softmax = "logits_x_ulb", "softmax_x_ulb"
-            return dispatch(**{**values, logits: self._posterior(algorithm, values[logits], values.get(softmax, True)), softmax: False})
-        posterior = self._posterior(algorithm, values["logits"], values.get("softmax", True))
+            return dispatch(**{**values, logits: self._posterior(values[logits], values.get(softmax, True)), softmax: False})
+        posterior = self._posterior(values["logits"], values.get("softmax", True))
         plain, guided = dispatch(**values), dispatch(**{**values, "logits": posterior, "softmax": False})
         has_prior = self._rows[1]
         return torch.where(has_prior if plain.ndim == 1 else has_prior[:, None], guided, plain)
 
-    def _posterior(self, algorithm: Any, logits: torch.Tensor, softmax: bool) -> torch.Tensor:
+    def _posterior(self, logits: torch.Tensor, softmax: bool) -> torch.Tensor:
         rows, has_prior = self._rows
         # The very operation that the hooks themselves would use, so that rows without a prior keep their bits.
         probs = torch.softmax(logits.detach(), dim=-1) if softmax else logits.detach()

@@ -15,8 +15,8 @@ def check_supported(name: str, cls: type, device: torch.device) -> None:
     """UsageError when algorithm `name` (class `cls`, without the mixin) does what the core must do, or wants a GPU that is not there."""
     own = [method for method in ("set_dataset", "set_data_loader") if getattr(cls, method) is not getattr(AlgorithmBase, method)]
     if own:
-        raise UsageError(f"algorithm '{name}' cannot run in active cycles: it builds data streams of its own ({', '.join(own)})")
+        raise UsageError(f"algorithm '{name}' cannot run in active cycles: it makes data streams of its own ({', '.join(own)})")
     if hasattr(cls, "warmup"):
-        raise UsageError(f"algorithm '{name}' cannot run in active cycles: it wants USB's train.py to call its warmup() before any label exists")
+        raise UsageError(f"algorithm '{name}' cannot run in active cycles: it wants its warmup() called before any label exists")
     if name in CUDA_ONLY and device.type != "cuda":
         raise UsageError(f"algorithm '{name}' needs a CUDA device: its own code says .cuda()")
