@@ -1,4 +1,4 @@
-"""Steps per second of active_flexmatch against USB's FlexMatch with nothing but the device mixin; time to the first step.
+"""Steps per second of active algorithms, observed by ASSL or not, against USB's with nothing but the device mixin; the first step.
 
 Run by hand: `python benchmarks/training_overhead.py`. Both train on the same 50,000 random images with as many workers, in
 turns within one process; each figure is the median over the turns. The start is measured in a process of its own.
@@ -48,18 +48,21 @@ class RandomImages(ImageDataset):
         return self.images[index]
 
 
-def configuration(folder: str, batch_size: int, uratio: int, workers: int, steps: int, epochs: int) -> dict[str, Any]:
-    """FlexMatch with a tiny network, so that what surrounds it shows."""
+def configuration(
+    folder: str, batch_size: int, uratio: int, workers: int, steps: int, algorithm: str = "flexmatch", observed: bool = False
+) -> dict[str, Any]:
+    """A tiny network, so that what surrounds it shows; with `observed`, ASSL looks at every step."""
+    block = {"acquisition": "assl", "cycles": 1, "budget": 10} if observed else {"cycles": 0}
     return {
-        "algorithm": "flexmatch", "dataset": "random_images", "net": {"name": "small_cnn", "width": 8}, "save_dir": folder,
-        "save_name": "benchmark", "num_train_iter": steps, "epoch": epochs, "num_eval_iter": steps, "num_log_iter": steps,
+        "algorithm": algorithm, "dataset": "random_images", "net": {"name": "small_cnn", "width": 8}, "save_dir": folder,
+        "save_name": "benchmark", "num_train_iter": steps, "epoch": 1, "num_eval_iter": steps, "num_log_iter": steps,
         "batch_size": batch_size, "uratio": uratio, "num_workers": workers, "p_cutoff": 0.3, "seed": 0,
-        "active": {"initial": {"name": "random", "size": NUM_LABELS}, "cycles": 0},
+        "active": {"initial": {"name": "random", "size": NUM_LABELS}, **block},
     }  # fmt: skip
 
 
 def active(data: dict[str, Any]) -> Any:
-    """active_flexmatch, ready to train its first cycle."""
+    """The active algorithm, ready to train its first cycle."""
     from usb_active.config import config_from_dict
     from usb_active.split import Split
     from usb_active.usb.launch import make_algorithm
@@ -73,8 +76,8 @@ def active(data: dict[str, Any]) -> Any:
 
 
 def plain(data: dict[str, Any]) -> Any:
-    """USB's FlexMatch: its samplers, loaders, dataset class, transforms and hooks, on whatever device there is."""
-    from semilearn.algorithms.flexmatch import FlexMatch
+    """USB's own: its samplers, loaders, dataset class, transforms and hooks, on whatever device there is."""
+    from semilearn.core.utils import ALGORITHMS
     from semilearn.datasets.augmentation import RandAugment
     from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
     from torchvision import transforms as T
@@ -89,7 +92,7 @@ def plain(data: dict[str, Any]) -> Any:
     tensor = [T.ToTensor(), T.Normalize(MEAN, STD)]
     weak, strong, fixed = T.Compose(crop + tensor), T.Compose([*crop, RandAugment(3, 5), *tensor]), T.Compose(tensor)
 
-    class Plain(DeviceMixin, FlexMatch):
+    class Plain(DeviceMixin, ALGORITHMS[data["algorithm"]]):
         def set_dataset(self) -> dict[str, Any]:
             few = images.images[:NUM_LABELS], images.targets[:NUM_LABELS]
             self.args.lb_dest_len, self.args.ulb_dest_len = NUM_LABELS, POOL
@@ -120,22 +123,26 @@ def steps(algorithm: Any) -> Iterator[None]:
         yield
 
 
-def compare(batch_size: int, uratio: int, workers: int, turns: int, each: int) -> tuple[float, float, float]:
-    """Milliseconds a step of USB's and of ours, and the median ratio of speeds, turn by turn."""
+def compare(algorithm: str, sizes: tuple[int, int], workers: int, turns: int, each: int) -> dict[str, tuple[float, float]]:
+    """By variant ("usb", "active", "observed"): median milliseconds a step, and median speed against USB's, turn by turn."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         # More steps than are run, so that neither evaluates or saves.
-        data = configuration(folder, batch_size, uratio, workers, 10 * turns * each, 1)
-        runs = {"usb": steps(plain(data)), "active": steps(active(data))}
+        length = 10 * turns * each
+        data = configuration(folder, *sizes, workers, length, algorithm)
+        watched = {**configuration(folder, *sizes, workers, length, algorithm, observed=True), "save_name": "observed"}
+        runs = {"usb": steps(plain(data)), "active": steps(active(data)), "observed": steps(active(watched))}
         times: dict[str, list[float]] = {name: [] for name in runs}
         for run in runs.values():
             _advance(run, each)
         for turn in range(turns):
-            for name in sorted(runs, reverse=turn % 2 == 1):
+            for name in list(runs)[:: 1 if turn % 2 else -1]:
                 times[name].append(_advance(runs[name], each))
         for run in runs.values():
             run.close()
-    ratio = statistics.median(u / a for u, a in zip(times["usb"], times["active"], strict=True))
-    return *(1000 * statistics.median(times[name]) for name in ("usb", "active")), ratio
+    return {
+        name: (1000 * statistics.median(own), statistics.median(u / o for u, o in zip(times["usb"], own, strict=True)))
+        for name, own in times.items()
+    }
 
 
 def _advance(run: Iterator[None], count: int) -> float:
@@ -157,7 +164,7 @@ def first_step(which: str) -> dict[str, float]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         # One epoch of them all, of which USB's sampler makes one list.
-        data = configuration(folder, 64, 7, 0, 112 * 1024, 1)
+        data = configuration(folder, 64, 7, 0, 112 * 1024)
         next(steps({"usb": plain, "active": active}[which](data)))
     return {"seconds": time.perf_counter() - started, "mb": _peak_mb() - before}
 
@@ -181,10 +188,13 @@ def main() -> None:
 
     torch.set_num_threads(1)
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, {args.workers} workers, pool of {POOL}\n")
-    print("| batch / uratio | USB, ms a step | active, ms a step | speed against USB's |\n|---|---|---|---|")
-    for batch_size, uratio, each in ((16, 2, args.steps), (64, 7, max(2, args.steps // 5))):
-        usb, ours, ratio = compare(batch_size, uratio, args.workers, args.turns, each)
-        print(f"| {batch_size} / {uratio} | {usb:.1f} | {ours:.1f} | {ratio:.2f} |", flush=True)
+    print("| algorithm | batch / uratio | USB, ms a step | active, ms a step | speed against USB's | with ASSL, ms a step | speed |")
+    print("|---|---|---|---|---|---|---|")
+    for algorithm in ("flexmatch", "fixmatch"):
+        for sizes, each in (((16, 2), args.steps), ((64, 7), max(2, args.steps // 5))):
+            found = compare(algorithm, sizes, args.workers, args.turns, each)
+            ours = " | ".join(f"{ms:.1f} | {speed:.2f}" for ms, speed in (found["active"], found["observed"]))
+            print(f"| {algorithm} | {sizes[0]} / {sizes[1]} | {found['usb'][0]:.1f} | {ours} |", flush=True)
     print("\n| until the first of 112 x 1,024 steps | seconds | MB |\n|---|---|---|")
     for which in ("usb", "active"):
         result = subprocess.run([sys.executable, __file__, "--first-step", which], check=True, capture_output=True, text=True)

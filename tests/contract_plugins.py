@@ -398,7 +398,11 @@ class Explorer(Acquisition):
 
     def select(self, view, budget):
         self.view = view
-        kept = {"draw": view.rng.random(), "scratch": view.scratch, "artifact": np.array(view.artifact("squares", self._make))}
+        kept = {
+            "draw": view.rng.random(),
+            "scratch": view.scratch.is_dir() and view.scratch,
+            "artifact": np.array(view.artifact("squares", self._make)),
+        }
         view.audit(lambda truth: kept.update(truth=truth))
         view.log("budget", budget)
         self.kept.append(kept)

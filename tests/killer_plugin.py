@@ -43,7 +43,7 @@ def _read_only() -> None:
 
 def _limit_files() -> None:
     # The system itself refuses to write more.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1700, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 ACTS = {"kill": _kill, "interrupt": _interrupt, "full": _fill_disk, "read_only": _read_only, "limit": _limit_files}
@@ -341,7 +341,7 @@ POINTS = {
     "done": lambda: _around(RunDir, "write_json", after=_wrote(f"cycle_{CYCLE - 1:03d}/done.json")),
     "last_done": lambda: _around(RunDir, "write_json", after=_wrote(f"cycle_{CYCLE:03d}/done.json")),
     "fsync_labels": _sync_of_labels,
-    "lock": lambda: _at_call(durable.os, "open", 1),
+    "open": lambda: _at_call(durable.os, "open", 1),
     "fsync": lambda: _at_call(durable.os, "fsync", 45),
     "replace": lambda: _at_call(durable.os, "replace", 20),
 }

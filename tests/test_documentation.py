@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from run_helpers import ALGORITHMS, ROOT, checkpoint, command, train
+from run_helpers import ALGORITHMS, ROOT, checkpoint, command, settings, train
 
 import usb_active
 from usb_active.acquisition import Acquisition
@@ -83,10 +83,11 @@ def headings(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_parses(path):
-    parser = build_parser()
     for words in commands(path):
+        # In a sentence a command may be named alone.
+        words = [*words, "--help"] if len(words) == 1 else words
         try:
-            parser.parse_args(words)
+            build_parser().parse_args(words)
         except SystemExit as stop:
             assert stop.code == 0, f"{path.name}: usb-active {shlex.join(words)}"
 
@@ -280,6 +281,16 @@ def test_the_tests_of_the_examples_pass(examples, tmp_path):
     result = python("-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--rootdir", str(tests), str(tests))
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"[34]\d passed", result.stdout), result.stdout
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_picks_what_it_says(tmp_path):
+    (block,) = blocks(README, "python")
+    (tmp_path / "first_come.py").write_text(block, encoding="utf-8")
+    data = settings(tmp_path, active={"acquisition": "first_come"}, plugins=[str(tmp_path / "first_come.py")])
+    session = train(data).session
+    first, second = (session.run_dir.query(cycle).idx.tolist() for cycle in (0, 1))
+    assert second == [i for i in range(len(session.dataset)) if i not in first][:10]
 
 
 def split_example(text: str, package: Path) -> None:

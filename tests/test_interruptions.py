@@ -72,8 +72,8 @@ def test_bad_disk(tmp_path, reference, point, act, reason):
 
 def test_read_only_from_the_start(tmp_path):
     data = settings(tmp_path)
-    message = refusal(data, "lock", "read_only")
-    assert message == f"usb-active: error: cannot lock {directory(data) / 'lock'}: Read-only file system\n"
+    message = refusal(data, "open", "read_only")
+    assert message == f"usb-active: error: cannot make the folder {directory(data)}: Read-only file system\n"
 
 
 # ---------------------------------------------------------------------------------------------------------- damaged files

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,12 @@ from PIL import Image
 
 from usb_active.datasets import Dataset
 from usb_active.errors import UsageError
-from usb_active.report import (
-    Run,
-    gallery,
-    group_labels,
-    group_runs,
-    learning_curve,
-    summary_table,
-    write_report,
-)
+from usb_active.report import summary_table, write_report
+from usb_active.report.curves import learning_curve
+from usb_active.report.galleries import gallery
+from usb_active.report.groups import group_runs
+from usb_active.report.labels import group_labels
+from usb_active.report.runs import Run
 from usb_active.run_dir import RunDir
 
 CLASSES = ("cat", "dog")
@@ -368,6 +366,39 @@ def test_gallery_shows_the_correction_and_text_as_it_is(tmp_path):
         # Not mathematics: a label may hold anything.
         file.write("0,0,train/0,$\\\\frac{$ cost,labeled,margin,2024-01-01T00:00:01+00:00\n")
     assert gallery(RunDir.read(path), Pictures(), 0, tmp_path).read_bytes() != before
+
+
+def test_names_are_not_read_as_formulas(tmp_path):
+    # Two dollars make a formula of matplotlib's, and this one does not parse.
+    name = r"$\frac{$"
+    settings = config(acquisition={"name": name}) | {"dataset": {"name": name}}
+    run = make_run(tmp_path / "run", settings, curve(0.5), ["cat", name])
+    query = json.loads((run / "queries" / "cycle_000.json").read_text())
+    (run / "queries" / "cycle_000.json").write_text(json.dumps(query | {"acquisition": name, "class_names": ["cat", name]}))
+    files = write_report([run], dataset_of=lambda _: Pictures())
+    assert [path.name for path in files] == ["learning_curve.png", "report.md", "gallery_cycle_000.png"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_characters_that_the_font_lacks_are_named_in_one_line(tmp_path, caplog):
+    settings = config(acquisition={"name": "\u3042"}) | {"dataset": {"name": "\u3044"}}
+    run = make_run(tmp_path / "run", settings, curve(0.5), ["\u3042\u3046", "cat"])
+    files = write_report([run], dataset_of=lambda _: Pictures())
+    assert [path.name for path in files] == ["learning_curve.png", "report.md", "gallery_cycle_000.png"]
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert set(re.findall(r"U\+\w+", record.getMessage())) == {"U+3042", "U+3044", "U+3046"}
+
+
+def test_other_warnings_while_drawing_go_their_way(tmp_path):
+    def dataset_of(run: RunDir) -> Dataset:
+        warnings.warn("the disk is nearly full", stacklevel=1)
+        return Pictures()
+
+    run = make_run(tmp_path / "run", config(), curve(0.5), ["\u3042", "cat"])
+    with pytest.warns(UserWarning) as caught:
+        write_report([run], dataset_of=dataset_of)
+    assert [str(warning.message) for warning in caught] == ["the disk is nearly full"]
 
 
 def test_the_report_comes_without_a_gallery_that_cannot_be_drawn(tmp_path):

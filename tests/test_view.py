@@ -278,7 +278,7 @@ def test_a_run_gives_its_acquisition_all_this(tmp_path):
     session, plugin = explored(tmp_path, ALL)
     kept, view = plugin.kept[0], plugin.view
     assert np.array_equal(kept["truth"], session.dataset.targets)
-    assert kept["scratch"].is_dir() and kept["scratch"].name == "cycle_001"
+    assert kept["scratch"] == session.run_dir.path / "scratch" / "cycle_001"
     assert kept["draw"] == generator(3, 1, "acquisition").random()
     assert view.cycle == 1 and len(view.labeled) == 20 and view.probs.shape == (1343, 10)
     again, other = explored(tmp_path, ALL, name="again")

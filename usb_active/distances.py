@@ -288,14 +288,17 @@ class EuclideanSpace:
         with np.errstate(over="ignore"):
             return self.features[idx].astype(self.dtype, copy=False) * self.weights[idx, None]
 
+    def scaled(self, idx: NDArray) -> NDArray:
+        """(B, D) in the precision of the features, single at least."""
+        return self._weighted(idx).astype(self.dtype, copy=False) * self.scale
+
     def rows(self, idx: NDArray) -> NDArray[np.float64]:
         return self._weighted(idx).astype(np.float64) * float(self.scale)
 
     def centred(self, idx: NDArray) -> NDArray[np.float32]:
         """(B, D + 1) in single precision; the last column is free."""
         out = np.empty((len(idx), self.dim + 1), np.float32)
-        scaled = self._weighted(idx).astype(self.dtype, copy=False) * self.scale
-        np.subtract(scaled, self.shift, out=out[:, :-1], casting="same_kind")
+        np.subtract(self.scaled(idx), self.shift, out=out[:, :-1], casting="same_kind")
         return out
 
     def _peak(self) -> float:

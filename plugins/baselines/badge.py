@@ -89,8 +89,17 @@ class GradientSpace:
 
     def rows(self, idx: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Factors (B, C) and (B, D) of r h^T, of nearly equal length: a long and a short one would cost digits in `_squared`."""
+        return self._balanced(idx, self.inputs.rows(idx))
+
+    def singles(self, idx: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The same in single precision."""
+        r, h = self._balanced(idx, self.inputs.scaled(idx))
+        return r.astype(np.float32), h.astype(np.float32, copy=False)
+
+    def _balanced(self, idx: NDArray, inputs: NDArray) -> tuple[NDArray[np.float64], NDArray]:
         ratios = self.ratios[idx, None]
-        return residuals(self.probs[idx]) * ratios, self.inputs.rows(idx) / np.where(ratios > 0, ratios, np.inf)
+        inverses = np.divide(1.0, ratios, out=np.zeros_like(ratios), where=ratios > 0)
+        return residuals(self.probs[idx]) * ratios, inputs * inverses.astype(inputs.dtype)
 
     def squared(self, idx: NDArray, others: NDArray) -> NDArray[np.float64]:
         pairs = blocks(np.arange(len(idx)), self.dim)
@@ -111,12 +120,12 @@ class _GradientScreen(NormScreen):
     def __init__(self, space: GradientSpace, centres: NDArray) -> None:
         super().__init__(space.dim)
         self.space = space
-        r, h = space.rows(centres)
-        self.r, self.h = (-2 * r).astype(np.float32), h.astype(np.float32)
+        r, self.h = space.singles(centres)
+        self.r = -2 * r
         self.norms = ((1 + self.slack) * space.norms[centres]).astype(np.float32)
 
     def products(self, idx: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        r, h = (rows.astype(np.float32) for rows in self.space.rows(idx))
+        r, h = self.space.singles(idx)
         out = h @ self.h.T
         out *= r @ self.r.T
         out += self.norms
@@ -128,6 +137,6 @@ def _squared(r: NDArray, h: NDArray, r_other: NDArray, h_other: NDArray) -> NDAr
 
     From norms and inner products of the embeddings themselves, two near ones would lose all their digits.
     """
-    dr, dh, mr, mh = r - r_other, h - h_other, (r + r_other) / 2, (h + h_other) / 2
-    cross = np.einsum("nc,nc->n", dr, mr) * np.einsum("nd,nd->n", dh, mh)
-    return np.maximum(square_norms(dr) * square_norms(mh) + square_norms(mr) * square_norms(dh) + 2 * cross, 0.0)
+    dr, dh, sr, sh = r - r_other, h - h_other, r + r_other, h + h_other  # sums, twice the means
+    cross = np.einsum("nc,nc->n", dr, sr) * np.einsum("nd,nd->n", dh, sh)
+    return np.maximum(square_norms(dr) * square_norms(sh) + square_norms(sr) * square_norms(dh) + 2 * cross, 0.0) / 4

@@ -114,7 +114,14 @@ def test_features_are_those_the_logits_are_made_of(tmp_path):
 def test_indices_are_those_of_the_dataset_whatever_the_rows_of_the_loader(tmp_path, include):
     # Without labelled samples in the stream, row and index differ; flexmatch has a table of the stream's length.
     algorithm, watcher = run(
-        tmp_path, "run", "watcher", algorithm="flexmatch", include_lb_to_ulb=include, num_train_iter=100, num_eval_iter=100
+        tmp_path,
+        "run",
+        "watcher",
+        algorithm="flexmatch",
+        include_lb_to_ulb=include,
+        num_train_iter=22,
+        num_eval_iter=22,
+        uratio=8,
     )
     session = algorithm.session
     labeled, seen = set(session.pool.labeled.tolist()), set(torch.cat([b.idx_ulb for b in watcher.batches]).tolist())

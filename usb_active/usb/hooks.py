@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from typing import Any
 
@@ -43,8 +44,13 @@ class PluginHook(Hook):
                 getattr(self.plugin, method)(*(values or (algorithm,)))
 
     def before_run(self, algorithm: Any) -> None:
+        resumed = algorithm.it > 0
+        state = copy.deepcopy(self.plugin.state_dict()) if resumed and self.defines("state_dict") else None
         self._forward("before_run", algorithm)
-        resumed, first = algorithm.it > 0, algorithm.epoch * algorithm.num_iter_per_epoch
+        if state is not None:
+            # What the call does to the state was in the checkpoint already.
+            self.plugin.load_state_dict(state)
+        first = algorithm.epoch * algorithm.num_iter_per_epoch
         if resumed and (algorithm.it == first or algorithm.it >= algorithm.num_train_iter):
             # The checkpoint at an epoch's last step was written just before this call.
             algorithm.epoch -= 1

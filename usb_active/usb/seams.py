@@ -139,12 +139,21 @@ class StepCapture:
             "idx_ulb": loaded.get("idx_ulb"),
             "probs_weak": None if probs_weak is None else probs_weak.detach().float(),
             # Under mixed precision these are half as wide; no copy is made of what is float32 already.
-            "logits_strong": None if self._logits_strong is None else self._logits_strong.float(),
-            "logits_lb": None if self._logits_lb is None else self._logits_lb.float(),
-            "feats": feats and {name: value.float() for name, value in feats.items()},
-            "hidden": {name: [value.float() for value in values] for name, values in self._hidden.items()},
+            "logits_strong": _as_float(self._logits_strong),
+            "logits_lb": _as_float(self._logits_lb),
+            "feats": _as_float(feats),
+            "hidden": _as_float(self._hidden),
         }
         return TrainBatch(cycle, iteration, **{name: value for name, value in values.items() if name in self.fields})
+
+
+def _as_float(value: Any) -> Any:
+    """Floating-point tensors as float32, also within containers: remixmatch has a list of strong views, a module may return a dict."""
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, Mapping):
+        return {name: _as_float(item) for name, item in value.items()}
+    return type(value)(map(_as_float, value)) if type(value) in (list, tuple) else value
 
 
 class PriorSeam:

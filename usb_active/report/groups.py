@@ -1,0 +1,85 @@
+"""Runs that differ in nothing that matters, as one method over its seeds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from usb_active.report.labels import group_labels, method_settings, setting_text
+from usb_active.report.runs import MEASURED, Run
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one method, over seeds. `settings`: its configuration, flat, without seed and free keys."""
+
+    label: str
+    runs: tuple[Run, ...]
+    settings: dict[str, Any]
+
+    @property
+    def evaluated_on(self) -> str:
+        return self.runs[0].evaluated_on
+
+    def values(self, name: str) -> dict[int, list[float]]:
+        """Number of labels → the metric of every run that was there, ordered by the number of labels."""
+        gathered: dict[int, list[float]] = {}
+        for run in self.runs:
+            for count, value in run.by_labels(name).items():
+                gathered.setdefault(count, []).append(value)
+        return dict(sorted(gathered.items()))
+
+    @property
+    def final(self) -> int:
+        """The largest number of labels among those that the most runs reached."""
+        reached = Counter(count for run in self.runs for count in run.label_counts)
+        return max(reached, key=lambda count: (reached[count], count))
+
+    def totals(self, name: str) -> list[float]:
+        """Sums of a metric up to the final number of labels, of the runs that were there."""
+        sums = [run.total(name, self.final) for run in self.runs if self.final in run.label_counts]
+        return [value for value in sums if value is not None]
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Runs that differ in nothing that matters, together, labelled by what tells the groups apart."""
+    gathered: dict[str, tuple[dict, list[Run]]] = {}
+    for run in runs:
+        settings = method_settings(run.config)
+        key = json.dumps([settings, run.evaluated_on], sort_keys=True, default=str)
+        gathered.setdefault(key, (settings, []))[1].append(run)
+    members = list(gathered.values())
+    kinds = [of_group[0].evaluated_on for _, of_group in members]
+    labels = group_labels([settings for settings, _ in members])
+    if len(set(kinds)) > 1:
+        places = [MEASURED[kind].removeprefix("accuracy ") for kind in kinds]
+        labels = [f"{label} · {place}" for label, place in zip(labels, places, strict=True)]
+    groups = [Group(label, tuple(of), settings) for label, (settings, of) in zip(labels, members, strict=True)]
+    return sorted(groups, key=lambda group: _natural(group.label))
+
+
+def _natural(label: str) -> list:
+    """A key that sorts `budget 5` before `budget 10`: text and numbers in turn."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", label)
+    return [float(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+def measured(groups: Sequence[Group]) -> str:
+    """What the groups' accuracies are measured on; just "accuracy" where that differs."""
+    kinds = {group.evaluated_on for group in groups} - {"none"}
+    return MEASURED[kinds.pop()] if len(kinds) == 1 else "accuracy"
+
+
+def common_title(heading: str, groups: Sequence[Group]) -> str:
+    """A heading with what all groups have in common: data set, algorithm, budget."""
+    shown = {"dataset": "{}", "dataset.name": "{}", "algorithm": "{}", "active.budget": "{} labels a round"}
+    parts = []
+    for key, form in shown.items():
+        values = {setting_text(group.settings, key) for group in groups}
+        if len(values) == 1 and not values & {"none", "0"}:
+            parts.append(form.format(*values))
+    return heading + (f": {', '.join(parts)}" if parts else "")

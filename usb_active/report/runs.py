@@ -1,0 +1,66 @@
+"""The runs that a report is about, as they were read from their directories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from usb_active.errors import UsageError, name_some
+from usb_active.run_dir import RunDir
+
+# What a report calls an accuracy, by what it was evaluated on.
+MEASURED = {"test": "accuracy on test", "validation": "accuracy on held-out labels", "none": "not evaluated"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory as it was read: its path as given, its configuration, and its metrics by cycle."""
+
+    path: Path
+    directory: RunDir
+    config: dict
+    metrics: list[dict]
+
+    @property
+    def evaluated_on(self) -> str:
+        """What its accuracies are measured on: "test", "validation", or "none"."""
+        kinds = [line["evaluated_on"] for line in self.metrics if line["evaluated_on"] != "none"]
+        return kinds[-1] if kinds else "none"
+
+    @property
+    def label_counts(self) -> set[int]:
+        """The numbers of labels that it was trained with."""
+        return {line["num_labels"] for line in self.metrics}
+
+    def by_labels(self, name: str) -> dict[int, float]:
+        """Number of labels → a metric. Where a cycle brought no label, the later training counts."""
+        lines = [line for line in self.metrics if line["evaluated_on"] == self.evaluated_on]
+        values = {line["num_labels"]: metric(line, name) for line in lines}
+        return {count: value for count, value in values.items() if value is not None}
+
+    def total(self, name: str, num_labels: int) -> float | None:
+        """The sum of a metric over the trainings with at most `num_labels` labels."""
+        values = [line.get(name) for line in self.metrics if line["num_labels"] <= num_labels]
+        values = [value for value in values if value is not None]
+        return sum(values) if values else None
+
+
+def metric(line: dict, name: str) -> float | None:
+    """A value of a line of metrics.jsonl; an accuracy is the one on `evaluated_on`."""
+    if name == "accuracy" and line["evaluated_on"] == "validation" and line.get(name) is None:
+        return line.get("validation_accuracy")
+    return line.get(name)
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs with metrics, each directory once, and a line for every one without."""
+    unique = {Path(path).resolve(): Path(path) for path in paths}
+    directories = {path: RunDir.read(path) for path in unique.values()}
+    runs = [Run(path, found, found.config, found.metrics()) for path, found in directories.items()]
+    empty = [run.path for run in runs if not run.metrics]
+    if len(empty) == len(runs):
+        where = name_some(empty) if empty else "no run given"
+        raise UsageError(f"nothing to report: {where}{': no training has finished yet' if empty else ''}")
+    notes = [f"{path}: no training has finished yet; left out." for path in empty]
+    return [run for run in runs if run.metrics], notes

@@ -1,0 +1,138 @@
+"""The tables of report.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from usb_active.errors import name_some
+from usb_active.report.groups import Group, group_runs, measured
+from usb_active.report.labels import differing_keys, setting_text
+from usb_active.report.runs import MEASURED, Run, metric
+
+SECONDS = {"acquisition_seconds": "acquisition s", "train_seconds": "train s"}
+
+
+def accuracy_table(groups: Sequence[Group]) -> str:
+    """A row for each group, a column for each number of labels."""
+    counts = sorted({count for group in groups for run in group.runs for count in run.label_counts})
+    rows = []
+    for group in groups:
+        values = group.values("accuracy")
+        rows.append([group.label, *(spread(values.get(count, ())) for count in counts)])
+    return table(["method", *counts], rows)
+
+
+def final_table(groups: Sequence[Group]) -> str:
+    """Where each group ended: its accuracies, and the seconds it took up to there."""
+    names = _accuracies(groups)
+    if any(group.values("selected_accuracy") for group in groups):
+        names["selected_accuracy"] = "on test, checkpoint chosen on held-out labels"
+    rows = [
+        [
+            group.label,
+            group.final,
+            *(spread(group.values(name).get(group.final, ())) for name in names),
+            *(spread(group.totals(name), 1, 1) for name in SECONDS),
+        ]
+        for group in groups
+    ]
+    return table(["method", "labels", *names.values(), *SECONDS.values()], rows)
+
+
+def _accuracies(groups: Sequence[Group]) -> dict[str, str]:
+    """Metrics that are accuracies, and how a table calls them: never the best without saying what it is."""
+    place = measured(groups)
+    best = "best on test" if place == MEASURED["test"] else "best over evaluations"
+    return {
+        "accuracy": place,
+        "best_accuracy": f"{best} (optimistic)",
+        "balanced_accuracy": "balanced accuracy",
+    }
+
+
+def settings_table(groups: Sequence[Group]) -> str:
+    """A row for each setting in which the groups differ, a column for each group."""
+    settings = [group.settings for group in groups]
+    keys = differing_keys(settings)
+    rows = [[f"`{key}`", *(setting_text(of_group, key) for of_group in settings)] for key in keys]
+    return table(["setting", *(group.label for group in groups)], rows)
+
+
+def runs_table(groups: Sequence[Group]) -> str:
+    """Which runs stand behind which group."""
+    rows = [
+        [run.path, group.label, run.config.get("seed", "–"), len(run.metrics), run.metrics[-1]["num_labels"]]
+        for group in groups
+        for run in group.runs
+    ]
+    return table(["run", "method", "seed", "trainings", "labels"], rows)
+
+
+def cycle_table(run: Run) -> str:
+    """What happened in each cycle of one run."""
+    names = _accuracies(group_runs([run]))
+    rows = [
+        [
+            line["cycle"],
+            line["num_labels"],
+            line.get("acquisition") or "–",
+            _class_counts(run, line),
+            *(number(metric(line, name)) for name in names),
+            *(number(line.get(name), 1, 1) for name in SECONDS),
+        ]
+        for line in run.metrics
+    ]
+    header = ["cycle", "labels", "acquisition", "selected, by class", *names.values(), *SECONDS.values()]
+    return table(header, rows)
+
+
+def _class_counts(run: Run, line: dict) -> str:
+    """`cat 3, dog 5`; with many classes the most frequent ones, and how many got none."""
+    counts = line.get("selected_class_counts") or []
+    query = run.directory.query(line["cycle"])
+    names = query.class_names if query and len(query.class_names) == len(counts) else range(len(counts))
+    pairs = list(zip(names, counts, strict=True))
+    if len(pairs) > 10:
+        pairs = sorted(pairs, key=lambda pair: -pair[1])
+        chosen = [f"{name} {count}" for name, count in pairs if count]
+        return f"{name_some(chosen)}; {len(pairs) - len(chosen)} of {len(pairs)} classes none"
+    return ", ".join(f"{name} {count}" for name, count in pairs) or "–"
+
+
+def logged_table(run: Run) -> list[str]:
+    """A heading and a table of what plugins logged, if they did."""
+    names = list(dict.fromkeys(name for line in run.metrics for name in line.get("log") or {}))
+    if not names:
+        return []
+    rows = []
+    for line in run.metrics:
+        log = line.get("log") or {}
+        rows.append([line["cycle"], *(log.get(name, "–") for name in names)])
+    return ["## Logged by the methods", table(["cycle", *names], rows)]
+
+
+def table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; the first column is text, the others are aligned right."""
+    ruler = [":---"] + ["---:"] * (len(header) - 1)
+    lines = [" | ".join(escape(cell) for cell in row) for row in (header, ruler, *rows)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def escape(cell: Any) -> str:
+    """Text on one line that Markdown shows as it is in a table and outside."""
+    return " ".join(str(cell).split()).replace("|", r"\|").replace("<", "&lt;")
+
+
+def spread(values: Sequence[float], scale: float = 100, digits: int = 2) -> str:
+    """`81.25 ± 0.50 (3)`; `–` without values."""
+    if not values:
+        return "–"
+    around = f" ± {scale * stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * mean(values):.{digits}f}{around} ({len(values)})"
+
+
+def number(value: float | None, scale: float = 100, digits: int = 2) -> str:
+    """`81.25`; `–` for None."""
+    return "–" if value is None else f"{scale * value:.{digits}f}"

@@ -1,0 +1,48 @@
+"""Writes a report: reads the runs, groups them, draws, and puts down the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from usb_active.durable import atomic_write, make_folder
+from usb_active.report.curves import learning_curve
+from usb_active.report.galleries import draw_galleries, load_dataset
+from usb_active.report.glyphs import missing_glyphs_logged
+from usb_active.report.groups import group_runs
+from usb_active.report.page import caveats, markdown
+from usb_active.report.runs import read_runs
+from usb_active.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from usb_active.datasets import Dataset
+
+
+def write_report(runs: Sequence[Path], out: Path | None = None, *, dataset_of: Callable[[RunDir], Dataset] = load_dataset) -> list[Path]:
+    """Write learning_curve.png, report.md and, for a single run, gallery_cycle_NNN.png; return their paths.
+
+    Args:
+        runs: run directories; those equal apart from their seed are averaged.
+        out: where to; by default RUN/report for one run, ./report for several.
+        dataset_of: makes the dataset for the gallery.
+
+    Raises:
+        UsageError: no run given, no training has finished in any, or `out` cannot be written.
+    """
+    loaded, notes = read_runs(runs)
+    out = out or (loaded[0].path / "report" if len(loaded) == 1 and not notes else Path("report"))
+    make_folder(out)
+    groups = group_runs(loaded)
+    notes += caveats(groups)
+    curves: list[Path] = []
+    galleries: list[Path] = []
+    with missing_glyphs_logged():
+        if any(group.values("accuracy") for group in groups):
+            curves.append(learning_curve(groups, out / "learning_curve.png"))
+        if len(loaded) == 1:
+            galleries, reasons = draw_galleries(loaded[0], dataset_of, out)
+            notes += reasons
+    text = markdown(groups, notes, curves, galleries)
+    atomic_write(out / "report.md", lambda stream: stream.write(text.encode()))
+    return [*curves, out / "report.md", *galleries]
