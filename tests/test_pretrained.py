@@ -174,7 +174,7 @@ def run(tmp_path, name, pretrain, **active):
 def test_weights_of_a_checkpoint_start_every_cycle_with_a_fresh_classifier(tmp_path):
     train(settings(tmp_path, "source", active={"cycles": 0}))
     given = checkpoint(tmp_path / "source", 0)["ema_model"]
-    plain = train(settings(tmp_path, "plain", active={"acquisition": "start_watcher"})).session.build_net().state_dict()
+    plain = train(settings(tmp_path, "plain", active={"acquisition": "start_watcher"})).session.weights.build().state_dict()
     assert all(torch.equal(value, plain[name]) for name, value in STAGE.starts[1].items())
     path = tmp_path / "source" / "cycle_000" / "latest_model.pth"
     run(tmp_path, "run", {"name": "file", "path": str(path)})
@@ -207,7 +207,7 @@ def test_the_initial_query_may_use_pretrained_features_and_the_run_resumes(tmp_p
     features = np.load(tmp_path / "whole" / "pretrain" / f"backbone_features_{len(whole.dataset)}.npy")
     images = torch.stack([whole.dataset.views.eval(whole.dataset.load(i)) for i in range(30)])
     with torch.no_grad():
-        expected = whole.build_net().eval()(images, only_feat=True).numpy()
+        expected = whole.weights.build().eval()(images, only_feat=True).numpy()
     np.testing.assert_allclose(features[:30], expected, rtol=1e-4, atol=1e-5)
     for number, step in enumerate([(0, 7), (1, 2), (1, 9)]):
         name = f"stopped{number}"
@@ -236,7 +236,7 @@ def test_pretraining_that_stops_halfway_goes_on_where_it_was(tmp_path):
     run(tmp_path, "stopped", "brightness", **active)
     assert STAGE.epochs == [0, 1, 2, 3]
     kept = torch.load(tmp_path / "whole" / "pretrain" / "pretrained.pth", weights_only=True)["backbone"]
-    start = whole.build_net().state_dict()
+    start = whole.weights.build().state_dict()
     assert all(torch.equal(start[name], value) for name, value in kept.items()) and set(start) - set(kept) == HEAD
 
 

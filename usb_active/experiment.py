@@ -14,13 +14,14 @@ import numpy as np
 from usb_active.acquisition import check_picks, check_pseudo_labels
 from usb_active.answers import check_answers, merge_answers
 from usb_active.artifacts import load_artifact, save_artifact
-from usb_active.checkpoint import read_checkpoint, write_checkpoint
 from usb_active.errors import UsageError, WaitingForLabels
+from usb_active.initial_weights import InitialWeights
 from usb_active.metrics import training_record
 from usb_active.oracle import Query
+from usb_active.plugin_states import PluginStates
 from usb_active.pool import Pool
-from usb_active.pretrained import backbone_features, build_seeded, classifier_keys, load_backbone, run_once
-from usb_active.prior import PriorTable
+from usb_active.prior import When
+from usb_active.prior_schedule import PriorSchedule
 from usb_active.randomness import seeded_globals
 from usb_active.run_dir import LABELED, SKIPPED, LabelRow, utc_now
 from usb_active.setup import Components, components_from_args, pin, queryable_mask
@@ -60,14 +61,15 @@ class Session:
     def __init__(self, parts: Components, trainer: Trainer):
         self.config, self.run_dir, self.dataset = parts.config, parts.run_dir, parts.dataset
         self.plugins, self.oracle, self._features = parts.plugins, parts.oracle, parts.features
-        self._network, self._pretrainer, self._pretrained = parts.network, parts.pretrainer, None
         self.trainer = trainer
         self.seed: int = parts.config.usb["seed"]
         self.pool = Pool(queryable_mask(self.dataset, self.oracle))
         self.cycle = 0
         self.logged: dict[str, float] = {}
-        self.prior_file = ""
-        self._prior_table: PriorTable | None = None
+        path = self.run_dir.path
+        self.states = PluginStates(self.plugins, path / "queries")
+        self.prior = PriorSchedule(self.plugins.get("prior"), self.config.active.prior, path / "artifacts")
+        self.weights = InitialWeights(parts.network, parts.pretrainer, self.dataset, self.config.usb, path / "pretrain")
         # The cycle whose training this process has in memory, finished or under way.
         self._in_memory: int | None = None
         self._has_model = False
@@ -87,7 +89,7 @@ class Session:
         """Query, answers, training: `cycles` acquisitions and one training more. The last scores, by USB's names."""
         try:
             self._open_pool()
-            self._pretrain()
+            self.weights.pretrain(self.trainer.device)
             record: dict[str, Any] = {}
             for cycle in range(self.config.active.cycles + 1):
                 self.cycle = cycle
@@ -127,40 +129,6 @@ class Session:
             self._verify()
             self.run_dir.write_keys(self.dataset.keys)
 
-    def _pretrain(self) -> None:
-        if self._pretrainer is not None:
-            folder = self.run_dir.path / "pretrain"
-            nets = self._fresh_net, self._classifier_keys
-            self._pretrained = run_once(self._pretrainer, *nets, self.dataset, folder, self.seed, self.trainer.device)
-
-    def _fresh_net(self) -> torch.nn.Module:
-        usb = self.config.usb
-        return build_seeded(self._network, self.dataset, usb["pretrain_path"] if usb["use_pretrain"] else None, self.seed)
-
-    def build_net(self) -> torch.nn.Module:
-        """The network as every cycle starts it."""
-        net = self._fresh_net()
-        if self._pretrained is not None and self._pretrained.backbone is not None:
-            load_backbone(net, self._pretrained.backbone, self._classifier_keys())
-        return net
-
-    def _classifier_keys(self) -> tuple[str, ...]:
-        return classifier_keys(lambda classes: self._network.build(classes, self.dataset.img_size, self.dataset.in_channels))
-
-    def _pretrained_features(self) -> np.ndarray | None:
-        """Those the pretrainer made; the backbone's, where it made none or the pool has grown since."""
-        if self._pretrained is None:
-            return None
-        made = self._pretrained.features
-        if made is not None and len(made) == len(self.dataset):
-            return made
-        if self._pretrained.backbone is None:
-            return None
-        path = self.run_dir.path / "pretrain" / f"backbone_features_{len(self.dataset)}"
-        if load_artifact(path) is None:
-            save_artifact(path, backbone_features(self.build_net(), self.view_source()))
-        return load_artifact(path)
-
     # ------------------------------------------------------------------------------------------ views
     def view_source(self) -> ViewSource:
         """What views are made from at this moment."""
@@ -169,8 +137,11 @@ class Session:
             dataset=self.dataset, pool=self.pool, run_path=self.run_dir.path, seed=self.seed, device=self.trainer.device,
             model=lambda: self.trainer.ema_model if self._has_model else None, batch_size=usb["eval_batch_size"],
             num_workers=usb["num_workers"], simulated=self.oracle.simulated, pretrained_features=self._pretrained_features,
-            metrics=self.logged, pretrained_modules=lambda: {} if self._pretrained is None else self._pretrained.modules,
+            metrics=self.logged, pretrained_modules=self.weights.modules,
         )  # fmt: skip
+
+    def _pretrained_features(self) -> np.ndarray | None:
+        return self.weights.features(self.view_source())
 
     def view(self, role: str, cycle: int, stage: str = "") -> PoolView:
         """The pool for the plugin of a role; `stage` sets apart the randomness of several calls in one cycle."""
@@ -206,7 +177,7 @@ class Session:
         query = self._select(cycle)
         meta = {"acquisition": query.acquisition, "seconds": time.perf_counter() - started, "log": dict(self.logged)}
         self.run_dir.write_json(self._meta_name(cycle), meta)
-        self._save_states(cycle, "query")
+        self.states.save(cycle, "query")
         self.run_dir.save_query(query)
         return query
 
@@ -271,7 +242,7 @@ class Session:
                 raise UsageError(f"all samples of the first query were skipped, so there is nothing to train on; {way_out}")
             self.logged.clear()
             self._save_pseudo_labels(query.cycle)
-            self._save_states(query.cycle, "answers")
+            self.states.save(query.cycle, "answers")
             record = {"cycle": query.cycle, "journal_rows": self._rows_until(query.cycle), "log": dict(self.logged)}
             self.run_dir.write_json(start, record)
         self._replay(record["journal_rows"])
@@ -361,11 +332,11 @@ class Session:
     def _training(self, cycle: int) -> None:
         """Train a cycle to its end; done.json says that it is."""
         self._train(cycle)
-        in_training = self.prior_file
+        in_training = self.prior.file
         self._fit_prior("end", cycle)
-        self._save_states(cycle, "training")
+        self.states.save(cycle, "training")
         record = training_record(self, cycle)
-        self.run_dir.write_json(self._done_name(cycle), {"metrics": record, "prior": self.prior_file, "prior_in_training": in_training})
+        self.run_dir.write_json(self._done_name(cycle), {"metrics": record, "prior": self.prior.file, "prior_in_training": in_training})
         self.trainer.log_record(record)
         self._write_state(cycle, "done", 0)
 
@@ -407,7 +378,7 @@ class Session:
         self._replay(self.run_dir.read_json(self._start_name(cycle))["journal_rows"])
         self.cycle = cycle
         self._train(cycle)
-        self._load_states(cycle, "training")
+        self.states.load(cycle, "training")
         self.load_prior(self.run_dir.read_json(self._done_name(cycle))["prior"])
         self.cycle, self.pool = here, pool
         self._load_states_before_training(here)
@@ -418,8 +389,7 @@ class Session:
             return
         before = range(max(0, cycle - 1), cycle)
         old = [path for earlier in before for path in self.run_dir.cycle_path(earlier).glob("*.pth")]
-        made = [path for number in (*before, cycle) for path in (self.run_dir.path / "artifacts").glob(f"prior_{number:03d}_*.npy")]
-        for path in sorted([*old, *(path for path in made if path.stem not in tables)]):
+        for path in [*sorted(old), *self.prior.outdated(range(max(0, cycle - 1), cycle + 1), tables)]:
             path.unlink()
             logger.debug("removed %s (keep: last)", path)
         shutil.rmtree(self.run_dir.path / "scratch" / f"cycle_{cycle:03d}", ignore_errors=True)
@@ -428,82 +398,26 @@ class Session:
         counts = {"labels": len(self.pool.labeled), "skipped": int(self.pool.skipped.sum()), "pending": pending}
         self.run_dir.write_state({"cycle": cycle, "stage": stage, **counts})
 
-    # ------------------------------------------------------------------------------------------ plugin state
-    def plugin_states(self) -> dict[str, Any]:
-        """The state of every plugin, by role."""
-        return {role: plugin.state_dict() for role, plugin in self.plugins.items() if hasattr(plugin, "state_dict")}
-
-    def load_plugin_states(self, states: dict[str, Any]) -> None:
-        """The inverse of `plugin_states`."""
-        for role, state in states.items():
-            self.plugins[role].load_state_dict(state)
-
-    def _states_path(self, cycle: int, step: str) -> Path:
-        return self.run_dir.path / "queries" / f"cycle_{cycle:03d}.{step}.pth"
-
-    def _save_states(self, cycle: int, step: str) -> None:
-        """The plugins as they are after a step of the cycle, before what commits the step is on disk."""
-        states = {role: state for role, state in self.plugin_states().items() if state}
-        # Once there was any, always: a file that is missing can then be told from a state that is empty.
-        if states or next(self.run_dir.path.glob("queries/*.pth"), None):
-            write_checkpoint(self._states_path(cycle, step), states)
-
-    def _load_states(self, cycle: int, step: str) -> None:
-        path, remedy = self._states_path(cycle, step), "restore it from a copy: what plugins had learned is nowhere else"
-        if path.exists():
-            self.load_plugin_states(read_checkpoint(path, remedy))
-        elif any(self.plugin_states().values()):
-            raise UsageError(f"{path} is gone; {remedy}")
-
     def _load_states_before_training(self, cycle: int) -> None:
         """The plugins as they were when the last step before the cycle's training was committed, if any was."""
         if self.run_dir.read_json(self._start_name(cycle)) is not None:
-            self._load_states(cycle, "answers")
+            self.states.load(cycle, "answers")
         elif self.run_dir.query(cycle) is not None:
-            self._load_states(cycle, "query")
+            self.states.load(cycle, "query")
 
     # ------------------------------------------------------------------------------------------ prior
-    def prior_at(self, iteration: int) -> PriorTable | None:
-        """The table that guides this step, if any does."""
-        settings = self.config.active.prior
-        if settings is None or (settings.until_iter is not None and iteration >= settings.until_iter and settings.then == "remove"):
-            return None
-        return self._prior_table
-
     def update_prior(self, iteration: int) -> None:
-        """After `until_iter`, under `then: update`: a new table every `update_every` steps."""
-        settings = self.config.active.prior
-        if settings is None or settings.then != "update" or settings.until_iter is None:
-            return
-        since = iteration - settings.until_iter
-        if 0 <= since and since % settings.update_every == 0 and iteration < self.trainer.num_train_iter:
+        """Between two steps: a new table, if one is due."""
+        if self.prior.is_due(iteration, self.trainer.num_train_iter):
             self._fit_prior("step", self.cycle, iteration)
 
-    def _fit_prior(self, when: str, cycle: int, iteration: int = 0) -> None:
-        plugin = self.plugins.get("prior")
-        if plugin is None:
-            return
-        with seeded_globals(self.seed, cycle, "prior", when, iteration):
-            table = plugin.fit(self.view("prior", cycle, f"/{when}@{iteration}"), when)
-        if table is None:
-            return
-        expected = (len(self.dataset), self.dataset.num_classes)
-        if table.probs.shape != expected:
-            raise UsageError(f"prior '{plugin.name}': expected a table of {expected}, got {table.probs.shape}")
-        self.prior_file = f"prior_{cycle:03d}_{when}_{iteration:08d}"
-        save_artifact(self.run_dir.path / "artifacts" / self.prior_file, table.probs)
-        self._prior_table = table
+    def _fit_prior(self, when: When, cycle: int, iteration: int = 0) -> None:
+        if self.prior.exists:
+            self.prior.fit(self.view("prior", cycle, f"/{when}@{iteration}"), when, self.seed, iteration)
 
     def load_prior(self, name: str) -> None:
-        """Take the table of this name, "" for none."""
-        self.prior_file = name
-        table = load_artifact(self.run_dir.path / "artifacts" / name) if name else None
-        if name and table is None:
-            raise UsageError(f"{self.run_dir.path / 'artifacts' / name}.npy is gone; the checkpoint needs this prior")
-        if table is not None and len(table) < len(self.dataset):
-            # Samples that joined the pool since then have no prior.
-            table = np.pad(table, ((0, len(self.dataset) - len(table)), (0, 0)))
-        self._prior_table = None if table is None else PriorTable(table)
+        """Take the prior table of this name, "" for none."""
+        self.prior.load(name, len(self.dataset))
 
 
 def progress_line(record: dict[str, Any]) -> str:

@@ -130,7 +130,7 @@ def test_a_table_of_zeros_is_the_plain_training_to_the_bit(tmp_path, algorithm, 
     usb = {"algorithm": algorithm, "use_cat": use_cat}
     plain = train(prepared(tmp_path, "plain", None, **usb))
     zero = train(prepared(tmp_path, "zero", {"name": "made", "table": "zero"}, **usb))
-    assert zero.session.prior_file and same_weights(plain, zero)
+    assert zero.session.prior.file and same_weights(plain, zero)
 
 
 HARD_OR_SOFT = {
@@ -236,7 +236,7 @@ def test_a_new_table_at_the_start_of_a_cycle_replaces_that_of_the_end(tmp_path):
 def test_a_prior_sees_the_model_just_trained(tmp_path):
     data = prepared(tmp_path, "run", {"name": "probing", "when": ["end"]}, algorithm="fixmatch", active={"keep": "all"})
     session = train(data).session
-    table = session._prior_table.probs
+    table = session.prior.table.probs
     model = session.trainer.ema_model.eval()
     with torch.no_grad():
         views = torch.stack([session.dataset.views.eval(session.dataset.load(i)) for i in range(200)])
@@ -260,8 +260,8 @@ def test_a_run_stopped_after_an_update_goes_on_with_the_updated_table(tmp_path, 
     resumed, seen = recorded(again)
     assert min(it for _, _, it in seen) == stop_at
     assert same_weights(whole, resumed)
-    assert resumed.session.prior_file == whole.session.prior_file != ""
-    assert np.array_equal(resumed.session._prior_table.probs, whole.session._prior_table.probs)
+    assert resumed.session.prior.file == whole.session.prior.file != ""
+    assert np.array_equal(resumed.session.prior.table.probs, whole.session.prior.table.probs)
 
 
 def stop(data, iteration):
@@ -364,5 +364,5 @@ def test_a_table_of_a_pool_that_has_grown_since_leaves_the_new_samples_without_a
     old = np.eye(10, dtype=np.float32)[np.arange(1000) % 10]
     np.save(session.run_dir.path / "artifacts" / "old.npy", old)
     session.load_prior("old")
-    rows = session.prior_at(0).rows(np.array([999, 1000, 1342]))
+    rows = session.prior.at(0).rows(np.array([999, 1000, 1342]))
     assert rows[0].argmax() == 9 and not rows[1:].any()

@@ -188,7 +188,7 @@ class ActiveMixin(DeviceMixin):
         if existing is not None and self.session.continues_weights():
             return existing
         # USB's builder is what algorithms that wrap the network (remixmatch, simmatch) call in the end.
-        self.net_builder = lambda **options: self.session.build_net()
+        self.net_builder = lambda **options: self.session.weights.build()
         model = super().set_model()
         return model if existing is None else _load_into(existing, model)
 
@@ -236,7 +236,7 @@ class ActiveMixin(DeviceMixin):
     def train_step(self, **inputs: Any) -> tuple[dict, dict]:
         """USB's step, seeded by its position, seen by the observers, with the prior in its predictions."""
         seed_globals(self.session.seed, self.cycle, "step", self.it, self.rank)
-        self.prior_seam.table = self.session.prior_at(self.it)
+        self.prior_seam.table = self.session.prior.at(self.it)
         self.prior_seam.open(self._loaded.get("idx_ulb"), self.device)
         self._capture.open()
         try:
@@ -320,12 +320,12 @@ class ActiveMixin(DeviceMixin):
             "active": {
                 "cycle": self.cycle,
                 "algorithm": algorithm_state(self, self._constructed),
-                "plugins": self.session.plugin_states(),
+                "plugins": self.session.states.collect(),
                 "registered": {name: _states(hook.registered) for name, hook in self._plugin_hooks.items()},
                 "optimizers": {name: _states(hook.optimizers) for name, hook in self._plugin_hooks.items()},
                 "evaluation": self.evaluation,
                 "best_test_accuracy": self.best_test_accuracy,
-                "prior": self.session.prior_file,
+                "prior": self.session.prior.file,
                 "elapsed": elapsed,
                 "log": dict(self.session.logged),
             },
@@ -355,7 +355,7 @@ class ActiveMixin(DeviceMixin):
 
     def _load_active(self, state: dict[str, Any]) -> None:
         load_algorithm_state(self, state["algorithm"])
-        self.session.load_plugin_states(state["plugins"])
+        self.session.states.give(state["plugins"])
         for name, hook in self._plugin_hooks.items():
             for kind, owner in (("registered", hook.registered), ("optimizers", hook.optimizers)):
                 for key, value in state[kind].get(name, {}).items():
