@@ -1,4 +1,4 @@
-"""What holds for every test: one thread, no network."""
+"""What holds for every test: one thread, no network, no GPU unless it is asked for."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ for name, value in {
     os.environ.setdefault(name, value)
 
 
+def pytest_configure(config):
+    """Hide the GPUs, from child processes too, unless the tests are picked by `-m cuda`: a run has to be compared with one on
+    the same device. It works before CUDA is first asked for anything, so that torch need not be imported.
+    """
+    if not config.option.markexpr.startswith("cuda"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(autouse=True)
 def usb_active_logging():
     """A run in a test's own process sends the log to the terminal; the next test finds it as it was."""
@@ -29,3 +37,19 @@ def usb_active_logging():
     yield
     logger.handlers, logger.propagate = before[:2]
     logger.setLevel(before[2])
+
+
+@pytest.fixture
+def torch_settings():
+    """torch, with its threads and its determinism put back at the end; the environment starts without a word about cuBLAS."""
+    import torch
+
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    cublas = os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    yield torch
+    torch.set_num_threads(before[0])
+    torch.use_deterministic_algorithms(before[1])
+    torch.backends.cudnn.benchmark = before[2]
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    if cublas is not None:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = cublas

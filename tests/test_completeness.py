@@ -17,7 +17,7 @@ import yaml
 
 from usb_active.config import load_config
 from usb_active.registry import CONTRACTS, GROUP, REGISTRY, Declaration
-from usb_active.setup import check_components
+from usb_active.setup import build_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE, PLUGINS, CONFIGS, TESTS = ROOT / "usb_active", ROOT / "plugins", ROOT / "yaml_configs", ROOT / "tests"
@@ -67,7 +67,7 @@ def test_every_yaml_is_valid_and_says_what_it_is(path):
     config = load_config(path)
     assert config.base == path.parent
     if config.dataset.name in EMBEDDED:
-        check_components(config)
+        build_parts(config)
 
 
 def test_no_two_yamls_write_into_one_run():

@@ -46,7 +46,7 @@ def named_block(path: Path, language: str, name: str) -> str:
 def commands(path: Path) -> Iterator[list[str]]:
     """Every `usb-active …` that a document names: in consoles, and between backticks; without what follows a redirection."""
     text = path.read_text(encoding="utf-8")
-    lines = [line for block in (*blocks(path, "console"), *blocks(path, "sh")) for line in block.splitlines()]
+    lines = [line for block in blocks(path, "console") for line in block.replace("\\\n", " ").splitlines()]
     for piece in (*lines, *re.findall(r"`([^`\n]+)`", text)):
         for part in re.split(r"&&|\||>", piece):
             words = shlex.split(part, comments=True)

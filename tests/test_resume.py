@@ -10,6 +10,9 @@ import run_helpers
 import torch
 from killer import KILLED, assert_same_end, directory, finish, run, settings
 
+from usb_active.errors import UsageError
+from usb_active.plugin_states import PluginStates
+
 pytestmark = pytest.mark.slow
 
 # In the order in which a run comes to them.
@@ -17,6 +20,8 @@ POINTS = (
     "first_labels", "done", "predict", "select", "before_query", "query", "in_labels", "labels", "start",
     "train_early", "epoch_end", "checkpoint", "train", "training_end", "before_done", "last_done",
 )  # fmt: skip
+# Those at which loaders may be at work or have just been: new workers cost time.
+POINTS_WITH_WORKERS = ("done", "predict", "select", "query", "labels", "checkpoint", "train")
 # Three epochs do not divide 13 steps: the last epoch takes the remainder.
 UNEVEN = {"num_train_iter": 13, "epoch": 3, "num_eval_iter": 5}
 
@@ -39,9 +44,9 @@ def test_killed_at_a_point(tmp_path, reference, point):
     assert_same_end(kill_and_finish(settings(tmp_path), point), reference())
 
 
-def test_killed_at_every_point_in_turn_with_workers(tmp_path, reference):
+def test_killed_at_one_point_after_the_other_with_workers(tmp_path, reference):
     """Two workers; the uninterrupted run had none."""
-    assert_same_end(kill_and_finish(settings(tmp_path, num_workers=2), *POINTS), reference())
+    assert_same_end(kill_and_finish(settings(tmp_path, num_workers=2), *POINTS_WITH_WORKERS), reference())
 
 
 def test_workers_and_repetition_change_nothing(tmp_path, reference):
@@ -125,3 +130,31 @@ def test_initial_weights_of_every_cycle(tmp_path, monkeypatch, warm_start):
         before = run_helpers.checkpoint(tmp_path / "run", cycle - 1) if warm_start else starts[0]
         assert run_helpers.weights_equal(starts[cycle], before)
     assert all(torch.equal(value, starts[0]["ema_model"][name]) for name, value in starts[0]["model"].items())
+
+
+class Forgetful:
+    """A plugin that has learned something, or nothing."""
+
+    def __init__(self, learned):
+        self.learned = learned
+
+    def state_dict(self):
+        return self.learned
+
+    def load_state_dict(self, state):
+        self.learned = state
+
+
+def test_state_that_became_empty_is_no_lost_file(tmp_path):
+    plugin = Forgetful({"rounds": 1})
+    states = PluginStates({"acquisition": plugin}, tmp_path)
+    states.save(0, "query")
+    plugin.learned = {}
+    states.save(0, "answers")
+    plugin.learned = {"rounds": 2}
+    states.load(0, "answers")
+    states.load(0, "query")
+    assert plugin.learned == {"rounds": 1}
+    (tmp_path / "cycle_000.query.pth").unlink()
+    with pytest.raises(UsageError, match="cycle_000.query.pth is gone; restore it from a copy"):
+        states.load(0, "query")

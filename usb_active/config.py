@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, InstanceOf
 from usb_active.choices import PluginChoice, Problems, Strict, choose, choose_with, validate
 from usb_active.errors import UsageError, nearest
 from usb_active.registry import REGISTRY
-from usb_active.usb_keys import INVALID, algorithm_keys, algorithm_names, check_usb_keys, convert, show
+from usb_active.usb_keys import ALGORITHMS, INVALID, algorithm_keys, algorithm_names, check_usb_keys, convert, show
 from usb_active.yaml_input import apply_overrides, find_yaml, read_yaml
 
 # Keys that may differ when a run goes on: they change neither what is trained nor what is selected. (Image size and class names
@@ -329,12 +329,17 @@ def _cross_check(usb: dict[str, Any], active: ActiveConfig, problems: Problems) 
 
 def _settle_stream(usb: dict[str, Any], active: ActiveConfig, given: bool, problems: Problems) -> None:
     """`include_lb_to_ulb`, where a method demands that labelled samples are, or are not, in the unlabelled stream."""
-    for choice in (active.initial, active.acquisition):
-        wanted = getattr(choice.cls, "include_labeled", None) if choice else None
-        if not isinstance(wanted, bool) or usb["include_lb_to_ulb"] is wanted:
+    choices = [choice for choice in (active.initial, active.acquisition, active.prior and active.prior.choice) if choice]
+    # Of an instance, because what it wants may depend on its keys.
+    asking = {choice.name: choice.make() for choice in choices}
+    if usb["algorithm"] in REGISTRY.names("algorithm") and usb["algorithm"] not in ALGORITHMS:
+        asking[usb["algorithm"]] = REGISTRY.get("algorithm", usb["algorithm"])
+    for name, owner in asking.items():
+        wanted = getattr(owner, "include_labeled", None)
+        if wanted is None or usb["include_lb_to_ulb"] is wanted:
             continue
         if given:
-            problems.add("include_lb_to_ulb", f"'{choice.name}' needs {show(wanted)} ({show(usb['include_lb_to_ulb'])})")
+            problems.add("include_lb_to_ulb", f"'{name}' needs {show(wanted)} ({show(usb['include_lb_to_ulb'])})")
         usb["include_lb_to_ulb"], given = wanted, True
 
 

@@ -38,8 +38,13 @@ class PoolRows(torch.utils.data.Dataset):
         idx, view = self.idx[rows], getattr(self.dataset.views, self.transform)
         with seeded_globals(self.seed, *self.position, self.transform, number):
             samples = [self.dataset.load(int(i)) for i in idx]
-            views = [torch.stack([view(sample) for sample in samples]) for _ in range(self.passes)]
+            views = [self._collated([view(sample) for sample in samples]) for _ in range(self.passes)]
         return {"idx": torch.from_numpy(np.asarray(idx, dtype=np.int64)), "x": torch.stack(views)}
+
+    def _collated(self, views: list[Any]) -> torch.Tensor:
+        if self.dataset.collate is None:
+            return torch.stack(views)
+        return self.dataset.collate([{"x": view} for view in views])["x"]
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -48,9 +48,9 @@ def launch(script: Path | None, config_name: str | None, overrides: Sequence[str
     _check_epochs(config)
     # Imported late: they bring numpy and matplotlib.
     from usb_active.runner import finish, log_progress
-    from usb_active.setup import check_components
+    from usb_active.setup import build_parts
 
-    check_components(config)
+    build_parts(config)
     log_progress()
     from usb_active.usb.launching import run_script
 

@@ -34,7 +34,8 @@ class PluginStates:
     def save(self, cycle: int, step: Step) -> None:
         """Keep them as they are after a step of the cycle; to be called before what commits the step is on disk."""
         states = {role: state for role, state in self.collect().items() if state}
-        if states:
+        # Once there was any, always: a file that is missing is then told from a state that became empty.
+        if states or next(self._folder.glob("cycle_*.pth"), None):
             write_checkpoint(self._path(cycle, step), states)
 
     def load(self, cycle: int, step: Step) -> None:

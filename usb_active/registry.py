@@ -30,7 +30,7 @@ CONTRACTS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "prior": ("usb_active.prior:Prior", {"fit": ("view", "when")}),
     "pretrainer": ("usb_active.pretraining:Pretrainer", {"run": ("build_net", "dataset", "scratch", "rng", "device")}),
     "oracle": ("usb_active.oracle:Oracle", {"collect": ("query",)}),
-    "dataset": ("usb_active.datasets:Dataset", {"prepare": ()}),
+    "dataset": ("usb_active.datasets:Dataset", {"prepare": (), "load": ("index",)}),
     "network": ("usb_active.network:Network", {"build": ("num_classes", "img_size", "in_channels")}),
     "algorithm": ("", {"train_step": ()}),
 }
@@ -39,6 +39,9 @@ OPTIONAL = {
         "setup": ("info",), "observe": ("batch",), "extra_loss": ("batch",), "on_interval": ("view",),
         "pseudo_labels": ("view",), "known_labels": ("view",),
     },
+    "prior": {"setup": ("info",), "observe": ("batch",), "extra_loss": ("batch",)},
+    "oracle": {"setup": ("dataset", "run_path"), "ask": ("query",), "instructions": ("query", "pending")},
+    "algorithm": {"plan": ("pool",), "make_sampler": ("split", "epoch", "start")},
 }  # fmt: skip
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 from usb_active.config import RunConfig
 from usb_active.report import summary_table, write_report
 from usb_active.run_dir import RunDir, make_folder
-from usb_active.setup import build_dataset, check_components
+from usb_active.setup import build_dataset, build_parts
 
 __all__ = ["build_dataset", "check", "run"]
 
@@ -17,23 +18,31 @@ logger = logging.getLogger("usb_active")
 
 def check(config: RunConfig) -> int:
     """Everything that `run` would refuse before it trains. Exit code 0, or UsageError."""
-    check_components(config)
+    _check_all(config)
     print(f"{config.source}: fine; it would run in {config.run_path}")
     return 0
 
 
 def run(config: RunConfig, verbose: bool = False) -> int:
     """Run an experiment to its end, or on from where it stopped; then report. Exit code 0, or an exception that says why not."""
-    # A cheap check first: mistakes in the YAML must not cost the seconds that importing USB takes.
-    check_components(config)
+    parts = _check_all(config)
     make_folder(config.run_path.parent)
     log_progress(verbose)
     from usb_active.usb.launch import make_algorithm
 
-    algorithm = make_algorithm(config)
+    algorithm = make_algorithm(config, parts)
     algorithm.train()
     finish(config)
     return 0
+
+
+def _check_all(config: RunConfig) -> dict[str, Any]:
+    """The parts of the run, checked: first what costs nothing, so that a mistake there is not waited for while USB is imported."""
+    parts = build_parts(config)
+    from usb_active.usb.support import check_training
+
+    check_training(parts)
+    return parts
 
 
 def finish(config: RunConfig) -> None:

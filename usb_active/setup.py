@@ -57,21 +57,12 @@ def build_dataset(config: RunConfig) -> Dataset:
     return dataset
 
 
-def check_components(config: RunConfig) -> None:
-    """Build everything but the run directory, for the errors alone."""
-    _build(config)
-
-
-def build_components(config: RunConfig) -> Components:
-    """All parts, with the run directory opened (and locked) last, when nothing else can go wrong any more.
+def build_parts(config: RunConfig) -> dict[str, Any]:
+    """All parts of a run but its directory, checked against each other.
 
     Raises:
         UsageError: anything that contradicts anything else.
     """
-    return Components(**_build(config), run_dir=RunDir.open(config.run_path, config.resolved(), free_keys=FREE_KEYS))
-
-
-def _build(config: RunConfig) -> dict[str, Any]:
     active = config.active
     dataset = build_dataset(config)
     oracle = make(active.oracle)
@@ -87,6 +78,12 @@ def _build(config: RunConfig) -> dict[str, Any]:
     check_files(config)
     parts = {"config": config, "dataset": dataset, "network": make(config.net), "oracle": oracle}
     return {**parts, "plugins": plugins, "features": features, "pretrainer": pretrainer}
+
+
+def open_run(parts: dict[str, Any]) -> Components:
+    """The parts with the run directory, opened and locked last, when nothing else can go wrong any more."""
+    config = parts["config"]
+    return Components(**parts, run_dir=RunDir.open(config.run_path, config.resolved(), free_keys=FREE_KEYS))
 
 
 def pin(run_dir: RunDir, dataset: Dataset) -> None:
@@ -185,4 +182,6 @@ def components_from_args(args: Any) -> Components:
         from usb_active.usb.arguments import complete_args
 
         complete_args(args)
-    return build_components(args.run_config)
+    # Taken away: they are for one run, and need not be pickled to other processes.
+    parts = vars(args).pop("parts", None)
+    return open_run(parts or build_parts(args.run_config))

@@ -200,6 +200,8 @@ FIXED: dict[str, tuple[Any, str]] = {
     "train_sampler": ("RandomSampler", "other samplers cannot be resumed to the bit"),
     "world_size": (1, "one machine"),
     "rank": (0, "one machine"),
+    "use_wandb": (False, "USB opens a run of it for every cycle; use_tensorboard is supported"),
+    "use_aim": (False, "USB opens a run of it for every cycle; use_tensorboard is supported"),
 }
 
 

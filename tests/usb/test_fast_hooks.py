@@ -18,7 +18,8 @@ from usb_active.usb.device import DeviceMixin
 from usb_active.usb.fast_hooks import FastEMAHook, FastFlexMatchThresholdingHook, accelerate
 from usb_active.usb.networks import small_cnn
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
+NEEDS_CUDA = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)]
 CLASSES, POOL = 5, 60
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,10 +29,20 @@ from usb_active.split import Split
 from usb_active.usb.data import EvaluationRows, PoolStream, held_out
 from usb_active.usb.device import DeviceMixin, configure_torch, pick_device, remove_hook, replace_hook
 from usb_active.usb.fast_hooks import accelerate
-from usb_active.usb.hooks import ActiveCheckpointHook, ActiveEvaluationHook, IntervalHook, PluginHook, PriorUpdateHook, ProgressHook
+from usb_active.usb.hooks import (
+    ActiveCheckpointHook,
+    ActiveEvaluationHook,
+    IntervalHook,
+    PluginHook,
+    PriorUpdateHook,
+    ProgressHook,
+    RegisteredState,
+)
 from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_fields, check_prior_stages
 from usb_active.usb.state import algorithm_state, load_algorithm_state
 from usb_active.usb.support import check_supported
+
+logger = logging.getLogger("usb_active")
 
 PREFIX = "active_"
 
@@ -73,6 +84,8 @@ class ActiveMixin(DeviceMixin):
         config = self.session.config.active
         self._fields = batch_fields(self.base_name, type(self))
         self._plugin_hooks = {role: PluginHook(plugin) for role, plugin in self.session.plugins.items()}
+        # Holds what the algorithm itself registers, as a plugin's hook holds what that does.
+        self._own_hook = RegisteredState("active/algorithm")
         self._capture = StepCapture(self.base_name, self._fields, self._hidden_modules())
         # USB prints from constructors; what matters is in the log.
         with contextlib.redirect_stdout(io.StringIO()), seeded_globals(self.session.seed, "construct"):
@@ -84,7 +97,7 @@ class ActiveMixin(DeviceMixin):
         self.ce_loss = self._capture.watch_loss(self.ce_loss, "_logits_lb")
         self.consistency_loss = self._capture.watch_loss(self.consistency_loss, "_logits_strong")
         self._capture.watch_modules(self.model)
-        if "prior" in self._plugin_hooks:
+        if self.session.prior.exists:
             check_prior_stages(self.base_name, self.hooks_dict)
         if config.fast_hooks:
             accelerate(self)
@@ -115,7 +128,18 @@ class ActiveMixin(DeviceMixin):
             num_train_iter=self.num_train_iter, net=self.model, register_state=self._registrar(hook),
         )  # fmt: skip
 
-    def _registrar(self, hook: PluginHook) -> Callable[..., Any]:
+    def register_state(self, name: str, factory: Callable[[], Any], optimizer: Callable | None = None) -> Any:
+        """For algorithms with modules and optimizers beside USB's one: as `TrainingInfo.register_state`, made anew every cycle.
+
+        To be called in the algorithm's constructor, after USB's.
+        """
+        return self._registrar(self._own_hook)(name, factory, optimizer)
+
+    @property
+    def _state_hooks(self) -> dict[str, RegisteredState]:
+        return {**self._plugin_hooks, "algorithm": self._own_hook}
+
+    def _registrar(self, hook: RegisteredState) -> Callable[..., Any]:
         def register_state(name: str, factory: Callable[[], Any], optimizer: Callable | None = None) -> Any:
             if name in hook.registered:
                 raise UsageError(f"{hook.name}: state '{name}' is registered twice")
@@ -217,6 +241,7 @@ class ActiveMixin(DeviceMixin):
             wanted = getattr(hook.plugin, "batch_fields", frozenset())
             check_fields(f"{role} '{hook.plugin.name}'", wanted, self.base_name, self._fields)
             self.register_hook(hook, f"active/{role}", "VERY_HIGH")
+        self.register_hook(self._own_hook, self._own_hook.name, "VERY_HIGH")
         self._observers = [hook.name for hook in self._plugin_hooks.values() if hook.defines("observe")]
         self._loss_adders = [hook.name for hook in self._plugin_hooks.values() if hook.defines("extra_loss")]
         self._progress = ProgressHook(self.session.progress_title(self.cycle))
@@ -319,10 +344,11 @@ class ActiveMixin(DeviceMixin):
             "best_eval_acc": float(self.best_eval_acc),
             "active": {
                 "cycle": self.cycle,
+                "device": self.device.type,
                 "algorithm": algorithm_state(self, self._constructed),
                 "plugins": self.session.states.collect(),
-                "registered": {name: _states(hook.registered) for name, hook in self._plugin_hooks.items()},
-                "optimizers": {name: _states(hook.optimizers) for name, hook in self._plugin_hooks.items()},
+                "registered": {name: _states(hook.registered) for name, hook in self._state_hooks.items()},
+                "optimizers": {name: _states(hook.optimizers) for name, hook in self._state_hooks.items()},
                 "evaluation": self.evaluation,
                 "best_test_accuracy": self.best_test_accuracy,
                 "prior": self.session.prior.file,
@@ -345,7 +371,9 @@ class ActiveMixin(DeviceMixin):
         checkpoint = read_checkpoint(Path(load_path))
         self.model.load_state_dict(checkpoint["model"])
         self.ema_model.load_state_dict(checkpoint["ema_model"])
-        self.loss_scaler.load_state_dict(checkpoint["loss_scaler"])
+        # Empty when it was written without mixed precision on a GPU.
+        if checkpoint["loss_scaler"]:
+            self.loss_scaler.load_state_dict(checkpoint["loss_scaler"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(checkpoint["scheduler"])
@@ -354,9 +382,12 @@ class ActiveMixin(DeviceMixin):
         return checkpoint
 
     def _load_active(self, state: dict[str, Any]) -> None:
+        if state["device"] != self.device.type:
+            devices = self.device.type, state["device"]
+            logger.warning("the run goes on on another device (%s, before: %s): from here on it is not equal to the bit", *devices)
         load_algorithm_state(self, state["algorithm"])
         self.session.states.give(state["plugins"])
-        for name, hook in self._plugin_hooks.items():
+        for name, hook in self._state_hooks.items():
             for kind, owner in (("registered", hook.registered), ("optimizers", hook.optimizers)):
                 for key, value in state[kind].get(name, {}).items():
                     owner[key].load_state_dict(value)
@@ -369,6 +400,8 @@ class ActiveMixin(DeviceMixin):
         """A finished training's scores into TensorBoard, over the number of labels."""
         if self._tensorboard is not None:
             numbers = {f"cycle/{name}": value for name, value in record.items() if isinstance(value, float)}
+            numbers |= {f"cycle/log/{name}": value for name, value in record["log"].items()}
+            numbers |= {f"cycle/class_count/{label}": count for label, count in enumerate(record["class_counts"])}
             self._tensorboard.update(numbers, record["num_labels"])
 
     # ------------------------------------------------------------------------------------------ training

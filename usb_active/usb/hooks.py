@@ -12,18 +12,34 @@ from semilearn.core.hooks import EvaluationHook, Hook
 from usb_active.randomness import global_generators_kept, seeded_globals
 
 
-class PluginHook(Hook):
+class RegisteredState(Hook):
+    """What was given to `register_state`: objects with a state dict, and optimizers that step with the loss."""
+
+    def __init__(self, name: str = ""):
+        self.name = name
+        self.registered: dict[str, Any] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._scale = 1.0
+
+    def before_train_step(self, algorithm: Any) -> None:
+        # The scale under which this step's loss will be differentiated; ParamUpdateHook changes it afterwards. Asked only where
+        # needed, because on a GPU the answer has to be waited for.
+        self._scale = algorithm.loss_scaler.get_scale() if algorithm.use_amp and self.optimizers else 1.0
+
+    def after_train_step(self, algorithm: Any) -> None:
+        for optimizer in self.optimizers.values():
+            step_scaled(optimizer, self._scale)
+
+
+class PluginHook(RegisteredState):
     """A plugin as a USB hook, registered as `active/<role>`; the stages that the plugin defines reach it.
 
     The global generators are as before after every call, so that a plugin may draw without changing the training.
     """
 
     def __init__(self, plugin: Any):
+        super().__init__()
         self.plugin = plugin
-        # What the plugin registered in `setup`: name → object with a state dict; name → optimizer.
-        self.registered: dict[str, Any] = {}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self._scale = 1.0
 
     def defines(self, method: str) -> bool:
         """Whether the plugin has this optional method."""
@@ -63,14 +79,11 @@ class PluginHook(Hook):
             self._forward("before_train_epoch", algorithm)
 
     def before_train_step(self, algorithm: Any) -> None:
-        # The scale under which this step's loss will be differentiated; ParamUpdateHook changes it afterwards.
-        # Asked only where needed, because on a GPU the answer has to be waited for.
-        self._scale = algorithm.loss_scaler.get_scale() if algorithm.use_amp and self.optimizers else 1.0
+        super().before_train_step(algorithm)
         self._forward("before_train_step", algorithm)
 
     def after_train_step(self, algorithm: Any) -> None:
-        for optimizer in self.optimizers.values():
-            step_scaled(optimizer, self._scale)
+        super().after_train_step(algorithm)
         self._forward("after_train_step", algorithm)
 
     def on_interval(self, algorithm: Any) -> None:

@@ -16,10 +16,15 @@ from usb_active.usb.arguments import make_args
 logger = logging.getLogger("usb_active.usb")
 
 
-def make_algorithm(config: RunConfig) -> Any:
-    """The active algorithm of a configuration, on its device; `train()` runs the experiment."""
+def make_algorithm(config: RunConfig, parts: dict[str, Any] | None = None) -> Any:
+    """The active algorithm of a configuration, on its device; `train()` runs the experiment.
+
+    `parts`: those of `setup.build_parts`, where they have been built already.
+    """
     register([config.usb["algorithm"]])
-    algorithm = get_algorithm(make_args(config), None, None, logger)
+    args = make_args(config)
+    args.parts = parts
+    algorithm = get_algorithm(args, None, None, logger)
     log_to_file(config)
     return algorithm
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "fullysupervised": ALWAYS | {"logits_lb", "hidden"},
 }
 PRIOR_STAGES = ("masking", "gen_ulb_targets")
+PRIOR_HOOKS = ("MaskingHook", "PseudoLabelingHook")
 MASKS_LABELED = frozenset({"defixmatch"})
 
 
@@ -46,12 +47,12 @@ def check_fields(who: str, wanted: Iterable[str], algorithm: str, available: fro
         raise UsageError(f"{who}: needs {', '.join(sorted(missing))} of every step, but algorithm '{algorithm}' cannot give it: {reason}")
 
 
-def check_prior_stages(algorithm: str, hooks: Mapping[str, Any]) -> None:
+def check_prior_stages(algorithm: str, hooks: Collection[str]) -> None:
     """UsageError when no masking or no pseudo-label hook is there through which a prior could enter, or one that has other uses too."""
     if algorithm in MASKS_LABELED:
         reason = "masks its labelled predictions through the same hooks, where a prior has no place"
         raise UsageError(f"active.prior: algorithm '{algorithm}' {reason}")
-    missing = [name for name in ("MaskingHook", "PseudoLabelingHook") if name not in hooks]
+    missing = [name for name in PRIOR_HOOKS if name not in hooks]
     if missing:
         names = " and no ".join(missing)
         raise UsageError(f"active.prior: algorithm '{algorithm}' has no {names}, so a prior cannot reach its pseudo-labels")

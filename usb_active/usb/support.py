@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from semilearn.core import AlgorithmBase
 
 from usb_active.errors import UsageError
+from usb_active.registry import REGISTRY
+from usb_active.usb.device import pick_device
+from usb_active.usb.seams import PRIOR_HOOKS, batch_fields, check_fields, check_prior_stages
 
 # These move tensors with `.cuda()` in their own code.
 CUDA_ONLY = frozenset({"comatch", "crmatch", "simmatch", "vat"})
+
+
+# USB's algorithms that lack a hook through which a prior enters, with those they have; others are asked when they are built.
+STAGES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("fullysupervised", "supervised", "meanteacher", "mixmatch", "pimodel", "remixmatch", "vat"), ()),
+    **dict.fromkeys(("comatch", "crmatch", "simmatch"), ("MaskingHook",)),
+}
+
+
+def check_training(parts: dict[str, Any]) -> None:
+    """UsageError when the algorithm cannot do what the run's plugins ask of it, or the network cannot be built.
+
+    Args:
+        parts: those of `setup.Components`, without the run directory.
+    """
+    config, dataset = parts["config"], parts["dataset"]
+    name = config.usb["algorithm"]
+    cls = REGISTRY.get("algorithm", name)
+    check_supported(name, cls, pick_device(config.usb["gpu"]))
+    for role, plugin in parts["plugins"].items():
+        wanted = getattr(plugin, "batch_fields", frozenset())
+        check_fields(f"{role} '{plugin.name}'", wanted, name, batch_fields(name, cls))
+    if "prior" in parts["plugins"]:
+        check_prior_stages(name, STAGES.get(name, PRIOR_HOOKS))
+    parts["network"].build(dataset.num_classes, dataset.img_size, dataset.in_channels)
 
 
 def check_supported(name: str, cls: type, device: torch.device) -> None:
