@@ -63,6 +63,8 @@ def run(data: Mapping[str, Any], point: str = "", act: str = "kill") -> Ended:
 def _command(arguments: list[str], env: Mapping[str, str], out: str, err: str) -> None:
     # A group of its own, so that a signal to the group is ours alone.
     os.setsid()
+    # As in a process that nobody forked: a server's children would start servers of their own for their loaders' workers.
+    multiprocessing.set_start_method("fork", force=True)
     os.environ.update(env, CUDA_VISIBLE_DEVICES="")
     for number, name, path in ((1, "stdout", out), (2, "stderr", err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666), number)
