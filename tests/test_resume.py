@@ -20,8 +20,6 @@ POINTS = (
     "first_labels", "done", "predict", "select", "before_query", "query", "in_labels", "labels", "start",
     "train_early", "epoch_end", "checkpoint", "train", "training_end", "before_done", "last_done",
 )  # fmt: skip
-# Those at which loaders may be at work or have just been: new workers cost time.
-POINTS_WITH_WORKERS = ("done", "predict", "select", "query", "labels", "checkpoint", "train")
 # Three epochs do not divide 13 steps: the last epoch takes the remainder.
 UNEVEN = {"num_train_iter": 13, "epoch": 3, "num_eval_iter": 5}
 
@@ -46,7 +44,7 @@ def test_killed_at_a_point(tmp_path, reference, point):
 
 def test_killed_at_one_point_after_the_other_with_workers(tmp_path, reference):
     """Two workers; the uninterrupted run had none."""
-    assert_same_end(kill_and_finish(settings(tmp_path, num_workers=2), *POINTS_WITH_WORKERS), reference())
+    assert_same_end(kill_and_finish(settings(tmp_path, num_workers=2), *POINTS), reference())
 
 
 def test_workers_and_repetition_change_nothing(tmp_path, reference):

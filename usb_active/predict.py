@@ -85,7 +85,7 @@ def _folder(data: Path, dataset: Dataset) -> tuple[Sequence[str], Any, np.ndarra
 
     keys, load = folder_samples(data, dataset.in_channels)
     check_images(ImageFiles(str(data), keys, dataset.in_channels))
-    return keys, SimpleNamespace(load=load, views=dataset.views), np.arange(len(keys))
+    return keys, SimpleNamespace(collate=None, load=load, views=dataset.views), np.arange(len(keys))
 
 
 def _build_model(config: RunConfig, dataset: Dataset, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
