@@ -66,6 +66,13 @@ def test_a_correction_is_a_new_row_and_the_last_one_counts(run_path, capsys):
     assert shown[-1] == ["1", "corrected"]
 
 
+def test_what_stands_already_is_not_written_again(run_path, capsys):
+    before = RunDir.read(run_path).rows()
+    assert cli.main(["labels", str(run_path), "--set", "train/1=cat", "--skip", "train/3"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["train/1: cat, unchanged", "train/3: skipped, unchanged"]
+    assert RunDir.read(run_path).rows() == before
+
+
 def test_csv_has_every_sample_as_it_stands(run_path, capsys):
     cli.main(["labels", str(run_path), "--set", "train/0=dog"])
     capsys.readouterr()

@@ -127,11 +127,16 @@ def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: T
         rows = [
             LabelRow(sample.cycle, sample.index, sample.key, label, LABELED if label else SKIPPED, CORRECTION, utc_now())
             for sample, label in wanted
+            if _standing(sample) != (label or SKIPPED)
         ]
         run.append_rows(rows)
     for sample, label in wanted:
-        old = sample.label or sample.status
-        print(f"{sample.key}: {old} -> {label or SKIPPED}", file=out)
+        old, new = _standing(sample), label or SKIPPED
+        print(f"{sample.key}: {old}, unchanged" if old == new else f"{sample.key}: {old} -> {new}", file=out)
+
+
+def _standing(sample: Asked) -> str:
+    return sample.label or sample.status
 
 
 def _parse(text: str, known: dict[str, Asked], classes: set[str]) -> tuple[Asked, str]:
