@@ -17,11 +17,9 @@ from usb_active.run_dir import RunDir
 
 if TYPE_CHECKING:
     from usb_active.choices import PluginChoice
+    from usb_active.config import ActiveConfig
 
 logger = logging.getLogger("usb_active")
-
-# Roles whose plugin may want features.
-ROLES = ("initial", "acquisition", "prior")
 
 
 @dataclass
@@ -45,6 +43,12 @@ def make(choice: PluginChoice, *args: Any) -> Any:
     return plugin
 
 
+def role_choices(active: ActiveConfig) -> dict[str, PluginChoice]:
+    """The plugins of the roles that look at the pool, as far as the configuration names them."""
+    choices = {"initial": active.initial, "acquisition": active.acquisition, "prior": active.prior and active.prior.choice}
+    return {role: choice for role, choice in choices.items() if choice is not None}
+
+
 def build_dataset(config: RunConfig) -> Dataset:
     """The data set of a configuration."""
     usb = config.usb
@@ -66,9 +70,9 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     active = config.active
     dataset = build_dataset(config)
     oracle = make(active.oracle)
-    choices = {"initial": active.initial, "acquisition": active.acquisition, "prior": active.prior and active.prior.choice}
-    plugins = {role: make(choice) for role, choice in choices.items() if choice is not None}
-    sources = {role: getattr(choices[role], "features", None) or active.features for role in plugins}
+    choices = role_choices(active)
+    plugins = {role: make(choice) for role, choice in choices.items()}
+    sources = {role: choice.features or active.features for role, choice in choices.items()}
     features = {role: make(choice) for role, choice in {**sources, "algorithm": active.features}.items()}
     pretrainer = make(active.pretrain) if active.pretrain else None
     if (config.run_path / "config.yaml").is_file():
@@ -141,8 +145,6 @@ def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:
     prior, steps = config.active.prior, config.usb["num_train_iter"]
     if prior is not None and prior.until_iter is not None and prior.until_iter > steps:
         raise UsageError(f"{config.source}: active.prior.until_iter: {prior.until_iter} is beyond the training (num_train_iter: {steps})")
-
-
     check_shares(config, dataset)
 
 
@@ -162,9 +164,10 @@ def check_shares(config: RunConfig, dataset: Dataset) -> None:
 def check_files(config: RunConfig) -> None:
     """Files that plugins read must be there, before labels are asked for or hours trained."""
     active = config.active
-    choices = {"initial": active.initial, "acquisition": active.acquisition, "prior": active.prior and active.prior.choice}
-    choices |= {"pretrain": active.pretrain, "features": active.features}
-    for where, choice in [(where, choice) for where, choice in choices.items() if choice is not None]:
+    choices = {**role_choices(active), "features": active.features}
+    if active.pretrain is not None:
+        choices["pretrain"] = active.pretrain
+    for where, choice in choices.items():
         for key, value in [*vars(choice.config).items(), *(vars(choice.features.config).items() if choice.features else ())]:
             if isinstance(value, Path) and not value.exists():
                 raise UsageError(f"{config.source}: active.{where}.{key}: there is no file {value}")
