@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +112,25 @@ def test_unknown_configuration(capsys):
 def test_commands_on_what_is_no_run(command, tmp_path, capsys):
     assert cli.main([command, str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("usb-active: error: ")
+
+
+def test_report_with_analysis_prints_the_page(tmp_path, capsys):
+    for seed in (0, 1):
+        for name, accuracy in (("margin", 0.7), ("random", 0.6)):
+            folder = tmp_path / f"{name}{seed}"
+            folder.mkdir()
+            active = {"initial": {"name": "random", "size": 10}, "acquisition": {"name": name}, "budget": 10}
+            (folder / "config.yaml").write_text(yaml.safe_dump({"algorithm": "fixmatch", "seed": seed, "active": active}))
+            rest = {"best_accuracy": 0.9, "balanced_accuracy": 0.5, "evaluated_on": "test"}
+            lines = [{"cycle": i, "num_labels": 10 + 10 * i, "accuracy": accuracy, **rest} for i in range(2)]
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs, out = sorted(map(str, tmp_path.iterdir())), tmp_path / "out"
+    assert cli.main(["report", *runs, "--out", str(out), "--analysis"]) == 0
+    names = ["learning_curve.png", "report.md", "analysis.md", "pairwise.png"]
+    assert capsys.readouterr().out.splitlines() == [str(out / name) for name in names]
+    # One method alone, and nobody watched it.
+    assert cli.main(["report", *runs[:2], "--out", str(out), "--analysis"]) == 2
+    assert re.fullmatch(r"usb-active: error: nothing to analyse: .* below `active:` in its YAML.*\n", capsys.readouterr().err)
 
 
 # --- list -------------------------------------------------------------------------------------------------------------------

@@ -231,6 +231,12 @@ def test_prior_settings():
     assert build(["active.prior=toy_prior"]).active.prior.until_iter is None
 
 
+def test_an_analysis_is_asked_for_by_name():
+    assert build().active.analysis is None and "analysis" not in build().resolved()["active"]
+    analysis = build(["active.analysis=toy_witness"]).active.analysis
+    assert (analysis.kind, analysis.name, analysis.config.interval) == ("analysis", "toy_witness", 5)
+
+
 def test_num_labels_is_derived():
     assert build().usb["num_labels"] == 10
     assert build(["num_labels=10"]) == build()
@@ -267,6 +273,7 @@ def test_relative_paths_count_from_the_folder_of_the_yaml(tmp_path):
         ["active.prior={name: toy_prior, until_iter: 6, then: update, update_every: 2}"],
         ["active.initial=toy_known", "active.cycles=0"],
         ["active.acquisition=toy_apart", "use_amp=true"],
+        ["active.analysis={name: toy_witness, interval: 2, features: toy_zeros}"],
     ],
 )
 def test_resolved_gives_the_same_configuration(overrides, tmp_path):
@@ -297,6 +304,14 @@ def test_packaged_configurations_are_valid(name):
 
 WRONG = {
     "unknown key": (changed(batch_sise=4), "c.yaml: batch_sise: unknown key; did you mean 'batch_size'?"),
+    "unknown analysis": (
+        changed(active__analysis="toy_witnes"),
+        "c.yaml: active.analysis: unknown analysis 'toy_witnes'; did you mean 'toy_witness'?",
+    ),
+    "analysis value": (
+        changed(active__analysis={"name": "toy_witness", "interval": 0}),
+        "c.yaml: active.analysis.interval: should be greater than or equal to 1 (0)",
+    ),
     "unknown active key": (changed(active__bugdet=4), "c.yaml: active.bugdet: unknown key; did you mean 'budget'?"),
     "unknown plugin key": (changed(active__acquisition__alfa=1), "c.yaml: active.acquisition.alfa: unknown key; did you mean 'alpha'?"),
     "unknown initial key": (changed(active__initial__sise=1), "c.yaml: active.initial.sise: unknown key; did you mean 'size'?"),

@@ -8,12 +8,16 @@ import textwrap
 
 import pytest
 
-from usb_active import Acquisition, Dataset, Declaration, Features, Network, Oracle, Prior, UsageError
+from usb_active import Acquisition, Analysis, Dataset, Declaration, Features, Network, Oracle, Prior, UsageError
 from usb_active.registry import CONTRACTS, GROUP, PluginImportError, Registry
 
 
 def picker(**members) -> type:
     return type("Picker", (Acquisition,), {"select": lambda self, view, budget: view.candidates[:budget], **members})
+
+
+def witness(**members) -> type:
+    return type("Witness", (Analysis,), {"report": lambda self, run, out: None, **members})
 
 
 @pytest.fixture
@@ -67,6 +71,10 @@ def test_an_unknown_name_gets_the_nearest(registry):
         ("acquisition", picker(setup=lambda self: None), r"setup\(self\) cannot be called as setup\(self, info\)"),
         ("features", type("P", (Features,), {}), r"must define get\(self, view\)"),
         ("prior", type("P", (Prior,), {"fit": lambda self, view: None}), r"fit\(self, view\) cannot be called as fit\(self, view, when\)"),
+        ("analysis", type("P", (Analysis,), {}), r"must define report\(self, run, out\)"),
+        ("analysis", witness(on_interval=lambda self: None), r"on_interval\(self\) cannot be called as on_interval\(self, view\)"),
+        ("analysis", witness(extra_loss=lambda self, batch: None), "must not define extra_loss: an analysis only observes"),
+        ("analysis", witness(select=lambda self, view, budget: None), "must not define select: an analysis only observes"),
         ("oracle", type("P", (Oracle,), {}), r"must define collect\(self, query\)"),
         ("dataset", type("P", (Dataset,), {}), r"must define prepare\(self\)"),
         ("network", type("P", (Network,), {}), r"must define build\(self, num_classes, img_size, in_channels\)"),
@@ -80,7 +88,7 @@ def test_a_broken_contract_names_plugin_method_and_signature(registry, kind, cls
     assert "mine" not in registry.names(kind)
 
 
-@pytest.mark.parametrize("base", ["Acquisition", "Features", "Prior", "Pretrainer", "Oracle", "Dataset", "Network"])
+@pytest.mark.parametrize("base", ["Acquisition", "Analysis", "Features", "Prior", "Pretrainer", "Oracle", "Dataset", "Network"])
 def test_every_base_class_has_a_contract(base):
     import usb_active
 

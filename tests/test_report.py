@@ -227,6 +227,8 @@ def test_labels_that_brought_nothing_new_count_once(tmp_path):
         ([config(), config(prior={"name": "as3l", "until_iter": 3})], ["prior none", "prior as3l"]),
         ([config(), config() | {"lr": 0.1}], ["lr=0.03", "lr=0.1"]),
         ([config(acquisition="margin"), config()], ["margin", "margin"]),
+        # Watched or not, it is the same training.
+        ([config(), config(analysis={"name": "any", "interval": 3}), config(analysis="any")], ["margin"] * 3),
     ],
 )
 def test_labels_name_what_differs(tmp_path, settings, labels):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from usb_active import Acquisition, Answers, Dataset, Features, Network, Oracle, PluginConfig, Prior, register_plugin
+from usb_active import Acquisition, Analysis, Answers, Dataset, Features, Network, Oracle, PluginConfig, Prior, register_plugin
 
 
 @register_plugin("dataset", "toy_pool")
@@ -92,6 +92,17 @@ class ToyPrior(Prior):
     """None."""
 
     def fit(self, view, when):
+        return None
+
+
+@register_plugin("analysis", "toy_witness")
+class ToyWitness(Analysis):
+    """Watches nothing."""
+
+    class Config(PluginConfig):
+        interval: int = Field(5, ge=1)
+
+    def report(self, run, out):
         return None
 
 

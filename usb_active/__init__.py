@@ -11,6 +11,7 @@ from usb_active.registry import register as register_plugin
 
 if TYPE_CHECKING:
     from usb_active.acquisition import Acquisition, TrainBatch, TrainingInfo
+    from usb_active.analysis import Analysis
     from usb_active.datasets import Dataset, DatasetOptions, Samples
     from usb_active.features import Features
     from usb_active.network import Network
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "register": "usb_active.usb.algorithm",
     "Acquisition": "usb_active.acquisition",
+    "Analysis": "usb_active.analysis",
     "TrainBatch": "usb_active.acquisition",
     "TrainingInfo": "usb_active.acquisition",
     "Features": "usb_active.features",
@@ -47,6 +49,7 @@ _LAZY = {
 
 __all__ = [
     "Acquisition",
+    "Analysis",
     "Answers",
     "Dataset",
     "DatasetOptions",

@@ -81,6 +81,8 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("report", help=text, description=text)
     command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories")
     command.add_argument("--out", type=Path, metavar="DIR", help="where to (default: RUN/report, or ./report for several runs)")
+    analysis = "write analysis.md too: what the runs' `analysis:` observed, and which method beats which"
+    command.add_argument("--analysis", action="store_true", help=analysis)
     command.set_defaults(handler=_report)
 
 
@@ -160,7 +162,7 @@ def _list(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from usb_active.report import write_report
 
-    for path in write_report(args.runs, args.out):
+    for path in write_report(args.runs, args.out, analysis=args.analysis):
         print(path)
     return OK
 

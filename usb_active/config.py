@@ -38,6 +38,9 @@ FREE_KEYS = (
     "active.fast_hooks",
     "active.oracle.accept_partial",
 )
+# Keys without an effect on results that must stay as they are all the same: what an observer has not seen of the first cycles cannot
+# be made up for.
+OBSERVING_KEYS = ("active.analysis",)
 
 
 def _number(value: Any) -> Any:
@@ -106,6 +109,7 @@ class ActiveConfig(ActiveKeys):
     features: InstanceOf[PluginChoice]
     pretrain: InstanceOf[PluginChoice] | None
     prior: InstanceOf[PriorSettings] | None
+    analysis: InstanceOf[PluginChoice] | None = None
 
     def resolved(self) -> dict[str, Any]:
         """The block as a plain mapping, defaults filled in."""
@@ -113,7 +117,8 @@ class ActiveConfig(ActiveKeys):
         for name in ("initial", "acquisition", "oracle", "features", "pretrain", "prior"):
             value = getattr(self, name)
             block[name] = None if value is None else value.resolved()
-        return block
+        # Only where there is one: a run that began before there were analyses is a run without.
+        return block if self.analysis is None else {**block, "analysis": self.analysis.resolved()}
 
 
 @dataclass(frozen=True)
@@ -268,11 +273,14 @@ def _active(block: Any, base: Path, problems: Problems) -> ActiveConfig | None:
         "pretrain": None,
         "acquisition": None,
         "prior": None,
+        "analysis": None,
     }
     initial, own = choose_with("acquisition", block.pop("initial", None), "active.initial", base, problems, _InitialKeys)
     if "acquisition" in block:
         value = block.pop("acquisition")
         plugins["acquisition"] = choose("acquisition", value, "active.acquisition", base, problems, features=True)
+    if "analysis" in block:
+        plugins["analysis"] = choose("analysis", block.pop("analysis"), "active.analysis", base, problems, features=True)
     if "pretrain" in block:
         plugins["pretrain"] = choose("pretrainer", block.pop("pretrain"), "active.pretrain", base, problems)
     if "prior" in block:
@@ -321,10 +329,16 @@ def _cross_check(usb: dict[str, Any], active: ActiveConfig, problems: Problems) 
         problems.add("active.acquisition", f"missing, with cycles: {active.cycles}{nearest('', REGISTRY.names('acquisition'))}")
     if active.cycles > 0 and active.budget < 1:
         problems.add("active.budget", f"labels a cycle must be at least 1 ({active.budget})")
-    if usb["epoch"] > usb["num_train_iter"]:
+    # An algorithm that plans its cycles takes the iterations from the epochs.
+    if usb["epoch"] > usb["num_train_iter"] and not hasattr(_own_algorithm(usb["algorithm"]), "plan"):
         problems.add("epoch", f"more epochs than iterations ({usb['epoch']}); at most num_train_iter, {usb['num_train_iter']}")
     if usb["use_pretrain"] and not usb["pretrain_path"]:
         problems.add("pretrain_path", "missing, with use_pretrain: true")
+
+
+def _own_algorithm(name: str) -> type | None:
+    """The class of an algorithm that is a plugin; None for USB's own, which are not imported here."""
+    return REGISTRY.get("algorithm", name) if name in REGISTRY.names("algorithm") and name not in ALGORITHMS else None
 
 
 def _settle_stream(usb: dict[str, Any], active: ActiveConfig, given: bool, problems: Problems) -> None:
@@ -332,8 +346,9 @@ def _settle_stream(usb: dict[str, Any], active: ActiveConfig, given: bool, probl
     choices = [choice for choice in (active.initial, active.acquisition, active.prior and active.prior.choice) if choice]
     # Of an instance, because what it wants may depend on its keys.
     asking = {choice.name: choice.make() for choice in choices}
-    if usb["algorithm"] in REGISTRY.names("algorithm") and usb["algorithm"] not in ALGORITHMS:
-        asking[usb["algorithm"]] = REGISTRY.get("algorithm", usb["algorithm"])
+    own = _own_algorithm(usb["algorithm"])
+    if own is not None:
+        asking[usb["algorithm"]] = own
     for name, owner in asking.items():
         wanted = getattr(owner, "include_labeled", None)
         if wanted is None or usb["include_lb_to_ulb"] is wanted:

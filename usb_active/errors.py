@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UsageError(ValueError):
@@ -16,6 +17,17 @@ class WaitingForLabels(Exception):
     def __init__(self, message: str, pending: int):
         super().__init__(message)
         self.pending = pending
+
+
+@contextmanager
+def errors_named(who: str) -> Iterator[None]:
+    """What a function refuses (ValueError), as a UsageError that says for whom it worked; a UsageError stays as it is."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"{who}: {error}") from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from usb_active.acquisition import check_picks, check_pseudo_labels
+from usb_active.analysis import analysis_folder
 from usb_active.answers import check_answers, merge_answers
 from usb_active.artifacts import load_artifact, save_artifact
 from usb_active.errors import UsageError, WaitingForLabels
@@ -67,6 +68,8 @@ class Session:
         self.cycle = 0
         self.logged: dict[str, float] = {}
         path = self.run_dir.path
+        if "analysis" in self.plugins:
+            self.plugins["analysis"].folder = analysis_folder(path)
         self.states = PluginStates(self.plugins, path / "queries")
         self.prior = PriorSchedule(self.plugins.get("prior"), self.config.active.prior, path / "artifacts")
         self.weights = InitialWeights(parts.network, parts.pretrainer, self.dataset, self.config.usb, path / "pretrain")

@@ -28,6 +28,7 @@ CONTRACTS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "acquisition": ("usb_active.acquisition:Acquisition", {"select": ("view", "budget")}),
     "features": ("usb_active.features:Features", {"get": ("view",)}),
     "prior": ("usb_active.prior:Prior", {"fit": ("view", "when")}),
+    "analysis": ("usb_active.analysis:Analysis", {"report": ("run", "out")}),
     "pretrainer": ("usb_active.pretraining:Pretrainer", {"run": ("build_net", "dataset", "scratch", "rng", "device")}),
     "oracle": ("usb_active.oracle:Oracle", {"collect": ("query",)}),
     "dataset": ("usb_active.datasets:Dataset", {"prepare": (), "load": ("index",)}),
@@ -40,9 +41,12 @@ OPTIONAL = {
         "pseudo_labels": ("view",), "known_labels": ("view",),
     },
     "prior": {"setup": ("info",), "observe": ("batch",), "extra_loss": ("batch",)},
+    "analysis": {"setup": ("info",), "observe": ("batch",), "on_interval": ("view",)},
     "oracle": {"setup": ("dataset", "run_path"), "ask": ("query",), "instructions": ("query", "pending")},
     "algorithm": {"plan": ("pool",), "make_sampler": ("split", "epoch", "start")},
 }  # fmt: skip
+# What a plugin of a kind must not define, because its effect would be one that this kind promises not to have.
+FORBIDDEN = {"analysis": ("extra_loss", "select", "known_labels", "pseudo_labels", "include_labeled")}
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,9 @@ def check_contract(kind: str, name: str, cls: Any) -> None:
     for method, parameters in {**required, **OPTIONAL.get(kind, {})}.items():
         if callable(getattr(cls, method, None)):
             _check_signature(where, cls, method, parameters)
+    for method in FORBIDDEN.get(kind, ()):
+        if hasattr(cls, method):
+            raise UsageError(f"{where}: must not define {method}: an {kind} only observes")
 
 
 def _replaced(cls: type, base: type, method: str) -> bool:

@@ -45,7 +45,8 @@ def make(choice: PluginChoice, *args: Any) -> Any:
 
 def role_choices(active: ActiveConfig) -> dict[str, PluginChoice]:
     """The plugins of the roles that look at the pool, as far as the configuration names them."""
-    choices = {"initial": active.initial, "acquisition": active.acquisition, "prior": active.prior and active.prior.choice}
+    prior = active.prior and active.prior.choice
+    choices = {"initial": active.initial, "acquisition": active.acquisition, "prior": prior, "analysis": active.analysis}
     return {role: choice for role, choice in choices.items() if choice is not None}
 
 
@@ -126,6 +127,8 @@ def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, 
         before_training = role == "initial"
         if before_training and "probs" in plugin.needs:
             raise UsageError(f"{who} needs a trained model's predictions, and before the first training there is none")
+        if before_training and plugin.batch_fields:
+            raise UsageError(f"{who} chooses by what it sees of a training, and before the first there is none")
         if "features" not in plugin.needs:
             continue
         if before_training and source.follows_model:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ from usb_active.plugins.assl import functional
 
 from usb_active.acquisition import Acquisition, TrainBatch, TrainingInfo
 from usb_active.distances import kmeans_plus_plus
-from usb_active.errors import UsageError
+from usb_active.errors import UsageError, errors_named
 from usb_active.plugin import PluginConfig
 from usb_active.ranking import top_k
 from usb_active.view import PoolView
@@ -64,7 +63,7 @@ class ASSL(Acquisition):
     @torch.no_grad()
     def observe(self, batch: TrainBatch) -> None:
         idx, probs = batch.idx_ulb, batch.probs_weak
-        with self._named_errors():
+        with errors_named(f"acquisition '{self.name}'"):
             for name, tracker in self._trackers.items():
                 if name == "uncertainty":
                     values = functional.pseudo_el2n(probs, idx)
@@ -88,7 +87,7 @@ class ASSL(Acquisition):
     def select(self, view: PoolView, budget: int) -> np.ndarray:
         if not self._trackers:
             raise UsageError(f"acquisition '{self.name}': ranks by what it saw of a training, and there was none yet")
-        with self._named_errors():
+        with errors_named(f"acquisition '{self.name}'"):
             scores, visits = self.pool_scores()
             # Samples that joined the pool after the training began are beyond the end of the scores.
             seen = np.zeros(len(view.candidates), dtype=bool)
@@ -114,13 +113,6 @@ class ASSL(Acquisition):
     def best(self, view: PoolView, visited: np.ndarray, scores: np.ndarray, number: int) -> np.ndarray:
         """`number` of the `visited` samples (V,) by the scores (N,) of the pool."""
         return top_k(scores[visited], visited, number, view.rng)
-
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            raise UsageError(f"acquisition '{self.name}': {error}") from error
 
 
 class ASSLDiv(ASSL):

@@ -124,7 +124,7 @@ class EmaUcb:
             ValueError: shapes that differ, indices out of range (names them), and values that are not finite (names the
                 samples). Nothing has been taken in then.
         """
-        rows = _index_array(idx)
+        rows = index_array(idx)
         values = torch.as_tensor(values).detach().to(self.mean)
         if rows.shape != tuple(values.shape):
             raise ValueError(f"values: expected one for each of the {len(rows)} indices, shape {rows.shape}, got {tuple(values.shape)}")
@@ -138,7 +138,7 @@ class EmaUcb:
         if (ordered[1:] != ordered[:-1]).all():
             self._visit(torch.from_numpy(rows).to(self.mean.device), values)
             return
-        for part in _occurrences(rows):
+        for part in occurrences(rows):
             self._visit(torch.from_numpy(rows[part]).to(self.mean.device), values[torch.from_numpy(part).to(values.device)])
 
     def _visit(self, rows: torch.Tensor, values: torch.Tensor) -> None:
@@ -221,8 +221,9 @@ def _by_rows(
     score: Callable[..., torch.Tensor], inputs: tuple[tuple[str, ArrayLike | torch.Tensor], ...], idx: ArrayLike | None
 ) -> NDArray | torch.Tensor:
     """Score checked rows: tensors at once, arrays in double precision by blocks."""
-    if isinstance(inputs[0][1], torch.Tensor):
-        return _checked_score(score, [(name, values.float()) for name, values in inputs], idx)
+    first = inputs[0][1]
+    if isinstance(first, torch.Tensor):
+        return _checked_score(score, [(name, torch.as_tensor(values, device=first.device).float()) for name, values in inputs], idx)
     arrays = [(name, np.asarray(values)) for name, values in inputs]
     for name, values in arrays:
         _check_matrix(name, values.shape)
@@ -281,14 +282,15 @@ def _check_same_shape(name: str, values: ArrayLike | torch.Tensor, other: str, o
         raise ValueError(f"{name} and {other}: expected one shape, got {tuple(np.shape(values))} and {tuple(np.shape(others))}")
 
 
-def _index_array(idx: ArrayLike | torch.Tensor) -> NDArray[np.int64]:
+def index_array(idx: ArrayLike | torch.Tensor) -> NDArray[np.int64]:
+    """`idx` as (B,) int64 on the CPU. ValueError when they are no integers."""
     rows = idx.detach().cpu().numpy() if isinstance(idx, torch.Tensor) else np.asarray(idx)
     if rows.ndim != 1 or (len(rows) and not np.issubdtype(rows.dtype, np.integer)):
         raise ValueError(f"idx: expected a list of integer indices, got {rows.dtype} of shape {rows.shape}")
     return rows.astype(np.int64, copy=False)
 
 
-def _occurrences(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def occurrences(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Positions of `rows` in parts without repetition: first all first occurrences, then all second ones, and so on."""
     order = np.argsort(rows, kind="stable")
     ordered, positions = rows[order], np.arange(len(rows))

@@ -26,7 +26,7 @@ def draw_galleries(run: Run, dataset_of: Callable[[RunDir], Dataset], out: Path)
     try:
         dataset = dataset_of(run.directory)
     except Exception as error:  # a dataset may be anyone's code; the report says why its pictures are missing
-        return [], [f"The gallery is left out: the dataset is not available: {_reason(error)}"]
+        return [], [f"The gallery is left out: the dataset is not available: {reason_of(error)}"]
     drawn, lines = [], []
     # The query after the last training may be waiting for its answers.
     for cycle in range(run.metrics[-1]["cycle"] + 2):
@@ -35,11 +35,12 @@ def draw_galleries(run: Run, dataset_of: Callable[[RunDir], Dataset], out: Path)
         try:
             drawn.append(gallery(run.directory, dataset, cycle, out))
         except Exception as error:  # as above
-            lines.append(f"The gallery of cycle {cycle} is left out: {_reason(error)}")
+            lines.append(f"The gallery of cycle {cycle} is left out: {reason_of(error)}")
     return drawn, lines
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """An error of anyone's code on one line, with its type where it was not meant for the user."""
     text = " ".join(str(error).split())
     return text if isinstance(error, UsageError) else f"{type(error).__name__}: {text}"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usb_active.durable import atomic_write, make_folder
+from usb_active.report.analyses import check_anything_to_analyse, write_analyses
 from usb_active.report.curves import learning_curve
 from usb_active.report.galleries import draw_galleries, load_dataset
 from usb_active.report.glyphs import missing_glyphs_logged
@@ -19,30 +20,38 @@ if TYPE_CHECKING:
     from usb_active.datasets import Dataset
 
 
-def write_report(runs: Sequence[Path], out: Path | None = None, *, dataset_of: Callable[[RunDir], Dataset] = load_dataset) -> list[Path]:
+def write_report(
+    runs: Sequence[Path], out: Path | None = None, *, analysis: bool = False, dataset_of: Callable[[RunDir], Dataset] = load_dataset
+) -> list[Path]:
     """Write learning_curve.png, report.md and, for a single run, gallery_cycle_NNN.png; return their paths.
 
     Args:
         runs: run directories; those equal apart from their seed are averaged.
         out: where to; by default RUN/report for one run, ./report for several.
+        analysis: write analysis.md and its figures as well.
         dataset_of: makes the dataset for the gallery.
 
     Raises:
-        UsageError: no run given, no training has finished in any, or `out` cannot be written.
+        UsageError: no run given, no training has finished in any, or `out` cannot be written; nothing is there for `analysis`.
     """
     loaded, notes = read_runs(runs)
+    groups = group_runs(loaded)
+    if analysis:
+        check_anything_to_analyse(groups)
     out = out or (loaded[0].path / "report" if len(loaded) == 1 and not notes else Path("report"))
     make_folder(out)
-    groups = group_runs(loaded)
     notes += caveats(groups)
     curves: list[Path] = []
     galleries: list[Path] = []
+    analyses: list[Path] = []
     with missing_glyphs_logged():
         if any(group.values("accuracy") for group in groups):
             curves.append(learning_curve(groups, out / "learning_curve.png"))
         if len(loaded) == 1:
             galleries, reasons = draw_galleries(loaded[0], dataset_of, out)
             notes += reasons
+        if analysis:
+            analyses = write_analyses(groups, out)
     text = markdown(groups, notes, curves, galleries)
     atomic_write(out / "report.md", lambda stream: stream.write(text.encode()))
-    return [*curves, out / "report.md", *galleries]
+    return [*curves, out / "report.md", *galleries, *analyses]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from semilearn.core import AlgorithmBase
 
+from usb_active.analysis import check_intervals
 from usb_active.errors import UsageError
 from usb_active.registry import REGISTRY
 from usb_active.usb.device import pick_device
@@ -36,6 +37,9 @@ def check_training(parts: dict[str, Any]) -> None:
     for role, plugin in parts["plugins"].items():
         wanted = getattr(plugin, "batch_fields", frozenset())
         check_fields(f"{role} '{plugin.name}'", wanted, name, batch_fields(name, cls))
+    # An algorithm with a plan of its own says only then how long it trains.
+    if "analysis" in parts["plugins"] and not hasattr(cls, "plan"):
+        check_intervals(config.source, parts["plugins"]["analysis"], config.usb["num_train_iter"])
     if "prior" in parts["plugins"]:
         check_prior_stages(name, STAGES.get(name, PRIOR_HOOKS))
     parts["network"].build(dataset.num_classes, dataset.img_size, dataset.in_channels)

@@ -234,8 +234,11 @@ def test_bad_keys_are_refused_by_name(tmp_path, key, value, said):
 
 
 def test_it_cannot_be_the_initial_acquisition(tmp_path):
-    with pytest.raises(UsageError, match="there was none yet"):
+    message = "active.initial: 'assl' chooses by what it sees of a training, and before the first there is none"
+    with pytest.raises(UsageError, match=f"^{message}$"):
         run_helpers.train(run_helpers.settings(tmp_path, active={"initial": {"name": "assl", "size": 20}}))
+    # Refused before there is a run.
+    assert not (tmp_path / "run").exists()
 
 
 # ------------------------------------------------------------------------------------------ in a training

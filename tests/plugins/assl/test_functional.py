@@ -104,6 +104,13 @@ def test_symmetric_kl_of_one_hot_rows_is_finite(make):
     assert F.symmetric_kl(make(eye), make(eye)).tolist() == [0, 0, 0]
 
 
+def test_a_tensor_and_an_array_may_be_mixed():
+    weak, strong = [[0.7, 0.3]], [[0.2, 0.8]]
+    expected = F.symmetric_kl(np.array(weak), np.array(strong)).tolist()
+    assert F.symmetric_kl(torch.tensor(weak), np.array(strong)).tolist() == pytest.approx(expected, rel=1e-6)
+    assert F.symmetric_kl(np.array(weak), torch.tensor(strong)).tolist() == pytest.approx(expected, rel=1e-6)
+
+
 def test_symmetric_kl_of_extreme_logits_is_that_of_one_hot_rows():
     weak = torch.eye(3)
     for logits in (1e4 * torch.eye(3)[[1, 2, 0]], torch.full((3, 3), -math.inf).fill_diagonal_(0.0)[[1, 2, 0]]):

@@ -1,0 +1,74 @@
+"""The contract of an analysis: watches trainings, chooses nothing, and reports on what it saw.
+
+Dimension letters: N pool, U unlabelled, C classes, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from usb_active.errors import UsageError
+from usb_active.plugin import Plugin
+
+if TYPE_CHECKING:
+    from usb_active.report.runs import Run
+
+
+class Analysis(Plugin):
+    """Watches the trainings of a run, and reports on them afterwards. Override `report`; everything else is optional.
+
+    It sees what an acquisition sees (`setup(info)`, `observe(batch)`, `on_interval(view)` every `interval` steps, and the methods
+    named as USB's hook stages), but has no part in what is trained, picked or labelled: a run with it ends with the same weights
+    and labels, to the bit, as one without. One instance lives for the whole run; the report is made by another one, that was
+    made from the run's configuration and has seen nothing: what it needs must be in files.
+    """
+
+    kind: ClassVar[str] = "analysis"
+    # As an acquisition's: see usb_active/acquisition.py.
+    batch_fields: frozenset[str] = frozenset()
+    hidden_modules: tuple[str, ...] = ()
+    interval: int | None = None
+    # How many intervals a training must have for the report to say anything; a configuration with fewer is refused.
+    least_intervals: int = 1
+    # Set by the core before any training: where the analysis may keep files. Nothing there is ever removed, under `keep: last`
+    # neither. A file's name should tell cycle and step, and a file be written whole (`usb_active.artifacts.save_artifact`): steps
+    # that a killed run repeats are observed again, with the same result.
+    folder: Path | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the view of `on_interval` must hold: a subset of {"features", "probs", "truth"}. May depend on the config."""
+        return frozenset()
+
+    def report(self, run: Run, out: Path) -> str | None:
+        """A Markdown section on a run (headings from ### down), or None where the run holds nothing for it yet.
+
+        Args:
+            run: the run's path, configuration and metrics. What `folder` was to the run is `analysis_folder(run.path)`.
+            out: a folder for this section's figures alone. The page lies beside it: link a figure as `{out.name}/figure.png`.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.report")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold of this plugin: tensors, numbers, strings and containers of them."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+
+
+def analysis_folder(run_path: Path) -> Path:
+    """Where the analysis of a run keeps its files."""
+    return run_path / "analysis"
+
+
+def check_intervals(where: str, analysis: Any, num_train_iter: int) -> None:
+    """UsageError when a training has fewer intervals than the analysis needs: nothing could be reported in the end."""
+    interval, least = analysis.interval, analysis.least_intervals
+    if interval is None or num_train_iter // interval >= least:
+        return
+    valid = f"at most {num_train_iter // least}" if num_train_iter >= least else f"train at least {least} steps"
+    reason = f"a training of {num_train_iter} steps has {num_train_iter // interval} of them, and '{analysis.name}' needs {least}"
+    raise UsageError(f"{where}: active.analysis.interval: {interval}: {reason}; {valid}")

@@ -1,0 +1,91 @@
+"""analysis.md: what the analyses of runs have to say, and the methods of several runs against each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from usb_active.durable import atomic_write, make_folder
+from usb_active.errors import UsageError
+from usb_active.report.galleries import reason_of
+from usb_active.report.groups import Group, common_title
+from usb_active.report.pairwise import compare
+from usb_active.report.pairwise_page import pairwise_section
+from usb_active.report.runs import Run
+from usb_active.report.tables import escape
+
+
+def check_anything_to_analyse(groups: Sequence[Group]) -> None:
+    """UsageError, one line, when neither an analysis nor two methods are there."""
+    runs = [run for group in groups for run in group.runs]
+    if any(_asked(run) for run in runs) or compare(groups) is not None:
+        return
+    from usb_active.registry import REGISTRY
+
+    names = REGISTRY.names("analysis")
+    known = f" (known: {', '.join(names)})" if names else ""
+    raise UsageError(
+        f"nothing to analyse: no run was started with `analysis: {{name: …}}` below `active:` in its YAML{known}, "
+        "and a comparison needs runs of at least two methods"
+    )
+
+
+def write_analyses(groups: Sequence[Group], out: Path) -> list[Path]:
+    """Write analysis.md and its figures into `out`; their paths, the page first."""
+    parts, drawn = [f"# {escape(common_title('Analyses', groups))}"], []
+    runs = [run for group in groups for run in group.runs]
+    for run, folder in _folders([run for run in runs if _asked(run)], out):
+        text = _section(run, folder)
+        parts += [f"## {escape(run.path)}", text]
+        # Those it shows: an earlier report may have left others.
+        drawn += [path for path in sorted(folder.glob("*")) if f"({folder.name}/{path.name})" in text]
+    comparison = compare(groups)
+    if comparison is not None:
+        text, figures = pairwise_section(comparison, out)
+        parts.append(text)
+        drawn += figures
+    page = out / "analysis.md"
+    atomic_write(page, lambda stream: stream.write(("\n\n".join(parts) + "\n").encode()))
+    return [page, *drawn]
+
+
+def _asked(run: Run) -> Any:
+    """What the run's configuration says of its analysis; None for none."""
+    return (run.config.get("active") or {}).get("analysis")
+
+
+def _folders(runs: Sequence[Run], out: Path) -> list[tuple[Run, Path]]:
+    """Each run with a folder for its figures, whose name is its own and can stand in a link."""
+    names: list[str] = []
+    for run in runs:
+        name = "analysis_" + re.sub(r"[^\w.-]+", "_", run.path.resolve().name, flags=re.ASCII)
+        number = sum(other == name or other.startswith(f"{name}__") for other in names)
+        names.append(f"{name}__{number + 1}" if number else name)
+    return [(run, out / name) for run, name in zip(runs, names, strict=True)]
+
+
+def _section(run: Run, folder: Path) -> str:
+    """What the run's analysis reports, or why it does not."""
+    try:
+        analysis = _make(run)
+        make_folder(folder)
+        text = analysis.report(run, folder)
+    except Exception as error:  # an analysis may be anyone's code; the page says why its section is missing
+        return f"Left out: {escape(reason_of(error))}"
+    return text or f"'{analysis.name}' has nothing to report yet: no training that it watched has finished."
+
+
+def _make(run: Run) -> Any:
+    """The run's analysis, from its configuration; the rest of it need not be valid here (a data set may be elsewhere)."""
+    from usb_active.choices import Problems, choose
+    from usb_active.registry import REGISTRY
+
+    problems = Problems(str(run.path / "config.yaml"))
+    REGISTRY.load_modules(run.config.get("plugins") or (), run.path)
+    choice = choose("analysis", _asked(run), "active.analysis", run.path, problems, features=True)
+    problems.raise_if_any()
+    analysis = choice.make()
+    analysis.name = choice.name
+    return analysis
