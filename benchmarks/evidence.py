@@ -1,0 +1,117 @@
+"""What the evidence tables share: many seeded runs, each resumable, and means with confidence intervals over the seeds.
+
+A *cell* is one run. Its directory is named after it, so that the same command goes on where it stopped: finished cells are only
+read, and one that was interrupted is resumed by the run's own means. Cells run in `workers` processes, one after the other in each.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from scipy import stats
+
+from usb_active.run_dir import RunDir
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table: its place there, and a YAML with what is put over it. `seed` is put over it as well."""
+
+    place: tuple[str, ...]
+    config: str
+    overrides: Mapping[str, Any]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of the run directory."""
+        words = "-".join(self.place)
+        return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in words) + f"-{self.seed}"
+
+
+# ------------------------------------------------------------------------------------------ running
+def run_cells(cells: Sequence[Cell], root: Path, workers: int) -> None:
+    """Run what is not finished yet, below `root`. Says what went wrong at the end, with exit code 1: nothing else is lost by it."""
+    waiting = [cell for cell in cells if not finished(cell, root)]
+    print(f"{len(cells)} runs, {len(waiting)} to do, in {root}", flush=True)
+    if not waiting:
+        return
+    failures = []
+    # Not forked: torch's threads and a fork do not go together.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(run_cell, cell, root): cell for cell in waiting}
+        for count, future in enumerate(as_completed(futures), start=1):
+            error = future.exception()
+            if error is not None:
+                failures.append(f"{futures[future].name}: {type(error).__name__}: {error}")
+            print(f"[{count}/{len(waiting)}] {futures[future].name}{' FAILED' if error else ''}", flush=True)
+    if failures:
+        sys.exit("\n".join(failures))
+
+
+def run_cell(cell: Cell, root: Path) -> None:
+    """Train one cell, or go on with it."""
+    from usb_active.config import load_config
+    from usb_active.usb.launch import make_algorithm
+
+    logging.disable(logging.INFO)
+    make_algorithm(load_config(cell.config, _overrides(cell, root))).train()
+
+
+def finished(cell: Cell, root: Path) -> bool:
+    """Whether all trainings of this cell's configuration are done."""
+    from usb_active.config import load_config
+
+    path = root / cell.name
+    if not (path / "config.yaml").exists():
+        return False
+    cycles = load_config(cell.config, _overrides(cell, root)).active.cycles
+    return len(RunDir.read(path).metrics()) == cycles + 1
+
+
+def _overrides(cell: Cell, root: Path) -> list[str]:
+    import yaml
+
+    values = {**cell.overrides, "seed": cell.seed, "save_dir": str(root), "save_name": cell.name}
+    # A scalar's document ends with a line of dots.
+    texts = {key: yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("\n...") for key, value in values.items()}
+    return [f"{key}={text}" for key, text in texts.items()]
+
+
+# ------------------------------------------------------------------------------------------ reading
+def accuracies(cell: Cell, root: Path, name: str = "accuracy") -> dict[int, float]:
+    """Number of labels → accuracy in percent."""
+    return {line["num_labels"]: 100 * line[name] for line in RunDir.read(root / cell.name).metrics()}
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half the width of the 95 % confidence interval of the mean, by Student's t; NaN for fewer than two values."""
+    if len(values) < 2:
+        return float("nan")
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / sqrt(len(values))
+
+
+def with_interval(values: Iterable[float], digits: int = 1, sign: bool = False) -> str:
+    """`81.2 ± 0.5`: the mean and its confidence interval; without one below three seeds, where it says nothing."""
+    values = list(values)
+    if not values:
+        return "–"
+    form = f"{'+' if sign else ''}.{digits}f"
+    around = f" ± {half_width(values):.{digits}f}" if len(values) > 2 else ""
+    return f"{mean(values):{form}}{around}"
+
+
+def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> list[float]:
+    """The differences from a reference, seed by seed."""
+    return [values[seed] - reference[seed] for seed in values if seed in reference]
