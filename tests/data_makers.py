@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -84,6 +86,29 @@ def write_svhn(
         table[split] = [url, file, _md5(folder / file)]
         written[split] = (images, labels)
     monkeypatch.setattr(reader, "split_list", table)
+    return written
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    """An array of bytes as an IDX file: two zeros, the type 8, the number of dimensions, their sizes, the content."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def write_mnist(folder: Path, train: int = 12, test: int = 5, compress: bool = False) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """MNIST's four IDX files, plain or gzipped. Returns (N, 28, 28) images and (N,) labels of "train" and "t10k"."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for offset, (split, size) in enumerate((("train", train), ("t10k", test))):
+        images = np.stack([picture(1000 * offset + i, 28, 1) for i in range(size)])
+        labels = np.arange(offset, offset + size) % 10
+        for name, array in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
+            data = idx_bytes(array)
+            path = folder / f"{split}-{name}"
+            if compress:
+                path.with_name(path.name + ".gz").write_bytes(gzip.compress(data))
+            else:
+                path.write_bytes(data)
+        written[split] = (images, labels)
     return written
 
 

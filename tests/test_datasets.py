@@ -11,17 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_makers import picture, write_cifar, write_folder, write_image, write_stl10, write_svhn
+import torch
+from data_makers import idx_bytes, picture, write_cifar, write_folder, write_image, write_mnist, write_stl10, write_svhn
 from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
-from usb_active.array_datasets import Cifar10, Cifar100, Digits, ImageParts, Stl10, Svhn, numbered_keys
+from usb_active.array_datasets import Cifar10, Cifar100, Digits, ImageParts, Mnist, Stl10, Svhn, numbered_keys
 from usb_active.datasets import Dataset, DatasetOptions
 from usb_active.errors import UsageError
 from usb_active.image_check import check_images
 from usb_active.image_files import ImageFiles, folder_samples, list_images, read_image
 from usb_active.image_folder import ImageFolder
+from usb_active.inference import PoolRows
 
 
 def folder(root: Path, img_size: int | None = None, num_classes: int | None = None, **config) -> ImageFolder:
@@ -118,6 +120,82 @@ def test_the_constants_of_digits_are_those_of_the_data():
     pixels = load_digits().images / 16
     assert dataset.mean[0] == pytest.approx(pixels.mean(), abs=1e-4)
     assert dataset.std[0] == pytest.approx(pixels.std(), abs=2e-4)
+
+
+# --- MNIST -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["mnist", "mnist/MNIST/raw"])
+@pytest.mark.parametrize("compress", [False, True])
+def test_mnist_is_read_in_the_order_of_its_files(tmp_path, place, compress):
+    written = write_mnist(tmp_path / place, compress=compress)
+    dataset = Mnist(None, DatasetOptions(data_dir=tmp_path))
+    for samples, (images, labels) in ((dataset, written["train"]), (dataset.test, written["t10k"])):
+        assert samples.targets.tolist() == labels.tolist() and samples.targets.dtype == np.int64
+        assert all((samples.load(i) == image).all() for i, image in enumerate(images))
+    assert list(dataset.keys) == [f"train/{i:05d}" for i in range(12)]
+    assert (dataset.img_size, dataset.in_channels, dataset.class_names) == (28, 1, tuple("0123456789"))
+    assert dataset.queryable.all() and dataset.load(0).dtype == np.uint8
+    assert dataset.views.weak(dataset.load(3)).shape == (1, 28, 28)
+
+
+def test_mnist_may_have_three_equal_channels_and_another_size(tmp_path):
+    images, _ = write_mnist(tmp_path / "mnist")["train"]
+    dataset = Mnist(Mnist.Config(in_channels=3), DatasetOptions(data_dir=tmp_path, img_size=32))
+    assert (dataset.load(4) == images[4][:, :, None]).all() and dataset.test.load(0).shape == (28, 28, 3)
+    assert dataset.views.eval(dataset.load(4)).shape == (3, 32, 32)
+    assert len(dataset.mean) == len(dataset.std) == 3
+
+
+def test_mnist_reads_the_names_with_a_dot_too(tmp_path):
+    write_mnist(tmp_path / "mnist")
+    for path in (tmp_path / "mnist").iterdir():
+        path.rename(path.with_name(path.name.replace("-idx", ".idx")))
+    assert len(Mnist(None, DatasetOptions(data_dir=tmp_path))) == 12
+
+
+def test_mnists_missing_files_are_named_with_the_way_to_get_them(tmp_path):
+    def message():
+        return refusal(Mnist, None, DatasetOptions(data_dir=tmp_path))
+
+    assert f"no train-images-idx3-ubyte or train-images-idx3-ubyte.gz in {tmp_path / 'mnist'}" in message()
+    assert f"torchvision.datasets.MNIST('{tmp_path / 'mnist'}', download=True)" in message()
+    write_mnist(tmp_path / "mnist")
+    (tmp_path / "mnist" / "t10k-labels-idx1-ubyte").unlink()
+    assert "no t10k-labels-idx1-ubyte" in message()
+
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (IMAGES, b"", f"{IMAGES}: begins ''; an IDX file of bytes with 3 dimension(s) begins '00000803'"),
+        (IMAGES, idx_bytes(np.zeros(12)), "begins '00000801'; an IDX file of bytes with 3 dimension(s)"),
+        (LABELS, idx_bytes(np.zeros((12, 1))), "begins '00000802'; an IDX file of bytes with 1 dimension(s) begins '00000801'"),
+        (IMAGES, idx_bytes(np.zeros((12, 28, 28)))[:-1], "9407 bytes after the header, which says 9408 (shape (12, 28, 28))"),
+        (LABELS, idx_bytes(np.zeros(12)) + b"x", "13 bytes after the header, which says 12"),
+        (IMAGES, idx_bytes(np.zeros((12, 27, 28))), "images of 27×28; MNIST's are 28×28"),
+        (LABELS, idx_bytes(np.zeros(11)), "has 12 images and"),
+        (LABELS, idx_bytes(np.full(12, 10)), "label 10; MNIST's are 0 to 9"),
+    ],
+)
+def test_damaged_mnist_files_are_refused_in_one_line(tmp_path, name, content, said):
+    write_mnist(tmp_path / "mnist")
+    (tmp_path / "mnist" / name).write_bytes(content)
+    message = refusal(Mnist, None, DatasetOptions(data_dir=tmp_path))
+    assert said in message and str(tmp_path / "mnist" / name) in message
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"no gzip", lambda data: data[:20] + b"?" * 40 + data[60:]]
+)
+def test_damaged_gzip_files_are_refused_in_one_line(tmp_path, damage):
+    write_mnist(tmp_path / "mnist", compress=True)
+    path = tmp_path / "mnist" / f"{IMAGES}.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    assert f"{path} cannot be read" in refusal(Mnist, None, DatasetOptions(data_dir=tmp_path))
 
 
 # --- USB's sets --------------------------------------------------------------------------------------------------
@@ -585,3 +663,108 @@ def test_digits_are_not_mirrored():
     # Without padding and without a flip the weak view has nothing left to change.
     for _ in range(20):
         assert (dataset.views.weak(image) == dataset.views.eval(image)).all()
+
+
+# --- the augmentation of the label propagation papers ------------------------------------------------------------
+
+
+def translated(cls=Digits, options=None, **config):
+    return cls(cls.Config(augmentation="translate_flip", **config), options or DatasetOptions())
+
+
+def plain(dataset, view) -> np.ndarray:
+    """A view (channels, S, S) back as pixels (S, S[, channels])."""
+    mean, std = np.array(dataset.mean)[:, None, None], np.array(dataset.std)[:, None, None]
+    pixels = np.rint((view.numpy() * std + mean) * 255).astype(np.uint8)
+    return pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+
+
+def shifts(image: np.ndarray) -> dict[bytes, tuple[int, int, bool]]:
+    """Every shift by up to 4 pixels, with numpy's reflection, as it is and mirrored."""
+    size, pad = len(image), [(4, 4), (4, 4)] + [(0, 0)] * (image.ndim - 2)
+    padded, found = np.pad(image, pad, mode="reflect"), {}
+    for down in range(9):
+        for right in range(9):
+            window = padded[down : down + size, right : right + size]
+            found[window.tobytes()] = (down - 4, right - 4, False)
+            found[window[:, ::-1].tobytes()] = (down - 4, right - 4, True)
+    return found
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_translate_flip_draws_every_shift_evenly_and_mirrors_half(channels):
+    # From 10 pixels on no mirrored shift equals another one.
+    dataset = translated(options=DatasetOptions(img_size=12), in_channels=channels)
+    image = picture(5, 12, channels)
+    known = shifts(image)
+    assert len(known) == 9 * 9 * 2
+    torch.manual_seed(0)
+    drawn = [known[plain(dataset, dataset.views.weak(image)).tobytes()] for _ in range(4000)]
+    down, right, mirrored = (np.array(values) for values in zip(*drawn, strict=True))
+    # 4,000 draws of probability 1/9: 444 expected, standard deviation 20; of 1/2: 2,000 and 32.
+    for direction in (down, right):
+        counts = np.bincount(direction + 4, minlength=9)
+        assert abs(counts - 444).max() < 5 * 20
+    assert abs(mirrored.sum() - 2000) < 5 * 32
+    assert len(set(drawn)) == 162
+
+
+def test_translate_flip_leaves_the_eval_view_and_the_default_alone():
+    usual, dataset = Digits(), translated()
+    image = usual.load(3)
+    assert torch.equal(usual.views.eval(image), dataset.views.eval(image))
+    assert (Digits().padding, Digits().flip, Digits.Config().augmentation) == (None, False, "usb")
+    torch.manual_seed(0)
+    # An eighth of 8 pixels: shifted by one at most, and not mirrored.
+    assert len({usual.views.weak(image).numpy().tobytes() for _ in range(300)}) == 9
+
+
+def test_translate_flip_is_the_same_at_the_same_position():
+    dataset = translated()
+    rows = PoolRows(dataset, np.arange(100, 120), "weak", 1, 7, ("somewhere", 2))
+    batch = (3, np.arange(8))
+    again = PoolRows(translated(), np.arange(100, 120), "weak", 1, 7, ("somewhere", 2))
+    torch.manual_seed(1)
+    first = rows.__getitems__(batch)["x"]
+    torch.rand(5)
+    assert torch.equal(first, again.__getitems__(batch)["x"])
+    assert not torch.equal(first, rows.__getitems__((4, np.arange(8)))["x"])
+
+
+def test_every_set_of_arrays_takes_translate_flip(tmp_path, monkeypatch):
+    write_cifar(tmp_path, monkeypatch, "cifar10")
+    write_cifar(tmp_path, monkeypatch, "cifar100")
+    write_svhn(tmp_path, monkeypatch, {"train": 3, "test": 2})
+    write_stl10(tmp_path, monkeypatch, {"unlabeled": 2, "train": 2, "test": 2})
+    write_mnist(tmp_path / "mnist")
+    options = DatasetOptions(data_dir=tmp_path)
+    cases = [(Digits, {}), (Mnist, {}), (Cifar10, {}), (Cifar100, {}), (Svhn, {"svhn_split": "train"}), (Stl10, {})]
+    for cls, config in cases:
+        dataset = translated(cls, options, **config)
+        image = dataset.load(1)
+        known = shifts(image)
+        drawn = [known[plain(dataset, dataset.views.weak(image)).tobytes()] for _ in range(60)]
+        assert {mirrored for *_, mirrored in drawn} == {False, True}, cls.name
+        # For 8 pixels a mirrored shift may equal another one, and is then known by that.
+        assert max(abs(down) for down, *_ in drawn) == 4, cls.name
+
+
+def test_at_32_pixels_it_is_usbs_own(tmp_path, monkeypatch):
+    write_cifar(tmp_path, monkeypatch, "cifar10")
+    options = DatasetOptions(data_dir=tmp_path)
+    usual, dataset = Cifar10(None, options), translated(Cifar10, options)
+    for seed in range(20):
+        views = []
+        for one in (usual, dataset):
+            torch.manual_seed(seed)
+            views.append(one.views.weak(one.load(0)))
+        assert torch.equal(*views)
+
+
+def test_translate_flip_refuses_what_it_cannot_do():
+    message = refusal(translated, options=DatasetOptions(img_size=4))
+    assert "dataset 'digits': augmentation: translate_flip: img_size: 4; reflecting 4 pixels needs at least 5" in message
+    assert translated(options=DatasetOptions(img_size=5)).views.weak(picture(0, 5, 1)).shape == (1, 5, 5)
+    assert "shifts by 4 pixels, whatever crop_ratio; 0.5 given" in refusal(translated, options=DatasetOptions(crop_ratio=0.5))
+    with pytest.raises(ValidationError):
+        Digits.Config(augmentation="shift")

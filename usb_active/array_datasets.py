@@ -1,7 +1,7 @@
-"""Datasets whose images are arrays in memory: scikit-learn's digits, and USB's CIFAR, SVHN and STL-10.
+"""Datasets whose images are arrays in memory: scikit-learn's digits, MNIST, and USB's CIFAR, SVHN and STL-10.
 
-USB's sets are read from the standard files below `data_dir/<name>`, in their own order, never split anew and
-never downloaded. torchvision's classes read them, after comparing each file with its published checksum. This
+All but the digits are read from the standard files below `data_dir/<name>`, in their own order, never split anew and
+never downloaded. torchvision's classes read USB's, after comparing each file with its published checksum. This
 matters beyond damage: CIFAR's files are pickles, which can run code, and only the known ones are loaded.
 """
 
@@ -16,11 +16,46 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from usb_active.datasets import ImageDataset, Samples
+from usb_active.datasets import DatasetOptions, ImageDataset, Samples
 from usb_active.errors import UsageError, name_some
+from usb_active.idx_files import find_idx, read_idx
 from usb_active.plugin import PluginConfig
 
 DIGIT_NAMES = tuple("0123456789")
+# How far `augmentation: translate_flip` shifts, in pixels.
+TRANSLATION = 4
+
+
+class ArrayConfig(PluginConfig):
+    """Keys of every set whose images are arrays.
+
+    augmentation: of the weak and the strong view. "usb": USB's, a shift by up to int(img_size · (1 − crop_ratio)) pixels,
+        mirrored but for single digits (digits, mnist). "translate_flip": that of Laine and Aila's networks, which the label
+        propagation papers use on all their sets (Simeoni et al. 2021, section VI.A): shifted by −4 … 4 pixels in both
+        directions, what comes in being a reflection, and mirrored half of the time, digits too.
+    """
+
+    augmentation: Literal["usb", "translate_flip"] = "usb"
+
+
+class ArrayDataset(ImageDataset):
+    """What sets whose images are arrays have in common: the choice of augmentation."""
+
+    class Config(ArrayConfig):
+        """augmentation alone."""
+
+    def __init__(self, config: PluginConfig | None = None, options: DatasetOptions | None = None):
+        super().__init__(config, options)
+        if self.config.augmentation == "translate_flip":
+            self._translate_and_flip()
+
+    def _translate_and_flip(self) -> None:
+        who, ratio = f"dataset '{self.name}': augmentation: translate_flip", DatasetOptions.crop_ratio
+        if self.options.crop_ratio != ratio:
+            raise UsageError(f"{who}: shifts by {TRANSLATION} pixels, whatever crop_ratio; {self.options.crop_ratio} given, leave it out")
+        if self.img_size <= TRANSLATION:
+            raise UsageError(f"{who}: img_size: {self.img_size}; reflecting {TRANSLATION} pixels needs at least {TRANSLATION + 1}")
+        self.padding, self.flip = TRANSLATION, True
 
 
 class ImageParts:
@@ -48,7 +83,7 @@ def numbered_keys(prefix: str, count: int) -> list[str]:
     return [f"{prefix}/{number:0{width}d}" for number in range(count)]
 
 
-class Digits(ImageDataset):
+class Digits(ArrayDataset):
     """scikit-learn's 1,797 handwritten digits, 8×8, part of the package's dependencies: nothing to download.
 
     The split is fixed, whatever a run's seed: a quarter of each class, drawn with seed 0, is the test set
@@ -58,7 +93,7 @@ class Digits(ImageDataset):
     name = "digits"
     flip = False
 
-    class Config(PluginConfig):
+    class Config(ArrayConfig):
         """in_channels: 1, or 3 for networks that want colour (three equal channels)."""
 
         in_channels: Literal[1, 3] = 1
@@ -78,15 +113,16 @@ class Digits(ImageDataset):
         self.targets = targets[~in_test]
         self.queryable = np.ones(len(self.targets), dtype=bool)
         self._images = images[~in_test]
-        self.test = Samples(partial(self._image, images[in_test]), targets[in_test])
+        self.test = Samples(partial(_with_channels, images[in_test], self.in_channels), targets[in_test])
 
     def load(self, index: int) -> np.ndarray:
         """(8, 8) uint8, or (8, 8, 3) with three channels."""
-        return self._image(self._images, index)
+        return _with_channels(self._images, self.in_channels, index)
 
-    def _image(self, images: np.ndarray, index: int) -> np.ndarray:
-        image = images[index]
-        return image if self.in_channels == 1 else np.repeat(image[:, :, None], 3, axis=2)
+
+def _with_channels(images: np.ndarray, in_channels: int, index: int) -> np.ndarray:
+    """Image `index` of (N, H, W): as it is, or as three equal channels."""
+    return images[index] if in_channels == 1 else np.repeat(images[index][:, :, None], 3, axis=2)
 
 
 def _quarter_of_each_class(targets: np.ndarray) -> np.ndarray:
@@ -99,7 +135,62 @@ def _quarter_of_each_class(targets: np.ndarray) -> np.ndarray:
     return chosen
 
 
-class _TorchvisionDataset(ImageDataset):
+class Mnist(ArrayDataset):
+    """MNIST: 60,000 images of 28×28 to train, 10,000 to test, from its four IDX files, plain or `.gz`.
+
+    They are looked for in `data_dir/mnist` and in `data_dir/mnist/MNIST/raw`, where torchvision puts them. Keys are numbers
+    in the order of the file, `train/00017`. Views do not mirror the digits, unless `augmentation: translate_flip`.
+    """
+
+    name = "mnist"
+    flip = False
+    # Of all pixels of the training images.
+    _MEAN, _STD = 0.1307, 0.3081
+
+    class Config(ArrayConfig):
+        """in_channels: 1, or 3 for networks that want colour (three equal channels)."""
+
+        in_channels: Literal[1, 3] = 1
+
+    def prepare(self) -> None:
+        self.in_channels = self.config.in_channels
+        self.img_size = self.options.img_size or 28
+        self.mean, self.std = (self._MEAN,) * self.in_channels, (self._STD,) * self.in_channels
+        self.class_names = DIGIT_NAMES
+        self._images, self.targets = self._split("train")
+        self.keys = numbered_keys("train", len(self.targets))
+        self.queryable = np.ones(len(self.targets), dtype=bool)
+        images, targets = self._split("t10k")
+        self.test = Samples(partial(_with_channels, images, self.in_channels), targets)
+
+    def load(self, index: int) -> np.ndarray:
+        """(28, 28) uint8, or (28, 28, 3) with three channels."""
+        return _with_channels(self._images, self.in_channels, index)
+
+    def _split(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images (N, 28, 28) and targets (N,) of "train" or "t10k"."""
+        images, labels = (self._file(f"{split}-{part}") for part in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+        pixels, targets = read_idx(images, 3), read_idx(labels, 1).astype(np.int64)
+        if pixels.shape[1:] != (28, 28):
+            raise UsageError(f"dataset 'mnist': {images}: images of {pixels.shape[1]}×{pixels.shape[2]}; MNIST's are 28×28")
+        if len(pixels) != len(targets) or not len(targets):
+            raise UsageError(f"dataset 'mnist': {images} has {len(pixels)} images and {labels} {len(targets)} labels")
+        if targets.max() > 9:
+            raise UsageError(f"dataset 'mnist': {labels}: label {targets.max()}; MNIST's are 0 to 9")
+        return pixels, targets
+
+    def _file(self, name: str) -> Path:
+        root = self.options.data_dir / self.name
+        path = find_idx([root, root / "MNIST" / "raw"], name)
+        if path is None:
+            raise UsageError(
+                f"dataset 'mnist': no {name} or {name}.gz in {root} (from data_dir) or in MNIST/raw below it; get the files with "
+                f"torchvision.datasets.MNIST('{root}', download=True)"
+            )
+        return path
+
+
+class _TorchvisionDataset(ArrayDataset):
     """What USB's own sets have in common. A subclass names torchvision's class and implements `prepare`."""
 
     torchvision_name: ClassVar[str]
@@ -204,7 +295,7 @@ class Svhn(_TorchvisionDataset):
     mean = (0.4380, 0.4440, 0.4730)
     std = (0.1751, 0.1771, 0.1744)
 
-    class Config(PluginConfig):
+    class Config(ArrayConfig):
         """svhn_split: what the pool is made of. size: only its first so many images (the ASSL paper: 60,000 of train)."""
 
         svhn_split: Literal["train+extra", "train"] = "train+extra"

@@ -53,10 +53,12 @@ PLUGINS = [
     Declaration("dataset", "svhn", "usb_active.array_datasets:Svhn", "SVHN (train + extra, or train), from its files on disk"),
     Declaration("dataset", "stl10", "usb_active.array_datasets:Stl10", "STL-10, from its files on disk; 5,000 of 105,000 may be asked"),
     Declaration("dataset", "digits", "usb_active.array_datasets:Digits", "scikit-learn's 8x8 digits, embedded"),
+    Declaration("dataset", "mnist", "usb_active.array_datasets:Mnist", "MNIST, 28x28, from its IDX files on disk"),
     Declaration("dataset", "image_folder", "usb_active.image_folder:ImageFolder", "a folder of images of one's own"),
     Declaration("network", "small_cnn", "usb_active.networks:SmallCnn", "three convolutions, for tiny images on a CPU"),
     Declaration("network", "resnet18", "usb_active.networks:ResNet18", "torchvision's ResNet-18 with an embedding of 256; or for CIFAR"),
     Declaration("network", "vit_small", "usb_active.networks:VitSmall", "timm's ViT-S for any image size"),
+    Declaration("network", "cnn13", "usb_active.networks:Cnn13", "the 13-layer network of Mean Teacher, normalised features of 128"),
     *(Declaration("network", name, "usb_active.networks:UsbNetwork", f"USB's {what}") for name, what in _USB_NETWORKS.items()),
     *(
         Declaration("algorithm", name, f"semilearn.algorithms.{name}:{cls}", f"USB's {cls}")

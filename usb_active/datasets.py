@@ -129,15 +129,17 @@ class ImageDataset(Dataset):
     Attributes:
         mean, std: (in_channels,) for normalisation.
         flip: whether the weak and the strong view may mirror the image.
+        padding: pixels by which the weak and the strong view may shift the image; None: as `crop_ratio` says.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool = True
+    padding: int | None = None
 
     @cached_property
     def views(self) -> Any:
         # Imported late: commands that only look at keys and labels must not wait for semilearn.
         from usb_active.usb.transforms import Views
 
-        return Views(self.img_size, self.options.crop_ratio, self.mean, self.std, flip=self.flip)
+        return Views(self.img_size, self.options.crop_ratio, self.mean, self.std, flip=self.flip, padding=self.padding)

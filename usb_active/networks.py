@@ -41,6 +41,22 @@ class ResNet18(Network):
         return resnet18(num_classes, in_channels, self.config.stem, self.config.embedding)
 
 
+class Cnn13(Network):
+    """The 13-layer network of papers on semi-supervised learning, in the form of the label propagation papers."""
+
+    class Config(PluginConfig):
+        """width: the paper's 128 channels of the first layers and of the features; smaller for a CPU."""
+
+        width: int = Field(128, ge=1)
+        dropout: float = Field(0.5, ge=0, lt=1)
+
+    def build(self, num_classes: int, img_size: int, in_channels: int, pretrained_path: str | None = None) -> torch.nn.Module:
+        from usb_active.usb.paper_networks import cnn13
+
+        refuse_pretrained(self.name, pretrained_path)
+        return cnn13(num_classes, img_size, in_channels, self.config.width, self.config.dropout)
+
+
 class VitSmall(Network):
     """timm's ViT-S for any image size."""
 

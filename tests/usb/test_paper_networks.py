@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from usb_active.errors import UsageError
-from usb_active.networks import ResNet18, VitSmall
+from usb_active.networks import Cnn13, ResNet18, VitSmall
 from usb_active.pretrained import classifier_keys
 
 
@@ -23,6 +23,7 @@ CASES = [
     (ResNet18, {"embedding": None}, 512),
     (VitSmall, {}, 384),
     (VitSmall, {"patch_size": 8}, 384),
+    (Cnn13, {"width": 8}, 8),
 ]
 
 

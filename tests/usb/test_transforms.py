@@ -91,6 +91,23 @@ def test_grey_views_are_usbs_bit_for_bit(height, width, flip):
     assert_same(views.eval, usb_eval(16, mean, std, crop=[T.CenterCrop(16)]), sample, 1)
 
 
+@pytest.mark.parametrize("side, channels", [(8, 1), (12, 3), (28, 1), (32, 3)])
+def test_a_padding_in_pixels_is_torchvisions_crop_with_that_padding(side, channels):
+    mean, std, sample = MEAN[:channels], STD[:channels], image(side, side, channels)
+    views = Views(side, 0.875, mean, std, padding=4)
+    augment = RandAugment(3, 5) if channels == 3 else GreyAsRgb()
+    for ours, extra in ((views.weak, ()), (views.strong, (augment,))):
+        shift = [T.RandomCrop(side, padding=4, padding_mode="reflect"), T.RandomHorizontalFlip()]
+        assert_same(ours, T.Compose([*shift, *extra, T.ToTensor(), T.Normalize(mean, std)]), sample, 30)
+
+
+def test_a_padding_must_be_less_than_the_side():
+    Views(5, 0.875, [0.5], [0.5], padding=4)
+    for size, padding in ((4, 4), (8, 9), (8, -1)):
+        with pytest.raises(UsageError, match=f"padding: {padding}; it must be 0 to {size - 1}"):
+            Views(size, 0.875, [0.5], [0.5], padding=padding)
+
+
 def test_grey_strong_view_keeps_channels_equal_outside_the_cutout():
     picture = Image.fromarray(image(16, 16, 1)).convert("RGB")
     for value in range(200):

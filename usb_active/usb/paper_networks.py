@@ -1,4 +1,4 @@
-"""Networks of papers on active learning that USB lacks, with USB's calling convention: torchvision's ResNet-18, timm's ViT-S."""
+"""Networks of papers on active learning that USB lacks, with USB's calling convention: ResNet-18, ViT-S, the 13-layer network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from usb_active.errors import UsageError
 
@@ -62,6 +63,60 @@ def resnet18(num_classes: int, in_channels: int, stem: str, embedding: int | Non
         body.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
     body.fc = nn.Identity() if embedding is None else nn.Linear(512, embedding)
     return FeatureNet(body, embedding or 512, num_classes, "(?:conv1|bn1)", r"layer(\d+)")
+
+
+# Halved twice, the image must still hold a 3x3 kernel without padding.
+CNN13_SMALLEST = 12
+
+
+def cnn13(num_classes: int, img_size: int, in_channels: int, width: int = 128, dropout: float = 0.5) -> FeatureNet:
+    """The 13-layer network of Laine and Aila (2017) and Mean Teacher, with features normalised as in label propagation.
+
+    Nine convolutions, each with weight normalisation, batch normalisation and leaky ReLU of slope 0.1: three of 3x3 with
+    `width` channels, three with twice as many, and without padding 3x3, 1x1, 1x1 with four, two and one times `width`; max-pooling
+    and dropout between the groups. Average pooling, over the whole image instead of a fixed 6x6 so that any size will do;
+    features (B, width) of length one (Iscen et al. 2019, Simeoni et al. 2021); a linear classifier.
+
+    Args:
+        width: 128 in the papers.
+        dropout: probability of zeroing, in the two places.
+
+    Raises:
+        UsageError: an image that is too small for the two poolings and the unpadded convolution.
+    """
+    if img_size < CNN13_SMALLEST:
+        least = f"it needs at least {CNN13_SMALLEST}; with `img_size: {CNN13_SMALLEST}` or more smaller images are enlarged"
+        raise UsageError(f"net 'cnn13': img_size: {img_size}; {least}")
+    body = nn.Sequential(
+        _normed_convolution(in_channels, width),
+        *(_normed_convolution(width, width) for _ in range(2)),
+        nn.MaxPool2d(2),
+        nn.Dropout(dropout),
+        _normed_convolution(width, 2 * width),
+        *(_normed_convolution(2 * width, 2 * width) for _ in range(2)),
+        nn.MaxPool2d(2),
+        nn.Dropout(dropout),
+        _normed_convolution(2 * width, 4 * width, padding=0),
+        _normed_convolution(4 * width, 2 * width, kernel=1, padding=0),
+        _normed_convolution(2 * width, width, kernel=1, padding=0),
+        _PooledDirection(),
+    )
+    return FeatureNet(body, width, num_classes, r"0\.", r"(\d+)")
+
+
+def _normed_convolution(in_channels: int, out_channels: int, kernel: int = 3, padding: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        weight_norm(nn.Conv2d(in_channels, out_channels, kernel, padding=padding)),
+        nn.BatchNorm2d(out_channels),
+        nn.LeakyReLU(0.1),
+    )
+
+
+class _PooledDirection(nn.Module):
+    """(B, D, H, W) to (B, D): the mean over the image, made of length one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(x.mean(dim=(2, 3)), dim=1)
 
 
 def vit_small(num_classes: int, img_size: int, in_channels: int, patch_size: int | None) -> FeatureNet:

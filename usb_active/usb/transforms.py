@@ -37,6 +37,7 @@ class Views:
         crop_ratio: in (0, 1]; the crop is taken after padding by int(img_size · (1 − crop_ratio)).
         mean, std: one value a channel, on the scale of [0, 1].
         flip: whether to flip left and right at random; False where direction has a meaning, as for digits.
+        padding: pixels to pad by instead, less than `img_size`: the view is shifted by up to so many, evenly drawn.
         strong: whether there is a strong view; without, the attribute is None.
 
     Raises:
@@ -51,10 +52,13 @@ class Views:
         std: Sequence[float],
         flip: bool = True,
         strong: bool = True,
+        padding: int | None = None,
     ):
         _check(img_size, crop_ratio, mean, std)
+        if padding is not None and not 0 <= padding < img_size:
+            raise UsageError(f"padding: {padding}; it must be 0 to {img_size - 1}: only what is less than img_size can be reflected")
         self.img_size = int(img_size)
-        self.padding = int(img_size * (1 - crop_ratio))
+        self.padding = int(img_size * (1 - crop_ratio)) if padding is None else padding
         self.in_channels = len(mean)
         self.flip = flip
         self._mean = torch.tensor(list(mean), dtype=torch.float32).view(-1, 1, 1)
