@@ -73,3 +73,18 @@ def check_budget(budget: int, num_candidates: int) -> None:
     """ValueError when that many cannot be picked."""
     if not isinstance(budget, (int, np.integer)) or not 1 <= budget <= num_candidates:
         raise ValueError(f"budget: {budget!r}, expected an integer from 1 to the {num_candidates} candidates")
+
+
+def entropy(probs: ArrayLike) -> NDArray[np.float64]:
+    """Entropy of the predicted distribution in nats: high = uncertain (Shannon 1948).
+
+    probs: (N, C), rows summing to one. Returns (N,) in [0, log C].
+    Raises ValueError naming the rows that are no distribution.
+    """
+    return score_rows(probs, _entropy)
+
+
+def _entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    logs = np.log(p, out=np.zeros_like(p), where=p > 0)
+    # A probability that is a rounding above one would give a score below zero.
+    return np.maximum(-np.einsum("nc,nc->n", p, logs), 0.0)

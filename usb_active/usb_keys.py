@@ -233,7 +233,8 @@ def algorithm_keys(name: str) -> dict[str, Key]:
 
 def _from_argument(argument: Any) -> Key:
     known = {"str2bool": bool, "bool": bool, "int": int, "float": float, "str": str}
-    return Key(known.get(getattr(argument.type, "__name__", "")), argument.default, nullable=argument.default is None)
+    valid = getattr(argument, "valid", "")
+    return Key(known.get(getattr(argument.type, "__name__", "")), argument.default, valid, nullable=argument.default is None)
 
 
 def check_usb_keys(

@@ -9,20 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from usb_active.arrays import score_rows
+from usb_active.arrays import entropy, score_rows
 from usb_active.distances import k_center_greedy, kmeans_plus_plus
 from usb_active.ranking import top_k
 
 __all__ = ["entropy", "k_center_greedy", "kmeans_plus_plus", "least_confidence", "margin", "top_k"]
-
-
-def entropy(probs: ArrayLike) -> NDArray[np.float64]:
-    """Entropy of the predicted distribution in nats: high = uncertain (Shannon 1948).
-
-    probs: (N, C), rows summing to one. Returns (N,) in [0, log C].
-    Raises ValueError naming the rows that are no distribution.
-    """
-    return score_rows(probs, _entropy)
 
 
 def margin(probs: ArrayLike) -> NDArray[np.float64]:
@@ -43,12 +34,6 @@ def least_confidence(probs: ArrayLike) -> NDArray[np.float64]:
     Raises ValueError naming the rows that are no distribution.
     """
     return score_rows(probs, lambda p: np.maximum(1.0 - p.max(axis=1), 0.0))
-
-
-def _entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    logs = np.log(p, out=np.zeros_like(p), where=p > 0)
-    # A probability that is a rounding above one would give a score below zero.
-    return np.maximum(-np.einsum("nc,nc->n", p, logs), 0.0)
 
 
 def _margin(p: NDArray[np.float64]) -> NDArray[np.float64]:

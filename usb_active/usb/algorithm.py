@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from semilearn.core.utils import ALGORITHMS, TBLog, get_cosine_schedule_with_warmup, get_optimizer
+from semilearn.core.utils import ALGORITHMS, TBLog
 from torch.utils.data import DataLoader
 
 from usb_active.acquisition import TrainingInfo
@@ -113,6 +113,8 @@ class ActiveMixin(DeviceMixin):
     def prepare(self, cycle: int, split: Split) -> None:
         """Everything sized by the labelled set is rebuilt, weights are fresh (or carried, under `warm_start`)."""
         if hasattr(self, "plan"):
+            # A plan may depend on the streams, which hold more than the pool's labels when pseudo-labels have joined them.
+            self.split = split
             self.args.epoch, self.args.num_train_iter = self.plan(self.session.pool)
         self._construct(split, cycle)
         for role, hook in self._plugin_hooks.items():
@@ -223,12 +225,11 @@ class ActiveMixin(DeviceMixin):
         return existing if self.session.continues_weights() else _load_into(existing, self.model)
 
     def set_optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
-        """USB's optimizer; its cosine schedule, or a constant rate after the warm-up."""
-        args, steps = self.args, self.num_train_iter
-        optimizer = get_optimizer(self.model, args.optim, args.lr, args.momentum, args.weight_decay, args.layer_decay)
+        """The algorithm's own optimizer and schedule (USB's cosine, unless it has another), or a constant rate after the warm-up."""
+        optimizer, scheduler = super().set_optimizer()
         if self.session.config.active.schedule == "cosine":
-            return optimizer, get_cosine_schedule_with_warmup(optimizer, steps, num_warmup_steps=args.num_warmup_iter)
-        warmup = args.num_warmup_iter
+            return optimizer, scheduler
+        warmup = self.args.num_warmup_iter
         constant = lambda step: min(1.0, step / warmup) if warmup else 1.0  # noqa: E731 — LambdaLR wants a function of the step
         return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, constant)
 
