@@ -44,20 +44,20 @@ def cifar(data: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def cells(rules: Sequence[str], seeds: int, setting: Mapping[str, Any]) -> list[Cell]:
+def cells(rules: Sequence[str], starts: Sequence[str], seeds: int, setting: Mapping[str, Any]) -> list[Cell]:
     """All runs, seeds outermost: what is there when it is stopped early is a smaller table, not a part of one."""
     return [
         Cell((rule, start), "assl/digits", {**setting, "active.acquisition": RULES[rule], "active.warm_start": STARTS[start]}, seed)
         for seed in range(seeds)
         for rule in rules
-        for start in STARTS
+        for start in starts
     ]
 
 
-def tables(found: Sequence[Cell], root: Path, rules: Sequence[str]) -> str:
+def tables(found: Sequence[Cell], root: Path, rules: Sequence[str], starts: Sequence[str]) -> str:
     """The Markdown tables of what was run."""
     parts = []
-    for start in STARTS:
+    for start in starts:
         curves = {rule: {cell.seed: accuracies(cell, root) for cell in found if cell.place == (rule, start)} for rule in rules}
         counts = sorted({count for seeds in curves.values() for curve in seeds.values() for count in curve})
         # Table 2 averages over the rounds; here without the first, which no rule has had a part in.
@@ -84,15 +84,16 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="where the runs are kept")
     parser.add_argument("--data", type=Path, help="a folder with train/<class> and test/<class>; by default digits")
     parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
+    parser.add_argument("--starts", nargs="+", choices=list(STARTS), default=list(STARTS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write the tables there instead of printing them")
     args = parser.parse_args()
     if args.seeds < 1 or args.workers < 1:
         parser.error("--seeds and --workers: at least 1")
-    found = cells(args.rules, args.seeds, cifar(args.data.resolve()) if args.data else DIGITS)
+    found = cells(args.rules, args.starts, args.seeds, cifar(args.data.resolve()) if args.data else DIGITS)
     run_cells(found, args.root, args.workers)
-    text = tables(found, args.root, args.rules)
+    text = tables(found, args.root, args.rules, args.starts)
     if args.out:
         args.out.write_text(text, encoding="utf-8")
     else:

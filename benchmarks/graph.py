@@ -1,0 +1,252 @@
+"""Seconds and memory of graphs, label propagation and joint label propagation (jLP); and jLP beside a plain loop.
+
+Run by hand: python benchmarks/graph.py growth [--sizes 10000 50000 200000 --kinds smooth --modes mutual --budgets 100 1000]
+             python benchmarks/graph.py jlp [--sizes 50000 --kinds smooth clustered manifold --modes mutual sum --budgets 100 1000]
+
+growth: neighbours (exact up to --exact-up-to, and approximate with its recall), affinity, propagation of 10 classes, jLP.
+jlp: beside one scipy conjugate gradient from scratch for every pick (tolerance 1e-6), in the same process, in turns. Of its
+picks at most --reference-picks are solved, evenly spread along ours, and the seconds extrapolated: "agree" counts the solved
+ones whose minimum is our pick.
+
+Every measurement is a process of its own, so that the peak of its resident memory (imports and arrays included) is its own.
+Loops are compiled by a small run before. On a machine that does other work too, only the ratios mean anything;
+NUMBA_NUM_THREADS=1 compares one core with one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+K = 50
+ALPHA = 0.99
+NUM_LABELED = 100
+KINDS = ("smooth", "clustered", "manifold")
+# A solution from scratch is right to about its tolerance: within this, relative, two values are one.
+AGREE = 2e-6
+
+
+def make_features(kind: str, n: int, dim: int) -> NDArray[np.float32]:
+    """smooth: ten overlapping classes, as after a ReLU; clustered: 200 tight clusters; manifold: a torus of dimension two."""
+    rng = np.random.default_rng(0)
+    if kind == "clustered":
+        centres = 5 * rng.standard_normal((200, dim), np.float32)
+        return centres[rng.integers(200, size=n)] + 0.3 * rng.standard_normal((n, dim), np.float32)
+    if kind == "manifold":
+        angles = rng.uniform(0, 2 * np.pi, (n, 2))
+        return np.cos(angles @ rng.integers(-3, 4, (2, dim)) + rng.uniform(0, 2 * np.pi, dim)).astype(np.float32)
+    inner = 3 * rng.standard_normal((10, 16))[rng.integers(10, size=n)] + 1.5 * rng.standard_normal((n, 16))
+    noise = 0.3 * rng.standard_normal((n, dim))
+    return np.maximum(inner @ rng.standard_normal((16, dim)) + noise, 0).astype(np.float32) + np.float32(1e-3)
+
+
+# ------------------------------------------------------------------------------------------- measured in a child
+
+
+def seconds_of(call) -> tuple[float, object]:
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
+def child_knn(folder: Path, method: str) -> dict:
+    from usb_active.neighbors import knn
+
+    features = np.load(folder / "features.npy")
+    seconds, (_, index) = seconds_of(lambda: knn(features, K, method=method))
+    found = {"seconds": seconds}
+    if method == "ivf":
+        found["recall"] = recall(features, index)
+    return found
+
+
+def recall(features: NDArray, index: NDArray, sample: int = 500) -> float:
+    """Share of the true neighbours that were found, for some rows."""
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    rows = np.linspace(0, len(features) - 1, sample).astype(int)
+    hits = 0
+    for row in rows:
+        cosine = unit @ unit[row]
+        cosine[row] = -np.inf
+        hits += len(np.intersect1d(np.argpartition(-cosine, K)[:K], index[row]))
+    return hits / (sample * K)
+
+
+def child_affinity(folder: Path, mode: str) -> dict:
+    from usb_active.neighbors import affinity
+
+    features = np.load(folder / "features.npy")
+    seconds, graph = seconds_of(lambda: affinity(features, K, mode=mode))
+    sp.save_npz(folder / f"{mode}.npz", graph, compressed=False)
+    return {"seconds": seconds, "edges": int(graph.nnz), "components": int(sp.csgraph.connected_components(graph)[0])}
+
+
+def load(folder: Path, mode: str) -> tuple[sp.csr_array, NDArray]:
+    graph = sp.load_npz(folder / f"{mode}.npz")
+    return graph, np.random.default_rng(0).permutation(graph.shape[0])[:NUM_LABELED]
+
+
+def child_propagate(folder: Path, mode: str) -> dict:
+    from usb_active.plugins.jlp.functional import propagate
+
+    graph, labeled = load(folder, mode)
+    labels = np.arange(NUM_LABELED) % 10
+    propagate(small_graph(), [0, 1], [0, 1], 10)
+    return {"seconds": seconds_of(lambda: propagate(graph, labeled, labels, 10))[0]}
+
+
+def child_jlp(folder: Path, mode: str, budget: str, reference_picks: str) -> dict:
+    from usb_active.plugins.jlp.functional import joint_label_propagation
+
+    graph, labeled = load(folder, mode)
+    # A component of each size: all loops get compiled.
+    joint_label_propagation(sp.block_diag([small_graph(), small_graph(3000)]).tocsr(), [0, 1], 50)
+    seconds, picks = seconds_of(lambda: joint_label_propagation(graph, labeled, int(budget)))
+    found = {"seconds": seconds, "megabytes": peak_megabytes()}
+    if int(reference_picks):
+        found |= reference(graph, labeled, picks, int(reference_picks))
+        found["again"] = seconds_of(lambda: joint_label_propagation(graph, labeled, int(budget)))[0]
+    return found
+
+
+def small_graph(n: int = 300) -> sp.csr_array:
+    from usb_active.neighbors import affinity
+
+    return affinity(np.random.default_rng(0).standard_normal((n, 8)), K, mode="sum")
+
+
+def reference(graph: sp.csr_array, labeled: NDArray, picks: NDArray, count: int) -> dict:
+    """Solve from scratch for some of the picks, given all before; seconds for all of them by proportion."""
+    from usb_active.neighbors import normalize
+
+    start = time.perf_counter()
+    matrix = sp.eye_array(graph.shape[0], format="csr") - ALPHA * normalize(graph)
+    setup = time.perf_counter() - start
+    at = np.unique(np.linspace(0, len(picks) - 1, min(count, len(picks))).astype(int))
+    total, agree = 0.0, 0
+    for step in at:
+        sources = np.zeros(len(graph.indptr) - 1)
+        sources[labeled] = sources[picks[:step]] = 1
+        start = time.perf_counter()
+        h = sp.linalg.cg(matrix, sources, rtol=1e-6)[0]
+        values = np.where(sources > 0, np.inf, h)
+        lowest = values.min()
+        total += time.perf_counter() - start
+        agree += bool(values[picks[step]] <= lowest + AGREE * abs(lowest) or values[picks[step]] == 0)
+    return {"reference": setup + total * len(picks) / len(at), "solved": len(at), "agree": agree}
+
+
+def peak_megabytes() -> float:
+    # Kilobytes, but bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+CHILDREN = {"knn": child_knn, "affinity": child_affinity, "propagate": child_propagate, "jlp": child_jlp}
+
+
+def measure(name: str, folder: Path, *arguments: object) -> dict:
+    command = [sys.executable, __file__, "--child", name, str(folder), *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def make_data(folder: Path, kind: str, n: int, dim: int) -> None:
+    """In a child: a process inherits its parent's peak of memory."""
+    subprocess.run([sys.executable, __file__, "--data", str(folder), kind, str(n), str(dim)], check=True)
+
+
+# ------------------------------------------------------------------------------------------------------ tables
+
+
+def print_row(*cells: object) -> None:
+    print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells) + " |", flush=True)
+
+
+def print_head(*columns: str) -> None:
+    print_row(*columns)
+    print("|" + "---|" * len(columns), flush=True)
+
+
+def growth(args: argparse.Namespace) -> None:
+    print_head("kind", "N", "what", "s", "peak MB", "also")
+    for kind, n in ((kind, n) for kind in args.kinds for n in args.sizes):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            make_data(folder, kind, n, args.dim)
+            for method in ("exact", "ivf"):
+                if method == "ivf" or n <= args.exact_up_to:
+                    found = measure("knn", folder, method)
+                    print_row(kind, n, f"knn {method}", found["seconds"], found["megabytes"], f"recall {found.get('recall', 1):.3f}")
+            for mode in args.modes:
+                found = measure("affinity", folder, mode)
+                also = f"{found['edges']} entries, {found['components']} components"
+                print_row(kind, n, f"affinity {mode}", found["seconds"], found["megabytes"], also)
+                found = measure("propagate", folder, mode)
+                print_row(kind, n, f"propagate {mode}, C=10", found["seconds"], found["megabytes"], "")
+                for budget in args.budgets:
+                    found = measure("jlp", folder, mode, budget, 0)
+                    print_row(kind, n, f"jLP {mode}, b={budget}", found["seconds"], found["megabytes"], "")
+
+
+def compare(args: argparse.Namespace) -> None:
+    print_head("kind", "N", "mode", "b", "s", "again s", "peak MB", "plain loop s", "ratio", "solved", "agree")
+    for kind, n in ((kind, n) for kind in args.kinds for n in args.sizes):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            make_data(folder, kind, n, args.dim)
+            for mode in args.modes:
+                measure("affinity", folder, mode)
+                for budget in args.budgets:
+                    found = measure("jlp", folder, mode, budget, args.reference_picks)
+                    mine = (found["seconds"] + found["again"]) / 2
+                    print_row(
+                        kind, n, mode, budget, found["seconds"], found["again"], found["megabytes"],
+                        found["reference"], found["reference"] / mine, found["solved"], found["agree"],
+                    )  # fmt: skip
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["growth", "jlp"])
+    parser.add_argument("--sizes", type=int, nargs="+", help="default: 10000 50000 200000 (growth), 50000 (jlp)")
+    parser.add_argument("--dim", type=int, default=32)
+    parser.add_argument("--kinds", choices=KINDS, nargs="+", help="of features; default: smooth (growth), all (jlp)")
+    parser.add_argument("--modes", nargs="+", help="of graphs; default: mutual (growth), mutual sum (jlp)")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--reference-picks", type=int, default=100, help="solved by the plain loop, at most")
+    parser.add_argument("--exact-up-to", type=int, default=50_000, help="N for the exact neighbours in growth")
+    args = parser.parse_args()
+    args.sizes = args.sizes or ([10_000, 50_000, 200_000] if args.what == "growth" else [50_000])
+    args.kinds = args.kinds or (["smooth"] if args.what == "growth" else KINDS)
+    args.modes = args.modes or (["mutual"] if args.what == "growth" else ["mutual", "sum"])
+    return args
+
+
+def main() -> None:
+    args = parse()
+    threads = os.environ.get("NUMBA_NUM_THREADS", "all")
+    print(f"D={args.dim} k={K} alpha={ALPHA} L={NUM_LABELED}, CPUs: {os.cpu_count()}, threads: {threads}, load: {os.getloadavg()[0]:.1f}\n")
+    growth(args) if args.what == "growth" else compare(args)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        name, folder, *arguments = sys.argv[2:]
+        found = CHILDREN[name](Path(folder), *arguments)
+        print(json.dumps({"megabytes": peak_megabytes()} | found))
+    elif sys.argv[1:2] == ["--data"]:
+        folder, kind, n, dim = sys.argv[2:]
+        np.save(Path(folder) / "features.npy", make_features(kind, int(n), int(dim)))
+    else:
+        main()

@@ -1,0 +1,98 @@
+"""The tables of docs/jlp.md: supervised against SEMI, with and without PRE, by rule, on digits with ten balanced labels.
+
+    python benchmarks/jlp_table.py --root runs/jlp_table      # digits, five seeds
+
+The same command goes on where it stopped; with everything done it only writes the tables. For a seed, all start from the same
+ten samples; ceal is not combined with SEMI, as in the paper. The second table is what it looks for: how much SEMI, PRE and a rule
+gain, each with the others as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from evidence import Cell, accuracies, paired, run_cells, with_interval
+
+from usb_active.report.tables import table
+
+RULES = ("random", "coreset", "ceal", "jlp")
+SUPERVISED = {"lp_semi": False, "epoch": 200}
+PRE = {"active.pretrain": {"name": "deepcluster", "epochs": 40, "batch_size": 16, "lr": 0.1}}
+TRAININGS: dict[str, dict[str, Any]] = {"supervised": SUPERVISED, "+ PRE": {**SUPERVISED, **PRE}, "+ SEMI": {}, "+ PRE + SEMI": PRE}
+
+
+def cells(seeds: int) -> list[Cell]:
+    """All runs, seeds outermost."""
+    return [
+        Cell((training, rule), "jlp/digits", {**keys, "active.acquisition": rule}, seed)
+        for seed in range(seeds)
+        for training, keys in TRAININGS.items()
+        for rule in RULES
+        if not (rule == "ceal" and keys.get("lp_semi", True))
+    ]
+
+
+Curves = dict[tuple[str, str], dict[int, dict[int, float]]]
+
+
+def accuracy_table(curves: Curves) -> str:
+    """A row for each training and rule, a column for each number of labels."""
+    counts = sorted({count for seeds in curves.values() for curve in seeds.values() for count in curve})
+    rows = [
+        [f"{training}, {rule}", *(with_interval(curve[count] for curve in seeds.values()) for count in counts)]
+        for (training, rule), seeds in curves.items()
+    ]
+    return table(["training, rule", *(f"{count} labels" for count in counts)], rows)
+
+
+def means(curves: Curves, place: tuple[str, str]) -> dict[int, float]:
+    """Seed → mean accuracy over the rounds after the first."""
+    return {seed: mean(list(curve.values())[1:]) for seed, curve in curves[place].items()}
+
+
+def gain_table(curves: Curves) -> str:
+    """What each part gains, seed by seed, in the mean over the rounds that a rule had a part in."""
+    rows = []
+    for rule in RULES:
+        for base, more in (("supervised", "+ SEMI"), ("+ PRE", "+ PRE + SEMI"), ("supervised", "+ PRE"), ("+ SEMI", "+ PRE + SEMI")):
+            if (base, rule) in curves and (more, rule) in curves:
+                gain = paired(means(curves, (more, rule)), means(curves, (base, rule)))
+                rows.append([f"{more} over {base}, {rule}", with_interval(gain, sign=True)])
+    for training in TRAININGS:
+        for rule in RULES[1:]:
+            if (training, rule) in curves:
+                gain = paired(means(curves, (training, rule)), means(curves, (training, "random")))
+                rows.append([f"{rule} over random, {training}", with_interval(gain, sign=True)])
+    return table(["gain, percentage points", "mean over rounds"], rows)
+
+
+def tables(found: Sequence[Cell], root: Path) -> str:
+    """The Markdown of both."""
+    curves: Curves = {}
+    for cell in found:
+        curves.setdefault((cell.place[0], cell.place[1]), {})[cell.seed] = accuracies(cell, root)
+    return f"{accuracy_table(curves)}\n\n{gain_table(curves)}\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="where the runs are kept")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="write the tables there instead of printing them")
+    args = parser.parse_args()
+    found = cells(args.seeds)
+    run_cells(found, args.root, args.workers)
+    text = tables(found, args.root)
+    if args.out:
+        args.out.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

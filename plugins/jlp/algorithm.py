@@ -1,0 +1,244 @@
+"""SEMI: training on the pseudo-labels of label propagation, made anew every epoch (Siméoni et al., Algorithm 1, lines 4–7).
+
+It is an algorithm of USB's kind: `lp` trains in USB's own loop, `active_lp` in cycles.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from math import ceil, cos, pi
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from usb_active.plugins.jlp.functional import certainty
+
+from usb_active.errors import UsageError
+from usb_active.inference import evaluating
+from usb_active.neighbors import affinity
+from usb_active.propagation import diffuse, label_matrix, rows_to_probs
+from usb_active.randomness import generator
+from usb_active.sampling import PermutationStream, PositionSampler, SeededRows, make_loader
+from usb_active.usb.bases import AlgorithmBase, Argument, Hook, get_optimizer, str2bool
+
+logger = logging.getLogger("usb_active")
+
+# The conjugate gradient's relative residual; the paper's authors stop after 20 iterations, far from it.
+TOLERANCE = 1e-6
+
+
+class LabelPropagation(AlgorithmBase):
+    """Cross-entropy on labelled samples and on samples drawn by the certainty of their propagated labels.
+
+    Of every mini-batch of `batch_size`, `lp_labeled` samples are labelled and the rest are pseudo-labelled, drawn with
+    replacement from η[w] (Eq. 10); the loss is the plain mean over both. Before every epoch the features of all samples are
+    taken in eval mode without augmentation (ours; the authors leave augmentation on), the graph is built and the labels are
+    propagated, from the last epoch's solution. An epoch ends after `lp_epoch` · |U| pseudo-labelled draws. The first
+    `lp_supervised_epochs` epochs see labelled samples alone (the paper states no length: a key of ours). With `lp_semi: false`
+    all do, an epoch goes once through the labelled samples, and it is the paper's baseline.
+
+    In cycles (`active_lp`), `epoch` is what the YAML says and `num_train_iter` follows from it, L and U. In USB's own loop both
+    are the YAML's, and an epoch is their quotient.
+
+    U is the unlabelled stream: `include_lb_to_ulb: false` keeps the labelled samples out of it, as in the paper.
+    A sample that no label reaches is never drawn. When no sample is reached, or none with any certainty, the epoch is supervised.
+    """
+
+    batch_fields = frozenset({"idx_lb", "x_lb", "y_lb", "idx_ulb", "x_ulb_w", "feats", "hidden"})
+
+    def __init__(self, args: Any, net_builder: Callable, tb_log: Any = None, logger: Any = None, **keywords: Any):
+        super().__init__(args, net_builder, tb_log, logger, **keywords)
+        if args.lp_semi and args.lp_labeled >= args.batch_size:
+            raise UsageError(f"lp_labeled: {args.lp_labeled} of a batch_size of {args.batch_size} leave no place for pseudo-labels")
+        if args.lp_semi and args.lp_supervised_epochs >= args.epoch:
+            raise UsageError(f"lp_supervised_epochs: {args.lp_supervised_epochs}, but there are {args.epoch} epochs in all")
+        # USB's rows would bring a strong view that nothing here looks at.
+        self.dataset_dict["train_ulb"].alg = "pseudolabel"
+        # Tensors, so that they are in checkpoints: (U,) pseudo-labels and cumulated weights, (L + U, C) the last solution.
+        # None: this epoch is supervised.
+        self.pseudo_labels: torch.Tensor | None = None
+        self.cumulated_weights: torch.Tensor | None = None
+        self.solution: torch.Tensor | None = None
+        self._labeled_batches = PermutationStream(
+            len(self.dataset_dict["train_lb"]), self._labeled_per_batch(), args.seed, self._cycle, "lp", "labeled"
+        )
+
+    @property
+    def _cycle(self) -> int:
+        return getattr(self, "cycle", 0)
+
+    def _labeled_per_batch(self) -> int:
+        if self.args.lp_semi:
+            return self.args.lp_labeled
+        # An epoch goes through all of them, so that none is there twice.
+        return min(self.args.batch_size, len(self.dataset_dict["train_lb"]))
+
+    def set_hooks(self) -> None:
+        super().set_hooks()
+        self.register_hook(PropagationHook(), "PropagationHook", "HIGH")
+
+    def set_optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
+        """USB's optimizer (SGD with Nesterov momentum), and half a cosine that would be zero at `lp_anneal` times the training."""
+        args = self.args
+        optimizer = get_optimizer(self.model, args.optim, args.lr, args.momentum, args.weight_decay, args.layer_decay)
+        end = args.lp_anneal * self.num_train_iter
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + cos(pi * min(1.0, step / end))) / 2)
+
+    # ------------------------------------------------------------------------------------------ how long, and what of
+    def plan(self, pool: Any) -> tuple[int, int]:
+        """The cycle's epochs and iterations."""
+        args, labeled, unlabeled = self.args, len(self.split.labeled), len(self.split.unlabeled)
+        if args.lp_semi:
+            per_epoch = ceil(args.lp_epoch * unlabeled / (args.batch_size - args.lp_labeled))
+        else:
+            per_epoch = ceil(labeled / args.batch_size)
+        return args.epoch, args.epoch * per_epoch
+
+    def make_sampler(self, split: str, epoch: int, start: int) -> Iterator[np.ndarray]:
+        """Batches of dataset indices, for the core."""
+        idx = self.dataset_dict[f"train_{split}"].idx
+        return (idx[rows] for rows in self._batches(split, epoch * self.num_iter_per_epoch + start))
+
+    def _batches(self, split: str, number: int) -> Iterator[np.ndarray]:
+        """Rows of the stream, from batch `number` of the training on; each depends on its number alone."""
+        batch = self._labeled_batches.batch if split == "lb" else self.pseudo_labeled_batch
+        while True:
+            yield batch(number)
+            number += 1
+
+    def pseudo_labeled_batch(self, number: int) -> np.ndarray:
+        """Rows of the unlabelled stream, drawn with replacement by weight."""
+        if self.cumulated_weights is None:
+            # USB's loop wants a batch of both streams; nothing looks at this one.
+            return np.zeros(1, dtype=np.int64)
+        cumulated = self.cumulated_weights.cpu().numpy()
+        draws = generator(self.args.seed, self._cycle, "lp", "pseudo-labeled", number).random(self.args.batch_size - self.args.lp_labeled)
+        # To the right, so that a draw of exactly zero does not fall on a row without weight.
+        return np.searchsorted(cumulated, draws * cumulated[-1], side="right")
+
+    # ------------------------------------------------------------------------------------------ an epoch
+    def begin_epoch(self) -> None:
+        """Pseudo-labels and weights from the features as they are now."""
+        if not hasattr(self, "session"):
+            self._replace_loaders()
+        # A checkpoint in the middle of an epoch holds what the epoch began with.
+        if self.it > self.epoch * self.num_iter_per_epoch:
+            return
+        self.pseudo_labels = self.cumulated_weights = None
+        if self.args.lp_semi and self.epoch >= self.args.lp_supervised_epochs:
+            self._propagate()
+
+    def _propagate(self) -> None:
+        labeled, unlabeled = self.dataset_dict["train_lb"], self.dataset_dict["train_ulb"]
+        args, targets = self.args, np.array([labeled.__sample__(row)[1] for row in range(len(labeled))])
+        features = np.concatenate([self._features(labeled), self._features(unlabeled)])
+        weights = affinity(features, min(args.lp_k, len(features) - 1), args.lp_gamma, args.lp_graph)
+        given = label_matrix(len(features), np.arange(len(targets)), targets, self.num_classes)
+        start = None if self.solution is None else self.solution.cpu().numpy()
+        solution = diffuse(weights, given, args.lp_alpha, TOLERANCE, start)
+        self.solution = torch.from_numpy(solution)
+        probs = rows_to_probs(solution)[len(targets) :]
+        certainties = certainty(probs)
+        reached = probs.any(axis=1)
+        pseudo_labels = np.where(reached, probs.argmax(axis=1), -1)
+        self._log(pseudo_labels, reached)
+        if certainties.sum() > 0:
+            self.pseudo_labels = torch.from_numpy(pseudo_labels).to(self.device)
+            self.cumulated_weights = torch.from_numpy(np.cumsum(certainties))
+        else:
+            logger.warning("lp: no unlabelled sample has a certain label in epoch %d, which is supervised instead", self.epoch)
+
+    def _features(self, stream: Dataset) -> np.ndarray:
+        """(rows, D) float32 of the live model: eval mode, no augmentation."""
+        rows = EvaluationViews(stream, self._evaluation_view())
+        parts = []
+        with torch.no_grad(), evaluating(self.model):
+            for x in DataLoader(rows, self.args.eval_batch_size, num_workers=self.args.num_workers, generator=torch.Generator()):
+                parts.append(self.model(x.to(self.device))["feat"].float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def _evaluation_view(self) -> Callable[[Any], torch.Tensor]:
+        if hasattr(self, "session"):
+            return self.session.dataset.views.eval
+        transform = self.dataset_dict["eval"].transform
+        return lambda image: transform(Image.fromarray(image) if isinstance(image, np.ndarray) else image)
+
+    def _log(self, labels: np.ndarray, reached: np.ndarray) -> None:
+        """The share of samples that labels reach, and the accuracy among them where the truth is known."""
+        values = {"lp_reached": float(reached.mean())}
+
+        def compare(truth: np.ndarray) -> None:
+            known = reached & (truth >= 0)
+            if known.any():
+                values["lp_accuracy"] = float((labels == truth)[known].mean())
+
+        unlabeled = self.dataset_dict["train_ulb"]
+        if hasattr(self, "session"):
+            view = self.session.algorithm_view()
+            view.audit(lambda truth: compare(truth[unlabeled.idx]))
+            for name, value in values.items():
+                view.log(name, value)
+        elif unlabeled.targets is not None:
+            compare(np.asarray(unlabeled.targets))
+        self.propagated = values
+
+    def _replace_loaders(self) -> None:
+        """In USB's own loop: its loaders draw uniformly, and keep their own count of epochs."""
+        for name in ("train_lb", "train_ulb"):
+            batch, rows = self._batches(name.partition("_")[2], self.it), self.dataset_dict[name]
+            last = (self.epoch + 1) * self.num_iter_per_epoch
+            sampler = PositionSampler(lambda number, batch=batch: next(batch), lambda: self.it, lambda last=last: last)
+            self.loader_dict[name] = make_loader(SeededRows(rows, self.args.seed, "lp", name), sampler, self.args.num_workers, None)
+
+    # ------------------------------------------------------------------------------------------ a step
+    def train_step(self, x_lb: torch.Tensor, y_lb: torch.Tensor, idx_ulb: torch.Tensor, x_ulb_w: torch.Tensor) -> tuple[dict, dict]:
+        """Mean cross-entropy over the mini-batch, pseudo-labels and labels alike ("Different than [15]", §IV)."""
+        with self.amp_cm():
+            if self.pseudo_labels is None:
+                outputs, targets = self.model(x_lb), y_lb
+            else:
+                outputs = self.model(torch.cat([x_lb, x_ulb_w]))
+                targets = torch.cat([y_lb, self.pseudo_labels.to(y_lb.device)[idx_ulb]])
+            loss = self.ce_loss(outputs["logits"], targets, reduction="mean")
+        feats = {"x_lb": outputs["feat"][: len(x_lb)]}
+        if self.pseudo_labels is not None:
+            feats["x_ulb_w"] = outputs["feat"][len(x_lb) :]
+        values = {"total_loss": loss.item(), **getattr(self, "propagated", {})}
+        return self.process_out_dict(loss=loss, feat=feats), self.process_log_dict(**values)
+
+    @staticmethod
+    def get_argument() -> list[Argument]:
+        return [
+            Argument("--lp_semi", str2bool, True, "train on propagated labels; false: the supervised baseline, epochs over L"),
+            Argument("--lp_labeled", int, 50, "labelled samples in a mini-batch", valid="[1, inf)"),
+            Argument("--lp_supervised_epochs", int, 10, "epochs before the first propagation", valid="[0, inf)"),
+            Argument("--lp_epoch", float, 0.5, "pseudo-labelled draws of an epoch, as a share of U", valid="(0, inf)"),
+            Argument("--lp_anneal", float, 1.05, "where the cosine would be zero, in trainings (210 of 200 epochs)", valid="[1, inf)"),
+            Argument("--lp_k", int, 50, "neighbours of a sample", valid="[1, inf)"),
+            Argument("--lp_gamma", float, 3.0, "exponent of the similarity", valid="(0, inf)"),
+            Argument("--lp_graph", str, "mutual", "which neighbours are joined", valid=("mutual", "union", "sum")),
+            Argument("--lp_alpha", float, 0.99, "how far labels go", valid="[0, 1)"),
+        ]
+
+
+class PropagationHook(Hook):
+    """Begins an epoch of `LabelPropagation`."""
+
+    def before_train_epoch(self, algorithm: LabelPropagation) -> None:
+        algorithm.begin_epoch()
+
+
+class EvaluationViews(Dataset):
+    """Images of a stream without augmentation."""
+
+    def __init__(self, stream: Any, view: Callable[[Any], torch.Tensor]):
+        self.stream, self.view = stream, view
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        return self.view(self.stream.__sample__(row)[0])

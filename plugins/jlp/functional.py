@@ -1,0 +1,88 @@
+"""Joint label propagation, and the certainty of propagated labels (Siméoni et al., "Rethinking deep active learning", 2021).
+
+Label propagation itself (`propagate`, `diffuse`) is the core's, in `usb_active.propagation`, and is offered here as well.
+
+Arrays in, arrays out. Dimension letters: N pool, M candidates, L labelled, C classes. Every `affinity` is a symmetric
+non-negative graph (N, N) as `usb_active.neighbors.affinity` makes it, scipy sparse, not normalised; W here is
+D^-1/2 affinity D^-1/2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import ArrayLike, NDArray
+from usb_active.plugins.jlp.fast_greedy import pick_greedily
+
+from usb_active.arrays import SUM_TOLERANCE, check_budget, check_range, checked_idx, named
+from usb_active.propagation import check_settings, diffuse, label_matrix, propagate, rows_to_probs
+from usb_active.propagation.graph import Graph
+
+__all__ = ["certainty", "diffuse", "joint_label_propagation", "label_matrix", "propagate", "rows_to_probs"]
+
+
+def certainty(probs: ArrayLike) -> NDArray[np.float64]:
+    """1 - H(p) / log C, in [0, 1] (equation 10): 1 where one class has it all, 0 where all are equal.
+
+    probs: (N, C), rows that sum to one, or zero rows (nodes that no label reaches), whose certainty is 0. With a single
+    class every other row is certain. Returns (N,). Raises ValueError naming the rows that are neither.
+    """
+    probs = np.asarray(probs, np.float64)
+    if probs.ndim != 2 or probs.shape[1] < 1:
+        raise ValueError(f"probs: expected shape (N, C), got {probs.shape}")
+    sums, unreached = probs.sum(axis=1), ~probs.any(axis=1)
+    fair = np.isfinite(sums) & (probs >= 0).all(axis=1) & (np.abs(sums - 1) <= SUM_TOLERANCE)
+    bad = np.flatnonzero(~fair & ~unreached)
+    if len(bad):
+        raise ValueError(f"probs: neither a distribution nor zero: {named('row', bad)}")
+    if probs.shape[1] == 1:
+        return np.where(unreached, 0.0, 1.0)
+    logs = np.log(probs, out=np.zeros_like(probs), where=probs > 0)
+    scores = 1 + np.einsum("nc,nc->n", probs, logs) / math.log(probs.shape[1])
+    return np.where(unreached, 0.0, scores.clip(0, 1))
+
+
+def joint_label_propagation(
+    affinity: sp.sparray | sp.spmatrix,
+    labeled: ArrayLike,
+    budget: int,
+    *,
+    candidates: ArrayLike | None = None,
+    alpha: float = 0.99,
+    rng: np.random.Generator | None = None,
+) -> NDArray[np.int64]:
+    """Joint label propagation: again and again the sample least similar to what is labelled or picked (equations 11, 12).
+
+    labeled: (L,) idx, may be empty; candidates: (M,) idx, by default all others. Nodes that are neither take part in the
+    graph. Similarity is h(delta) = (1 - alpha) (I - alpha W)^-1 delta, delta being 1 for all labelled and picked.
+    Returns idx (budget,) in the order of picking.
+
+    Exact: the picks are those of solving anew, in double precision, for every pick. Values closer than 1e-8, relative, are
+    equal, and the one that stands first in `rng.permutation(candidates)` is picked, by default of `default_rng(0)`. So it
+    is with nodes that no label reaches: their similarity is zero, they come first, one in each component of the graph.
+    How it is fast: see `fast_greedy`. Memory: a few copies of the graph, and for large components about 2 kB a node.
+
+    Raises ValueError for affinity and alpha as `diffuse`; for idx out of range, repeated, or both labelled and candidate;
+    and for a budget outside 1..M.
+    """
+    check_settings(alpha)
+    graph = Graph(affinity)
+    labeled, candidates = _checked_split(graph.size, labeled, candidates)
+    check_budget(budget, len(candidates))
+    order = (np.random.default_rng(0) if rng is None else rng).permutation(candidates)
+    return pick_greedily(graph, labeled, order, int(budget), alpha)
+
+
+def _checked_split(size: int, labeled: ArrayLike, candidates: ArrayLike | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    labeled = checked_idx("labeled", labeled)
+    check_range("labeled", labeled, size, "affinity")
+    if candidates is None:
+        return labeled, np.delete(np.arange(size), labeled)
+    candidates = checked_idx("candidates", candidates)
+    check_range("candidates", candidates, size, "affinity")
+    both = np.intersect1d(candidates, labeled)
+    if len(both):
+        raise ValueError(f"candidates: labelled already: {named('index', both)}")
+    return labeled, candidates

@@ -1,0 +1,249 @@
+"""Training on propagated labels: what a mini-batch is made of, what an epoch is, the schedule, resume, and USB's own loop."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import ceil, cos, pi
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from killer import KILLED, assert_same_end, finish, run
+from run_helpers import config_of, settings, train
+from usb_active.plugins.jlp.functional import certainty, propagate
+
+from usb_active.errors import UsageError
+from usb_active.neighbors import affinity
+
+LP = {
+    "algorithm": "lp", "epoch": 4, "batch_size": 16, "lp_labeled": 4, "lp_supervised_epochs": 1, "lp_epoch": 0.05, "lp_k": 10,
+    "ema_m": 0.0, "include_lb_to_ulb": False, "lr": 0.05, "num_eval_iter": 5,
+}  # fmt: skip
+BLOCK = {"initial": {"name": "balanced", "size": 20}, "acquisition": {"name": "random"}}
+POOL = 1343
+
+
+def lp(tmp_path, name="run", /, active=None, **usb):
+    keys = {**LP, **usb}
+    data = settings(tmp_path, name, active={**BLOCK, **(active or {})}, **keys)
+    del data["num_train_iter"]
+    return data
+
+
+def watched(data):
+    """Run, noting what every step was made of."""
+    from usb_active.usb.launch import make_algorithm
+
+    torch.set_num_threads(1)
+    algorithm = make_algorithm(config_of(data))
+    seen, step = [], algorithm.train_step
+
+    def train_step(**inputs):
+        loaded = algorithm._loaded
+        pseudo = algorithm.pseudo_labels
+        seen.append(SimpleNamespace(
+            cycle=algorithm.cycle, epoch=algorithm.epoch, idx_lb=loaded["idx_lb"].tolist(), idx_ulb=loaded["idx_ulb"].tolist(),
+            pseudo=None if pseudo is None else pseudo.clone(), lr=algorithm.optimizer.param_groups[0]["lr"],
+        ))  # fmt: skip
+        return step(**inputs)
+
+    algorithm.train_step = train_step
+    algorithm.train()
+    return algorithm, seen
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return watched(lp(tmp_path_factory.mktemp("lp"), active={"cycles": 1}))
+
+
+# ------------------------------------------------------------------------------------------ mini-batches and epochs
+def test_an_epoch_ends_when_the_share_of_draws_is_reached(trained):
+    _, seen = trained
+    for cycle, labeled in ((0, 20), (1, 30)):
+        # 5 % of the unlabelled samples, 12 pseudo-labelled ones in a batch of 16.
+        per_epoch = ceil(0.05 * (POOL - labeled) / 12)
+        assert Counter(step.epoch for step in seen if step.cycle == cycle) == {epoch: per_epoch for epoch in range(4)}
+
+
+def test_mini_batches_are_labelled_and_pseudo_labelled_in_the_share_asked_for(trained):
+    algorithm, seen = trained
+    labels = {int(i): int(c) for i, c in zip(algorithm.session.pool.labeled, algorithm.session.dataset.targets, strict=False)}
+    for step in seen:
+        assert len(step.idx_lb) == 4 and set(step.idx_lb) <= set(labels)
+        supervised = step.epoch < 1
+        assert (step.pseudo is None) == supervised
+        assert len(step.idx_ulb) == (1 if supervised else 12)
+        if not supervised and step.cycle == 1:
+            assert not set(step.idx_ulb) & set(labels)
+
+
+def test_labelled_samples_come_equally_often(trained):
+    _, seen = trained
+    counts = Counter(i for step in seen if step.cycle == 0 for i in step.idx_lb)
+    assert len(counts) == 20 and max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_pseudo_labels_change_with_the_epochs_and_stay_within_one(trained):
+    _, seen = trained
+    of_epoch = {}
+    for step in seen:
+        if step.cycle == 1 and step.pseudo is not None:
+            first = of_epoch.setdefault(step.epoch, step.pseudo)
+            assert torch.equal(step.pseudo, first)
+    assert len(of_epoch) == 3 and not torch.equal(of_epoch[1], of_epoch[3])
+
+
+def test_the_learning_rate_is_half_a_cosine_that_ends_beyond_the_training(trained):
+    _, seen = trained
+    rates = [step.lr for step in seen if step.cycle == 0]
+    total = len(rates)
+    assert np.allclose(rates, [0.05 * (1 + cos(pi * step / (1.05 * total))) / 2 for step in range(total)])
+
+
+def test_accuracy_of_the_propagated_labels_is_in_the_metrics(trained):
+    algorithm, seen = trained
+    line = algorithm.session.run_dir.metrics()[1]["log"]
+    unlabeled = algorithm.session.dataset.targets[algorithm.dataset_dict["train_ulb"].idx]
+    reached = line["lp_reached"]
+    assert 0 < reached <= 1
+    if reached == 1:
+        assert line["lp_accuracy"] == pytest.approx((seen[-1].pseudo.numpy() == unlabeled).mean())
+
+
+# ------------------------------------------------------------------------------------------ what it propagates
+def test_labels_and_weights_are_those_of_the_formula(trained):
+    """The last epoch's pseudo-labels from the features as they were: here of the trained network, propagated once more."""
+    algorithm, _ = trained
+    algorithm.it = algorithm.epoch * algorithm.num_iter_per_epoch
+    algorithm.begin_epoch()
+    dataset, idx = algorithm.session.dataset, algorithm.split
+    order = np.concatenate([idx.labeled, idx.unlabeled])
+    images = torch.stack([dataset.views.eval(dataset.load(int(i))) for i in order])
+    algorithm.model.eval()
+    with torch.no_grad():
+        features = algorithm.model(images)["feat"].numpy()
+    probs = propagate(affinity(features, 10, 3.0, "mutual"), np.arange(len(idx.labeled)), idx.labels, 10, 0.99)[len(idx.labeled) :]
+    assert (algorithm.pseudo_labels.numpy() == probs.argmax(axis=1)).mean() > 0.999
+    assert np.allclose(np.diff(algorithm.cumulated_weights.numpy(), prepend=0), certainty(probs), atol=1e-3)
+
+
+def test_draws_follow_the_weights_with_replacement(trained):
+    algorithm, _ = trained
+    weights = torch.tensor([0.0, 3.0, 0.0, 1.0, 0.0])
+    kept, algorithm.cumulated_weights = algorithm.cumulated_weights, torch.cumsum(weights, 0)
+    draws = np.concatenate([algorithm.pseudo_labeled_batch(number) for number in range(500)])
+    again = algorithm.pseudo_labeled_batch(3)
+    assert np.array_equal(again, algorithm.pseudo_labeled_batch(3))
+    algorithm.cumulated_weights = kept
+    counts = Counter(draws.tolist())
+    # 6,000 draws: three quarters have a standard deviation of 0.56 %.
+    assert set(counts) == {1, 3} and abs(counts[1] / len(draws) - 0.75) < 0.03
+
+
+def test_the_loss_is_the_plain_mean_over_labels_and_pseudo_labels(trained):
+    algorithm, _ = trained
+    labeled, unlabeled = (algorithm.dataset_dict[name] for name in ("train_lb", "train_ulb"))
+    rows = torch.tensor([5, 5, 9])
+    x_lb, x_ulb = torch.stack([labeled[i]["x_lb"] for i in (0, 1)]), torch.stack([unlabeled[int(i)]["x_ulb_w"] for i in rows])
+    targets = torch.tensor([3, 4])
+    algorithm.model.eval()
+    out, _ = algorithm.base_class.train_step(algorithm, x_lb, targets, rows, x_ulb)
+    with torch.no_grad():
+        probs = torch.softmax(algorithm.model(torch.cat([x_lb, x_ulb]))["logits"], dim=1)
+    classes = [3, 4, *algorithm.pseudo_labels[rows].tolist()]
+    assert out["loss"].item() == pytest.approx(-np.mean([float(probs[i, c].log()) for i, c in enumerate(classes)]), rel=1e-4)
+    assert out["feat"]["x_lb"].shape[0] == 2 and out["feat"]["x_ulb_w"].shape[0] == 3
+
+
+def test_a_class_without_a_label_yet_is_no_error(tmp_path):
+    # Three random labels of ten classes.
+    algorithm, seen = watched(lp(tmp_path, active={"initial": {"name": "random", "size": 3}, "cycles": 0}))
+    # -1 where none of the three labels arrives.
+    assert set(seen[-1].pseudo.unique().tolist()) <= {-1, *algorithm.split.labels.tolist()}
+    unreached = {int(algorithm.dataset_dict["train_ulb"].idx[row]) for row in (seen[-1].pseudo < 0).nonzero()[:, 0]}
+    assert not unreached & set(seen[-1].idx_ulb)
+
+
+# ------------------------------------------------------------------------------------------ the supervised baseline
+def test_without_semi_an_epoch_goes_once_through_the_labelled(tmp_path):
+    algorithm, seen = watched(lp(tmp_path, active={"cycles": 1}, lp_semi=False, batch_size=8))
+    for cycle, labeled in ((0, 20), (1, 30)):
+        steps = [step for step in seen if step.cycle == cycle]
+        assert len(steps) == 4 * ceil(labeled / 8) and all(step.pseudo is None for step in steps)
+        first = Counter(i for step in steps[: ceil(labeled / 8)] for i in step.idx_lb)
+        assert len(first) == labeled and max(first.values()) <= 2
+
+
+# ------------------------------------------------------------------------------------------ resume, and USB's own loop
+@pytest.mark.slow
+def test_killed_in_the_middle_of_an_epoch(tmp_path):
+    from killer import PLUGIN
+
+    data = lp(tmp_path, active={"acquisition": {"name": "jlp", "k": 10}, "cycles": 2}, plugins=[str(PLUGIN)])
+    uninterrupted = finish({**data, "save_name": "uninterrupted"})
+    assert run(data, "train").code == KILLED
+    assert_same_end(finish(data), uninterrupted)
+
+
+def test_in_usbs_own_loop(tmp_path):
+    """Without cycles: USB's data set class, its `train()`, and labels of the samples that are in the unlabelled set too."""
+    from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
+    from torchvision import transforms
+    from usb_active.plugins.jlp.algorithm import LabelPropagation
+
+    from usb_active.array_datasets import Digits
+    from usb_active.usb.arguments import make_args
+    from usb_active.usb.device import DeviceMixin, remove_hook
+    from usb_active.usb.networks import small_cnn
+
+    digits = Digits()
+    images = np.stack([digits.load(i) for i in range(200)])
+    targets = np.asarray(digits.targets[:200])
+    few = np.concatenate([np.flatnonzero(targets == c)[:2] for c in range(10)])
+    view = transforms.ToTensor()
+
+    class Plain(DeviceMixin, LabelPropagation):
+        def set_dataset(self):
+            return {
+                "train_lb": BasicDataset("lp", images[few], targets[few], 10, view, False, view),
+                "train_ulb": BasicDataset("lp", images, targets, 10, view, True, view),
+                "eval": BasicDataset("lp", images, targets, 10, view, False, None),
+                "test": None,
+            }
+
+        def set_data_loader(self):
+            # Replaced before the first epoch.
+            return {}
+
+    data = lp(tmp_path, lp_epoch=0.5, epoch=8)
+    args = make_args(config_of(data))
+    args.num_classes, args.num_train_iter, args.num_eval_iter, args.lb_dest_len, args.ulb_dest_len = 10, 80, 80, 20, 200
+    plain = Plain(args, lambda num_classes, **_: small_cnn(num_classes, 8, 1, 8))
+    # USB's own evaluation runs on CUDA alone.
+    remove_hook(plain, "EvaluationHook")
+    plain.train()
+    assert plain.it == 80 and plain.pseudo_labels.shape == (200,)
+    assert plain.propagated["lp_accuracy"] > 0.5
+
+
+# ------------------------------------------------------------------------------------------ bad input
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"lp_labeled": 16}, "lp_labeled: 16 of a batch_size of 16"),
+        ({"lp_supervised_epochs": 4}, "lp_supervised_epochs: 4, but there are 4 epochs"),
+        ({"lp_alpha": 1.0}, r"lp_alpha: must be in \[0, 1\)"),
+        ({"lp_graph": "both"}, "lp_graph: must be one of mutual, union, sum"),
+        ({"lp_k": 0}, "lp_k: must be in"),
+    ],
+)
+def test_bad_keys(tmp_path, keys, message):
+    with pytest.raises(UsageError, match=message):
+        train(lp(tmp_path, active={"cycles": 0}, **keys))
+
+
+def test_observers_that_need_a_strong_view_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="needs logits_strong, probs_weak .* 'lp' cannot give it"):
+        train(lp(tmp_path, active={"acquisition": "assl"}))
