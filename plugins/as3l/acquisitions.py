@@ -1,0 +1,80 @@
+"""AS3L's selection and what it is compared with. What they compute is in `functional`."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+from usb_active.plugins.as3l import functional
+from usb_active.plugins.as3l.shared_features import fine_tuned, selected_clusters
+
+from usb_active.acquisition import Acquisition
+from usb_active.errors import UsageError
+from usb_active.plugin import PluginConfig
+from usb_active.view import PoolView
+
+
+class _ByClusters(Acquisition):
+    """From the largest groups without a label, one sample of each; draws, as k-means does."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+
+    def picks(self, view: PoolView, budget: int) -> np.ndarray:
+        """(budget,) idx."""
+        raise NotImplementedError(f"{type(self).__name__}.picks")
+
+    def select(self, view: PoolView, budget: int) -> np.ndarray:
+        try:
+            picks = self.picks(view, budget)
+        except ValueError as error:
+            raise UsageError(f"acquisition '{self.name}': {error}") from error
+        view.audit(lambda truth: _log_coverage(view, truth[np.concatenate([view.labeled, picks])]))
+        return picks
+
+
+class AS3L(_ByClusters):
+    """Medoids of the largest groups of samples that fall together in all of C clusterings of the fine-tuned features (§3.2).
+
+    Single shot, as `initial`, on features that need no labels; in a later round (ours) groups that hold a label come last.
+    `fine_tune: false` is "multi-cluster on f_self" (Table 4). K is the budget, in Eq. 1 too (ours). The prior `as3l` with the
+    same `clusterings` and `epochs` uses the same layer.
+    """
+
+    class Config(PluginConfig):
+        clusterings: int = Field(6, ge=1)
+        fine_tune: bool = True
+        epochs: int = Field(40, ge=1)
+
+    def picks(self, view: PoolView, budget: int) -> np.ndarray:
+        config, features = self.config, view.features
+        if config.fine_tune:
+            features = fine_tuned(view, selected_clusters(view, budget), config.clusterings, config.epochs)
+        return functional.select(
+            features, budget, clusterings=config.clusterings, labeled=view.labeled, candidates=view.candidates, rng=view.rng
+        )  # fmt: skip
+
+
+class KMedoids(_ByClusters):
+    """Medoids of one k-means run with as many clusters as the budget, on the features as they are (the baseline of Tables 1 and 4)."""
+
+    def picks(self, view: PoolView, budget: int) -> np.ndarray:
+        rest = {"labeled": view.labeled, "candidates": view.candidates, "rng": view.rng}
+        return functional.select(view.features, budget, clusterings=1, **rest)
+
+
+class TypiClust(_ByClusters):
+    """The most typical samples of the largest clusters without a label (Hacohen et al. 2022)."""
+
+    class Config(PluginConfig):
+        max_clusters: int = Field(500, ge=1)
+        neighbors: int = Field(20, ge=1)
+
+    def picks(self, view: PoolView, budget: int) -> np.ndarray:
+        rest = {"labeled": view.labeled, "candidates": view.candidates, "rng": view.rng}
+        sizes = {"max_clusters": self.config.max_clusters, "neighbors": self.config.neighbors}
+        return functional.typiclust(view.features, budget, **sizes, **rest)
+
+
+def _log_coverage(view: PoolView, truth: np.ndarray) -> None:
+    view.log("class_coverage", functional.class_coverage(truth[truth >= 0], view.num_classes))

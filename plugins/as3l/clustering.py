@@ -1,0 +1,130 @@
+"""K-means for AS3L: plain runs by faiss, runs seeded and constrained by labelled samples, and what several runs agree on.
+
+Dimension letters: N pool, L labelled, D feature dimension, K clusters, G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csc_matrix
+
+from usb_active.arrays import blocks, named
+from usb_active.faiss_import import import_faiss
+
+# The paper names none of these. Iterations: faiss's own number. Starts: with few clusters single runs end in poor local optima
+# (digits, 10 clusters: the picks cover 8.75 classes after one start and 9.05 after ten); with many it evens out.
+ITERATIONS = 25
+STARTS, CLUSTERS_STARTED = 10, 400
+# Rows to a centre that the starts look at, at least so many in all; and iterations over all rows that follow the best start.
+SAMPLE, LEAST_SAMPLE, REFINEMENTS = 64, 2048, 10
+
+
+def as_points(features: ArrayLike) -> NDArray[np.float32]:
+    """The features (N, D) about their mean and scaled by a power of two, which changes no cluster: so products in single
+    precision lose the fewest digits, and no square overflows.
+
+    Raises:
+        ValueError: another shape, or not finite (names the rows).
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(f"features: expected shape (N, D), got {features.shape}")
+    mean, peak = np.zeros(features.shape[1]), 0.0
+    for block in _parts(features):
+        mean += (block / len(features)).sum(axis=0)
+        peak = max(peak, float(np.abs(block).max()))
+    scale = np.ldexp(1.0, -int(np.frexp(peak)[1]))
+    points, start = np.empty(features.shape, dtype=np.float32), 0
+    for block in _parts(features):
+        points[start : start + len(block)] = block * scale - mean * scale
+        start += len(block)
+    return points
+
+
+def _parts(features: NDArray) -> Iterator[NDArray[np.float64]]:
+    """All rows in double precision, by blocks, if they are finite."""
+    for rows in blocks(np.arange(len(features)), features.shape[1]):
+        block = features[rows[0] : rows[-1] + 1].astype(np.float64)
+        finite = np.isfinite(block).all(axis=1)
+        if not finite.all():
+            # Those of the whole array, not of this block alone.
+            bad = [i for i in range(rows[0], len(features)) if not np.isfinite(features[i]).all()]
+            raise ValueError(f"features: not finite in {named('row', bad)}")
+        yield block
+
+
+def kmeans(points: NDArray[np.float32], clusters: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """(N,) the nearest of K centres after k-means. Clusters may be empty, as among equal rows.
+
+    The best of several starts (400 / K, 1 … 10) from random rows, on a sample of the pool; then some iterations on all of it.
+
+    points: (N, D) from `as_points`; clusters: K, 1 … N.
+    """
+    starts = int(np.clip(CLUSTERS_STARTED // clusters, 1, STARTS))
+    rows, sample = max(SAMPLE * clusters, LEAST_SAMPLE), points
+    if rows < len(points):
+        sample = points[np.sort(rng.choice(len(points), rows, replace=False))]
+    seed = int(rng.integers(2**31 - 1))
+    centres = _train(sample, clusters, None, niter=ITERATIONS, nredo=starts, seed=seed)
+    return nearest(points, _train(points, clusters, centres, niter=REFINEMENTS, seed=seed))
+
+
+def _train(points: NDArray[np.float32], clusters: int, centres: NDArray[np.float32] | None, **options: int) -> NDArray[np.float32]:
+    """(K, D) centres by faiss, on all the rows given."""
+    limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(points)}
+    means = import_faiss().Kmeans(points.shape[1], clusters, **options, **limits)
+    means.train(points, init_centroids=centres)
+    return means.centroids
+
+
+def constrained_kmeans(
+    points: NDArray[np.float32], clusters: int, labeled: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """(N,) clusters of Constrained-KMeans (Basu et al. 2002, Fig. 2), with one seed to a cluster.
+
+    Each of the labelled samples (L,) is the seed of one cluster, its first centre, and stays in it. With K > L the others begin
+    at random rows without a label; with K < L a random K of the labelled are seeds, and the others are as free as any sample.
+    """
+    size = len(points)
+    seeds = labeled if len(labeled) <= clusters else rng.choice(labeled, clusters, replace=False)
+    free = rng.choice(np.delete(np.arange(size), labeled), clusters - len(seeds), replace=False)
+    centres = points[np.concatenate([seeds, free])].astype(np.float64)
+    assignment = np.full(size, -1)
+    for _ in range(ITERATIONS):
+        before, assignment = assignment, nearest(points, centres)
+        assignment[seeds] = np.arange(len(seeds))
+        if np.array_equal(before, assignment):
+            break
+        sums, counts = cluster_sums(points, assignment, clusters)
+        # A free cluster that has lost its last sample keeps its centre.
+        np.divide(sums, counts[:, None], out=centres, where=counts[:, None] > 0)
+    return assignment
+
+
+def nearest(points: NDArray[np.float32], centres: ArrayLike) -> NDArray[np.int64]:
+    """(N,) the nearest of the centres (K, D)."""
+    centres = np.ascontiguousarray(centres, dtype=np.float32)
+    return import_faiss().knn(points, centres, 1)[1][:, 0].astype(np.int64)
+
+
+def cluster_sums(
+    points: NDArray[np.float32], assignment: NDArray[np.int64], clusters: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(K, D) sums over the samples of each cluster, and how many there are (K,)."""
+    sums = np.zeros((clusters, points.shape[1]))
+    for rows in blocks(np.arange(len(points)), points.shape[1]):
+        part = slice(rows[0], rows[-1] + 1)
+        ones, starts = np.ones(len(rows), dtype=np.float32), np.arange(len(rows) + 1)
+        sums += csc_matrix((ones, assignment[part], starts), shape=(clusters, len(rows))) @ points[part]
+    return sums, np.bincount(assignment, minlength=clusters)
+
+
+def together(assignments: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """(N,) groups 0 … G−1 of the samples that share their cluster in all the clusterings, (N,) each."""
+    groups = np.zeros(len(assignments[0]), dtype=np.int64)
+    for assignment in assignments:
+        groups = np.unique(groups * (assignment.max() + 1) + assignment, return_inverse=True)[1].reshape(-1)
+    return groups
