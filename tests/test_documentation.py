@@ -157,7 +157,7 @@ def listed(kind: str) -> list[str]:
     return [line.split()[1] for line in lines if line.split()[0] == kind and " usb-active (" in line]
 
 
-@pytest.mark.parametrize("kind", ["acquisition", "features", "prior", "pretrainer", "oracle", "dataset"])
+@pytest.mark.parametrize("kind", ["acquisition", "features", "prior", "pretrainer", "oracle", "dataset", "analysis"])
 def test_the_tables_list_everything_that_is_listed(kind):
     names = listed(kind)
     assert names and not set(names) - table_names(README)
