@@ -185,6 +185,15 @@ def test_weights_of_a_checkpoint_start_every_cycle_with_a_fresh_classifier(tmp_p
     assert not torch.equal(given["classifier.weight"], plain["classifier.weight"])
 
 
+def test_what_one_run_has_pretrained_starts_another(tmp_path):
+    torch.save(small_cnn(7, 8, 1, width=4).state_dict(), tmp_path / "weights.pth")
+    first = run(tmp_path, "first", {"name": "file", "path": str(tmp_path / "weights.pth")}).session
+    kept = tmp_path / "first" / "pretrain" / "pretrained.pth"
+    second = run(tmp_path, "second", {"name": "file", "path": str(kept)}).session
+    one, other = first.weights.build().state_dict(), second.weights.build().state_dict()
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_weights_of_another_network_are_refused_before_anyone_is_asked(tmp_path):
     torch.save(small_cnn(10, 8, 1, width=5).state_dict(), tmp_path / "other.pth")
     with pytest.raises(UsageError, match="the backbone has another shape of blocks.0.bn.bias, .*it must fit the network `net`"):

@@ -37,7 +37,8 @@ def read_checkpoint(path: Path, remedy: str = "remove it to repeat this cycle's 
 def read_weights(path: Path, who: str) -> dict[str, torch.Tensor]:
     """The state dict of a network in somebody's file: `.safetensors`, or torch's, read in safe mode.
 
-    A checkpoint that holds one as `ema_model` (USB's; preferred), `model` or `state_dict` will do; the prefix `module.` is dropped.
+    A checkpoint that holds one as `ema_model` (USB's; preferred), `model`, `state_dict` or `backbone` (a run's own
+    `pretrain/pretrained.pth`) will do; the prefix `module.` is dropped.
 
     Raises:
         UsageError: missing, damaged, python objects in it, or no state dict; begins with `who`.
@@ -55,7 +56,7 @@ def read_weights(path: Path, who: str) -> dict[str, torch.Tensor]:
         reason = f"{type(error).__name__}; damaged, or it holds python objects"
         raise UsageError(f"{who}: {path}: cannot be read in torch's safe mode ({reason}); save a state dict with torch.save") from error
     if isinstance(state, dict):
-        state = next((state[name] for name in ("ema_model", "model", "state_dict") if isinstance(state.get(name), dict)), state)
+        state = next((state[name] for name in ("ema_model", "model", "state_dict", "backbone") if isinstance(state.get(name), dict)), state)
     if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UsageError(f"{who}: {path}: holds no state dict of a network")
     return {name.removeprefix("module."): value for name, value in state.items()}
