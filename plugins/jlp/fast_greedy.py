@@ -94,7 +94,7 @@ class _Components:
         expected = self.budget * (end - start) / len(self.part_of)
         section = self._section(start, end)
         large = len(section.data) > _LARGE and expected >= _WORTH_A_BLOCK
-        made = Large(section, rank, self.alpha, expected) if large else Moderate(section, rank, self.alpha)
+        made = (Large if large else Moderate)(section, rank, self.alpha)
         made.begin(sources - start)
         self.greedy[part] = made
         self._push(part)

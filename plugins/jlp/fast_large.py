@@ -24,15 +24,15 @@ _BLOCKS = 3
 
 
 class Large:
-    """The greedy in a large component. rank: (N,), TAKEN where a node cannot be picked. expected: number of picks, about.
+    """The greedy in a large component. rank: (N,), TAKEN where a node cannot be picked.
 
     h: (N,) similarities, but for the `recent` picks. near: (S,) nodes with the lowest; values: (S,) their similarities to
     all, inf if taken. All other nodes lie above `limit`, and stay there, since similarities only grow.
     blocks: columns (N, WIDTH) of single precision; column: where those of a node stand in near_columns (S, _BLOCKS * WIDTH).
     """
 
-    def __init__(self, part: Part, rank: NDArray, alpha: float, expected: float) -> None:
-        self.part, self.rank, self.alpha, self.expected = part, rank, alpha, expected
+    def __init__(self, part: Part, rank: NDArray, alpha: float) -> None:
+        self.part, self.rank, self.alpha = part, rank, alpha
         self.h, self.sources = np.zeros(len(part)), np.zeros(len(part))
         self.free = rank < TAKEN
         self.recent: list[int] = []
@@ -134,11 +134,10 @@ class Large:
         for other, at in self.column.items():
             if self.place[other] >= 0:
                 column_at[self.place[other]] = at
-        solver, part = self.solver, self.part
-        # The model has the first three terms of sum (alpha W)^p in full, the others on the eigenvectors.
-        gains = solver.gains * (1 - 1 / solver.gains) ** 3
+        part, coarse = self.part, self.solver.coarse
+        basis = coarse.basis
         return greedy_ahead(
-            part.indptr, part.indices, part.data, self.alpha, solver.vectors, gains,
+            part.indptr, part.indices, part.data, self.alpha, basis.indptr, basis.indices, basis.data, coarse.inverse,
             self.near, self.place, values, column_at, self.near_columns, WIDTH,
         )  # fmt: skip
 
@@ -150,4 +149,4 @@ class Large:
             # Lanczos values lie within the spectrum: a margin outwards.
             lowest = max(-1.0, (1 - 1.02 * bounds[1]) / self.alpha)
             second = min((1 - 0.95 * bounds[0]) / self.alpha, 1.0)
-        return BlockSolver(self.part, self.alpha, lowest, second, 1.5 * self.expected / WIDTH)
+        return BlockSolver(self.part, self.alpha, lowest, second)

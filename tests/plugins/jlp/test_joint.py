@@ -7,10 +7,12 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from usb_active.plugins.jlp import fast_block, fast_greedy, fast_large
+from usb_active.plugins.jlp import fast_block, fast_coarse, fast_greedy, fast_large
 from usb_active.plugins.jlp.functional import joint_label_propagation
 
 from usb_active.neighbors import MODES, affinity
+from usb_active.propagation import kernels
+from usb_active.propagation.graph import Graph, Part
 
 
 def random_graph(n: int, density: float, seed: int) -> sp.csr_array:
@@ -115,11 +117,94 @@ def test_a_wrong_idea_of_the_spectrum_is_noticed(speculative, monkeypatch):
     """The mutual graph of few neighbours has eigenvalues near -1; the solver is told that they end at -0.1."""
     graph = affinity(make_features("smooth", 900), 3, mode="mutual")
     init = fast_block.BlockSolver.__init__
-    monkeypatch.setattr(
-        fast_block.BlockSolver, "__init__", lambda self, part, alpha, lowest, *rest: init(self, part, alpha, -0.1, *rest)
-    )
+    monkeypatch.setattr(fast_block.BlockSolver, "__init__", lambda self, part, alpha, lowest, *rest: init(self, part, alpha, -0.1, *rest))
     picks = joint_label_propagation(graph, [0, 1], 100)
     assert worst_excess(graph, [0, 1], picks, np.arange(2, 900)) < 1e-7
+
+
+# ------------------------------------------------------------------------------------- the coarse graph, and columns
+
+
+def make_part(kind: str, n: int = 900, k: int = 12) -> Part:
+    graph = Graph(affinity(make_features(kind, n), k, mode="sum"))
+    assert graph.num_components == 1
+    return Part(graph.matrix.indptr, graph.matrix.indices, graph.matrix.data, graph.top)
+
+
+def dense(part: Part) -> np.ndarray:
+    return sp.csr_array((part.data, part.indices, part.indptr)).toarray()
+
+
+@pytest.mark.parametrize("kind", ["smooth", "manifold"])
+def test_aggregates_share_out_the_nodes(kind):
+    part = make_part(kind)
+    member = kernels.aggregate(part.indptr, part.indices, part.data, 0.6)
+    sizes = np.bincount(member)
+    assert sizes.min() >= 2 and sizes.sum() == 900
+    for number in range(len(sizes)):
+        inside = sp.csr_array(dense(part)[np.ix_(member == number, member == number)])
+        assert sp.csgraph.connected_components(inside)[0] == 1
+
+
+@pytest.mark.parametrize("most", [2000, 10, 1])
+@pytest.mark.parametrize("kind", ["smooth", "manifold"])
+def test_the_coarse_space_has_the_top_eigenvector_and_is_solved(monkeypatch, kind, most):
+    monkeypatch.setattr(fast_coarse, "_MOST", most)
+    part = make_part(kind)
+    coarse = fast_coarse.Coarse(part, 0.99)
+    basis = coarse.basis.toarray().astype(np.float64)
+    assert 1 <= basis.shape[1] <= most
+    weights = np.linalg.lstsq(basis, part.top)[0]
+    np.testing.assert_allclose(basis @ weights, part.top, atol=1e-6)
+    # What is left of any residual is orthogonal to the coarse space.
+    residual = np.random.default_rng(0).standard_normal((900, kernels.WIDTH)).astype(np.float32)
+    x = np.zeros_like(residual)
+    coarse.correct(x, residual)
+    left = residual - (x - 0.99 * dense(part) @ x)
+    assert np.abs(basis.T @ left).max() < 1e-3 * np.abs(basis.T @ residual).max()
+
+
+@pytest.mark.parametrize("kind", ["smooth", "manifold"])
+def test_the_model_of_a_column_is_near_it(kind):
+    part = make_part(kind, 3000, 25)
+    coarse, weights, solution = fast_coarse.Coarse(part, 0.99), dense(part), np.linalg.inv(np.eye(3000) - 0.99 * dense(part))
+    for node in (0, 1234, 2999):
+        near = 0.99 * weights[node]
+        model = near + coarse.basis @ (coarse.inverse @ (coarse.basis.T @ (0.99 * weights @ near)))
+        away = np.arange(3000) != node
+        assert np.linalg.norm((model - solution[node])[away]) < 0.1 * np.linalg.norm(solution[node][away])
+
+
+def test_the_greedy_ahead_uses_that_model():
+    """All values start equal but for the first: the second pick is the lowest of the first one's modelled column."""
+    part = make_part("manifold")
+    coarse, basis = fast_coarse.Coarse(part, 0.99), fast_coarse.Coarse(part, 0.99).basis
+    values, nodes, unknown = np.ones(900), np.arange(900), np.full(900, -1)
+    values[7] = 0.5
+    found = kernels.greedy_ahead(
+        part.indptr, part.indices, part.data, 0.99, basis.indptr, basis.indices, basis.data, coarse.inverse,
+        nodes, nodes.astype(np.int32), values, unknown, np.zeros((900, 1), np.float32), 2,
+    )  # fmt: skip
+    near = 0.99 * dense(part)[7]
+    model = near + basis @ (coarse.inverse @ (basis.T @ (0.99 * dense(part) @ near)))
+    model[7] = np.inf
+    assert found[0] == 7
+    assert model[found[1]] == pytest.approx(model.min(), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("most", [2000, 1])
+@pytest.mark.parametrize("kind", ["smooth", "manifold"])
+def test_columns_are_those_of_the_inverse_however_coarse_the_graph(monkeypatch, kind, most):
+    monkeypatch.setattr(fast_coarse, "_MOST", most)
+    part, nodes = make_part(kind), np.array([5, 899, 300])
+    solution = np.linalg.inv(np.eye(900) - 0.99 * dense(part))[:, nodes]
+    solver = fast_block.BlockSolver(part, 0.99, -1.0, 0.999)
+    columns, norms = solver.columns(nodes)
+    np.testing.assert_allclose(columns[:, :3], solution, rtol=2e-4, atol=2e-6)
+    assert not columns[:, 3:].any()
+    assert norms.max() <= 2e-6 * np.linalg.norm(solution, axis=0).max()
+    if most == 1:
+        assert solver.cut > fast_block._CUT
 
 
 # --------------------------------------------------------------------------------------------- by hand, and order
