@@ -16,21 +16,27 @@ from numba import get_num_threads, njit, prange, set_num_threads
 _WORTH_A_THREAD = 1 << 22
 
 
-@contextmanager
-def threads_for(work: int) -> Iterator[None]:
-    """As many threads as this number of edges times columns can use, out of those that numba was given.
-
-    Where numba and torch share an OpenMP, numba's start sets the number of threads of both: torch's is put back, because on
-    it depend the bits of a training, and its speed beside other work.
+def _start_threads() -> None:
+    """Start numba's threads here and now. Where numba and torch share an OpenMP, that sets the number of threads of both: torch's is
+    put back, because on it depend the bits of a training, and its speed beside other work.
     """
     of_torch = torch.get_num_threads()
+    get_num_threads()
+    torch.set_num_threads(of_torch)
+
+
+_start_threads()
+
+
+@contextmanager
+def threads_for(work: int) -> Iterator[None]:
+    """As many threads as this number of edges times columns can use, out of those that numba was given."""
     given = get_num_threads()
     set_num_threads(max(1, min(given, work // _WORTH_A_THREAD)))
     try:
         yield
     finally:
         set_num_threads(given)
-        torch.set_num_threads(of_torch)
 
 
 @njit(cache=True)

@@ -261,7 +261,9 @@ def test_torch_keeps_its_number_of_threads():
     code = (
         "import numpy as np, torch; torch.set_num_threads(1)\n"
         "from usb_active.plugins.jlp.functional import joint_label_propagation, propagate\n"
+        "from usb_active.plugins.jlp import fast_greedy\n"
         "from usb_active.neighbors import affinity\n"
+        "fast_greedy._LARGE, fast_greedy._WORTH_A_BLOCK = -1, 0\n"
         "graph = affinity(np.random.default_rng(0).standard_normal((300, 8)), 10)\n"
         "propagate(graph, [0, 1], [0, 1], 2); joint_label_propagation(graph, [0, 1], 5)\n"
         "print(torch.get_num_threads())"
