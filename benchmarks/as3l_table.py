@@ -86,7 +86,8 @@ def measure(prior: NDArray, picks: NDArray, targets: NDArray) -> tuple[float, fl
     return class_coverage(targets[picks], 10), float(accuracy), 100 * expected_calibration_error(prior[rest], targets[rest])
 
 
-Measured = dict[str, dict[int, tuple[float, float, float]]]
+Triple = tuple[float, float, float]
+Measured = dict[str, dict[int, Triple]]
 
 
 def sampling(features: NDArray, targets: NDArray, budget: int, seeds: int) -> Measured:
@@ -128,7 +129,7 @@ def selection_tables(seeds: int) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def row_of(name: str, measured: dict[int, tuple[float, float, float]], reference: dict[int, tuple[float, float, float]] | None) -> list[str]:
+def row_of(name: str, measured: dict[int, Triple], reference: dict[int, Triple] | None) -> list[str]:
     """Means with intervals over the seeds."""
     coverage, accuracy, error = zip(*measured.values(), strict=True)
     gain = "" if reference is None else with_interval((measured[s][1] - reference[s][1] for s in measured), sign=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -131,6 +132,21 @@ def test_report_with_analysis_prints_the_page(tmp_path, capsys):
     # One method alone, and nobody watched it.
     assert cli.main(["report", *runs[:2], "--out", str(out), "--analysis"]) == 2
     assert re.fullmatch(r"usb-active: error: nothing to analyse: .* below `active:` in its YAML.*\n", capsys.readouterr().err)
+
+
+def test_report_with_a_map_prints_its_path_or_why_there_is_none(tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "pretrain").mkdir(parents=True)
+    active = {"initial": {"name": "random", "size": 10}, "acquisition": {"name": "margin"}, "budget": 10}
+    (run / "config.yaml").write_text(yaml.safe_dump({"algorithm": "fixmatch", "seed": 0, "dataset": "gone", "active": active}))
+    rest = {"best_accuracy": 0.9, "balanced_accuracy": 0.5, "evaluated_on": "test"}
+    (run / "metrics.jsonl").write_text(json.dumps({"cycle": 0, "num_labels": 10, "accuracy": 0.5, **rest}) + "\n")
+    (run / "keys.txt").write_text("".join(f'"{i}"\n' for i in range(12)))
+    assert cli.main(["report", str(run), "--embed"]) == 2
+    assert re.fullmatch(r"usb-active: error: .*--embed: no features: none of this pool in .*\n", capsys.readouterr().err)
+    np.save(run / "pretrain" / "features.npy", np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32))
+    assert cli.main(["report", str(run), "--embed"]) == 0
+    assert str(run / "report" / "embed.png") in capsys.readouterr().out.splitlines()
 
 
 # --- list -------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from PIL import Image
 
 from usb_active.datasets import Dataset
 from usb_active.errors import UsageError
-from usb_active.report import summary_table, write_report
+from usb_active.report import embedding, summary_table, write_report
 from usb_active.report.curves import learning_curve
 from usb_active.report.galleries import gallery
 from usb_active.report.groups import group_runs
@@ -456,6 +456,162 @@ def test_the_curve_is_the_mean_of_the_last_accuracy_where_all_runs_are(tmp_path,
     np.testing.assert_allclose(y, [60, 70])
 
 
+# ---------------------------------------------------------------------------------------------- what a prior did
+def with_prior(run: Path, cycle: int, *records: dict) -> None:
+    folder = run / f"cycle_{cycle:03d}"
+    folder.mkdir()
+    (folder / "prior.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def figures_of(monkeypatch) -> list:
+    """The figures that are saved from here on."""
+    from matplotlib.figure import Figure
+
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **more: (figures.append(self), save(self, *args, **more))
+    )
+    return figures
+
+
+def test_what_a_prior_did_is_drawn_over_the_steps(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", config() | {"num_train_iter": 20}, curve(0.5, 0.6))
+    for cycle, accuracy in ((0, 0.5), (1, 0.75)):
+        with_prior(
+            run, cycle,
+            {"iteration": 0, "when": "start", "log": {"prior_accuracy": accuracy, "prior_rank": 9.0}},
+            {"iteration": 10, "changed": 3, "rows": 12},
+            {"iteration": 15, "when": "step", "log": {"updated_prior_accuracy": accuracy + 0.25, "updated_prior_new": 0.1}},
+            {"iteration": 20, "changed": 1, "rows": 4 + 4 * cycle},
+        )  # fmt: skip
+    figures = figures_of(monkeypatch)
+    files = write_report([run], tmp_path / "out", dataset_of=no_dataset)
+    assert [path.name for path in files] == ["learning_curve.png", "report.md", "prior.png"]
+    changed, logged = figures[1].axes
+    # The second cycle goes on where the first ended; a training's line ends with it.
+    shares = [tuple(map(list, line.get_data())) for line in changed.get_lines()[:2]]
+    assert shares == [([10, 20], [25, 25]), ([30, 40], [25, 12.5])]
+    # A number that is no share is left out; an updated one goes on the line that it began.
+    handles, labels = logged.get_legend_handles_labels()
+    assert labels == ["accuracy", "new"]
+    assert tuple(map(list, handles[0].get_data())) == ([0, 15], [50, 75])
+    assert tuple(map(list, logged.get_lines()[1].get_data())) == ([20, 35], [75, 100])
+    rows = read_table(files[1], "Prior")
+    expected = [("0", "16", "25.00", "2"), ("1", "20", "20.00", "2")]
+    names = ("cycle", "pseudo-labels with a prior", "changed by it (%)", "tables")
+    assert rows == [dict(zip(names, row, strict=True)) for row in expected]
+    assert "![Prior](prior.png)" in files[1].read_text()
+
+
+def test_a_prior_that_logs_nothing_has_its_changes_drawn(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", config(), curve(0.5))
+    with_prior(run, 0, {"iteration": 0, "when": "start", "log": {}}, {"iteration": 5, "changed": 0, "rows": 3})
+    figures = figures_of(monkeypatch)
+    write_report([run], dataset_of=no_dataset)
+    assert [len(figure.axes) for figure in figures] == [1, 1]
+
+
+def test_a_run_without_a_prior_has_no_such_section(tmp_path):
+    files = write_report([make_run(tmp_path / "run", config(), curve(0.5))], dataset_of=no_dataset)
+    assert "prior.png" not in {path.name for path in files} and "## Prior" not in files[1].read_text()
+
+
+# ---------------------------------------------------------------------------------------------- the map
+def mapped_run(tmp_path: Path, features: np.ndarray | None = None, size: int = 8, picks: int = 3) -> Path:
+    run = make_run(tmp_path / "run", config(seed=3), curve(0.5), ["cat", "dog", ""][:picks])
+    (run / "keys.txt").write_text("".join(json.dumps(f"train/{i}") + "\n" for i in range(size)))
+    if features is not None:
+        (run / "pretrain").mkdir()
+        np.save(run / "pretrain" / "features.npy", features)
+    return run
+
+
+def test_the_map_is_of_the_features_kept_and_marks_the_picks(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    # Two clusters far apart: also on the map.
+    features = rng.normal(size=(60, 5)).astype(np.float32)
+    features[30:] += 50
+    run, figures = mapped_run(tmp_path, features, size=60), figures_of(monkeypatch)
+    files = write_report([run], embed=True, dataset_of=no_dataset)
+    assert files[2].name == "embed.png" and Image.open(files[2]).size[0] > 800
+    caption = "t-SNE of the features of pretraining: 60 of 60 samples, 3 of them picked."
+    assert "![Map of the pool](embed.png)" in files[1].read_text() and caption in files[1].read_text()
+    [axes] = figures[1].axes
+    points, picked = (np.asarray(group.get_offsets()) for group in axes.collections)
+    assert np.array_equal(points[:3], picked)
+    inside = max(np.linalg.norm(half - half.mean(axis=0), axis=1).mean() for half in (points[:30], points[30:]))
+    assert np.linalg.norm(points[:30].mean(axis=0) - points[30:].mean(axis=0)) > 2 * inside
+    # Without the dataset only the answers have a class: cat, dog, and a skipped one.
+    colors = [tuple(color) for color in axes.collections[0].get_facecolors()]
+    assert len(set(colors[:3])) == 3 and set(colors[3:]) == {colors[2]}
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["picked, cycle 0", "cat", "dog", "class unknown"]
+
+
+def test_the_same_run_has_the_same_map(tmp_path, monkeypatch):
+    features = np.random.default_rng(1).normal(size=(30, 60)).astype(np.float32)
+    run, figures = mapped_run(tmp_path, features, size=30), figures_of(monkeypatch)
+    for name in ("one", "other"):
+        write_report([run], tmp_path / name, embed=True, dataset_of=no_dataset)
+    one, other = (np.asarray(figures[place].axes[0].collections[0].get_offsets()) for place in (1, 3))
+    assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("dataset", [Pictures, Shuffled])
+def test_without_features_the_map_is_of_the_pixels(tmp_path, monkeypatch, dataset):
+    run, figures = mapped_run(tmp_path), figures_of(monkeypatch)
+    files = write_report([run], embed=True, dataset_of=lambda _: dataset())
+    assert "t-SNE of the pixels: 8 of 8 samples, 3 of them picked." in files[1].read_text()
+    [axes] = figures[1].axes
+    colors = [tuple(color) for color in axes.collections[0].get_facecolors()]
+    # The classes are those of the keys, in whatever order the dataset has them.
+    targets = dataset().targets if dataset is Pictures else dataset().targets[::-1]
+    assert [colors.index(color) for color in colors] == [list(targets).index(target) for target in targets]
+
+
+def test_a_large_pool_is_drawn_in_part_with_all_picks(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding, "MAP_SIZE", 10)
+    features = np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32)
+    run, figures = mapped_run(tmp_path, features, size=40), figures_of(monkeypatch)
+    files = write_report([run], embed=True, dataset_of=no_dataset)
+    assert ": 10 of 40 samples, 3 of them picked." in files[1].read_text()
+    assert [len(group.get_offsets()) for group in figures[1].axes[0].collections] == [10, 3]
+    loaded = as_runs([run])[0]
+    assert {0, 1, 2} <= set(embedding._sample(40, {0: np.arange(3)}, loaded).tolist())
+    assert set(embedding._sample(40, {0: np.arange(30)}, loaded).tolist()) < set(range(30))
+
+
+def test_many_cycles_share_the_markers(tmp_path):
+    from matplotlib.figure import Figure
+
+    axes, picks = Figure().add_subplot(), {cycle: np.array([cycle]) for cycle in range(25)}
+    handles = embedding._draw_picks(axes, np.arange(25), np.zeros((25, 2)), picks, np.ones((25, 4)))
+    assert len({handle.get_marker() for handle in handles}) == len(handles) == 11
+    assert handles[0].get_label() == "picked, cycles 0–2" and handles[-1].get_label() == "picked, cycles 23–24"
+    assert sum(len(group.get_offsets()) for group in axes.collections) == 25
+
+
+def test_a_map_that_cannot_be_drawn_is_one_line(tmp_path):
+    run = mapped_run(tmp_path / "bare")
+    reason = r"--embed: no features: none of this pool in .*pretrain, and the dataset is not available: data_dir: no folder"
+    broken = np.zeros((8, 3), dtype=np.float32)
+    broken[5, 1] = np.nan
+    other = mapped_run(tmp_path / "broken", broken)
+    few = mapped_run(tmp_path / "few", np.zeros((3, 3), dtype=np.float32), size=3)
+    nameless = make_run(tmp_path / "nameless", config(), curve(0.5))
+    for paths, message in (
+        ([run], reason),
+        ([other], r"--embed: features of pretraining are not finite for samples 5"),
+        ([few], r"--embed: a map needs 4 samples and 2 features at least, got 3 and 3"),
+        ([nameless], r"--embed: keys.txt, .* is gone"),
+        ([run, other], r"--embed draws the picks of one run: 2 were given"),
+    ):
+        with pytest.raises(UsageError, match=message) as caught:
+            write_report(paths, tmp_path / "out", embed=True, dataset_of=no_dataset)
+        assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------- the terminal, the imports
 def test_summary_table_on_the_terminal():
     text = summary_table([line(0, 10, 0.5), line(1, 200, None, train_seconds=None)])
     header, first, second = text.splitlines()

@@ -83,6 +83,8 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--out", type=Path, metavar="DIR", help="where to (default: RUN/report, or ./report for several runs)")
     analysis = "write analysis.md too: what the runs' `analysis:` observed, and which method beats which"
     command.add_argument("--analysis", action="store_true", help=analysis)
+    embed = "draw embed.png too: a t-SNE map of one run's features (of its pretraining, else the pixels) with the picks of each cycle"
+    command.add_argument("--embed", action="store_true", help=embed)
     command.set_defaults(handler=_report)
 
 
@@ -162,7 +164,7 @@ def _list(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from usb_active.report import write_report
 
-    for path in write_report(args.runs, args.out, analysis=args.analysis):
+    for path in write_report(args.runs, args.out, analysis=args.analysis, embed=args.embed):
         print(path)
     return OK
 

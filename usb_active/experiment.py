@@ -22,6 +22,7 @@ from usb_active.oracle import Query
 from usb_active.plugin_states import PluginStates
 from usb_active.pool import Pool
 from usb_active.prior import When
+from usb_active.prior_log import PriorLog
 from usb_active.prior_schedule import PriorSchedule
 from usb_active.randomness import seeded_globals
 from usb_active.run_dir import LABELED, SKIPPED, LabelRow, utc_now
@@ -72,6 +73,7 @@ class Session:
             self.plugins["analysis"].folder = analysis_folder(path)
         self.states = PluginStates(self.plugins, path / "queries")
         self.prior = PriorSchedule(self.plugins.get("prior"), self.config.active.prior, path / "artifacts")
+        self.prior_log = PriorLog()
         self.weights = InitialWeights(parts.network, parts.pretrainer, self.dataset, self.config.usb, path / "pretrain")
         # The cycle whose training this process has in memory, finished or under way.
         self._in_memory: int | None = None
@@ -146,10 +148,15 @@ class Session:
     def _pretrained_features(self) -> np.ndarray | None:
         return self.weights.features(self.view_source())
 
-    def view(self, role: str, cycle: int, stage: str = "") -> PoolView:
-        """The pool for the plugin of a role; `stage` sets apart the randomness of several calls in one cycle."""
-        plugin = self.plugins[role]
-        return PoolView(self.view_source(), cycle, f"{role}{stage}", plugin.needs, self._features[role])
+    def view(self, role: str, cycle: int, stage: str = "", logged: dict[str, float] | None = None) -> PoolView:
+        """The pool for the plugin of a role; `stage` sets apart the randomness of several calls in one cycle.
+
+        What the plugin logs goes into `logged`, by default the session's.
+        """
+        plugin, source = self.plugins[role], self.view_source()
+        if logged is not None:
+            source.metrics = logged
+        return PoolView(source, cycle, f"{role}{stage}", plugin.needs, self._features[role])
 
     def interval_view(self, role: str) -> PoolView:
         """For `on_interval`: the pool and the EMA model in the middle of a training."""
@@ -336,7 +343,8 @@ class Session:
         """Train a cycle to its end; done.json says that it is."""
         self._train(cycle)
         in_training = self.prior.file
-        self._fit_prior("end", cycle)
+        self._fit_prior("end", cycle, self.trainer.num_train_iter)
+        self.save_prior_log()
         self.states.save(cycle, "training")
         record = training_record(self, cycle)
         self.run_dir.write_json(self._done_name(cycle), {"metrics": record, "prior": self.prior.file, "prior_in_training": in_training})
@@ -359,6 +367,7 @@ class Session:
         self._carries_weights = self.config.active.warm_start and cycle > 0 and not resumed
         self._has_model = False
         self.logged.clear()
+        self.prior_log.replace([])
         active, pseudo = self.config.active, load_artifact(self._pseudo_path(cycle))
         split = make_split(self.pool, active.validation, self.config.usb["include_lb_to_ulb"], self.seed, pseudo)
         self.trainer.prepare(cycle, split)
@@ -415,8 +424,19 @@ class Session:
             self._fit_prior("step", self.cycle, iteration)
 
     def _fit_prior(self, when: When, cycle: int, iteration: int = 0) -> None:
-        if self.prior.exists:
-            self.prior.fit(self.view("prior", cycle, f"/{when}@{iteration}"), when, self.seed, iteration)
+        if not self.prior.exists:
+            return
+        logged: dict[str, float] = {}
+        # The position of what is drawn, and a part of the table's name.
+        position = 0 if when == "end" else iteration
+        if self.prior.fit(self.view("prior", cycle, f"/{when}@{position}", logged), when, self.seed, position):
+            self.prior_log.add_table(iteration, when, logged)
+        self.logged.update(logged)
+
+    def save_prior_log(self) -> None:
+        """Put what the prior did so far beside the checkpoint; a finished training that is made again leaves its file alone."""
+        if not self._is_done(self.cycle):
+            self.prior_log.save(self.cycle_path)
 
     def load_prior(self, name: str) -> None:
         """Take the prior table of this name, "" for none."""

@@ -50,8 +50,8 @@ class PriorSchedule:
         since = iteration - settings.until_iter
         return 0 <= since and since % settings.update_every == 0 and iteration < num_train_iter
 
-    def fit(self, view: PoolView, when: When, seed: int, iteration: int = 0) -> None:
-        """Have the prior make a table; None keeps the one there is.
+    def fit(self, view: PoolView, when: When, seed: int, iteration: int = 0) -> bool:
+        """Have the prior make a table; whether it did: None keeps the one there is.
 
         Raises:
             UsageError: the table is not (N, C).
@@ -59,12 +59,13 @@ class PriorSchedule:
         with seeded_globals(seed, view.cycle, "prior", when, iteration):
             table = self._prior.fit(view, when)
         if table is None:
-            return
+            return False
         expected = (len(view), view.num_classes)
         if table.probs.shape != expected:
             raise UsageError(f"prior '{self._prior.name}': expected a table of {expected}, got {table.probs.shape}")
         self.file, self.table = f"prior_{view.cycle:03d}_{when}_{iteration:08d}", table
         save_artifact(self._folder / self.file, table.probs)
+        return True
 
     def load(self, name: str, num_samples: int) -> None:
         """Take the table of this name, "" for none. Samples that joined the pool since it was made have no prior."""

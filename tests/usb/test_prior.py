@@ -12,6 +12,7 @@ from run_helpers import checkpoint, config_of, settings, train, weights_equal
 
 from usb_active.errors import UsageError
 from usb_active.prior import PriorTable
+from usb_active.prior_log import read_prior_log
 from usb_active.usb.seams import PriorSeam
 
 PLUGINS = [str(Path(__file__).resolve().parents[1] / "contract_plugins.py")]
@@ -122,6 +123,37 @@ def test_without_a_row_that_has_a_prior_the_seam_is_not_there():
     other = SimpleNamespace(seen=None)
     seam_of(np.eye(3, dtype=np.float32), [1, 2]).call("dist_align", lambda **v: setattr(other, "seen", v), {"probs_x_ulb": probs})
     assert other.seen["probs_x_ulb"] is probs
+
+
+def slow_counts(probs, rows):
+    """(changed, rows with a prior): the classes with and without it, a row at a time."""
+    posterior, guided = slow_posterior(probs, rows), [i for i, row in enumerate(rows) if any(row)]
+    return sum(int(posterior[i].argmax() != probs[i].argmax()) for i in guided), len(guided)
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+def test_the_changed_pseudo_labels_are_counted_over_the_rows_with_a_prior(softmax):
+    rng = np.random.default_rng(1)
+    table = rng.dirichlet(np.full(5, 0.3), 30).astype(np.float32)
+    table[::3] = 0
+    seam, expected = PriorSeam(), np.zeros(2, dtype=int)
+    seam.table = PriorTable(table)
+    for _ in range(4):
+        idx, logits = rng.integers(0, 30, 12), torch.from_numpy(rng.normal(size=(12, 5)).astype(np.float32))
+        values = torch.softmax(logits, dim=-1)
+        seam.open(torch.as_tensor(idx), torch.device("cpu"))
+        # A mask is no pseudo-label.
+        seam.call("masking", Tapped(), {"logits_x_ulb": logits, "softmax_x_ulb": True})
+        seam.call("gen_ulb_targets", Tapped(), {"logits": logits if softmax else values, "softmax": softmax})
+        seam.close()
+        expected += slow_counts(values.numpy(), table[idx])
+    assert seam.counts() == tuple(expected) and 0 < expected[0] < expected[1]
+    # The first three: one is not changed, one is, and one has no prior.
+    seam.table = PriorTable(np.float32([[1, 0], [1, 0], [0, 0]]))
+    seam.set_counts(0, 0)
+    seam.open(torch.arange(3), torch.device("cpu"))
+    seam.call("gen_ulb_targets", Tapped(), {"logits": torch.tensor([[0.6, 0.4], [0.4, 0.6], [0.4, 0.6]]), "softmax": False})
+    assert seam.counts() == (1, 2)
 
 
 # ---------------------------------------------------------------------------------------------- zero and one-hot tables
@@ -288,6 +320,111 @@ def test_a_table_from_the_end_is_there_for_a_process_that_comes_later(tmp_path):
     train(prepared(tmp_path, "split", prior, algorithm="fixmatch"))
     later = train(prepared(tmp_path, "split", prior, **usb))
     assert same_weights(whole, later, cycle=1)
+
+
+# ---------------------------------------------------------------------------------------------- what is logged
+def test_every_interval_and_every_table_has_a_record(tmp_path):
+    prior = {"name": "made", "table": "half", "when": ["start", "step", "end"], "until_iter": 2, "then": "update", "update_every": 3}
+    usb = {"algorithm": "fixmatch", "num_train_iter": 8, "num_eval_iter": 4, "num_log_iter": 3}
+    data = prepared(tmp_path, "run", prior, active={"cycles": 1, "keep": "last"}, **usb)
+    algorithm, seen = recorded(data)
+    for cycle in (0, 1):
+        records = read_prior_log(tmp_path / "run" / f"cycle_{cycle:03d}")
+        assert [(r["iteration"], r["when"]) for r in records if "when" in r] == [(0, "start"), (2, "step"), (5, "step"), (8, "end")]
+        intervals = [r for r in records if "rows" in r]
+        # Also the steps after the last full interval.
+        assert [r["iteration"] for r in intervals] == [3, 6, 8]
+        # Half of the samples have a row.
+        steps = [it for stage, number, it in seen if (stage, number) == ("gen_ulb_targets", cycle)]
+        rows = [sum(int((seen["gen_ulb_targets", cycle, it][0] % 2 == 0).sum()) for it in steps if first <= it < last)
+                for first, last in ((0, 3), (3, 6), (6, 8))]  # fmt: skip
+        assert [r["rows"] for r in intervals] == rows
+        assert all(0 <= r["changed"] <= r["rows"] for r in intervals) and sum(r["changed"] for r in intervals) > 0
+    last = intervals[-1]
+    assert algorithm.log_dict["train/prior_changed"] == last["changed"] / last["rows"]
+
+
+JUDGED = """
+import numpy as np
+from usb_active import Prior, PriorTable, register_plugin
+
+@register_plugin("prior", "judged")
+class Judged(Prior):
+    fits = 0
+
+    def fit(self, view, when):
+        self.fits += 1
+        view.log("prior_fits" if when == "start" else "updated_prior_fits", self.fits)
+        return None if when == "end" else PriorTable(np.eye(view.num_classes)[np.arange(len(view)) % 2])
+"""
+
+
+def test_a_table_is_recorded_with_what_the_prior_logged_of_it(tmp_path):
+    (tmp_path / "judged.py").write_text(JUDGED)
+    prior = {"name": "judged", "until_iter": 2, "then": "update", "update_every": 2}
+    data = prepared(tmp_path, "run", prior, algorithm="fixmatch", plugins=[*PLUGINS, str(tmp_path / "judged.py")])
+    session = train(data).session
+    tables = [record for record in read_prior_log(tmp_path / "run" / "cycle_000") if "when" in record]
+    assert [(r["iteration"], r["log"]) for r in tables] == [(0, {"prior_fits": 1.0}), (2, {"updated_prior_fits": 2.0})]
+    assert session.run_dir.metrics()[0]["log"] == {"prior_fits": 1.0, "updated_prior_fits": 3.0}
+
+
+def test_counting_changes_no_bit_of_the_training(tmp_path, monkeypatch):
+    prior, usb = {"name": "made", "table": "half"}, {"algorithm": "flexmatch", "num_log_iter": 1}
+    counted = train(prepared(tmp_path, "counted", prior, **usb))
+    monkeypatch.setattr(PriorSeam, "_count", lambda self, probs, posterior: None)
+    other = train(prepared(tmp_path, "other", prior, **usb))
+    assert same_weights(counted, other)
+    counts = {name: sum("rows" in record for record in read_prior_log(tmp_path / name / "cycle_000")) for name in ("counted", "other")}
+    assert counts == {"counted": 4, "other": 0}
+
+
+@pytest.mark.parametrize("stop_at", [5, 7])
+def test_a_killed_run_ends_with_the_same_records(tmp_path, stop_at):
+    prior = {"name": "made", "table": "half", "when": ["start", "step"], "until_iter": 2, "then": "update", "update_every": 2}
+    # Checkpoints within the intervals.
+    usb = {"algorithm": "fixmatch", "num_train_iter": 8, "num_eval_iter": 1, "num_log_iter": 3}
+    data = prepared(tmp_path, "whole", prior, **usb)
+    train(data)
+    again = {**data, "save_name": "stopped"}
+    stop(again, stop_at)
+    train(again)
+    whole, stopped = (tmp_path / name / "cycle_000" / "prior.jsonl" for name in ("whole", "stopped"))
+    assert whole.read_bytes() == stopped.read_bytes()
+
+
+def test_a_checkpoint_from_before_there_were_records_goes_on_without_them(tmp_path):
+    usb = {"algorithm": "fixmatch", "num_train_iter": 8, "num_eval_iter": 1, "num_log_iter": 2}
+    data = prepared(tmp_path, "run", {"name": "made", "table": "half"}, **usb)
+    stop(data, 4)
+    old = checkpoint(tmp_path / "run", 0)
+    del old["active"]["prior_log"]
+    torch.save(old, tmp_path / "run" / "cycle_000" / "latest_model.pth")
+    train(data)
+    assert [record["iteration"] for record in read_prior_log(tmp_path / "run" / "cycle_000")] == [6, 8]
+
+
+def test_a_training_that_is_made_again_leaves_its_records_alone(tmp_path):
+    data = prepared(tmp_path, "run", {"name": "made", "table": "half", "when": ["start", "end"]}, algorithm="fixmatch")
+    train({**data, "active": {**data["active"], "acquisition": "margin"}})
+    file = tmp_path / "run" / "cycle_000" / "prior.jsonl"
+    before = file.read_bytes()
+    (tmp_path / "run" / "cycle_000" / "latest_model.pth").unlink()
+    train({**data, "active": {**data["active"], "acquisition": "margin", "cycles": 1}})
+    assert file.read_bytes() == before
+    assert b'"end"' in before
+
+
+def test_a_run_without_a_prior_has_no_records(tmp_path):
+    algorithm = train(prepared(tmp_path, "run", None, num_log_iter=1))
+    assert read_prior_log(tmp_path / "run" / "cycle_000") == [] and "train/prior_changed" not in algorithm.log_dict
+
+
+def test_damaged_records_are_one_line(tmp_path):
+    (tmp_path / "prior.jsonl").write_text('{"iteration": 1, "changed": 0, "rows": 2}\n{"iter')
+    with pytest.raises(UsageError, match=r"prior\.jsonl:2 is damaged \(.*remove it") as caught:
+        read_prior_log(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------------------------------------- what is refused

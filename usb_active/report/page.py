@@ -24,8 +24,10 @@ _FINAL_NOTE = (
 )
 
 
-def markdown(groups: Sequence[Group], notes: Sequence[str], curves: Sequence[Path], galleries: Sequence[Path]) -> str:
-    """The report on some groups, with a list of notes and links to the pictures, which lie beside it."""
+def markdown(
+    groups: Sequence[Group], notes: Sequence[str], curves: Sequence[Path], sections: Sequence[str], galleries: Sequence[Path]
+) -> str:
+    """The report on some groups, with a list of notes, further sections, and links to the pictures, which lie beside it."""
     parts = [f"# {escape(common_title('Report', groups))}"]
     parts += [f"![Learning curves]({path.name})" for path in curves]
     parts += ["\n".join(f"- {escape(note)}" for note in notes)] if notes else []
@@ -38,6 +40,7 @@ def markdown(groups: Sequence[Group], notes: Sequence[str], curves: Sequence[Pat
     runs = [run for group in groups for run in group.runs]
     if len(runs) == 1:
         parts += ["## Cycles", cycle_table(runs[0]), *logged_table(runs[0])]
+    parts += sections
     parts += ["## What was picked"] if galleries else []
     parts += [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in galleries]
     return "\n\n".join(parts) + "\n"

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usb_active.durable import atomic_write, make_folder
+from usb_active.errors import UsageError
 from usb_active.report.analyses import check_anything_to_analyse, write_analyses
 from usb_active.report.curves import learning_curve
+from usb_active.report.embedding import draw_embedding
 from usb_active.report.galleries import draw_galleries, load_dataset
 from usb_active.report.glyphs import missing_glyphs_logged
 from usb_active.report.groups import group_runs
 from usb_active.report.page import caveats, markdown
-from usb_active.report.runs import read_runs
+from usb_active.report.priors import prior_section
+from usb_active.report.runs import Run, read_runs
 from usb_active.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -21,37 +24,60 @@ if TYPE_CHECKING:
 
 
 def write_report(
-    runs: Sequence[Path], out: Path | None = None, *, analysis: bool = False, dataset_of: Callable[[RunDir], Dataset] = load_dataset
+    runs: Sequence[Path],
+    out: Path | None = None,
+    *,
+    analysis: bool = False,
+    embed: bool = False,
+    dataset_of: Callable[[RunDir], Dataset] = load_dataset,
 ) -> list[Path]:
-    """Write learning_curve.png, report.md and, for a single run, gallery_cycle_NNN.png; return their paths.
+    """Write learning_curve.png, report.md and, for a single run, gallery_cycle_NNN.png and (of a prior) prior.png; return their paths.
 
     Args:
         runs: run directories; those equal apart from their seed are averaged.
         out: where to; by default RUN/report for one run, ./report for several.
         analysis: write analysis.md and its figures as well.
-        dataset_of: makes the dataset for the gallery.
+        embed: draw embed.png as well, a map of one run's features with its picks.
+        dataset_of: makes the dataset for the gallery and the map.
 
     Raises:
-        UsageError: no run given, no training has finished in any, or `out` cannot be written; nothing is there for `analysis`.
+        UsageError: no run given, no training has finished in any, or `out` cannot be written; nothing is there for `analysis`;
+            `embed` for several runs, or where neither features nor the dataset are there.
     """
     loaded, notes = read_runs(runs)
     groups = group_runs(loaded)
     if analysis:
         check_anything_to_analyse(groups)
+    if embed and len(loaded) > 1:
+        raise UsageError(f"--embed draws the picks of one run: {len(loaded)} were given")
     out = out or (loaded[0].path / "report" if len(loaded) == 1 and not notes else Path("report"))
     make_folder(out)
     notes += caveats(groups)
     curves: list[Path] = []
     galleries: list[Path] = []
     analyses: list[Path] = []
+    sections: list[str] = []
+    drawn: list[Path] = []
     with missing_glyphs_logged():
         if any(group.values("accuracy") for group in groups):
             curves.append(learning_curve(groups, out / "learning_curve.png"))
         if len(loaded) == 1:
+            sections, drawn = _single_run(loaded[0], out, embed, dataset_of)
             galleries, reasons = draw_galleries(loaded[0], dataset_of, out)
             notes += reasons
         if analysis:
             analyses = write_analyses(groups, out)
-    text = markdown(groups, notes, curves, galleries)
+    text = markdown(groups, notes, curves, sections, galleries)
     atomic_write(out / "report.md", lambda stream: stream.write(text.encode()))
-    return [*curves, out / "report.md", *galleries, *analyses]
+    return [*curves, out / "report.md", *drawn, *galleries, *analyses]
+
+
+def _single_run(run: Run, out: Path, embed: bool, dataset_of: Callable[[RunDir], Dataset]) -> tuple[list[str], list[Path]]:
+    """Sections of the page on one run's prior and its map, and their pictures."""
+    text, drawn = prior_section(run, out)
+    sections = [text] if text else []
+    if embed:
+        path, caption = draw_embedding(run, dataset_of, out / "embed.png")
+        sections.append(f"## Map of the pool\n\n![Map of the pool]({path.name})\n\n{caption}")
+        drawn.append(path)
+    return sections, drawn

@@ -117,6 +117,7 @@ class ActiveMixin(DeviceMixin):
             self.split = split
             self.args.epoch, self.args.num_train_iter = self.plan(self.session.pool)
         self._construct(split, cycle)
+        self.prior_seam.set_counts(0, 0)
         for role, hook in self._plugin_hooks.items():
             if hook.defines("setup"):
                 with seeded_globals(self.session.seed, cycle, role, "setup"):
@@ -274,7 +275,18 @@ class ActiveMixin(DeviceMixin):
             self.prior_seam.close()
         if batch is not None:
             self._show(batch, out_dict, log_dict)
+        self._log_prior(log_dict)
         return out_dict, log_dict
+
+    def _log_prior(self, log_dict: dict) -> None:
+        """Every `num_log_iter` steps and at the last: the share of pseudo-labels that the prior changed since."""
+        done = self.it + 1
+        if not self.session.prior.exists or (done % self.num_log_iter and done < self.num_train_iter):
+            return
+        share = self.session.prior_log.add_interval(done, *self.prior_seam.counts())
+        self.prior_seam.set_counts(0, 0)
+        if share is not None:
+            log_dict["train/prior_changed"] = share
 
     def _show(self, batch: Any, out_dict: dict, log_dict: dict) -> None:
         for name in self._observers:
@@ -353,6 +365,7 @@ class ActiveMixin(DeviceMixin):
                 "evaluation": self.evaluation,
                 "best_test_accuracy": self.best_test_accuracy,
                 "prior": self.session.prior.file,
+                "prior_log": {"records": self.session.prior_log.records, "counts": list(self.prior_seam.counts())},
                 "elapsed": elapsed,
                 "log": dict(self.session.logged),
             },
@@ -394,6 +407,10 @@ class ActiveMixin(DeviceMixin):
                     owner[key].load_state_dict(value)
         self.evaluation, self.best_test_accuracy = state["evaluation"], state["best_test_accuracy"]
         self.session.load_prior(state["prior"])
+        # Runs that were begun before there was such a log go on without its beginning.
+        log = state.get("prior_log", {"records": [], "counts": [0, 0]})
+        self.session.prior_log.replace(log["records"])
+        self.prior_seam.set_counts(*log["counts"])
         self.session.logged.update(state["log"])
         self.elapsed = state["elapsed"]
 

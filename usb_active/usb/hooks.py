@@ -153,6 +153,7 @@ class ActiveCheckpointHook(Hook):
             folder = algorithm.session.cycle_path
             if algorithm.it == algorithm.best_it and algorithm.evaluated:
                 algorithm.save_model("model_best.pth", folder)
+            algorithm.session.save_prior_log()
             # The latest one last: a resumed run trusts that what it refers to is there.
             algorithm.save_model("latest_model.pth", folder)
 

@@ -162,11 +162,24 @@ class PriorSeam:
 
     Rows without a prior pass unchanged, so an all-zero table is the plain training to the bit. softmatch masks on aligned and
     targets on raw probabilities: each gets the prior. A hard-label target is the argmax, a soft one the normalised sum itself.
+    It counts the pseudo-labels that had a prior, and those whose class it changed.
     """
 
     def __init__(self) -> None:
         self.table: PriorTable | None = None
         self._rows: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._num_rows = 0
+        self.set_counts(0, 0)
+
+    def counts(self) -> tuple[int, int]:
+        """(changed, rows) since they were set. Waits for the device."""
+        return int(self._changed), self._seen
+
+    def set_counts(self, changed: int, rows: int) -> None:
+        """Count from here: zeros, or what a checkpoint holds."""
+        # On a GPU a tensor after the first step, so that no step waits.
+        self._changed: torch.Tensor | int = changed
+        self._seen = rows
 
     def open(self, idx: torch.Tensor | None, device: torch.device) -> None:
         """A step on the unlabelled dataset indices `idx` begins."""
@@ -175,7 +188,8 @@ class PriorSeam:
             return
         rows = np.asarray(self.table.rows(idx.cpu().numpy()))
         has_prior = rows.any(axis=1)
-        if has_prior.any():
+        self._num_rows = int(has_prior.sum())
+        if self._num_rows:
             self._rows = torch.from_numpy(rows).to(device), torch.from_numpy(has_prior).to(device)
 
     def close(self) -> None:
@@ -187,15 +201,23 @@ class PriorSeam:
             return dispatch(**values)
         if stage == "masking":
             logits, softmax = "logits_x_ulb", "softmax_x_ulb"
-            return dispatch(**{**values, logits: self._posterior(values[logits], values.get(softmax, True)), softmax: False})
-        posterior = self._posterior(values["logits"], values.get("softmax", True))
+            _, posterior = self._predictions(values[logits], values.get(softmax, True))
+            return dispatch(**{**values, logits: posterior, softmax: False})
+        probs, posterior = self._predictions(values["logits"], values.get("softmax", True))
+        self._count(probs, posterior)
         plain, guided = dispatch(**values), dispatch(**{**values, "logits": posterior, "softmax": False})
         has_prior = self._rows[1]
         return torch.where(has_prior if plain.ndim == 1 else has_prior[:, None], guided, plain)
 
-    def _posterior(self, logits: torch.Tensor, softmax: bool) -> torch.Tensor:
+    def _count(self, probs: torch.Tensor, posterior: torch.Tensor) -> None:
+        # Rows without a prior are equal in both.
+        self._changed = self._changed + (probs.argmax(dim=-1) != posterior.argmax(dim=-1)).sum()
+        self._seen += self._num_rows
+
+    def _predictions(self, logits: torch.Tensor, softmax: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C) probabilities without and with the prior."""
         rows, has_prior = self._rows
         # The very operation that the hooks themselves would use, so that rows without a prior keep their bits.
         probs = torch.softmax(logits.detach(), dim=-1) if softmax else logits.detach()
         total = rows.to(probs.dtype) + probs
-        return torch.where(has_prior[:, None], total / total.sum(dim=-1, keepdim=True), probs)
+        return probs, torch.where(has_prior[:, None], total / total.sum(dim=-1, keepdim=True), probs)
