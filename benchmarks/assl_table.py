@@ -9,12 +9,11 @@ samples and the same weights for a seed, so the first column is one number, and 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evidence import Cell, accuracies, paired, run_cells, with_interval
+from evidence import Cell, accuracies, paired, put, run_cells, table_parser, with_interval
 
 from usb_active.report.tables import table
 
@@ -80,24 +79,14 @@ def tables(found: Sequence[Cell], root: Path, rules: Sequence[str], starts: Sequ
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="where the runs are kept")
+    parser = table_parser(__doc__)
     parser.add_argument("--data", type=Path, help="a folder with train/<class> and test/<class>; by default digits")
     parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
     parser.add_argument("--starts", nargs="+", choices=list(STARTS), default=list(STARTS))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="write the tables there instead of printing them")
     args = parser.parse_args()
-    if args.seeds < 1 or args.workers < 1:
-        parser.error("--seeds and --workers: at least 1")
     found = cells(args.rules, args.starts, args.seeds, cifar(args.data.resolve()) if args.data else DIGITS)
     run_cells(found, args.root, args.workers)
-    text = tables(found, args.root, args.rules, args.starts)
-    if args.out:
-        args.out.write_text(text, encoding="utf-8")
-    else:
-        print(text)
+    put(tables(found, args.root, args.rules, args.starts), args.out)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ read, and one that was interrupted is resumed by the run's own means. Cells run 
 
 from __future__ import annotations
 
+import argparse
 import logging
 import multiprocessing
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import yaml
 from scipy import stats
 
 from usb_active.run_dir import RunDir
@@ -38,6 +40,31 @@ class Cell:
         """The name of the run directory."""
         words = "-".join(self.place)
         return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in words) + f"-{self.seed}"
+
+
+# ------------------------------------------------------------------------------------------ the command
+def table_parser(doc: str) -> argparse.ArgumentParser:
+    """What the command of every table understands."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="where the runs are kept")
+    parser.add_argument("--seeds", type=_at_least_one, default=5)
+    parser.add_argument("--workers", type=_at_least_one, default=1)
+    parser.add_argument("--out", type=Path, help="write the tables there instead of printing them")
+    return parser
+
+
+def _at_least_one(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}; at least 1")
+    return int(text)
+
+
+def put(text: str, out: Path | None) -> None:
+    """Print the tables, or write them into a file."""
+    if out:
+        out.write_text(text, encoding="utf-8")
+    else:
+        print(text)
 
 
 # ------------------------------------------------------------------------------------------ running
@@ -81,8 +108,6 @@ def finished(cell: Cell, root: Path) -> bool:
 
 
 def _overrides(cell: Cell, root: Path) -> list[str]:
-    import yaml
-
     values = {**cell.overrides, "seed": cell.seed, "save_dir": str(root), "save_name": cell.name}
     # A scalar's document ends with a line of dots.
     texts = {key: yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("\n...") for key, value in values.items()}

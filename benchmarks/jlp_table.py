@@ -9,13 +9,12 @@ gain, each with the others as they are.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from evidence import Cell, accuracies, paired, run_cells, with_interval
+from evidence import Cell, accuracies, paired, put, run_cells, table_parser, with_interval
 
 from usb_active.report.tables import table
 
@@ -79,19 +78,10 @@ def tables(found: Sequence[Cell], root: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="where the runs are kept")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="write the tables there instead of printing them")
-    args = parser.parse_args()
+    args = table_parser(__doc__).parse_args()
     found = cells(args.seeds)
     run_cells(found, args.root, args.workers)
-    text = tables(found, args.root)
-    if args.out:
-        args.out.write_text(text, encoding="utf-8")
-    else:
-        print(text)
+    put(tables(found, args.root), args.out)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from usb_active.datasets import Dataset
 from usb_active.errors import UsageError, name_some
 from usb_active.randomness import seeded_globals
-from usb_active.sampling import SequentialSampler, make_loader
+from usb_active.sampling import Batch, SequentialSampler, make_loader
 
 OUTPUTS = ("features", "logits", "probs")
 TRANSFORMS = ("weak", "strong", "eval")
@@ -51,9 +51,14 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+def view_loader(rows: PoolRows, batches: Iterable[Batch], num_workers: int) -> torch.utils.data.DataLoader:
+    """These numbered batches of `rows`."""
+    return make_loader(rows, batches, num_workers, _as_it_is)
+
+
 def pool_loader(rows: PoolRows, batch_size: int, num_workers: int) -> torch.utils.data.DataLoader:
     """Batches of `rows` in their order."""
-    return make_loader(rows, SequentialSampler(len(rows), batch_size), num_workers, _as_it_is)
+    return view_loader(rows, SequentialSampler(len(rows), batch_size), num_workers)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from usb_active.plugins.as3l import functional
 from usb_active.plugins.as3l.shared_features import fine_tuned, selected_clusters
 
 from usb_active.acquisition import Acquisition
-from usb_active.errors import UsageError
+from usb_active.errors import errors_named
 from usb_active.plugin import PluginConfig
 from usb_active.view import PoolView
 
@@ -25,10 +25,8 @@ class _ByClusters(Acquisition):
         raise NotImplementedError(f"{type(self).__name__}.picks")
 
     def select(self, view: PoolView, budget: int) -> np.ndarray:
-        try:
+        with errors_named(f"acquisition '{self.name}'"):
             picks = self.picks(view, budget)
-        except ValueError as error:
-            raise UsageError(f"acquisition '{self.name}': {error}") from error
         view.audit(lambda truth: _log_coverage(view, truth[np.concatenate([view.labeled, picks])]))
         return picks
 

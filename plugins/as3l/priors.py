@@ -9,7 +9,7 @@ from pydantic import Field
 from usb_active.plugins.as3l import functional
 from usb_active.plugins.as3l.shared_features import fine_tuned, selected_clusters
 
-from usb_active.errors import UsageError
+from usb_active.errors import errors_named
 from usb_active.neighbors import affinity
 from usb_active.plugin import PluginConfig
 from usb_active.prior import Prior, PriorTable, When
@@ -34,11 +34,9 @@ class _Spread(Prior):
     def fit(self, view: PoolView, when: When) -> PriorTable | None:
         if when == "end":
             return None
-        try:
+        with errors_named(f"prior '{self.name}'"):
             features = self.at_start(view) if when == "start" else view.model_pass(["features"])["features"]
             table = PriorTable(self.spread(view, features))
-        except ValueError as error:
-            raise UsageError(f"prior '{self.name}': {error}") from error
         _log(view, table.probs, "" if when == "start" else "updated_")
         return table
 

@@ -18,12 +18,11 @@ from usb_active.plugins.as3l.views import SimSiamView
 
 from usb_active.datasets import Dataset
 from usb_active.errors import UsageError
-from usb_active.inference import PoolRows
+from usb_active.inference import PoolRows, view_loader
 from usb_active.plugin import PluginConfig
 from usb_active.pretraining import Pretrained, Pretrainer
 from usb_active.pretraining_loop import EpochTraining
 from usb_active.randomness import generator, seeded_globals
-from usb_active.sampling import make_loader
 
 logger = logging.getLogger("usb_active")
 
@@ -143,7 +142,7 @@ class _Training(EpochTraining):
 
     def _loader(self, batches: list[tuple[int, np.ndarray]]) -> Any:
         rows = PoolRows(self._augmented, np.arange(len(self.dataset)), "simsiam", 2, self.seed, self.position)
-        return make_loader(rows, batches, self.config.num_workers, _as_it_is)
+        return view_loader(rows, batches, self.config.num_workers)
 
     def _step(self, *views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss, and z (B, d) of the first view."""
@@ -230,7 +229,3 @@ def spread(z: torch.Tensor) -> dict[str, Any]:
     directions = products.trace().item() ** 2 / squares if squares > 0 else 0.0
     collapsed = std < _COLLAPSED_STD * uniform or directions < _COLLAPSED_DIRECTIONS
     return {"std": std, "uniform_std": uniform, "directions": directions, "collapsed": collapsed}
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

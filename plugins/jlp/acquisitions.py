@@ -10,7 +10,7 @@ from usb_active.plugins.jlp.functional import joint_label_propagation
 
 from usb_active.acquisition import Acquisition
 from usb_active.arrays import entropy, named
-from usb_active.errors import UsageError
+from usb_active.errors import UsageError, errors_named
 from usb_active.neighbors import affinity
 from usb_active.plugin import PluginConfig
 from usb_active.ranking import top_k
@@ -41,12 +41,10 @@ class JointLabelPropagation(Acquisition):
         # Which of several exact copies is a neighbour is a matter of their order, which must not be the pool's.
         order = view.rng.permutation(len(view))
         position = np.argsort(order)
-        try:
+        with errors_named(f"acquisition '{self.name}'"):
             weights = affinity(view.features[order], min(config.k, len(view) - 1), config.gamma, config.graph)
             labeled, candidates = position[view.labeled], position[view.candidates]
             picks = joint_label_propagation(weights, labeled, budget, candidates=candidates, alpha=config.alpha, rng=view.rng)
-        except ValueError as error:
-            raise UsageError(f"acquisition '{self.name}': {error}") from error
         return order[picks]
 
 

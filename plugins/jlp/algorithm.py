@@ -133,7 +133,7 @@ class LabelPropagation(AlgorithmBase):
 
     def _propagate(self) -> None:
         labeled, unlabeled = self.dataset_dict["train_lb"], self.dataset_dict["train_ulb"]
-        args, targets = self.args, np.array([labeled.__sample__(row)[1] for row in range(len(labeled))])
+        args, targets = self.args, np.asarray(labeled.targets)
         features = np.concatenate([self._features(labeled), self._features(unlabeled)])
         weights = affinity(features, min(args.lp_k, len(features) - 1), args.lp_gamma, args.lp_graph)
         given = label_matrix(len(features), np.arange(len(targets)), targets, self.num_classes)

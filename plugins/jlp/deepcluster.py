@@ -16,12 +16,11 @@ from usb_active.plugins.jlp.clustering import agreement, kmeans, normalize, proj
 
 from usb_active.datasets import Dataset
 from usb_active.errors import UsageError
-from usb_active.inference import PoolRows, collect, predict
+from usb_active.inference import PoolRows, collect, predict, view_loader
 from usb_active.plugin import PluginConfig
 from usb_active.pretraining import Pretrained, Pretrainer
 from usb_active.pretraining_loop import EpochTraining
 from usb_active.randomness import generator, position_seed, seeded_globals
-from usb_active.sampling import make_loader
 
 logger = logging.getLogger("usb_active")
 
@@ -153,7 +152,7 @@ class _Training(EpochTraining):
         size = len(assignment)
         idx = uniform_sampling(assignment, size, generator(self.seed, *self.position, "sample"))
         rows = PoolRows(self.dataset, idx, "weak", 1, self.seed, self.position)
-        loader = make_loader(rows, _even_batches(size, self.config.batch_size), self.config.num_workers, _as_it_is)
+        loader = view_loader(rows, _even_batches(size, self.config.batch_size), self.config.num_workers)
         head_optimizer, targets = self._sgd(head), torch.from_numpy(assignment)
         total = torch.zeros((), device=self.device)
         self.net.train()
@@ -196,7 +195,3 @@ def _even_batches(size: int, batch_size: int) -> list[tuple[int, np.ndarray]]:
     """The rows 0 … size − 1 in numbered batches of equal size but for one row, and of two rows at least: batch norm needs them."""
     count = min(-(-size // batch_size), max(1, size // 2))
     return list(enumerate(np.array_split(np.arange(size), count)))
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
