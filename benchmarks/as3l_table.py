@@ -1,32 +1,67 @@
 """The tables of docs/as3l.md: AS3L's selection and prior on digits, and FlexMatch trained with them.
 
-    python benchmarks/as3l_table.py selection                          # no training: 20 seeds, some minutes
-    python benchmarks/as3l_table.py trainings --root runs/as3l_table   # FlexMatch, five seeds, about two hours of one CPU core
+    python benchmarks/as3l_table.py selection                            # on pixels, no training: 20 seeds, some minutes
+    python benchmarks/as3l_table.py trainings --root runs/as3l_table     # FlexMatch, five seeds, about two hours of one CPU core
+    python benchmarks/as3l_table.py selection --root runs/as3l_table     # on the features that `trainings` has learned
 
 `trainings` goes on where it stopped; with everything done it only writes the tables. For a seed all trainings start from one SimSiam
-network. Analogues of the paper's tables: sampling (Table 4, Fig. 4), prior (Tables 3 and 5), sizes of the clusterings (Table 6).
+network. Analogues of the paper's tables: trainings by sampling (Table 1) and by prior (Table 3); without training, sampling
+(Tables 4 and 5, Fig. 4) and the sizes of the clusterings (Table 6).
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from evidence import Cell, accuracies, run_cells, with_interval
+from evidence import Cell, accuracies, paired, put, run_cells, table_parser, with_interval
 from numpy.typing import NDArray
+from usb_active.plugins.as3l.functional import (
+    class_coverage,
+    expected_calibration_error,
+    fine_tune,
+    is_correct,
+    prior,
+    select,
+    typiclust,
+)  # fmt: skip
 
+from usb_active.distances import k_center_greedy
+from usb_active.neighbors import affinity
+from usb_active.propagation import propagate
 from usb_active.report.tables import table
 
 LABELS = (10, 20, 40)
-SEEDS = 20
+SEEDS = {"selection": 20, "trainings": 5}
 Rng = np.random.Generator
-
+Pick = Callable[[NDArray, int, Rng], NDArray]
 
 # ------------------------------------------------------------------------------------------ selection and prior
-def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+CLUSTERINGS = (2, 4, 6, 10)
+SIZES = {
+    "K = 10…60": (10, 20, 30, 40, 50, 60),
+    "K = 10, six times": (10,) * 6,
+    "K = 10, and 60 five times": (10,) + (60,) * 5,
+    "K = 5, six times": (5,) * 6,
+}
+
+
+class Points(NamedTuple):
+    """Features (N, D) and their neighbour graph; the same for all seeds on pixels."""
+
+    features: NDArray[np.float32]
+    graph: Any
+
+
+def make_points(features: NDArray) -> Points:
+    """With LLGC's graph: k = 50, cos³, A + Aᵀ."""
+    return Points(features, affinity(features, 50, 3.0, "sum"))
+
+
+def pixels() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The pool's pixels (N, 64), from 0 to 1, and its classes (N,)."""
     from usb_active.array_datasets import Digits
 
@@ -35,105 +70,98 @@ def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return images.astype(np.float32) / images.max(), np.asarray(pool.targets)
 
 
-def samplers(features: NDArray, targets: NDArray) -> dict[str, Callable[[int, Rng], tuple[NDArray, NDArray]]]:
-    """Name → (budget, rng) → the picks, and the features that the prior is made from."""
-    from usb_active.plugins.as3l.functional import fine_tune, select, typiclust
+def samplers(targets: NDArray) -> dict[str, Pick]:
+    """Name → (features, budget, rng) → the picks."""
 
-    from usb_active.distances import k_center_greedy
-
-    def stratified(budget: int, rng: Rng) -> NDArray:
+    def stratified(features: NDArray, budget: int, rng: Rng) -> NDArray:
         classes = np.unique(targets)
         return np.concatenate([rng.choice(np.flatnonzero(targets == c), budget // len(classes), replace=False) for c in classes])
 
-    def tuned(budget: int, rng: Rng) -> tuple[NDArray, NDArray]:
-        layer = fine_tune(features, budget, rng=rng)
-        return select(layer, budget, rng=rng), layer
+    def several(features: NDArray, budget: int, rng: Rng, clusterings: int) -> NDArray:
+        return select(features, budget, clusterings=clusterings, rng=rng)
 
-    plain: dict[str, Callable[[int, Rng], NDArray]] = {
-        "random": lambda budget, rng: rng.choice(len(features), budget, replace=False),
+    return {
+        "random": lambda features, budget, rng: rng.choice(len(features), budget, replace=False),
         "stratified": stratified,
-        "coreset": lambda budget, rng: k_center_greedy(features, rng.choice(len(features), 1), budget, rng=rng),
-        "kmedoids": lambda budget, rng: select(features, budget, clusterings=1, rng=rng),
-        "typiclust": lambda budget, rng: typiclust(features, budget, rng=rng),
-        **{f"as3l, C = {c}": (lambda budget, rng, c=c: select(features, budget, clusterings=c, rng=rng)) for c in (2, 4, 6, 10)},
+        "coreset": lambda features, budget, rng: k_center_greedy(features, rng.choice(len(features), 1), budget, rng=rng),
+        "typiclust": lambda features, budget, rng: typiclust(features, budget, rng=rng),
+        "kmedoids": partial(several, clusterings=1),
+        **{f"as3l, C = {count}": partial(several, clusterings=count) for count in CLUSTERINGS},
     }
-    apart = {name: (lambda budget, rng, pick=pick: (pick(budget, rng), features)) for name, pick in plain.items()}
-    return {**apart, "as3l, C = 6, fine-tuned": tuned}
 
 
-def priors(features: NDArray) -> dict[str, Callable[[NDArray, NDArray, NDArray, Rng], NDArray]]:
-    """Name → (features, labeled, labels, rng) → (N, C)."""
-    from usb_active.plugins.as3l.functional import prior
+class Measured(NamedTuple):
+    """Classes among the picks; in percent, on the samples without a label, accuracy and calibration error of a prior, and
+    accuracy of LLGC's."""
 
-    from usb_active.neighbors import affinity
-    from usb_active.propagation import propagate
-
-    graph = affinity(features, 50, 3.0, "sum")
-    sizes = {"K = 10…60": None, "six times K = 10": [10] * 6, "six times K = 60": [60] * 6, "K = 5": [5] * 6}
-    made = {
-        f"as3l, {name}": (lambda points, labeled, labels, rng, ks=ks: prior(points, labeled, labels, 10, ks=ks, rng=rng))
-        for name, ks in sizes.items()
-    }
-    return {**made, "llgc": lambda points, labeled, labels, rng: propagate(graph, labeled, labels, 10)}
+    coverage: float
+    accuracy: float
+    ece: float
+    llgc: float
 
 
-def measure(prior: NDArray, picks: NDArray, targets: NDArray) -> tuple[float, float, float]:
-    """Classes covered; accuracy and calibration error, in percent, of the prior on the samples without a label."""
-    from usb_active.plugins.as3l.functional import class_coverage, expected_calibration_error, is_correct
-
+def measure(points: Points, spread: NDArray, picks: NDArray, targets: NDArray) -> Measured:
+    """What these picks and the prior `spread` (N, 10) made from them come to."""
     rest = np.delete(np.arange(len(targets)), picks)
-    accuracy = 100 * is_correct(prior[rest], targets[rest]).mean()
-    return class_coverage(targets[picks], 10), float(accuracy), 100 * expected_calibration_error(prior[rest], targets[rest])
+    by_graph = propagate(points.graph, picks, targets[picks], 10)
+    accuracy, llgc = (100 * float(is_correct(probs[rest], targets[rest]).mean()) for probs in (spread, by_graph))
+    return Measured(class_coverage(targets[picks], 10), accuracy, 100 * expected_calibration_error(spread[rest], targets[rest]), llgc)
 
 
-Triple = tuple[float, float, float]
-Measured = dict[str, dict[int, Triple]]
+Found = dict[str, dict[int, Measured]]
 
 
-def sampling(features: NDArray, targets: NDArray, budget: int, seeds: int) -> Measured:
-    """Sampler → seed → what its picks and the prior from them come to."""
-    from usb_active.plugins.as3l.functional import prior
-
-    found: Measured = {}
-    for name, sample in samplers(features, targets).items():
-        for seed in range(seeds):
-            rng = np.random.default_rng([seed, budget])
-            picks, points = sample(budget, rng)
-            found.setdefault(name, {})[seed] = measure(prior(points, picks, targets[picks], 10, rng=rng), picks, targets)
-    return found
-
-
-def by_prior(features: NDArray, targets: NDArray, budget: int, seeds: int) -> Measured:
-    """Prior → seed → the same, for the picks of as3l."""
-    pick = samplers(features, targets)["as3l, C = 6"]
-    found: Measured = {}
+def by_sampling(of_seed: Callable[[int], Points], targets: NDArray, budget: int, seeds: int) -> Found:
+    """Sampler → seed → measured. Those that are fine-tuned choose and spread on the features after the layer."""
+    found: Found = {}
+    pick_by = samplers(targets)
     for seed in range(seeds):
-        picks, points = pick(budget, np.random.default_rng([seed, budget]))
-        for name, make in priors(features).items():
-            prior = make(points, picks, targets[picks], np.random.default_rng([seed, budget, 1]))
-            found.setdefault(name, {})[seed] = measure(prior, picks, targets)
+        points = of_seed(seed)
+        layer = fine_tune(points.features, budget, rng=np.random.default_rng([seed, budget, 1]))
+        plain = {name: (points.features, pick) for name, pick in pick_by.items()}
+        tuned = {f"{name}, fine-tuned": (layer, pick_by[name]) for name in ("kmedoids", "as3l, C = 6")}
+        for name, (features, pick) in (plain | tuned).items():
+            rng = np.random.default_rng([seed, budget])
+            picks = pick(features, budget, rng)
+            spread = prior(features, picks, targets[picks], 10, rng=rng)
+            found.setdefault(name, {})[seed] = measure(points, spread, picks, targets)
     return found
 
 
-def selection_tables(seeds: int) -> str:
-    """By sampler and by prior, for each number of labels; the first row is what the others are compared with."""
-    features, targets = digits()
+def by_sizes(of_seed: Callable[[int], Points], targets: NDArray, budget: int, seeds: int) -> Found:
+    """Sizes of the clusterings → seed → measured, for the picks of as3l."""
+    pick = samplers(targets)["as3l, C = 6"]
+    found: Found = {}
+    for seed in range(seeds):
+        points = of_seed(seed)
+        picks = pick(points.features, budget, np.random.default_rng([seed, budget]))
+        for name, ks in SIZES.items():
+            spread = prior(points.features, picks, targets[picks], 10, ks=ks, rng=np.random.default_rng([seed, budget, 2]))
+            found.setdefault(name, {})[seed] = measure(points, spread, picks, targets)
+    return found
+
+
+def selection_tables(of_seed: Callable[[int], Points], targets: NDArray, seeds: int) -> str:
+    """By sampling and by sizes, for each number of labels; the first row is what the others are compared with."""
     parts = []
-    for what in (sampling, by_prior):
+    for what in (by_sampling, by_sizes):
         for budget in LABELS:
-            found = what(features, targets, budget, seeds)
+            found = what(of_seed, targets, budget, seeds)
             first = next(iter(found))
-            rows = [row_of(name, found[name], found[first] if name != first else None) for name in found]
-            header = [f"{budget} labels", "classes covered", "prior accuracy", f"minus {first}", "ECE"]
-            parts.append(table(header, rows))
+            header = [f"{budget} labels", "classes covered", "prior accuracy", f"minus {first}", "ECE", "llgc accuracy"]
+            parts.append(table(header, [selection_row(name, found[name], found[first]) for name in found]))
     return "\n\n".join(parts) + "\n"
 
 
-def row_of(name: str, measured: dict[int, Triple], reference: dict[int, Triple] | None) -> list[str]:
+def selection_row(name: str, measured: Mapping[int, Measured], reference: Mapping[int, Measured]) -> list[str]:
     """Means with intervals over the seeds."""
-    coverage, accuracy, error = zip(*measured.values(), strict=True)
-    gain = "" if reference is None else with_interval((measured[s][1] - reference[s][1] for s in measured), sign=True)
-    return [name, with_interval(coverage, 2), with_interval(accuracy), gain, with_interval(error)]
+    accuracy, first = ({seed: found.accuracy for seed, found in of.items()} for of in (measured, reference))
+    gain = "" if measured is reference else with_interval(paired(accuracy, first), sign=True)
+    of = measured.values()
+    return [
+        name, with_interval((found.coverage for found in of), 2), with_interval(accuracy.values()), gain,
+        with_interval(found.ece for found in of), with_interval(found.llgc for found in of),
+    ]  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------ trainings
@@ -143,63 +171,94 @@ PRIORS: dict[str, Any] = {
     "as3l, remove": {"name": "as3l", "until_iter": 200, "then": "remove"},
     "as3l, update": {"name": "as3l", "until_iter": 200, "then": "update", "update_every": 200},
     "llgc, remove": {"name": "llgc", "until_iter": 200, "then": "remove"},
+    "as3l not fine-tuned, remove": {"name": "as3l", "until_iter": 200, "then": "remove", "fine_tune": False},
 }
-# Key cells: every sampler without a prior and with the paper's; every prior for as3l.
 SAMPLERS = ("random", "stratified", "kmedoids", "coreset", "typiclust", "as3l")
+LONG = {"num_train_iter": 3000}
+# Sampling and prior by number of labels: all samplers without a prior (Table 1), and the cells of Table 3.
+PLAN: dict[int, list[tuple[str, str]]] = {
+    10: [
+        *((sampler, "no prior") for sampler in SAMPLERS),
+        *(("as3l", name) for name in PRIORS if name not in ("no prior", "as3l not fine-tuned, remove")),
+        ("as3l not fine-tuned", "as3l not fine-tuned, remove"),
+        *(("stratified", name) for name in ("as3l, remove", "as3l, update")),
+    ],
+    20: [("stratified", "no prior"), *(("as3l", name) for name in ("no prior", "as3l, remove", "as3l, update"))],
+    40: [
+        *((sampler, "no prior") for sampler in SAMPLERS),
+        *(("as3l", name) for name in ("as3l, remove", "as3l, update", "llgc, remove")),
+        ("stratified", "as3l, remove"),
+    ],
+}
 
 
 def training_cells(seeds: int, root: Path) -> list[Cell]:
-    """FlexMatch from one network a seed: the weights that the first run of the seed has pretrained."""
+    """All from one network a seed: the weights that the first run of the seed has pretrained."""
     cells = []
     for seed in range(seeds):
         weights = {"name": "file", "path": str((root / pretraining(seed).name / "pretrain" / "pretrained.pth").resolve())}
-        for budget in (10, 40):
-            for sampler in SAMPLERS:
-                for name, prior in PRIORS.items():
-                    if sampler != "as3l" and name not in ("no prior", "as3l, remove"):
-                        continue
-                    keys = {"active.initial": {"name": sampler, "size": budget}, "active.prior": prior, "active.pretrain": weights}
-                    cells.append(Cell((f"{budget} labels", sampler, name), "as3l/digits", keys, seed))
+        start = {"active.pretrain": weights}
+        for size, plan in PLAN.items():
+            for sampler, name in plan:
+                keys = {**start, "active.initial": initial(sampler, size), "active.prior": PRIORS[name]}
+                cells.append(Cell((f"{size} labels", sampler, name), "as3l/digits", keys, seed))
+        keys = {**start, "active.initial": initial("stratified", 10), "active.prior": None, **LONG}
+        cells.append(Cell(("10 labels", "stratified", "no prior, five times as long"), "as3l/digits", keys, seed))
+        for size in (10, 40):
+            keys = {**start, "active.initial": initial("stratified", size), "active.cycles": 0}
+            cells.append(Cell((f"{size} labels", "stratified", "linear evaluation"), "as3l/digits_linear", keys, seed))
     return cells
 
 
+def initial(sampler: str, size: int) -> dict[str, Any]:
+    """The block of an initial acquisition."""
+    return {"name": "as3l", "size": size, "fine_tune": False} if "not fine-tuned" in sampler else {"name": sampler, "size": size}
+
+
 def pretraining(seed: int) -> Cell:
-    """The run that pretrains for all of a seed."""
-    keys = {"active.pretrain": PRETRAIN, "active.initial": {"name": "random", "size": 10}, "active.prior": None, "num_train_iter": 1}
+    """The run that pretrains for all of a seed. (Its selection has the features computed.)"""
+    keys = {"active.pretrain": PRETRAIN, "active.initial": initial("kmedoids", 10), "active.prior": None, "num_train_iter": 1}
     return Cell(("pretraining",), "as3l/digits", {**keys, "num_eval_iter": 1, "num_log_iter": 1}, seed)
 
 
 def training_tables(cells: Sequence[Cell], root: Path) -> str:
-    """Last and best accuracy (the paper reports the best) by number of labels, sampler and prior."""
-    found: dict[tuple[str, ...], list[Cell]] = {}
+    """Last and best accuracy (the paper reports the best) by number of labels, sampling and prior; and their gains, seed by seed."""
+    last: dict[tuple[str, ...], dict[int, float]] = {}
+    best: dict[tuple[str, ...], dict[int, float]] = {}
     for cell in cells:
-        found.setdefault(cell.place, []).append(cell)
-    rows = [
-        [
-            ", ".join(place),
-            with_interval(value for cell in of for value in accuracies(cell, root).values()),
-            with_interval(value for cell in of for value in accuracies(cell, root, "best_accuracy").values()),
-        ]
-        for place, of in found.items()
-    ]
-    return table(["labels, sampling, prior", "last", "best (optimistic)"], rows) + "\n"
+        for found, name in ((last, "accuracy"), (best, "best_accuracy")):
+            (found.setdefault(cell.place, {})[cell.seed],) = accuracies(cell, root, name).values()
+    rows = []
+    for place in sorted(last, key=lambda place: int(place[0].split()[0])):
+        reference = (place[0], "stratified", "no prior")
+        gain = "" if place == reference else with_interval(paired(last[place], last[reference]), sign=True)
+        rows.append([", ".join(place), with_interval(last[place].values()), gain, with_interval(best[place].values())])
+    return table(["labels, sampling, prior", "last", "minus stratified, no prior", "best (optimistic)"], rows) + "\n"
+
+
+# ------------------------------------------------------------------------------------------ the command
+def learned(root: Path, seed: int) -> Points:
+    """The features of a pretraining of `trainings`; several seeds of the selection share one."""
+    (path,) = (root / pretraining(seed % SEEDS["trainings"]).name / "pretrain").glob("backbone_features_*.npy")
+    return make_points(np.load(path, allow_pickle=False))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["selection", "trainings"])
-    parser.add_argument("--root", type=Path, default=Path("runs/as3l_table"), help="where the runs are kept")
-    parser.add_argument("--seeds", type=int, help="default: 20 for the selection, 5 for trainings")
-    parser.add_argument("--workers", type=int, default=1)
+    parser = table_parser(__doc__, seeds=None, needs_root=False)
+    parser.add_argument("what", choices=list(SEEDS))
     args = parser.parse_args()
+    seeds = args.seeds or SEEDS[args.what]
     if args.what == "selection":
-        print(selection_tables(args.seeds or SEEDS))
+        features, targets = pixels()
+        alike = make_points(features)
+        put(selection_tables((lambda seed: alike) if args.root is None else partial(learned, args.root), targets, seeds), args.out)
         return
-    seeds = args.seeds or 5
+    if args.root is None:
+        parser.error("trainings: --root is missing")
     run_cells([pretraining(seed) for seed in range(seeds)], args.root, args.workers)
     cells = training_cells(seeds, args.root)
     run_cells(cells, args.root, args.workers)
-    print(training_tables(cells, args.root))
+    put(training_tables(cells, args.root), args.out)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from usb_active.plugins.jlp.fast_large import Large
-from usb_active.plugins.jlp.fast_moderate import CLOSE, TAKEN, TIE, Moderate
+from usb_active.plugins.jlp.fast_moderate import TAKEN, TIE, Moderate
 
 from usb_active.propagation.graph import Graph, Part
 
@@ -23,21 +23,21 @@ _LARGE = 60_000
 _WORTH_A_BLOCK = 8
 
 
-def pick_greedily(graph: Graph, labeled: NDArray, order: NDArray, budget: int, alpha: float) -> NDArray[np.int64]:
-    """(budget,) of the candidates `order` (M,), the first of equals."""
+def pick_greedily(graph: Graph, labeled: NDArray, order: NDArray, budget: int, alpha: float, tol: float) -> NDArray[np.int64]:
+    """(budget,) of the candidates `order` (M,), the first of equals. Values closer than `tol`, relative, are solved for exactly."""
     if alpha == 0:
         # Nothing spreads: all that is not labelled is equally far.
         return order[:budget].copy()
     # The threads of BLAS wait by spinning, and would take the cores from the loops over edges.
     with threadpool_limits(1, "blas"):
-        return _Components(graph, labeled, order, budget, alpha).run()
+        return _Components(graph, labeled, order, budget, alpha, tol).run()
 
 
 class _Components:
     """The greedy over all components. `order` resolves ties, so also among nodes that nothing reaches: their value is 0."""
 
-    def __init__(self, graph: Graph, labeled: NDArray, order: NDArray, budget: int, alpha: float) -> None:
-        self.alpha, self.budget = alpha, budget
+    def __init__(self, graph: Graph, labeled: NDArray, order: NDArray, budget: int, alpha: float, tol: float) -> None:
+        self.alpha, self.tol, self.budget = alpha, tol, budget
         # Nodes of a component become neighbours in memory, and so do most neighbours: several times as fast.
         self.nodes = sp.csgraph.reverse_cuthill_mckee(graph.matrix, symmetric_mode=True).astype(np.int64)
         self.position = np.empty(graph.size, np.int64)
@@ -94,7 +94,7 @@ class _Components:
         expected = self.budget * (end - start) / len(self.part_of)
         section = self._section(start, end)
         large = len(section.data) > _LARGE and expected >= _WORTH_A_BLOCK
-        made = (Large if large else Moderate)(section, rank, self.alpha)
+        made = Large(section, rank, self.alpha, self.tol) if large else Moderate(section, rank, self.alpha)
         made.begin(sources - start)
         self.greedy[part] = made
         self._push(part)
@@ -115,7 +115,7 @@ class _Components:
         """(component, node) of the next pick, taken from the heap."""
         while True:
             close = [heapq.heappop(self.heap)]
-            while self.heap and self.heap[0][0] <= close[0][0] * (1 + CLOSE):
+            while self.heap and self.heap[0][0] <= close[0][0] * (1 + self.tol):
                 close.append(heapq.heappop(self.heap))
             vague = [entry for entry in close if not self.greedy[entry[2]].exact] if len(close) > 1 else []
             if not vague:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from usb_active.plugins.jlp.fast_block import BlockSolver
-from usb_active.plugins.jlp.fast_moderate import CLOSE, TAKEN, first_of_lowest
+from usb_active.plugins.jlp.fast_moderate import TAKEN, first_of_lowest
 
 from usb_active.propagation.cg import Trace, refine
 from usb_active.propagation.graph import Part
 from usb_active.propagation.kernels import WIDTH, greedy_ahead
 
-# Residual, relative, of the similarities between blocks, and when two of them are close.
-_SETTLED = 1e-7
+# Residual, relative, of the similarities between blocks, as a share of the tolerance; and when two of them are close.
+_SETTLED = 0.1
 _EXACT = 1e-11
-# They are settled before the residuals of the columns since then can make up more than this.
-_DOUBT = 1e-6
 # Nodes among which picks are guessed and replayed: at least, and as a share of all.
 _SHORT_LIST = 4096
 _SHORT_SHARE = 1 / 8
@@ -31,8 +29,9 @@ class Large:
     blocks: columns (N, WIDTH) of single precision; column: where those of a node stand in near_columns (S, _BLOCKS * WIDTH).
     """
 
-    def __init__(self, part: Part, rank: NDArray, alpha: float) -> None:
+    def __init__(self, part: Part, rank: NDArray, alpha: float, tol: float) -> None:
         self.part, self.rank, self.alpha = part, rank, alpha
+        self.tol, self.settled = tol, _SETTLED * tol
         self.h, self.sources = np.zeros(len(part)), np.zeros(len(part))
         self.free = rank < TAKEN
         self.recent: list[int] = []
@@ -45,7 +44,7 @@ class Large:
     def begin(self, sources: NDArray) -> None:
         self.sources[sources] = 1
         self.trace = Trace()
-        refine(self.part, self.h, self.sources, self.alpha, _SETTLED, self.trace)
+        refine(self.part, self.h, self.sources, self.alpha, self.settled, self.trace)
         self.exact = False
         self._list_nearest()
 
@@ -55,9 +54,9 @@ class Large:
             return None
         while True:
             best = self.values.min()
-            if best * (1 + CLOSE) >= self.limit:
-                self._settle(_SETTLED)
-            elif not self.exact and np.count_nonzero(self.values <= best * (1 + CLOSE)) > 1:
+            if best * (1 + self.tol) >= self.limit:
+                self._settle(self.settled)
+            elif not self.exact and np.count_nonzero(self.values <= best * (1 + self.tol)) > 1:
                 self.make_exact()
             else:
                 at = first_of_lowest(self.values, self.rank[self.near])
@@ -74,8 +73,9 @@ class Large:
         self.free[node] = False
         self.exact = False
         self.doubt += self.residuals[self.column[node]] ** 2
-        if self.doubt > _DOUBT**2 * self.sources.sum():
-            self._settle(_SETTLED)
+        # The residuals of the columns since the last solve must not make up more than the tolerance.
+        if self.doubt > self.tol**2 * self.sources.sum():
+            self._settle(self.settled)
 
     def make_exact(self) -> None:
         """Solve in double precision, to tell close values apart."""
@@ -98,7 +98,7 @@ class Large:
         values = np.where(self.free, self.h, np.inf)
         count = max(_SHORT_LIST, int(_SHORT_SHARE * len(values)))
         # Close values stay together, else the lowest of the list might have an equal outside.
-        last = np.partition(values, count - 1)[count - 1] * (1 + CLOSE) if count < len(values) else np.inf
+        last = np.partition(values, count - 1)[count - 1] * (1 + self.tol) if count < len(values) else np.inf
         inside = values <= last
         self.limit = values[~inside].min(initial=np.inf)
         self.near = np.flatnonzero(inside & self.free)
@@ -114,7 +114,7 @@ class Large:
         """Columns of `node` and of those that will probably follow, in the place of the oldest block."""
         slot = self.solved % _BLOCKS
         if any(self.column[other] // WIDTH == slot for other in self.recent):
-            self._settle(_SETTLED)
+            self._settle(self.settled)
         self.column = {other: at for other, at in self.column.items() if at // WIDTH != slot}
         self.blocks[slot] = None
         if self.solver is None:

@@ -12,8 +12,7 @@ from usb_active.propagation.kernels import solve_vector
 
 # The rank of a node that cannot be picked.
 TAKEN = np.iinfo(np.int64).max
-# Values closer than this, relative, are told apart by exact solves; closer than that, they are equal and the rank decides.
-CLOSE = 1e-6
+# Values closer than this, relative, are equal, and the rank decides.
 TIE = 1e-8
 # Residual of an exact solve, relative.
 EXACT = 1e-12

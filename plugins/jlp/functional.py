@@ -15,10 +15,14 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.jlp.fast_greedy import pick_greedily
+from usb_active.plugins.jlp.fast_moderate import TIE
 
 from usb_active.arrays import SUM_TOLERANCE, check_budget, check_range, checked_idx, named
 from usb_active.propagation import check_settings, diffuse, label_matrix, propagate, rows_to_probs
 from usb_active.propagation.graph import Graph
+
+# Beyond it, most of a block would be solved for one by one.
+LARGEST_TOL = 1e-2
 
 __all__ = ["certainty", "diffuse", "joint_label_propagation", "label_matrix", "propagate", "rows_to_probs"]
 
@@ -51,6 +55,7 @@ def joint_label_propagation(
     *,
     candidates: ArrayLike | None = None,
     alpha: float = 0.99,
+    tol: float = 1e-6,
     rng: np.random.Generator | None = None,
 ) -> NDArray[np.int64]:
     """Joint label propagation: again and again the sample least similar to what is labelled or picked (equations 11, 12).
@@ -59,20 +64,25 @@ def joint_label_propagation(
     graph. Similarity is h(delta) = (1 - alpha) (I - alpha W)^-1 delta, delta being 1 for all labelled and picked.
     Returns idx (budget,) in the order of picking.
 
+    tol: how well the similarities are known from pick to pick, relative; the lowest of them, where another is as near as
+    that, are then solved for to rounding. It moves work, not picks.
+
     Exact: the picks are those of solving anew, in double precision, for every pick. Values closer than 1e-8, relative, are
     equal, and the one that stands first in `rng.permutation(candidates)` is picked, by default of `default_rng(0)`. So it
     is with nodes that no label reaches: their similarity is zero, they come first, one in each component of the graph.
     How it is fast: see `fast_greedy`. Memory: a few copies of the graph, and for large components about 2 kB a node.
 
-    Raises ValueError for affinity and alpha as `diffuse`; for idx out of range, repeated, or both labelled and candidate;
-    and for a budget outside 1..M.
+    Raises ValueError for affinity and alpha as `diffuse`; for tol outside 1e-8..1e-2; for idx out of range, repeated, or
+    both labelled and candidate; and for a budget outside 1..M.
     """
     check_settings(alpha)
+    if not TIE <= tol <= LARGEST_TOL:
+        raise ValueError(f"tol: {tol!r}, expected a number from {TIE} to {LARGEST_TOL}")
     graph = Graph(affinity)
     labeled, candidates = _checked_split(graph.size, labeled, candidates)
     check_budget(budget, len(candidates))
     order = (np.random.default_rng(0) if rng is None else rng).permutation(candidates)
-    return pick_greedily(graph, labeled, order, int(budget), alpha)
+    return pick_greedily(graph, labeled, order, int(budget), alpha, tol)
 
 
 def _checked_split(size: int, labeled: ArrayLike, candidates: ArrayLike | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

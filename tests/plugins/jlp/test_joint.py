@@ -292,6 +292,19 @@ def test_scale_and_node_numbers_do_not_matter(scale, seed):
     assert order[moved].tolist() == picks.tolist()
 
 
+@pytest.mark.parametrize("tol", [1e-8, 1e-4, 1e-2])
+def test_the_tolerance_moves_work_and_no_pick(monkeypatch, tol):
+    graph, refine, limits = affinity(make_features("smooth", 900), 8, mode="sum"), fast_large.refine, []
+    monkeypatch.setattr(fast_greedy, "_LARGE", 500)
+    monkeypatch.setattr(fast_large, "refine", lambda *given: (limits.append(given[4]), refine(*given)))
+    joint_label_propagation(graph, np.arange(30), 120)
+    usual = len(limits)
+    picks = joint_label_propagation(graph, np.arange(30), 120, tol=tol)
+    assert worst_excess(graph, np.arange(30), picks, np.arange(30, 900)) < 1e-7
+    # A tight one solves anew after every few picks, a loose one has near-ties to solve.
+    assert limits[usual] == pytest.approx(tol / 10) and len(limits) > 2 * usual
+
+
 def test_default_rng_and_inputs_left_alone():
     graph = affinity(make_features("smooth", 200), 5)
     before = graph.copy()
@@ -322,6 +335,8 @@ def test_default_rng_and_inputs_left_alone():
         (lambda g: joint_label_propagation(g, [0], 1, candidates=[1, 1]), "candidates: more than once: index 1"),
         (lambda g: joint_label_propagation(g, [0], 1, alpha=1), "alpha: 1, expected"),
         (lambda g: joint_label_propagation(g, [0], 1, alpha=-1), "alpha: -1, expected"),
+        (lambda g: joint_label_propagation(g, [0], 1, tol=0.1), "tol: 0.1, expected a number from 1e-08 to 0.01"),
+        (lambda g: joint_label_propagation(g, [0], 1, tol=float("nan")), "tol: nan, expected"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(call, message):
