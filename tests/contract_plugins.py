@@ -277,10 +277,11 @@ class MadePrior(Prior):
 
     def __init__(self, config=None):
         super().__init__(config)
-        self.asked = []
+        self.asked, self.shown = [], []
 
     def fit(self, view, when):
         self.asked.append((when, view.cycle))
+        self.shown.append(view.labeled)
         if when not in self.config.when:
             return None
         shift = {"start": 0, "step": 3, "end": 5}[when] + view.cycle
@@ -376,6 +377,7 @@ class Curious(FixMatch):
     def train_step(self, x_lb, y_lb, x_ulb_w, x_ulb_s):
         view = self.session.algorithm_view(frozenset({"probs"}))
         self.__dict__.setdefault("sums", []).append(float(view.probs.sum()))
+        self.shown = view.labeled
         return super().train_step(x_lb, y_lb, x_ulb_w, x_ulb_s)
 
 

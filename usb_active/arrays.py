@@ -18,6 +18,22 @@ def blocks(idx: NDArray, width: int) -> Iterator[NDArray]:
     return (idx[at : at + rows] for at in range(0, len(idx), rows))
 
 
+def unit_rows(features: ArrayLike) -> NDArray[np.float32]:
+    """(N, D) rows of length one, computed in double precision; rows of zeros stay zeros."""
+    features = np.asarray(features)
+    out = np.empty(features.shape, dtype=np.float32)
+    for idx in blocks(np.arange(len(features)), features.shape[1]):
+        rows = features[idx[0] : idx[-1] + 1].astype(np.float64)
+        # First by the largest entry, so that no square overflows or vanishes.
+        rows /= _nonzero(np.abs(rows).max(axis=1, keepdims=True))
+        out[idx] = rows / _nonzero(np.linalg.norm(rows, axis=1, keepdims=True))
+    return out
+
+
+def _nonzero(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(lengths > 0, lengths, 1.0)
+
+
 def score_rows(probs: ArrayLike, score: Callable[[NDArray], NDArray]) -> NDArray[np.float64]:
     """Check and score in double precision, by blocks: the pool's probabilities may be a memory map."""
     probs = np.asarray(probs)

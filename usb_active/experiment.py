@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,6 +44,7 @@ class Trainer(Protocol):
     ema_model: torch.nn.Module
     it: int
     num_train_iter: int
+    split: Split
     evaluation: dict[str, float]
     best_test_accuracy: float | None
     elapsed: float
@@ -148,15 +150,13 @@ class Session:
     def _pretrained_features(self) -> np.ndarray | None:
         return self.weights.features(self.view_source())
 
-    def view(self, role: str, cycle: int, stage: str = "", logged: dict[str, float] | None = None) -> PoolView:
+    def view(self, role: str, cycle: int, stage: str = "", **given: Any) -> PoolView:
         """The pool for the plugin of a role; `stage` sets apart the randomness of several calls in one cycle.
 
-        What the plugin logs goes into `logged`, by default the session's.
+        given: what of the source is not as usual.
         """
-        plugin, source = self.plugins[role], self.view_source()
-        if logged is not None:
-            source.metrics = logged
-        return PoolView(source, cycle, f"{role}{stage}", plugin.needs, self._features[role])
+        source = replace(self.view_source(), **given)
+        return PoolView(source, cycle, f"{role}{stage}", self.plugins[role].needs, self._features[role])
 
     def interval_view(self, role: str) -> PoolView:
         """For `on_interval`: the pool and the EMA model in the middle of a training."""
@@ -164,7 +164,8 @@ class Session:
 
     def algorithm_view(self, needs: frozenset[str] = frozenset()) -> PoolView:
         """For algorithms that look at the pool themselves, at any stage of a training."""
-        return PoolView(self.view_source(), self.cycle, f"algorithm@{self.trainer.it}", needs, self._features["algorithm"])
+        source = replace(self.view_source(), held_out=self.trainer.split.validation)
+        return PoolView(source, self.cycle, f"algorithm@{self.trainer.it}", needs, self._features["algorithm"])
 
     # ------------------------------------------------------------------------------------------ query
     def _role(self, cycle: int) -> str:
@@ -429,7 +430,8 @@ class Session:
         logged: dict[str, float] = {}
         # The position of what is drawn, and a part of the table's name.
         position = 0 if when == "end" else iteration
-        if self.prior.fit(self.view("prior", cycle, f"/{when}@{position}", logged), when, self.seed, position):
+        view = self.view("prior", cycle, f"/{when}@{position}", metrics=logged, held_out=self.trainer.split.validation)
+        if self.prior.fit(view, when, self.seed, position):
             self.prior_log.add_table(iteration, when, logged)
         self.logged.update(logged)
 

@@ -14,6 +14,7 @@ from usb_active.artifacts import load_artifact, save_artifact
 from usb_active.errors import UsageError, name_some
 from usb_active.randomness import generator
 from usb_active.run_dir import make_folder
+from usb_active.split import NOBODY
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,11 @@ MEMORY_LIMIT = 256 * 2**20
 
 @dataclass
 class ViewSource:
-    """What a view is made from; built by the core. `model()` gives the EMA network of this moment, or None before any training."""
+    """What a view is made from; built by the core. `model()` gives the EMA network of this moment, or None before any training.
+
+    held_out: (V,) idx whose labels the view does not show: what makes targets for a training (a prior, an algorithm) must not
+    know the labels that the training is judged by.
+    """
 
     dataset: Dataset
     pool: Pool
@@ -42,6 +47,7 @@ class ViewSource:
     pretrained_features: Callable[[], np.ndarray | None]
     metrics: dict[str, float] = field(default_factory=dict)
     pretrained_modules: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+    held_out: np.ndarray = field(default_factory=lambda: NOBODY)
 
 
 class PoolView:
@@ -63,7 +69,7 @@ class PoolView:
         self.num_classes = source.dataset.num_classes
         self.rng = generator(source.seed, cycle, role)
         pool = source.pool
-        self.labeled, self.unlabeled, self.candidates = pool.labeled, pool.unlabeled, pool.candidates
+        self.labeled, self.unlabeled, self.candidates = np.setdiff1d(pool.labeled, source.held_out), pool.unlabeled, pool.candidates
         self.labels = pool.labels[self.labeled]
         for array in (self.labeled, self.unlabeled, self.candidates, self.labels):
             array.setflags(write=False)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csc_matrix
 
 from usb_active.arrays import blocks, named
-from usb_active.faiss_import import import_faiss
+from usb_active.kmeans import kmeans_centres, nearest_centres
 
 # The paper names none of these. Iterations: faiss's own number. Starts: with few clusters single runs end in poor local optima
 # (digits, 10 clusters: the picks cover 8.75 classes after one start and 9.05 after ten); with many it evens out.
@@ -68,16 +68,9 @@ def kmeans(points: NDArray[np.float32], clusters: int, rng: np.random.Generator)
     if rows < len(points):
         sample = points[np.sort(rng.choice(len(points), rows, replace=False))]
     seed = int(rng.integers(2**31 - 1))
-    centres = _train(sample, clusters, None, niter=ITERATIONS, nredo=starts, seed=seed)
-    return nearest(points, _train(points, clusters, centres, niter=REFINEMENTS, seed=seed))
-
-
-def _train(points: NDArray[np.float32], clusters: int, centres: NDArray[np.float32] | None, **options: int) -> NDArray[np.float32]:
-    """(K, D) centres by faiss, on all the rows given."""
-    limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(points)}
-    means = import_faiss().Kmeans(points.shape[1], clusters, **options, **limits)
-    means.train(points, init_centroids=centres)
-    return means.centroids
+    centres = kmeans_centres(sample, clusters, seed, iterations=ITERATIONS, starts=starts)
+    centres = kmeans_centres(points, clusters, seed, iterations=REFINEMENTS, first=centres)
+    return nearest_centres(points, centres)[1]
 
 
 def constrained_kmeans(
@@ -94,7 +87,7 @@ def constrained_kmeans(
     centres = points[np.concatenate([seeds, free])].astype(np.float64)
     assignment = np.full(size, -1)
     for _ in range(ITERATIONS):
-        before, assignment = assignment, nearest(points, centres)
+        before, assignment = assignment, nearest_centres(points, centres)[1]
         assignment[seeds] = np.arange(len(seeds))
         if np.array_equal(before, assignment):
             break
@@ -102,12 +95,6 @@ def constrained_kmeans(
         # A free cluster that has lost its last sample keeps its centre.
         np.divide(sums, counts[:, None], out=centres, where=counts[:, None] > 0)
     return assignment
-
-
-def nearest(points: NDArray[np.float32], centres: ArrayLike) -> NDArray[np.int64]:
-    """(N,) the nearest of the centres (K, D)."""
-    centres = np.ascontiguousarray(centres, dtype=np.float32)
-    return import_faiss().knn(points, centres, 1)[1][:, 0].astype(np.int64)
 
 
 def cluster_sums(

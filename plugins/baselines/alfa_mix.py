@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from usb_active.arrays import blocks, named
+from usb_active.arrays import blocks, named, unit_rows
 from usb_active.distances import checked_pool, kmeans_plus_plus, square_norms
-from usb_active.faiss_import import import_faiss
+from usb_active.kmeans import kmeans_centres, nearest_centres
 
 if TYPE_CHECKING:
     import torch
@@ -111,29 +111,13 @@ def representatives(features: NDArray, idx: NDArray, count: int, rng: np.random.
 
     That of the largest cluster first. k-means of faiss from seeds of k-means++. Fewer when clusters stay empty, as among copies.
     """
-    faiss = import_faiss()
-    rows = np.concatenate([_normalized(features[at]) for at in blocks(idx, features.shape[1])])
-    means = faiss.Kmeans(
-        rows.shape[1], count, niter=_ROUNDS, seed=int(rng.integers(2**31)), min_points_per_centroid=1, max_points_per_centroid=len(rows)
-    )
-    means.train(rows, init_centroids=rows[kmeans_plus_plus(rows, count, rng)])
-    distance, cluster = (found[:, 0] for found in means.index.search(rows, 1))
+    rows = np.concatenate([unit_rows(features[at]) for at in blocks(idx, features.shape[1])])
+    seed, first = int(rng.integers(2**31)), rows[kmeans_plus_plus(rows, count, rng)]
+    distance, cluster = nearest_centres(rows, kmeans_centres(rows, count, seed, iterations=_ROUNDS, first=first))
     # By cluster, and nearest first within it; equal ones stay in the order of the rows.
     by_cluster = np.lexsort((distance, cluster))
     clusters, starts, sizes = np.unique(cluster[by_cluster], return_index=True, return_counts=True)
     return by_cluster[starts[np.argsort(-sizes, kind="stable")]]
-
-
-def _normalized(features: NDArray) -> NDArray[np.float32]:
-    """Rows of length one; zeros stay zeros."""
-    rows = np.asarray(features, dtype=np.float64)
-    # First by the largest entry, so that no square overflows.
-    rows = rows / _nonzero(np.abs(rows).max(axis=1, keepdims=True))
-    return (rows / _nonzero(np.linalg.norm(rows, axis=1, keepdims=True))).astype(np.float32)
-
-
-def _nonzero(values: NDArray) -> NDArray:
-    return np.where(values > 0, values, 1.0)
 
 
 def _inconsistent(changes: Changes, size: int, dim: int, budget: int, epsilon: float) -> tuple[NDArray[np.int64], float]:

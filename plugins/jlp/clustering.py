@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
 from usb_active.arrays import blocks, named
-from usb_active.faiss_import import import_faiss
+from usb_active.kmeans import kmeans_centres, nearest_centres
 
 # A direction whose variance is this small beside the largest holds nothing but rounding; whitening would make it a feature.
 _NOTHING = 1e-10
@@ -52,20 +52,8 @@ def project(features: ArrayLike, dim: int, whiten: bool) -> NDArray[np.float32]:
     return out
 
 
-def normalize(features: ArrayLike) -> NDArray[np.float32]:
-    """(N, D) with rows of length one; rows of zeros stay zeros."""
-    features = np.asarray(features, dtype=np.float32)
-    # First by the largest entry, so that no square overflows or vanishes.
-    peak = np.abs(features).max(axis=1, keepdims=True)
-    rows = features / np.where(peak > 0, peak, 1)
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(length > 0, length, 1)
-
-
 def kmeans(features: ArrayLike, clusters: int, iterations: int, seed: int) -> NDArray[np.int64]:
-    """(N,) the nearest of `clusters` centres in 0 … K−1, after so many iterations of k-means (faiss, on the CPU, all rows).
-
-    A cluster that loses its last sample takes half of a large one; it may end empty all the same, as among equal rows.
+    """(N,) the nearest of `clusters` centres in 0 … K−1, after so many iterations of k-means over all rows. Some may be empty.
 
     Args:
         features: (N, D), finite.
@@ -76,14 +64,9 @@ def kmeans(features: ArrayLike, clusters: int, iterations: int, seed: int) -> ND
         ValueError: another shape, not finite (names the rows), or more clusters than rows.
     """
     features = np.ascontiguousarray(_checked(features), dtype=np.float32)
-    size, dim = features.shape
-    if not 1 <= clusters <= size:
-        raise ValueError(f"clusters: {clusters}; must be 1 to the {size} samples")
-    means = import_faiss().Kmeans(
-        dim, clusters, niter=iterations, seed=seed % 2**31, min_points_per_centroid=1, max_points_per_centroid=size
-    )
-    means.train(features)
-    return means.index.search(features, 1)[1][:, 0].astype(np.int64)
+    if not 1 <= clusters <= len(features):
+        raise ValueError(f"clusters: {clusters}; must be 1 to the {len(features)} samples")
+    return nearest_centres(features, kmeans_centres(features, clusters, seed, iterations=iterations))[1]
 
 
 def without_empty(assignment: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:

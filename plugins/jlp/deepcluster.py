@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import nn
-from usb_active.plugins.jlp.clustering import agreement, kmeans, normalize, project, uniform_sampling, without_empty
+from usb_active.plugins.jlp.clustering import agreement, kmeans, project, uniform_sampling, without_empty
 
+from usb_active.arrays import unit_rows
 from usb_active.datasets import Dataset
 from usb_active.errors import UsageError
 from usb_active.inference import PoolRows, collect, predict, view_loader
@@ -119,7 +120,7 @@ class _Training(EpochTraining):
         config, seed = self.config, position_seed(self.seed, *self.position, "kmeans")
         if config.pca or config.whiten:
             features = project(features, self._dim(features.shape[1]), config.whiten)
-        assignment, found = without_empty(kmeans(normalize(features), self.clusters, config.iterations, seed))
+        assignment, found = without_empty(kmeans(unit_rows(features), self.clusters, config.iterations, seed))
         if found < 2:
             raise UsageError("all samples are in one cluster; their features do not differ")
         return assignment, found

@@ -245,6 +245,17 @@ def test_a_prior_is_updated_after_until_iter(tmp_path):
     assert algorithm.session.plugins["prior"].asked == [("start", 0), *[("step", 0)] * 3, ("end", 0)]
 
 
+def test_labels_that_are_held_out_are_not_shown_to_what_makes_targets(tmp_path):
+    """They would choose a checkpoint by what its training was told."""
+    prior = {"name": "made", "when": ["start", "step"], "until_iter": 1, "then": "update", "update_every": 1}
+    algorithm = train(prepared(tmp_path, "run", prior, algorithm="curious", active={"cycles": 1, "validation": 0.25}))
+    split, session = algorithm.split, algorithm.session
+    assert len(split.validation) == 8 and session.pool.labeled.tolist() == sorted([*split.validation, *split.labeled])
+    *_, last = session.plugins["prior"].shown
+    assert last.tolist() == algorithm.shown.tolist() == split.labeled.tolist()
+    assert [len(shown) for shown in session.plugins["prior"].shown] == [15] * 5 + [22] * 5
+
+
 def test_an_update_that_gives_nothing_keeps_the_table(tmp_path):
     prior = {"name": "made", "table": "one_hot", "until_iter": 1, "then": "update", "update_every": 1}
     _, seen = recorded(prepared(tmp_path, "run", prior, algorithm="fixmatch"))

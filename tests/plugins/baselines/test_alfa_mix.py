@@ -145,11 +145,6 @@ def test_copies_are_represented_once():
     assert {0, 1, 2} == set(picks // 10)
 
 
-def test_rows_are_normalized():
-    rows = np.array([[3e200, 4e200], [0, 0], [3e-200, -4e-200]])
-    np.testing.assert_allclose(A._normalized(rows), [[0.6, 0.8], [0, 0], [0.6, -0.8]], rtol=1e-6)
-
-
 # ------------------------------------------------------------------------------------------ the picks
 @pytest.mark.parametrize("budget", [3, 20, 68])
 def test_inconsistent_samples_come_first(budget):

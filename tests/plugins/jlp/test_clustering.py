@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.metrics import normalized_mutual_info_score
-from usb_active.plugins.jlp.clustering import agreement, kmeans, normalize, project, uniform_sampling, without_empty
+from usb_active.plugins.jlp.clustering import agreement, kmeans, project, uniform_sampling, without_empty
 
 
 def made(size=60, dim=7, seed=0):
@@ -94,16 +94,6 @@ def test_equal_rows_are_an_error(rows):
 def test_project_refuses(features, dim, message):
     with pytest.raises(ValueError, match=message):
         project(features, dim, True)
-
-
-def test_normalize():
-    features = np.array([[3, 4], [0, 0], [-1e30, 0], [0, 1e-30], [3e38, 3e38]], np.float32)
-    half = sqrt(0.5)
-    np.testing.assert_allclose(normalize(features), [[0.6, 0.8], [0, 0], [-1, 0], [0, 1], [half, half]], rtol=1e-6)
-    rows = made()
-    looped = [[value / sqrt(sum(v * v for v in row)) for value in row] for row in rows.astype(float).tolist()]
-    np.testing.assert_allclose(normalize(rows), looped, rtol=1e-5)
-    np.testing.assert_allclose(normalize(5 * rows), normalize(rows), rtol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------------------------- k-means
