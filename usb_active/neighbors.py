@@ -28,6 +28,12 @@ _GPU_NEIGHBORS = 2048
 # Share of the inverted lists that is searched, and the rows that the lists are made from: recall against time.
 _PROBED = 1 / 16
 _TRAINED_PER_LIST = 64
+# faiss's search on a GPU looks through this many lists at most.
+_GPU_LISTS = 2048
+# Cosines in single precision that may be nothing but rounding. An edge of them would make two components one.
+_ROUNDING = 1e-6
+# Similarity to the k-th neighbour from which on it may be a copy.
+_NEARLY_EQUAL = 1 - 1e-5
 
 
 def knn(
@@ -37,15 +43,17 @@ def knn(
 
     features: (N, D), may be a memory map: it is read by blocks. metric: "cosine", similarity in [-1, 1]; or
     "euclidean", similarity = minus the squared distance. A row is never its own neighbour, whatever copies of it
-    there are. Computed in single precision.
+    there are. Of more than k copies each has the next ones in their order, on both sides, going round: so copies that
+    cannot all be neighbours hang together all the same. Computed in single precision.
 
     method: "exact" compares all pairs; "ivf" (faiss's inverted file, Jegou et al. 2011) looks through the sixteenth of
     the pool whose cluster centres are nearest; "auto" is exact up to 100,000 rows (1,000,000 with a GPU). The search
     runs on a GPU where faiss has one. Nothing is drawn: the same features give the same neighbours.
     Memory: one copy of the features in single precision, the result, and blocks.
 
-    Raises ValueError for features that are not finite or, for "cosine", of length zero (naming the rows), for k
-    outside 1..N-1, and for an unknown metric or method.
+    Raises ValueError for features that are not finite, for "cosine" of length zero, for "euclidean" so far from the others
+    that squares leave the range of single precision (naming the rows); for k outside 1..N-1, and for an unknown metric
+    or method.
     """
     _check_choice("metric", metric, METRICS)
     _check_choice("method", method, METHODS)
@@ -60,7 +68,26 @@ def knn(
     neighbors = np.empty((len(features), k), np.int64)
     for idx in blocks(np.arange(len(features)), max(features.shape[1], 64 * k)):
         similarity[idx], neighbors[idx] = _search(index, rows[idx], idx, int(k), metric)
+    _share_out_copies(rows, similarity, neighbors)
     return similarity, neighbors
+
+
+def _share_out_copies(rows: _Rows, similarity: NDArray[np.float32], neighbors: NDArray[np.int64]) -> None:
+    """Neighbours, in place, of rows with more than k exact copies: faiss would give all of them the first ones."""
+    k = neighbors.shape[1]
+    suspects = np.flatnonzero(similarity[:, -1] >= _NEARLY_EQUAL) if rows.metric == "cosine" else np.arange(len(rows))
+    parts = [idx[(rows[idx] == rows[neighbors[idx, -1]]).all(axis=1)] for idx in blocks(suspects, rows.dim)]
+    copies = np.concatenate(parts) if parts else suspects
+    if not len(copies):
+        return
+    order = np.argsort(np.unique(rows[copies], axis=0, return_inverse=True)[1].reshape(-1), kind="stable")
+    same = np.concatenate([[False], (rows[copies[order[1:]]] == rows[copies[order[:-1]]]).all(axis=1)])
+    # One step to either side, two, …; with an odd k one more to the right.
+    steps = np.array([step for size in range(1, k // 2 + 2) for step in (size, -size)])[:k]
+    for group in np.split(copies[order], np.flatnonzero(~same)[1:]):
+        if len(group) > k + 1:
+            neighbors[group] = group[(np.arange(len(group))[:, None] + steps) % len(group)]
+            similarity[group] = 1 if rows.metric == "cosine" else 0
 
 
 def affinity(
@@ -68,7 +95,8 @@ def affinity(
 ) -> sp.csr_array:
     """Symmetric graph of nearest neighbours with weights max(cos, 0)^gamma (Iscen et al. 2019, section 4).
 
-    features: (N, D). Returns W (N, N) in double precision with a zero diagonal. An edge joins i and j when, by `mode`,
+    features: (N, D). Returns W (N, N) in double precision with a zero diagonal. Cosines up to 1e-6 count as zero: in single
+    precision they may be rounding, and would join what is not joined. An edge joins i and j when, by `mode`,
     "mutual": each is among the other's k nearest (reciprocal neighbours, Siméoni et al. 2021, section VI);
     "union": one is among the other's;
     "sum": the same edges as union, but W = A + A^T counts reciprocal ones twice (the public code of both papers, which
@@ -80,7 +108,7 @@ def affinity(
         raise ValueError(f"gamma: {gamma!r}, expected a number above 0")
     similarity, index = knn(features, k, method=method)
     size = len(index)
-    weights = np.maximum(similarity, 0, dtype=np.float64).ravel() ** gamma
+    weights = np.where(similarity > _ROUNDING, similarity, 0).astype(np.float64).ravel() ** gamma
     dtype = np.int32 if index.size < 2**30 else np.int64
     pointers = np.arange(0, index.size + 1, k, dtype=dtype)
     directed = sp.csr_array((weights, index.ravel().astype(dtype), pointers), shape=(size, size))
@@ -134,7 +162,9 @@ class _Rows:
         for idx in blocks(np.arange(len(features)), features.shape[1]):
             rows = self._block(idx)
             self._check(rows, idx)
-            self.mean += rows.sum(axis=0) / len(features)
+            self.mean += (rows / len(features)).sum(axis=0)
+        if metric == "euclidean":
+            self._check_range()
 
     def __len__(self) -> int:
         return len(self.features)
@@ -166,6 +196,13 @@ class _Rows:
         if len(zero) and self.metric == "cosine":
             raise ValueError(f"features: all zero, so without a direction, in {named('row', zero)}")
 
+    def _check_range(self) -> None:
+        limit = math.sqrt(np.finfo(np.float32).max / self.dim) / 4
+        for idx in blocks(np.arange(len(self)), self.dim):
+            far = idx[np.abs(self._block(idx) - self.mean).max(axis=1) > limit]
+            if len(far):
+                raise ValueError(f"features: too far from the mean, squared distances overflow, in {named('row', far)}")
+
 
 def _make_index(rows: _Rows, method: str, count: int) -> Any:
     """A faiss index that holds all rows, for searches of `count` neighbours."""
@@ -176,7 +213,7 @@ def _make_index(rows: _Rows, method: str, count: int) -> Any:
     measure = faiss.METRIC_INNER_PRODUCT if rows.metric == "cosine" else faiss.METRIC_L2
     index = flat = faiss.IndexFlat(rows.dim, measure)
     if method == "ivf":
-        lists = min(max(1, int(4 * math.sqrt(len(rows)))), max(1, len(rows) // 39))
+        lists = min(max(1, int(4 * math.sqrt(len(rows)))), max(1, len(rows) // 39), _GPU_LISTS if gpu else len(rows))
         index = faiss.IndexIVFFlat(flat, rows.dim, lists, measure)
         index.nprobe = max(1, math.ceil(lists * _PROBED))
     if gpu:

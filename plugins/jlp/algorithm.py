@@ -16,10 +16,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from usb_active.plugins.jlp.functional import certainty
 
+from usb_active.arrays import named
 from usb_active.errors import UsageError
 from usb_active.inference import evaluating
 from usb_active.neighbors import affinity
-from usb_active.propagation import diffuse, label_matrix, rows_to_probs
+from usb_active.propagation import WEIGHTINGS, diffuse, label_matrix, left_open, rows_to_probs
 from usb_active.randomness import generator
 from usb_active.sampling import PermutationStream, PositionSampler, SeededRows, make_loader
 from usb_active.usb.bases import AlgorithmBase, Argument, Hook, get_optimizer, str2bool
@@ -43,8 +44,14 @@ class LabelPropagation(AlgorithmBase):
     In cycles (`active_lp`), `epoch` is what the YAML says and `num_train_iter` follows from it, L and U. In USB's own loop both
     are the YAML's, and an epoch is their quotient.
 
-    U is the unlabelled stream: `include_lb_to_ulb: false` keeps the labelled samples out of it, as in the paper.
+    U is the unlabelled stream: `include_lb_to_ulb: false` keeps the labelled samples out of it, as in the paper. In cycles those
+    that are in it are never drawn for a pseudo-label; USB's own loop does not know them there.
     A sample that no label reaches is never drawn. When no sample is reached, or none with any certainty, the epoch is supervised.
+    With fewer than `lp_k` + 1 samples the graph is complete.
+
+    `lp_weighting: class` shares a class's weight among its labels, where Eq. 8 counts labels: see `label_matrix`. It is what the
+    authors' public code does, and matters much when classes have unequal numbers of labels (docs/jlp.md).
+    The supervised epochs too have batches of `lp_labeled`. Weight decay is USB's, which leaves out biases and batch norms.
     """
 
     batch_fields = frozenset({"idx_lb", "x_lb", "y_lb", "idx_ulb", "x_ulb_w", "feats", "hidden"})
@@ -57,7 +64,8 @@ class LabelPropagation(AlgorithmBase):
             raise UsageError(f"lp_supervised_epochs: {args.lp_supervised_epochs}, but there are {args.epoch} epochs in all")
         # USB's rows would bring a strong view that nothing here looks at.
         self.dataset_dict["train_ulb"].alg = "pseudolabel"
-        # Tensors, so that they are in checkpoints: (U,) pseudo-labels and cumulated weights, (L + U, C) the last solution.
+        # Tensors, so that they are in checkpoints: (U,) pseudo-labels and cumulated weights, (L + U, C) the last solution, as a start
+        # for the next, in single precision.
         # None: this epoch is supervised.
         self.pseudo_labels: torch.Tensor | None = None
         self.cumulated_weights: torch.Tensor | None = None
@@ -114,7 +122,9 @@ class LabelPropagation(AlgorithmBase):
         if self.cumulated_weights is None:
             # USB's loop wants a batch of both streams; nothing looks at this one.
             return np.zeros(1, dtype=np.int64)
-        cumulated = self.cumulated_weights.cpu().numpy()
+        # On the CPU from the first; a checkpoint brings it back on the training's device.
+        self.cumulated_weights = self.cumulated_weights.cpu()
+        cumulated = self.cumulated_weights.numpy()
         draws = generator(self.args.seed, self._cycle, "lp", "pseudo-labeled", number).random(self.args.batch_size - self.args.lp_labeled)
         # To the right, so that a draw of exactly zero does not fall on a row without weight.
         return np.searchsorted(cumulated, draws * cumulated[-1], side="right")
@@ -135,21 +145,36 @@ class LabelPropagation(AlgorithmBase):
         labeled, unlabeled = self.dataset_dict["train_lb"], self.dataset_dict["train_ulb"]
         args, targets = self.args, np.asarray(labeled.targets)
         features = np.concatenate([self._features(labeled), self._features(unlabeled)])
+        self._check_features(features)
         weights = affinity(features, min(args.lp_k, len(features) - 1), args.lp_gamma, args.lp_graph)
-        given = label_matrix(len(features), np.arange(len(targets)), targets, self.num_classes)
+        given = label_matrix(len(features), np.arange(len(targets)), targets, self.num_classes, args.lp_weighting)
         start = None if self.solution is None else self.solution.cpu().numpy()
         solution = diffuse(weights, given, args.lp_alpha, TOLERANCE, start)
-        self.solution = torch.from_numpy(solution)
-        probs = rows_to_probs(solution)[len(targets) :]
+        self.solution = torch.from_numpy(solution.astype(np.float32))
+        probs = rows_to_probs(solution, left_open(given, args.lp_alpha, TOLERANCE))[len(targets) :]
         certainties = certainty(probs)
         reached = probs.any(axis=1)
         pseudo_labels = np.where(reached, probs.argmax(axis=1), -1)
         self._log(pseudo_labels, reached)
+        if hasattr(self, "session"):
+            certainties[np.isin(unlabeled.idx, labeled.idx)] = 0
         if certainties.sum() > 0:
             self.pseudo_labels = torch.from_numpy(pseudo_labels).to(self.device)
             self.cumulated_weights = torch.from_numpy(np.cumsum(certainties))
         else:
             logger.warning("lp: no unlabelled sample has a certain label in epoch %d, which is supervised instead", self.epoch)
+
+    def _check_features(self, features: np.ndarray) -> None:
+        """UsageError that names the samples without a direction, or not finite."""
+        for bad, what in ((~np.isfinite(features).all(axis=1), "not finite"), (~features.any(axis=1), "all zero, so without a direction,")):
+            rows = np.flatnonzero(bad)
+            if not len(rows):
+                continue
+            of = f"row {rows[0]} of the labelled and unlabelled samples"
+            if hasattr(self, "session"):
+                idx = np.concatenate([self.dataset_dict[name].idx for name in ("train_lb", "train_ulb")])
+                of = named("sample", np.unique(idx[rows]))
+            raise UsageError(f"lp: epoch {self.epoch}: features: {what} for {of}; a smaller lr may help")
 
     def _features(self, stream: Dataset) -> np.ndarray:
         """(rows, D) float32 of the live model: eval mode, no augmentation."""
@@ -167,8 +192,8 @@ class LabelPropagation(AlgorithmBase):
         return lambda image: transform(Image.fromarray(image) if isinstance(image, np.ndarray) else image)
 
     def _log(self, labels: np.ndarray, reached: np.ndarray) -> None:
-        """The share of samples that labels reach, and the accuracy among them where the truth is known."""
-        values = {"lp_reached": float(reached.mean())}
+        """The share of samples that labels reach, how many classes they get, and the accuracy where the truth is known."""
+        values = {"lp_reached": float(reached.mean()), "lp_classes": float(len(np.unique(labels[reached])))}
 
         def compare(truth: np.ndarray) -> None:
             known = reached & (truth >= 0)
@@ -221,6 +246,7 @@ class LabelPropagation(AlgorithmBase):
             Argument("--lp_gamma", float, 3.0, "exponent of the similarity", valid="(0, inf)"),
             Argument("--lp_graph", str, "mutual", "which neighbours are joined", valid=("mutual", "union", "sum")),
             Argument("--lp_alpha", float, 0.99, "how far labels go", valid="[0, 1)"),
+            Argument("--lp_weighting", str, "label", "what counts alike: every label (the paper), or every class", valid=WEIGHTINGS),
         ]
 
 

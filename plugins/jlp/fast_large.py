@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from usb_active.plugins.jlp.fast_block import BlockSolver
-from usb_active.plugins.jlp.fast_moderate import TAKEN, first_of_lowest
+from usb_active.plugins.jlp.fast_moderate import FLOOR, TAKEN, first_of_lowest
 
 from usb_active.propagation.cg import Trace, refine
 from usb_active.propagation.graph import Part
@@ -13,7 +13,9 @@ from usb_active.propagation.kernels import WIDTH, greedy_ahead
 
 # Residual, relative, of the similarities between blocks, as a share of the tolerance; and when two of them are close.
 _SETTLED = 0.1
-_EXACT = 1e-11
+_EXACT = 1e-12
+# The lowest is close to others in any case when it is this small beside the mean: between blocks it is not known well enough.
+_FAINT = 1e-3
 # Nodes among which picks are guessed and replayed: at least, and as a share of all.
 _SHORT_LIST = 4096
 _SHORT_SHARE = 1 / 8
@@ -25,7 +27,8 @@ class Large:
     """The greedy in a large component. rank: (N,), TAKEN where a node cannot be picked.
 
     h: (N,) similarities, but for the `recent` picks. near: (S,) nodes with the lowest; values: (S,) their similarities to
-    all, inf if taken. All other nodes lie above `limit`, and stay there, since similarities only grow.
+    all, inf if taken. All other nodes lie above `limit`, and stay there, since similarities only grow. Below `faint` they are
+    solved for to rounding.
     blocks: columns (N, WIDTH) of single precision; column: where those of a node stand in near_columns (S, _BLOCKS * WIDTH).
     """
 
@@ -49,18 +52,18 @@ class Large:
         self._list_nearest()
 
     def lowest(self) -> tuple[float, int] | None:
-        """(value, node), or None when there is nothing left."""
+        """(value, at least FLOOR, and node), or None when there is nothing left."""
         if not self.free.any():
             return None
         while True:
-            best = self.values.min()
+            best = max(self.values.min(), FLOOR)
             if best * (1 + self.tol) >= self.limit:
                 self._settle(self.settled)
-            elif not self.exact and np.count_nonzero(self.values <= best * (1 + self.tol)) > 1:
+            elif not self.exact and (best < self.faint or np.count_nonzero(self.values <= best * (1 + self.tol)) > 1):
                 self.make_exact()
             else:
                 at = first_of_lowest(self.values, self.rank[self.near])
-                return float(self.values[at]), int(self.near[at])
+                return max(float(self.values[at]), FLOOR), int(self.near[at])
 
     def add(self, node: int) -> None:
         """Pick a node among the lowest."""
@@ -95,10 +98,11 @@ class Large:
         self._list_nearest()
 
     def _list_nearest(self) -> None:
+        self.faint = _FAINT * self.h.mean()
         values = np.where(self.free, self.h, np.inf)
         count = max(_SHORT_LIST, int(_SHORT_SHARE * len(values)))
         # Close values stay together, else the lowest of the list might have an equal outside.
-        last = np.partition(values, count - 1)[count - 1] * (1 + self.tol) if count < len(values) else np.inf
+        last = max(np.partition(values, count - 1)[count - 1], FLOOR) * (1 + self.tol) if count < len(values) else np.inf
         inside = values <= last
         self.limit = values[~inside].min(initial=np.inf)
         self.near = np.flatnonzero(inside & self.free)

@@ -14,13 +14,15 @@ from usb_active.propagation.kernels import solve_vector
 TAKEN = np.iinfo(np.int64).max
 # Values closer than this, relative, are equal, and the rank decides.
 TIE = 1e-8
+# Values below this are equal too: what a labelled node has of itself is above 1, and solving leaves about a tenth of this open.
+FLOOR = 1e-9
 # Residual of an exact solve, relative.
 EXACT = 1e-12
 
 
 def first_of_lowest(values: NDArray, rank: NDArray) -> int:
     """Position of the lowest of `values` (S,), by `rank` among equals."""
-    equal = np.flatnonzero(values <= values.min() * (1 + TIE))
+    equal = np.flatnonzero(values <= max(values.min(), FLOOR) * (1 + TIE))
     return int(equal[np.argmin(rank[equal])])
 
 
@@ -44,11 +46,11 @@ class Moderate:
             self._add(np.array([node]))
 
     def lowest(self) -> tuple[float, int] | None:
-        """(value, node), or None when there is nothing left."""
+        """(value, at least FLOOR, and node), or None when there is nothing left."""
         if not self.left:
             return None
         node = first_of_lowest(self.values, self.rank)
-        return float(self.values[node]), node
+        return max(float(self.values[node]), FLOOR), node
 
     def _add(self, sources: NDArray) -> None:
         y = np.zeros(len(self.part))

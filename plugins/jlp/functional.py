@@ -18,13 +18,13 @@ from usb_active.plugins.jlp.fast_greedy import pick_greedily
 from usb_active.plugins.jlp.fast_moderate import TIE
 
 from usb_active.arrays import SUM_TOLERANCE, check_budget, check_range, checked_idx, named
-from usb_active.propagation import check_settings, diffuse, label_matrix, propagate, rows_to_probs
+from usb_active.propagation import check_settings, diffuse, label_matrix, left_open, propagate, rows_to_probs
 from usb_active.propagation.graph import Graph
 
 # Beyond it, most of a block would be solved for one by one.
 LARGEST_TOL = 1e-2
 
-__all__ = ["certainty", "diffuse", "joint_label_propagation", "label_matrix", "propagate", "rows_to_probs"]
+__all__ = ["certainty", "diffuse", "joint_label_propagation", "label_matrix", "left_open", "propagate", "rows_to_probs"]
 
 
 def certainty(probs: ArrayLike) -> NDArray[np.float64]:
@@ -68,8 +68,9 @@ def joint_label_propagation(
     that, are then solved for to rounding. It moves work, not picks.
 
     Exact: the picks are those of solving anew, in double precision, for every pick. Values closer than 1e-8, relative, are
-    equal, and the one that stands first in `rng.permutation(candidates)` is picked, by default of `default_rng(0)`. So it
-    is with nodes that no label reaches: their similarity is zero, they come first, one in each component of the graph.
+    equal, and so are all below (1 - alpha) 1e-9, where a solution is little but rounding; of equals the one that stands first in
+    `rng.permutation(candidates)` is picked, by default of `default_rng(0)`. So it is with nodes that no label
+    reaches: their similarity is zero, they come first, one in each component of the graph.
     How it is fast: see `fast_greedy`. Memory: a few copies of the graph, and for large components about 2 kB a node.
 
     Raises ValueError for affinity and alpha as `diffuse`; for tol outside 1e-8..1e-2; for idx out of range, repeated, or

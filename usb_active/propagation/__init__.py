@@ -11,10 +11,14 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
 from usb_active.arrays import check_range, checked_idx, named
+from usb_active.errors import nearest
 from usb_active.propagation.cg import solve
 from usb_active.propagation.graph import Graph
 
-__all__ = ["check_settings", "diffuse", "label_matrix", "propagate", "rows_to_probs"]
+__all__ = ["WEIGHTINGS", "check_settings", "diffuse", "label_matrix", "left_open", "propagate", "rows_to_probs"]
+
+# How much a label counts: each alike, or the classes alike.
+WEIGHTINGS = ("label", "class")
 
 
 def propagate(
@@ -25,16 +29,19 @@ def propagate(
     alpha: float = 0.99,
     tol: float = 1e-6,
     start: ArrayLike | None = None,
+    weighting: str = "label",
 ) -> NDArray[np.float64]:
     """Class probabilities of all nodes from the labels of some (Siméoni et al. 2021, equations 8 and 9 with eta).
 
     labeled: (L,) idx; labels: (L,) in 0..C-1, of those. Returns (N, C): rows sum to one, but are zero for nodes that no
-    label reaches (another component of the graph). A class without labels is a zero column.
-    alpha, tol, start: as in `diffuse`. Values below zero, which rounding leaves, are clipped.
+    label reaches: of another component of the graph, or so far that less arrives than `tol` leaves open. A class without
+    labels is a zero column.
+    alpha, tol, start: as in `diffuse`. weighting: as in `label_matrix`. Values below zero, which rounding leaves, are clipped.
     Raises ValueError for all of `diffuse`, and for idx or labels out of range, repeated, or of different lengths.
     """
     graph = Graph(affinity)
-    return rows_to_probs(_diffuse(graph, label_matrix(graph.size, labeled, labels, num_classes), alpha, tol, start))
+    sources = label_matrix(graph.size, labeled, labels, num_classes, weighting)
+    return rows_to_probs(_diffuse(graph, sources, alpha, tol, start), left_open(sources, alpha, tol))
 
 
 def diffuse(
@@ -65,8 +72,17 @@ def _diffuse(graph: Graph, sources: ArrayLike, alpha: float, tol: float, start: 
     return solve(graph, (1 - alpha) * sources, alpha, tol, start)
 
 
-def label_matrix(size: int, labeled: ArrayLike, labels: ArrayLike, num_classes: int) -> NDArray[np.float64]:
-    """Y (N, C): one-hot rows for the labelled, zero rows for the others (equation 8 there)."""
+def label_matrix(
+    size: int, labeled: ArrayLike, labels: ArrayLike, num_classes: int, weighting: str = "label"
+) -> NDArray[np.float64]:
+    """Y (N, C): one-hot rows for the labelled, zero rows for the others (equation 8 there).
+
+    weighting: "label", every label is a one, as in equation 8: a class counts as much as it has labels, and far from all
+    labels, where that is all that counts, the largest class wins. "class": the labels of a class share a one (the public
+    code of the authors, `y_pooling='mean'`).
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting: {weighting!r}{nearest(weighting, WEIGHTINGS)}")
     labeled = checked_idx("labeled", labeled)
     check_range("labeled", labeled, size, "affinity")
     labels = np.asarray(labels)
@@ -79,14 +95,19 @@ def label_matrix(size: int, labeled: ArrayLike, labels: ArrayLike, num_classes: 
         raise ValueError(f"labels: {bad[0]} is outside 0..{num_classes - 1}")
     matrix = np.zeros((size, num_classes))
     matrix[labeled, labels.astype(np.int64)] = 1
-    return matrix
+    return matrix / np.maximum(matrix.sum(axis=0), 1) if weighting == "class" else matrix
 
 
-def rows_to_probs(h: NDArray[np.float64]) -> NDArray[np.float64]:
-    """eta: rows of h (N, C) divided by their sums, values below zero clipped; rows without a positive value stay zero."""
+def left_open(sources: NDArray[np.float64], alpha: float, tol: float) -> float:
+    """The largest residual that `diffuse` leaves in a column: what is not above it is not known to be there."""
+    return (1 - alpha) * tol * float(np.linalg.norm(sources, axis=0).max(initial=0))
+
+
+def rows_to_probs(h: NDArray[np.float64], least: float = 0.0) -> NDArray[np.float64]:
+    """eta: rows of h (N, C) divided by their sums, values below zero clipped; rows whose sum is not above `least` are zero."""
     h = np.maximum(h, 0)
     sums = h.sum(axis=1, keepdims=True)
-    return np.divide(h, sums, out=np.zeros_like(h), where=sums > 0)
+    return np.divide(h, sums, out=np.zeros_like(h), where=sums > least)
 
 
 def check_settings(alpha: float, tol: float = 1e-6) -> None:

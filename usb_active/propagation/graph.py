@@ -67,15 +67,17 @@ class Part:
 
 
 def checked_affinity(affinity: sp.sparray | sp.spmatrix) -> sp.csr_array:
-    """CSR with sorted indices. ValueError unless square, symmetric, finite, non-negative, with a zero diagonal."""
+    """CSR with sorted indices. ValueError unless square, symmetric, finite (its row sums too), non-negative, with a zero diagonal."""
     if not sp.issparse(affinity):
         raise ValueError(f"affinity: expected a scipy sparse array, got {type(affinity).__name__}")
     if affinity.ndim != 2 or affinity.shape[0] != affinity.shape[1] or not affinity.shape[0]:
         raise ValueError(f"affinity: expected shape (N, N), got {affinity.shape}")
     graph = sp.csr_array(affinity)
-    if not graph.has_canonical_format:
+    if not graph.has_canonical_format or not graph.data.all():
         graph = graph.copy()
         graph.sum_duplicates()
+        # A stored zero is no edge, but would be one to scipy's search for components.
+        graph.eliminate_zeros()
     _check_weights(graph)
     row, column = find_asymmetry(graph.indptr, graph.indices, graph.data, _SYMMETRY * graph.data.max(initial=0))
     if row >= 0:
@@ -91,6 +93,10 @@ def _check_weights(graph: sp.csr_array) -> None:
             at = int(np.argmax(bad))
             row = int(np.searchsorted(graph.indptr, at, side="right")) - 1
             raise ValueError(f"affinity: {what}: [{row}, {graph.indices[at]}] is {graph.data[at]}")
+    with np.errstate(over="ignore"):
+        overflowing = np.flatnonzero(~np.isfinite(graph.sum(axis=1)))
+    if len(overflowing):
+        raise ValueError(f"affinity: the sum of row {overflowing[0]} is not finite")
     diagonal = np.flatnonzero(graph.diagonal())
     if len(diagonal):
         raise ValueError(f"affinity: the diagonal must be zero, is {graph[diagonal[0], diagonal[0]]:.6g} for node {diagonal[0]}")

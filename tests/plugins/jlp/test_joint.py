@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from usb_active.plugins.jlp import fast_block, fast_coarse, fast_greedy, fast_large
+from usb_active.plugins.jlp.fast_moderate import FLOOR
 from usb_active.plugins.jlp.functional import joint_label_propagation
 
 from usb_active.neighbors import MODES, affinity
@@ -43,14 +44,14 @@ def similarities(graph: sp.csr_array, alpha: float) -> np.ndarray:
 
 
 def worst_excess(graph: sp.csr_array, labeled, picks, candidates, alpha: float = 0.99) -> float:
-    """By how much, relative, a pick was ever above the minimum of the dense solution for all sources before it."""
+    """By how much, relative, a pick was ever above the minimum of the dense solution for all sources before it; small ones are equal."""
     solution = similarities(graph, alpha)
     h, free, worst = solution[:, labeled].sum(axis=1), np.zeros(len(solution), bool), 0.0
     free[candidates] = True
     for node in picks:
         assert free[node]
         lowest = h[free].min()
-        worst = max(worst, (h[node] - lowest) / (lowest or 1e-300))
+        worst = max(worst, (h[node] - max(lowest, FLOOR)) / max(lowest, FLOOR))
         free[node] = False
         h = h + solution[:, node]
     return worst
@@ -97,6 +98,35 @@ def test_both_paths_are_the_dense_loop_on_neighbour_graphs(monkeypatch, kind, mo
     guessed = joint_label_propagation(graph, labeled, 250, candidates=candidates)
     assert guessed.tolist() == plain.tolist()
     assert worst_excess(graph, labeled, plain, candidates) < 1e-7
+
+
+def ring(n: int, reach: int) -> sp.csr_array:
+    """Every node joined to the `reach` next ones on both sides: similarities fall by factors beyond what solving can tell."""
+    offsets = [offset for step in range(1, reach + 1) for offset in (step, -step, n - step, step - n)]
+    return sp.diags_array([1.0] * len(offsets), offsets=offsets, shape=(n, n)).tocsr()
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("graph", [ring(700, 1), ring(700, 4), sp.diags_array([1.0, 1.0], offsets=[1, -1], shape=(500, 500)).tocsr()])
+def test_what_is_far_beyond_the_reach_of_solving_is_as_good_as_unreached(monkeypatch, graph, large):
+    if large:
+        monkeypatch.setattr(fast_greedy, "_LARGE", -1)
+        monkeypatch.setattr(fast_greedy, "_WORTH_A_BLOCK", 0)
+        monkeypatch.setattr(fast_large, "_SHORT_LIST", 100)
+    picks = joint_label_propagation(graph, [0], 60)
+    assert len(set(picks.tolist())) == 60
+    # Of values just above the floor, solving knows three digits.
+    assert worst_excess(graph, [0], picks, np.arange(1, graph.shape[0])) < 2e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clusters_that_nothing_but_rounding_joins(seed):
+    """Nearly orthogonal ones, smaller than k: those of a trained network. Nine have a label; the picks begin in the tenth."""
+    rng = np.random.default_rng(seed)
+    classes = np.arange(300) % 10
+    graph = affinity(np.eye(10)[classes] + 1e-6 * np.abs(rng.standard_normal((300, 10))), 50)
+    picks = joint_label_propagation(graph, np.arange(9), 30)
+    assert classes[picks[0]] == 9 and worst_excess(graph, np.arange(9), picks, np.arange(9, 300)) < 1e-7
 
 
 def test_guessing_is_used_and_saves_solves(monkeypatch):
@@ -305,6 +335,13 @@ def test_the_tolerance_moves_work_and_no_pick(monkeypatch, tol):
     assert limits[usual] == pytest.approx(tol / 10) and len(limits) > 2 * usual
 
 
+def test_a_stored_zero_is_no_edge():
+    two = sp.block_diag([complete_graph(4), complete_graph(4)]).tolil()
+    joined = two.tocoo()
+    stored = sp.coo_array((np.append(joined.data, [0, 0]), (np.append(joined.row, [0, 7]), np.append(joined.col, [7, 0]))), (8, 8))
+    assert joint_label_propagation(stored.tocsr(), [0], 7).tolist() == joint_label_propagation(two.tocsr(), [0], 7).tolist()
+
+
 def test_default_rng_and_inputs_left_alone():
     graph = affinity(make_features("smooth", 200), 5)
     before = graph.copy()
@@ -323,6 +360,7 @@ def test_default_rng_and_inputs_left_alone():
         (lambda g: joint_label_propagation(-g, [0], 1), r"affinity: negative: \[0, 1\] is -1"),
         (lambda g: joint_label_propagation(sp.triu(g), [0], 1), r"affinity: not symmetric: \[0, 1\] is 1, \[1, 0\] is 0"),
         (lambda g: joint_label_propagation(g * np.inf, [0], 1), "affinity: not finite"),
+        (lambda g: joint_label_propagation(g * 1e308, [0], 1), "affinity: the sum of row 0 is not finite"),
         (lambda g: joint_label_propagation(g + sp.eye_array(5), [0], 1), "affinity: the diagonal must be zero"),
         (lambda g: joint_label_propagation(g, [0], 5), "budget: 5, expected an integer from 1 to the 4 candidates"),
         (lambda g: joint_label_propagation(g, [0], 3, candidates=[1, 2]), "budget: 3, expected an integer from 1 to the 2"),
