@@ -47,6 +47,41 @@ def test_a_row_is_not_its_own_neighbour_even_among_copies(metric, method, k):
     assert np.allclose(similarity[5:45, :3], 1 if metric == "cosine" else 0, atol=1e-5)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("k", [4, 5])
+def test_more_copies_than_neighbours_hang_together(metric, k):
+    """By the order of their numbers, on both sides, going round; one more to the right when k is odd."""
+    features = make_features()
+    copies = np.array([3, 10, 11, 20, 30, 31, 40, 59])
+    features[copies] = features[3]
+    similarity, index = knn(features, k, metric=metric)
+    for place, row in enumerate(copies):
+        steps = [1, -1, 2, -2, 3][:k]
+        assert index[row].tolist() == [copies[(place + step) % 8] for step in steps]
+    assert np.array_equal(similarity[copies], np.full((8, k), 1.0 if metric == "cosine" else 0.0))
+    others = np.setdiff1d(np.arange(60), copies)
+    expected = all_similarities(features, metric)
+    np.fill_diagonal(expected, -np.inf)
+    assert np.allclose(similarity[others], -np.sort(-expected, axis=1)[others, :k], atol=1e-5)
+    if metric == "cosine":
+        assert sp.csgraph.connected_components(affinity(features[copies], k))[0] == 1
+
+
+@pytest.mark.parametrize("k", [4, 7])
+def test_as_many_copies_as_neighbours_and_one_are_all_neighbours(k):
+    features = make_features()
+    copies = np.arange(0, 2 * (k + 1), 2)
+    features[copies] = features[0]
+    index = knn(features, k)[1]
+    assert all(sorted([row, *index[row].tolist()]) == copies.tolist() for row in copies)
+
+
+def test_cosines_that_may_be_rounding_are_no_edges():
+    features = np.eye(4)[np.arange(40) % 4] + 1e-8 * np.abs(make_features(40, 4))
+    graph = affinity(features, 20)
+    assert sp.csgraph.connected_components(graph)[0] == 4 and graph.data.min() > 0.99
+
+
 def test_euclidean_neighbours_far_from_the_origin():
     features = make_features()
     assert np.array_equal(knn(features + 1e5, 5, metric="euclidean")[1], knn(features, 5, metric="euclidean")[1])

@@ -35,6 +35,7 @@ FREE_KEYS = (
     "dataset.class_names",
     "active.cycles",
     "active.keep",
+    "active.pretrain.num_workers",
     "active.fast_hooks",
     "active.oracle.accept_partial",
 )

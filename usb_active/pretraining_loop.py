@@ -36,7 +36,7 @@ class EpochTraining:
     `scratch/<name>.jsonl` has a line for each epoch, `scratch/<name>.pth` the state after the last.
 
     Args:
-        name: the plugin's. config: its keys, `epochs` and `lr` among them.
+        name: the plugin's. config: its keys, `epochs` and `lr` among them; `num_workers` may differ when a run goes on.
         begun_with: what else must be the same when a run goes on.
     """
 
@@ -48,7 +48,7 @@ class EpochTraining:
         self.name, self.config, self.net, self.dataset, self.seed, self.device = name, config, net, dataset, seed, device
         self.epoch = 0
         self.log: list[dict[str, Any]] = []
-        self._begun_with = {**config.model_dump(), "number of samples": len(dataset), "seed": seed, **begun_with}
+        self._begun_with = {**config.model_dump(exclude={"num_workers"}), "number of samples": len(dataset), "seed": seed, **begun_with}
 
     @property
     def who(self) -> str:

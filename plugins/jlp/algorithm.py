@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from itertools import count
 from math import ceil, cos, pi
 from typing import Any
 
@@ -52,6 +53,7 @@ class LabelPropagation(AlgorithmBase):
     `lp_weighting: class` shares a class's weight among its labels, where Eq. 8 counts labels: see `label_matrix`. It is what the
     authors' public code does, and matters much when classes have unequal numbers of labels (docs/jlp.md).
     The supervised epochs too have batches of `lp_labeled`. Weight decay is USB's, which leaves out biases and batch norms.
+    USB's `uratio`, `ulb_loss_ratio`, `use_cat` and `num_warmup_iter` have no part in it.
     """
 
     batch_fields = frozenset({"idx_lb", "x_lb", "y_lb", "idx_ulb", "x_ulb_w", "feats", "hidden"})
@@ -73,6 +75,16 @@ class LabelPropagation(AlgorithmBase):
         self._labeled_batches = PermutationStream(
             len(self.dataset_dict["train_lb"]), self._labeled_per_batch(), args.seed, self._cycle, "lp", "labeled"
         )
+
+    def _warn_of_two_kinds_of_pseudo_labels(self) -> None:
+        asks = self.session.plugins.get("acquisition") if hasattr(self, "session") else None
+        if self.args.lp_semi and hasattr(asks, "pseudo_labels"):
+            logger.warning(f"lp: pseudo-labels of '{asks.name}' join the labelled samples; the paper does not combine them with SEMI")
+
+    @property
+    def unused_fields(self) -> tuple[str, ...]:
+        """What is loaded, since USB's loop wants a batch of both streams, and not trained on in a supervised epoch."""
+        return ("idx_ulb", "x_ulb_w") if self.pseudo_labels is None else ()
 
     @property
     def _cycle(self) -> int:
@@ -108,19 +120,17 @@ class LabelPropagation(AlgorithmBase):
     def make_sampler(self, split: str, epoch: int, start: int) -> Iterator[np.ndarray]:
         """Batches of dataset indices, for the core."""
         idx = self.dataset_dict[f"train_{split}"].idx
-        return (idx[rows] for rows in self._batches(split, epoch * self.num_iter_per_epoch + start))
+        batch = self._batch(split)
+        return (idx[batch(number)] for number in count(epoch * self.num_iter_per_epoch + start))
 
-    def _batches(self, split: str, number: int) -> Iterator[np.ndarray]:
-        """Rows of the stream, from batch `number` of the training on; each depends on its number alone."""
-        batch = self._labeled_batches.batch if split == "lb" else self.pseudo_labeled_batch
-        while True:
-            yield batch(number)
-            number += 1
+    def _batch(self, split: str) -> Callable[[int], np.ndarray]:
+        """Number of a batch of the training → rows of the stream."""
+        return self._labeled_batches.batch if split == "lb" else self.pseudo_labeled_batch
 
     def pseudo_labeled_batch(self, number: int) -> np.ndarray:
         """Rows of the unlabelled stream, drawn with replacement by weight."""
         if self.cumulated_weights is None:
-            # USB's loop wants a batch of both streams; nothing looks at this one.
+            # Nothing looks at this one: see `unused_fields`.
             return np.zeros(1, dtype=np.int64)
         # On the CPU from the first; a checkpoint brings it back on the training's device.
         self.cumulated_weights = self.cumulated_weights.cpu()
@@ -134,6 +144,8 @@ class LabelPropagation(AlgorithmBase):
         """Pseudo-labels and weights from the features as they are now."""
         if not hasattr(self, "session"):
             self._replace_loaders()
+        if self._cycle == self.it == 0:
+            self._warn_of_two_kinds_of_pseudo_labels()
         # A checkpoint in the middle of an epoch holds what the epoch began with.
         if self.it > self.epoch * self.num_iter_per_epoch:
             return
@@ -213,9 +225,9 @@ class LabelPropagation(AlgorithmBase):
     def _replace_loaders(self) -> None:
         """In USB's own loop: its loaders draw uniformly, and keep their own count of epochs."""
         for name in ("train_lb", "train_ulb"):
-            batch, rows = self._batches(name.partition("_")[2], self.it), self.dataset_dict[name]
+            batch, rows = self._batch(name.partition("_")[2]), self.dataset_dict[name]
             last = (self.epoch + 1) * self.num_iter_per_epoch
-            sampler = PositionSampler(lambda number, batch=batch: next(batch), lambda: self.it, lambda last=last: last)
+            sampler = PositionSampler(batch, lambda: self.it, lambda last=last: last)
             self.loader_dict[name] = make_loader(SeededRows(rows, self.args.seed, "lp", name), sampler, self.args.num_workers, None)
 
     # ------------------------------------------------------------------------------------------ a step

@@ -15,6 +15,7 @@ from usb_active.kmeans import kmeans_centres, nearest_centres
 
 # A direction whose variance is this small beside the largest holds nothing but rounding; whitening would make it a feature.
 _NOTHING = 1e-10
+_LARGEST = 1e16
 
 
 def project(features: ArrayLike, dim: int, whiten: bool) -> NDArray[np.float32]:
@@ -138,4 +139,7 @@ def _checked(features: ArrayLike) -> NDArray:
     bad = np.concatenate([rows[~np.isfinite(features[rows]).all(axis=1)] for rows in blocks(np.arange(len(features)), features.shape[1])])
     if len(bad):
         raise ValueError(f"features: not finite in {named('row', bad)}")
+    far = np.flatnonzero(np.abs(features).max(axis=1) > _LARGEST)
+    if len(far):
+        raise ValueError(f"features: above {_LARGEST:.0e}, so that squares overflow in single precision, in {named('row', far)}")
     return features

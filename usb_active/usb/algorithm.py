@@ -269,7 +269,10 @@ class ActiveMixin(DeviceMixin):
         try:
             out_dict, log_dict = super().train_step(**inputs)
             shown = self._observers or self._loss_adders
-            batch = self._capture.batch(self.cycle, self.it, self._loaded, inputs, out_dict.get("feat")) if shown else None
+            batch = None
+            if shown:
+                unused = getattr(self, "unused_fields", ())
+                batch = self._capture.batch(self.cycle, self.it, self._loaded, inputs, out_dict.get("feat"), unused)
         finally:
             self._capture.close()
             self.prior_seam.close()

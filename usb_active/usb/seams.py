@@ -129,8 +129,10 @@ class StepCapture:
 
         return watched
 
-    def batch(self, cycle: int, iteration: int, loaded: Mapping[str, Any], inputs: Mapping[str, Any], feats: Any) -> TrainBatch:
-        """What was seen. `loaded`: the loaders' batch with dataset indices; `inputs`: on the device."""
+    def batch(
+        self, cycle: int, iteration: int, loaded: Mapping[str, Any], inputs: Mapping[str, Any], feats: Any, unused: Iterable[str] = ()
+    ) -> TrainBatch:
+        """What was seen. `loaded`: the loaders' batch with dataset indices; `inputs`: on the device; `unused`: what is shown empty."""
         probs_weak = self._probs_weak
         if probs_weak is None and self._logits_weak is not None:
             probs_weak = torch.softmax(self._logits_weak.float(), dim=-1)
@@ -145,6 +147,7 @@ class StepCapture:
             "feats": _as_float(feats),
             "hidden": _as_float(self._hidden),
         }
+        values.update({name: values[name][:0] for name in unused})
         return TrainBatch(cycle, iteration, **{name: value for name, value in values.items() if name in self.fields})
 
 

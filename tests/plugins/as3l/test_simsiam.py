@@ -395,6 +395,11 @@ def small_cnn_kept():
         return small_cnn(10, 8, 1, width=4)
 
 
+def test_a_run_may_go_on_with_another_number_of_processes(tmp_path):
+    one = pretrain(tmp_path)
+    assert equal(pretrain(tmp_path, num_workers=1), one)
+
+
 def test_what_was_begun_otherwise_is_refused(tmp_path):
     pretrain(tmp_path)
     path = tmp_path / "simsiam.pth"

@@ -15,9 +15,11 @@ class TestJointLabelPropagation(AcquisitionContract):
     # Enough neighbours for a graph of one component: in others, what no label reaches is drawn.
     config = {"k": 40}
 
-    def test_picks_are_those_of_solving_anew_for_every_pick(self, world):
+    @pytest.mark.parametrize("graph, gamma, alpha", [("mutual", 3.0, 0.99), ("sum", 1.0, 0.6)])
+    def test_picks_are_those_of_solving_anew_for_every_pick(self, world, monkeypatch, graph, gamma, alpha):
+        monkeypatch.setattr(type(self), "config", {"k": 40, "graph": graph, "gamma": gamma, "alpha": alpha})
         view = self.view(world, self.plugin())
-        system = np.eye(60) - 0.99 * normalize(affinity(view.features, 40)).toarray()
+        system = np.eye(60) - alpha * normalize(affinity(view.features, 40, gamma, graph)).toarray()
         labeled, expected = list(view.labeled), []
         for _ in range(6):
             reached = np.linalg.solve(system, np.isin(np.arange(60), labeled).astype(float))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from math import ceil, cos, pi
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from killer import KILLED, assert_same_end, finish, run
+from killer import KILLED, assert_same_end, directory, finish, run
 from run_helpers import config_of, settings, train
-from usb_active.plugins.jlp.functional import certainty, propagate
+from usb_active.plugins.jlp.functional import certainty, diffuse, propagate
 
 from usb_active.errors import UsageError
 from usb_active.neighbors import affinity
@@ -22,6 +23,7 @@ LP = {
 }  # fmt: skip
 BLOCK = {"initial": {"name": "balanced", "size": 20}, "acquisition": {"name": "random"}}
 POOL = 1343
+CONTRACT_PLUGINS = [str(Path(__file__).resolve().parents[2] / "contract_plugins.py")]
 
 
 def lp(tmp_path, name="run", /, active=None, **usb):
@@ -106,10 +108,9 @@ def test_accuracy_of_the_propagated_labels_is_in_the_metrics(trained):
     algorithm, seen = trained
     line = algorithm.session.run_dir.metrics()[1]["log"]
     unlabeled = algorithm.session.dataset.targets[algorithm.dataset_dict["train_ulb"].idx]
-    reached = line["lp_reached"]
-    assert 0 < reached <= 1
-    if reached == 1:
-        assert line["lp_accuracy"] == pytest.approx((seen[-1].pseudo.numpy() == unlabeled).mean())
+    pseudo = seen[-1].pseudo.numpy()
+    assert line["lp_reached"] == pytest.approx((pseudo >= 0).mean()) and line["lp_classes"] == len(set(pseudo.tolist()) - {-1})
+    assert line["lp_accuracy"] == pytest.approx((pseudo == unlabeled)[pseudo >= 0].mean())
 
 
 # ------------------------------------------------------------------------------------------ what it propagates
@@ -133,6 +134,65 @@ def test_labels_and_weights_are_those_of_the_formula(trained):
     expected = np.where(probs.any(axis=1), probs.argmax(axis=1), -1)
     assert (algorithm.pseudo_labels.numpy() == expected).mean() > 0.999
     assert np.allclose(np.diff(algorithm.cumulated_weights.numpy(), prepend=0), certainty(probs), atol=1e-3)
+
+
+def test_every_key_reaches_what_it_is_of(tmp_path, monkeypatch):
+    from usb_active.plugins.jlp import algorithm as module
+
+    given = {"affinity": [], "diffuse": [], "label_matrix": []}
+    for name, calls in given.items():
+        plain = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *values, plain=plain, calls=calls: (calls.append(values), plain(*values))[1])
+    keys = {"lp_k": 7, "lp_gamma": 1.5, "lp_graph": "sum", "lp_alpha": 0.9, "lp_weighting": "class"}
+    algorithm = train(lp(tmp_path, active={"cycles": 0}, momentum=0.8, weight_decay=0.01, **keys))
+    assert len(given["affinity"]) == 3
+    assert {values[1:] for values in given["affinity"]} == {(7, 1.5, "sum")}
+    assert {values[4] for values in given["label_matrix"]} == {"class"}
+    first, *later = given["diffuse"]
+    assert {values[2] for values in given["diffuse"]} == {0.9} and first[4] is None
+    # From the last epoch's solution, which a checkpoint holds in single precision.
+    assert all(values[4] is not None and values[4].any() for values in later)
+    assert np.array_equal(algorithm.solution.numpy(), np.float32(diffuse(*given["diffuse"][-1])))
+    groups = algorithm.optimizer.param_groups
+    assert {group["momentum"] for group in groups} == {0.8} and all(group["nesterov"] for group in groups)
+    assert {group["weight_decay"] for group in groups} == {0.01, 0.0}
+
+
+def test_an_epoch_in_which_nothing_is_certain_is_supervised(tmp_path, monkeypatch, caplog):
+    from usb_active.plugins.jlp import algorithm as module
+
+    monkeypatch.setattr(module, "certainty", lambda probs: np.zeros(len(probs)))
+    _, seen = watched(lp(tmp_path, active={"cycles": 0}, epoch=2))
+    assert all(step.pseudo is None and len(step.idx_ulb) == 1 for step in seen)
+    assert "no unlabelled sample has a certain label in epoch 1" in caplog.text
+
+
+def test_labelled_samples_of_the_unlabelled_stream_are_never_drawn(tmp_path):
+    algorithm, seen = watched(lp(tmp_path, active={"cycles": 0}, include_lb_to_ulb=True, lp_epoch=0.5))
+    assert set(algorithm.split.labeled.tolist()) <= set(algorithm.dataset_dict["train_ulb"].idx.tolist())
+    assert not {i for step in seen if step.epoch > 0 for i in step.idx_ulb} & set(algorithm.split.labeled.tolist())
+
+
+@pytest.mark.parametrize(("value", "message"), [(0.0, "all zero, so without a direction,"), (float("nan"), "not finite")])
+def test_samples_without_usable_features_are_named(tmp_path, monkeypatch, value, message):
+    from usb_active.plugins.jlp.algorithm import LabelPropagation
+
+    plain = LabelPropagation._features
+
+    def broken(self, stream):
+        features = plain(self, stream)
+        features[np.isin(stream.idx, [8, 700])] = value
+        return features
+
+    monkeypatch.setattr(LabelPropagation, "_features", broken)
+    with pytest.raises(UsageError, match=f"lp: epoch 1: features: {message} for samples 8, 700"):
+        train(lp(tmp_path, active={"cycles": 0}))
+
+
+@pytest.mark.parametrize("rule", ["coreset", "entropy", "ceal"])
+def test_other_rules_choose_for_it(tmp_path, rule):
+    first, second = train(lp(tmp_path, active={"acquisition": rule, "cycles": 1})).session.run_dir.metrics()
+    assert second["acquisition"] == rule and (first["num_labels"], second["num_labels"]) == (20, 30)
 
 
 def test_draws_follow_the_weights_with_replacement(trained):
@@ -187,9 +247,14 @@ def test_without_semi_an_epoch_goes_once_through_the_labelled(tmp_path):
 def test_killed_in_the_middle_of_an_epoch(tmp_path):
     from killer import PLUGIN
 
-    data = lp(tmp_path, active={"acquisition": {"name": "jlp", "k": 10}, "cycles": 2}, plugins=[str(PLUGIN)])
+    active = {"acquisition": {"name": "jlp", "k": 10}, "cycles": 2}
+    data = lp(tmp_path, active=active, plugins=[str(PLUGIN)], lp_supervised_epochs=0)
     uninterrupted = finish({**data, "save_name": "uninterrupted"})
     assert run(data, "train").code == KILLED
+    # What the run goes on from lies within an epoch, and holds what that epoch began with.
+    path = directory(data) / "cycle_001" / "latest_model.pth"
+    kept = torch.load(path, weights_only=True)["active"]["algorithm"]["tensors"]
+    assert {"pseudo_labels", "cumulated_weights", "solution"} <= set(kept) and kept["solution"].dtype == torch.float32
     assert_same_end(finish(data), uninterrupted)
 
 
@@ -243,11 +308,32 @@ def test_in_usbs_own_loop(tmp_path):
         ({"lp_alpha": 1.0}, r"lp_alpha: must be in \[0, 1\)"),
         ({"lp_graph": "both"}, "lp_graph: must be one of mutual, union, sum"),
         ({"lp_k": 0}, "lp_k: must be in"),
+        ({"lp_weighting": "mean"}, "lp_weighting: must be one of label, class"),
     ],
 )
 def test_bad_keys(tmp_path, keys, message):
     with pytest.raises(UsageError, match=message):
         train(lp(tmp_path, active={"cycles": 0}, **keys))
+
+
+def test_observers_see_no_unlabelled_sample_where_none_is_trained_on(tmp_path):
+    from usb_active.usb.launch import make_algorithm
+
+    algorithm = make_algorithm(config_of(lp(tmp_path, active={"acquisition": {"name": "watcher"}, "cycles": 0}, plugins=CONTRACT_PLUGINS)))
+    algorithm.train()
+    shapes = [(len(batch.idx_ulb), len(batch.x_ulb_w)) for batch in algorithm.session.plugins["acquisition"].batches]
+    assert len(shapes) == algorithm.num_train_iter
+    per_epoch = algorithm.num_iter_per_epoch
+    assert set(shapes[:per_epoch]) == {(0, 0)} and set(shapes[per_epoch:]) == {(12, 12)}
+
+
+def test_a_second_kind_of_pseudo_labels_is_said(tmp_path, caplog):
+    said = "pseudo-labels of 'ceal' join the labelled samples"
+    train(lp(tmp_path, "semi", active={"acquisition": "ceal", "cycles": 1}))
+    assert caplog.text.count(said) == 1
+    caplog.clear()
+    train(lp(tmp_path, "supervised", active={"acquisition": "ceal", "cycles": 0}, lp_semi=False))
+    assert said not in caplog.text
 
 
 def test_observers_that_need_a_strong_view_are_refused(tmp_path):

@@ -287,6 +287,11 @@ def test_processes_that_load_images_change_nothing(tmp_path):
     assert equal(one, pretrain(tmp_path / "two", epochs=1, num_workers=2))
 
 
+def test_a_run_may_go_on_with_another_number_of_processes(tmp_path):
+    one = pretrain(tmp_path)
+    assert equal(pretrain(tmp_path, num_workers=1), one)
+
+
 def test_what_was_begun_otherwise_is_refused(tmp_path):
     pretrain(tmp_path)
     path = tmp_path / "deepcluster.pth"

@@ -130,6 +130,44 @@ def test_propagation_is_the_dense_solution_with_rows_normalised(mode):
     assert np.allclose(probs[sums > 1e-6], (h / np.where(sums > 0, sums, 1)[:, None])[sums > 1e-6], atol=1e-6)
 
 
+@pytest.mark.parametrize("alpha", [0.5, 0.99])
+def test_with_classes_alike_a_class_weighs_as_much_with_many_labels(alpha):
+    """Each column of Y divided by its labels: three of class 0, one of class 1, none of class 2."""
+    graph, labeled, labels = knn_graph(60, 3), [0, 1, 2, 3], [0, 0, 0, 1]
+    sources = np.zeros((60, 3))
+    sources[[0, 1, 2], 0], sources[3, 1] = 1 / 3, 1
+    solution = dense_diffuse(graph, sources, alpha).clip(0)
+    expected = np.divide(solution, solution.sum(axis=1, keepdims=True), where=solution.sum(axis=1, keepdims=True) > 1e-9, out=0 * solution)
+    found = propagate(graph, labeled, labels, 3, alpha, 1e-9, weighting="class")
+    assert np.allclose(found, expected, atol=1e-5)
+    assert not np.allclose(found, propagate(graph, labeled, labels, 3, alpha, 1e-9), atol=1e-2)
+    # With as many labels each there is no difference.
+    assert np.allclose(propagate(graph, [0, 3], [0, 1], 3, alpha, weighting="class"), propagate(graph, [0, 3], [0, 1], 3, alpha))
+
+
+def test_on_a_complete_graph_far_nodes_follow_the_number_of_labels():
+    """The reason for classes alike. Every node without a label gets the same from every label."""
+    graph, labeled, labels = complete_graph(12), [0, 1, 2, 3], [0, 0, 0, 1]
+    assert np.allclose(propagate(graph, labeled, labels, 2)[4:], [0.75, 0.25])
+    assert np.allclose(propagate(graph, labeled, labels, 2, weighting="class")[4:], [0.5, 0.5])
+
+
+def test_less_than_the_tolerance_leaves_open_is_nothing():
+    """Two groups joined by an edge so faint that what crosses it is lost in the residual."""
+    graph = sp.block_diag([complete_graph(6), complete_graph(6)]).tolil()
+    graph[0, 6] = graph[6, 0] = 1e-12
+    probs = propagate(graph.tocsr(), [0, 1], [0, 1], 2)
+    assert np.allclose(probs[:6].sum(axis=1), 1) and not probs[6:].any()
+    graph[0, 6] = graph[6, 0] = 1e-2
+    assert np.allclose(propagate(graph.tocsr(), [0, 1], [0, 1], 2).sum(axis=1), 1)
+
+
+def test_a_stored_zero_is_no_edge():
+    graph = sp.block_diag([complete_graph(4), complete_graph(4)]).tocoo()
+    stored = sp.coo_array((np.append(graph.data, [0, 0]), (np.append(graph.row, [0, 7]), np.append(graph.col, [7, 0]))), (8, 8))
+    assert not propagate(stored.tocsr(), [0], [0], 2)[4:].any()
+
+
 def test_nodes_without_label_are_zero_and_so_is_a_class_without_labels():
     graph = sp.block_diag([complete_graph(3), sp.csr_array((1, 1)), complete_graph(4), sp.csr_array((1, 1))]).tocsr()
     probs = propagate(graph, [0, 3], [2, 0], 4)
