@@ -91,6 +91,13 @@ def check_budget(budget: int, num_candidates: int) -> None:
         raise ValueError(f"budget: {budget!r}, expected an integer from 1 to the {num_candidates} candidates")
 
 
+def check_count(name: str, value: int, limit: int | None = None, of: str = "") -> None:
+    """ValueError when this is no integer from 1 to `limit`."""
+    if not isinstance(value, (int, np.integer)) or value < 1 or (limit is not None and value > limit):
+        valid = "at least 1" if limit is None else f"1 to the {limit} {of}"
+        raise ValueError(f"{name}: {value!r}, expected an integer, {valid}")
+
+
 def entropy(probs: ArrayLike) -> NDArray[np.float64]:
     """Entropy of the predicted distribution in nats: high = uncertain (Shannon 1948).
 

@@ -28,7 +28,7 @@ from usb_active.prior_schedule import PriorSchedule
 from usb_active.randomness import seeded_globals
 from usb_active.run_dir import LABELED, SKIPPED, LabelRow, utc_now
 from usb_active.setup import Components, components_from_args, pin, queryable_mask
-from usb_active.split import Split, make_split, provisional_split
+from usb_active.split import NOBODY, Split, held_out, make_split, provisional_split
 from usb_active.view import PoolView, ViewSource
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ class Trainer(Protocol):
     ema_model: torch.nn.Module
     it: int
     num_train_iter: int
-    split: Split
     evaluation: dict[str, float]
     best_test_accuracy: float | None
     elapsed: float
@@ -145,6 +144,7 @@ class Session:
             model=lambda: self.trainer.ema_model if self._has_model else None, batch_size=usb["eval_batch_size"],
             num_workers=usb["num_workers"], simulated=self.oracle.simulated, pretrained_features=self._pretrained_features,
             metrics=self.logged, pretrained_modules=self.weights.modules,
+            held_out=held_out(self.pool, self.config.active.validation, self.seed),
         )  # fmt: skip
 
     def _pretrained_features(self) -> np.ndarray | None:
@@ -153,7 +153,7 @@ class Session:
     def view(self, role: str, cycle: int, stage: str = "", **given: Any) -> PoolView:
         """The pool for the plugin of a role; `stage` sets apart the randomness of several calls in one cycle.
 
-        given: what of the source is not as usual.
+        given: what of the source is not as usual. Held-out labels are not shown, but to those who choose whom to ask.
         """
         source = replace(self.view_source(), **given)
         return PoolView(source, cycle, f"{role}{stage}", self.plugins[role].needs, self._features[role])
@@ -164,8 +164,7 @@ class Session:
 
     def algorithm_view(self, needs: frozenset[str] = frozenset()) -> PoolView:
         """For algorithms that look at the pool themselves, at any stage of a training."""
-        source = replace(self.view_source(), held_out=self.trainer.split.validation)
-        return PoolView(source, self.cycle, f"algorithm@{self.trainer.it}", needs, self._features["algorithm"])
+        return PoolView(self.view_source(), self.cycle, f"algorithm@{self.trainer.it}", needs, self._features["algorithm"])
 
     # ------------------------------------------------------------------------------------------ query
     def _role(self, cycle: int) -> str:
@@ -203,7 +202,7 @@ class Session:
     def _select(self, cycle: int) -> Query:
         plugin = self.plugins[self._role(cycle)]
         with seeded_globals(self.seed, cycle, self._role(cycle)):
-            view = self.view(self._role(cycle), cycle)
+            view = self.view(self._role(cycle), cycle, held_out=NOBODY)
             if hasattr(plugin, "known_labels"):
                 return self._make_query(cycle, plugin, self._take_known(cycle, plugin, view))
             wanted = self.config.active.initial.size if cycle == 0 else self.config.active.budget
@@ -430,8 +429,7 @@ class Session:
         logged: dict[str, float] = {}
         # The position of what is drawn, and a part of the table's name.
         position = 0 if when == "end" else iteration
-        view = self.view("prior", cycle, f"/{when}@{position}", metrics=logged, held_out=self.trainer.split.validation)
-        if self.prior.fit(view, when, self.seed, position):
+        if self.prior.fit(self.view("prior", cycle, f"/{when}@{position}", metrics=logged), when, self.seed, position):
             self.prior_log.add_table(iteration, when, logged)
         self.logged.update(logged)
 
@@ -439,6 +437,12 @@ class Session:
         """Put what the prior did so far beside the checkpoint; a finished training that is made again leaves its file alone."""
         if not self._is_done(self.cycle):
             self.prior_log.save(self.cycle_path)
+
+    def forget_tables(self) -> None:
+        """`keep: last`: when a checkpoint is written, the tables of this training that it does not name go."""
+        if self.config.active.keep == "last" and not self._is_done(self.cycle):
+            for path in self.prior.outdated(range(self.cycle, self.cycle + 1), {self.prior.file}):
+                path.unlink()
 
     def load_prior(self, name: str) -> None:
         """Take the prior table of this name, "" for none."""

@@ -25,3 +25,6 @@ class Plugin:
 
     def __init__(self, config: PluginConfig | None = None):
         self.config = self.Config() if config is None else config
+
+    def check(self, num_samples: int, num_classes: int) -> None:
+        """UsageError where keys do not go with a pool of this size; called before anything runs."""

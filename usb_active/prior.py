@@ -51,6 +51,8 @@ class Prior(Plugin):
     """Makes the table; the core feeds it into the trainer's pseudo-labels (AS3L, Eq. 5: normalize(prior + p))."""
 
     kind: ClassVar[str] = "prior"
+    # Whether `fit(view, "start")` looks at features. Before a training there is no model to take them from: such a source is refused.
+    features_at_start: ClassVar[bool] = False
 
     @property
     def needs(self) -> frozenset[str]:

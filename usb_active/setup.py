@@ -79,6 +79,7 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     if (config.run_path / "config.yaml").is_file():
         check_pinned(RunDir.read(config.run_path), dataset)
     check_needs(plugins, features, oracle, has_pretrainer=pretrainer is not None)
+    check_keys(config, {**plugins, **({"pretrain": pretrainer} if pretrainer else {})}, dataset)
     check_sizes(config, dataset, oracle)
     check_files(config)
     parts = {"config": config, "dataset": dataset, "network": make(config.net), "oracle": oracle}
@@ -131,11 +132,20 @@ def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, 
             raise UsageError(f"{who} chooses by what it sees of a training, and before the first there is none")
         if "features" not in plugin.needs:
             continue
-        if before_training and source.follows_model:
+        if (before_training or getattr(plugin, "features_at_start", False)) and source.follows_model:
             valid = "pixels, file, timm or pretrain"
-            raise UsageError(f"{who} needs features before the first training; give `features:` {valid} instead of '{source.name}'")
+            raise UsageError(f"{who} needs features before a training; give `features:` {valid} instead of '{source.name}'")
         if source.from_pretraining and not has_pretrainer:
             raise UsageError(f"{who} takes its features from '{source.name}', but there is no `pretrain:` block")
+
+
+def check_keys(config: RunConfig, plugins: dict[str, Any], dataset: Dataset) -> None:
+    """The plugins' own keys against the pool."""
+    for role, plugin in plugins.items():
+        try:
+            plugin.check(len(dataset), dataset.num_classes)
+        except UsageError as error:
+            raise UsageError(f"{config.source}: active.{role}: '{plugin.name}': {error}") from error
 
 
 def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:
@@ -146,8 +156,9 @@ def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:
         counts = np.bincount(dataset.targets[queryable], minlength=dataset.num_classes).tolist()
     check_against_pool(config, int(queryable.sum()), dataset.num_classes, counts)
     prior, steps = config.active.prior, config.usb["num_train_iter"]
-    if prior is not None and prior.until_iter is not None and prior.until_iter > steps:
-        raise UsageError(f"{config.source}: active.prior.until_iter: {prior.until_iter} is beyond the training (num_train_iter: {steps})")
+    if prior is not None and prior.until_iter is not None and prior.until_iter > steps - (prior.then == "update"):
+        where = f"{config.source}: active.prior.until_iter: {prior.until_iter}"
+        raise UsageError(f"{where} is beyond the training (num_train_iter: {steps}), so `then: {prior.then}` never comes")
     check_shares(config, dataset)
 
 

@@ -31,8 +31,8 @@ MEMORY_LIMIT = 256 * 2**20
 class ViewSource:
     """What a view is made from; built by the core. `model()` gives the EMA network of this moment, or None before any training.
 
-    held_out: (V,) idx whose labels the view does not show: what makes targets for a training (a prior, an algorithm) must not
-    know the labels that the training is judged by.
+    held_out: (V,) idx whose labels the view does not show: what makes targets for a training must not know the labels that the
+    training is judged by. They are then neither among the labelled nor among the unlabelled.
     """
 
     dataset: Dataset
@@ -129,7 +129,9 @@ class PoolView:
     def _allocate(self, name: str, shape: tuple[int, int]) -> np.ndarray:
         if np.prod(shape, dtype=np.int64) * 4 <= MEMORY_LIMIT:
             return np.empty(shape, dtype=np.float32)
-        path = self.scratch / f"{self._role.replace('/', '_')}_{name}.npy"
+        # Without the step: the last pass of a kind is enough, and a map of an earlier one keeps its own data.
+        path = self.scratch / f"{self._role.partition('@')[0].replace('/', '_')}_{name}.npy"
+        path.unlink(missing_ok=True)
         return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
 
     # ------------------------------------------------------------------------------------------ the model

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 from usb_active.plugins.as3l import functional
-from usb_active.plugins.as3l.shared_features import fine_tuned, selected_clusters
+from usb_active.plugins.as3l.shared_features import fine_tuned
 
 from usb_active.acquisition import Acquisition
 from usb_active.errors import errors_named
@@ -35,7 +35,7 @@ class AS3L(_ByClusters):
     """Medoids of the largest groups of samples that fall together in all of C clusterings of the fine-tuned features (§3.2).
 
     Single shot, as `initial`, on features that need no labels; in a later round (ours) groups that hold a label come last.
-    `fine_tune: false` is "multi-cluster on f_self" (Table 4). K is the budget, in Eq. 1 too (ours). The prior `as3l` with the
+    `fine_tune: false` is "multi-cluster on f_self" (Table 4). K is the budget and the labels there are, in Eq. 1 too (ours). The prior `as3l` with the
     same `clusterings` and `epochs` uses the same layer.
     """
 
@@ -47,14 +47,15 @@ class AS3L(_ByClusters):
     def picks(self, view: PoolView, budget: int) -> np.ndarray:
         config, features = self.config, view.features
         if config.fine_tune:
-            features = fine_tuned(view, selected_clusters(view, budget), config.clusterings, config.epochs)
+            features = fine_tuned(view, len(view.labeled) + budget, config.clusterings, config.epochs)
         return functional.select(
             features, budget, clusterings=config.clusterings, labeled=view.labeled, candidates=view.candidates, rng=view.rng
         )  # fmt: skip
 
 
 class KMedoids(_ByClusters):
-    """Medoids of one k-means run with as many clusters as the budget, on the features as they are (the baseline of Tables 1 and 4)."""
+    """Medoids of one k-means run on the features as they are (the baseline of Tables 1 and 4), with as many clusters as the budget and
+    the labels there are."""
 
     def picks(self, view: PoolView, budget: int) -> np.ndarray:
         rest = {"labeled": view.labeled, "candidates": view.candidates, "rng": view.rng}
@@ -67,11 +68,11 @@ class TypiClust(_ByClusters):
     class Config(PluginConfig):
         max_clusters: int = Field(500, ge=1)
         neighbors: int = Field(20, ge=1)
+        min_size: int = Field(5, ge=1)
 
     def picks(self, view: PoolView, budget: int) -> np.ndarray:
         rest = {"labeled": view.labeled, "candidates": view.candidates, "rng": view.rng}
-        sizes = {"max_clusters": self.config.max_clusters, "neighbors": self.config.neighbors}
-        return functional.typiclust(view.features, budget, **sizes, **rest)
+        return functional.typiclust(view.features, budget, **self.config.model_dump(), **rest)
 
 
 def _log_coverage(view: PoolView, truth: np.ndarray) -> None:

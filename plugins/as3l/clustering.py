@@ -36,7 +36,7 @@ def as_points(features: ArrayLike) -> NDArray[np.float32]:
     for block in _parts(features):
         mean += (block / len(features)).sum(axis=0)
         peak = max(peak, float(np.abs(block).max()))
-    scale = np.ldexp(1.0, -int(np.frexp(peak)[1]))
+    scale = np.ldexp(1.0, -int(np.clip(np.frexp(peak)[1], -1000, 1000)))
     points, start = np.empty(features.shape, dtype=np.float32), 0
     for block in _parts(features):
         points[start : start + len(block)] = block * scale - mean * scale
@@ -80,9 +80,10 @@ def constrained_kmeans(
 
     Each of the labelled samples (L,) is the seed of one cluster, its first centre, and stays in it. With K > L the others begin
     at random rows without a label; with K < L a random K of the labelled are seeds, and the others are as free as any sample.
+    Rows as near to several centres, such as copies of several seeds, go to one of them by lot.
     """
     size = len(points)
-    seeds = labeled if len(labeled) <= clusters else rng.choice(labeled, clusters, replace=False)
+    seeds = rng.permutation(labeled)[:clusters]
     free = rng.choice(np.delete(np.arange(size), labeled), clusters - len(seeds), replace=False)
     centres = points[np.concatenate([seeds, free])].astype(np.float64)
     assignment = np.full(size, -1)

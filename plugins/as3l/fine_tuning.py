@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.as3l.clustering import as_points, cluster_sums, kmeans
 
-from usb_active.arrays import blocks
+from usb_active.arrays import blocks, check_count, named
 
 # An epoch of N samples is as many steps as it has batches of this size.
 BATCH_SIZE = 256
@@ -25,12 +25,16 @@ class LinearLayer:
     centre: NDArray[np.float64]
 
     def __call__(self, features: ArrayLike) -> NDArray[np.float32]:
-        """(N, D) of features (N, D), which may be a memory map."""
+        """(N, D) of features (N, D), which may be a memory map. ValueError, naming rows, for what leaves single precision."""
         features = np.asarray(features)
         out = np.empty(features.shape, dtype=np.float32)
         for rows in blocks(np.arange(len(features)), features.shape[1]):
             part = slice(rows[0], rows[-1] + 1)
-            out[part] = (features[part] - self.centre) @ self.weight
+            block = (features[part] - self.centre) @ self.weight
+            far = rows[~(np.abs(block) <= np.finfo(np.float32).max).all(axis=1)]
+            if len(far):
+                raise ValueError(f"features: beyond single precision after the layer, in {named('row', far)}")
+            out[part] = block
         return out
 
 
@@ -54,7 +58,7 @@ def fit_layer(
 
     Args:
         features: (N, D), finite.
-        num_clusters: K of every run, 1 … N. The paper gives it for the selection only, as the budget; ours is the same.
+        num_clusters: K of every run, 1 … N. The paper gives it for the selection only, as the budget; ours is the selection's.
 
     Raises:
         ValueError: features of another shape or not finite (names the rows); K, C or epochs out of range.
@@ -95,10 +99,3 @@ def _descend(covariance: NDArray[np.float64], between: NDArray[np.float64], step
     reach = np.where(values > 0, (1 - left) / np.where(values > 0, values, 1), steps / values[-1])
     target = vectors.T @ between @ vectors
     return vectors @ (np.diag(left) + reach[:, None] * target) @ vectors.T
-
-
-def check_count(name: str, value: int, limit: int | None = None, of: str = "") -> None:
-    """ValueError when this is no integer from 1 to `limit`."""
-    if not isinstance(value, (int, np.integer)) or value < 1 or (limit is not None and value > limit):
-        valid = "at least 1" if limit is None else f"1 to the {limit} {of}"
-        raise ValueError(f"{name}: {value!r}, expected an integer, {valid}")

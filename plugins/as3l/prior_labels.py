@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.as3l.clustering import as_points, constrained_kmeans
-from usb_active.plugins.as3l.fine_tuning import check_count
 
-from usb_active.arrays import SUM_TOLERANCE, blocks, check_range, checked_idx, named
+from usb_active.arrays import SUM_TOLERANCE, blocks, check_count, check_range, checked_idx, named
 
 Probs = NDArray[np.float32]
+# Of a bin's width. The confidences of a prior are averaged fractions, often of as many parts as there are bins.
+EDGE = 1e-4
 
 
 def prior(
@@ -80,7 +81,8 @@ def expected_calibration_error(probs: ArrayLike, labels: ArrayLike, bins: int = 
     """Mean gap between confidence and accuracy over bins of confidence, weighted by their samples (Naeini et al. 2015), in [0, 1].
 
     probs: (N, C) rows that sum to one, or are zero: wrong, with confidence 0. labels: (N,) classes.
-    bins: equally wide, (0, 1/bins], …, (1 − 1/bins, 1]; confidence 0 belongs to the first.
+    bins: equally wide, (0, 1/bins], …, (1 − 1/bins, 1]; confidence 0 belongs to the first, and one that single precision has
+        put just above an edge to the bin below it.
 
     Raises:
         ValueError: other shapes, no sample, rows that are neither (names them), labels out of range, or no bin.
@@ -93,7 +95,7 @@ def expected_calibration_error(probs: ArrayLike, labels: ArrayLike, bins: int = 
         raise ValueError("probs: no row to judge")
     confidence = probs.max(axis=1).astype(np.float64)
     correct = is_correct(probs, labels)
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    place = np.clip(np.ceil(confidence * bins - EDGE).astype(np.int64) - 1, 0, bins - 1)
     gaps = np.bincount(place, weights=confidence - correct, minlength=bins)
     return float(np.abs(gaps).sum() / len(probs))
 

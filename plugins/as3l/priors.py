@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 from usb_active.plugins.as3l import functional
-from usb_active.plugins.as3l.shared_features import fine_tuned, selected_clusters
+from usb_active.plugins.as3l.shared_features import fine_tuned
 
-from usb_active.errors import errors_named
+from usb_active.errors import UsageError, errors_named
 from usb_active.neighbors import affinity
 from usb_active.plugin import PluginConfig
 from usb_active.prior import Prior, PriorTable, When
@@ -22,6 +22,7 @@ class _Spread(Prior):
     training. After a training the table stays, since the next one begins with labels of its own."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    features_at_start: ClassVar[bool] = True
 
     def at_start(self, view: PoolView) -> np.ndarray:
         """(N, D) the features of a training's start."""
@@ -55,10 +56,15 @@ class AS3LPrior(_Spread):
         clusterings: int = Field(6, ge=1)
         epochs: int = Field(40, ge=1)
 
+    def check(self, num_samples: int, num_classes: int) -> None:
+        for clusters in self.config.ks or ():
+            if clusters > num_samples:
+                raise UsageError(f"ks: {clusters} clusters, but the pool has {num_samples} samples")
+
     def at_start(self, view: PoolView) -> np.ndarray:
         if not self.config.fine_tune or not len(view.labeled):
             return view.features
-        return fine_tuned(view, selected_clusters(view, len(view.labeled)), self.config.clusterings, self.config.epochs)
+        return fine_tuned(view, len(view.labeled), self.config.clusterings, self.config.epochs)
 
     def spread(self, view: PoolView, features: np.ndarray) -> np.ndarray:
         return functional.prior(features, view.labeled, view.labels, view.num_classes, ks=self.config.ks, rng=view.rng)
@@ -90,7 +96,6 @@ class LLGCPrior(_Spread):
 def _log(view: PoolView, probs: np.ndarray, prefix: str) -> None:
     """The share of samples with a prior; where the truth is known, accuracy and calibration on samples without a label."""
     view.log(f"{prefix}prior_coverage", np.count_nonzero(probs.any(axis=1)) / len(probs))
-    view.log("class_coverage", functional.class_coverage(view.labels, view.num_classes))
 
     def judge(truth: np.ndarray) -> None:
         known = view.unlabeled[truth[view.unlabeled] >= 0]

@@ -11,9 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.as3l.clustering import as_points, kmeans, together
-from usb_active.plugins.as3l.fine_tuning import check_count
 
-from usb_active.arrays import blocks
+from usb_active.arrays import blocks, check_count
 from usb_active.distances import checked_pool, square_norms
 from usb_active.faiss_import import import_faiss
 from usb_active.ranking import top_k
@@ -30,9 +29,13 @@ def select(
     candidates: ArrayLike | None = None,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Medoids of the largest groups of samples that fall together in all of C k-means runs with K = budget (AS3L, §3.2.2, §4.1.3).
+    """Medoids of the largest groups of samples that fall together in all of C runs of k-means (AS3L, §3.2.2).
 
     features: (N, D); labeled: (L,) idx; candidates: (M,) idx, by default all others. Returns idx (budget,) in order of picking.
+
+    K is L + budget. The paper's single shot, where nothing is labelled, has K = budget (§4.1.3); in a later round (ours) fewer
+    clusters than labels could not keep them apart: on digits, 10 labels and three rounds of 10, the prior then is right for
+    86 %, as with random picks, in place of 93 %.
 
     The paper's Algorithm 1 is not public; the reading is ours: the largest group first, equal sizes in random order, and of each
     the candidate with the least sum of squared distances to all of the group, which is the one nearest to its mean. All samples
@@ -45,7 +48,7 @@ def select(
     features, labeled, candidates = checked_pool(features, labeled, candidates, budget)
     check_count("clusterings", clusterings)
     points = as_points(features)
-    groups = together([kmeans(points, budget, rng) for _ in range(clusterings)])
+    groups = together([kmeans(points, len(labeled) + budget, rng) for _ in range(clusterings)])
     return _by_turns(groups, labeled, candidates, budget, partial(_centrality, points), rng)
 
 
@@ -57,24 +60,27 @@ def typiclust(
     candidates: ArrayLike | None = None,
     max_clusters: int = 500,
     neighbors: int = 20,
+    min_size: int = 5,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
     """The most typical candidates of the largest clusters without a label: TypiClust (Hacohen et al. 2022, §3.3, Algorithm 1).
 
     features: (N, D); labeled: (L,) idx; candidates: (M,) idx, by default all others. Returns idx (budget,) in order of picking.
 
-    K-means with min(L + budget, `max_clusters`) clusters; typicality is the inverse mean distance to the nearest
+    K-means with min(L + budget, `max_clusters`) clusters; those of fewer than `min_size` samples come last, since they hold outliers
+    (5, as in the authors' public code); typicality is the inverse mean distance to the nearest
     min(`neighbors`, cluster size − 1) other samples of the cluster. When all clusters hold a label, those that hold the fewest
     come first. Searching neighbours takes time by the square of a cluster's size: many samples in few clusters are slow.
 
-    Raises ValueError as `select`, and for `max_clusters` or `neighbors` below 1.
+    Raises ValueError as `select`, and for `max_clusters`, `neighbors` or `min_size` below 1.
     """
     features, labeled, candidates = checked_pool(features, labeled, candidates, budget)
     check_count("max_clusters", max_clusters)
     check_count("neighbors", neighbors)
+    check_count("min_size", min_size)
     points = as_points(features)
     groups = kmeans(points, min(len(labeled) + budget, max_clusters), rng)
-    return _by_turns(groups, labeled, candidates, budget, partial(_typicality, points, neighbors), rng)
+    return _by_turns(groups, labeled, candidates, budget, partial(_typicality, points, neighbors), rng, min_size)
 
 
 class _Score(Protocol):
@@ -89,9 +95,10 @@ def _by_turns(
     budget: int,
     score: _Score,
     rng: np.random.Generator,
+    min_size: int = 1,
 ) -> NDArray[np.int64]:
     """Picks (budget,): the groups (N,) take turns, and each gives its candidates by their score, highest first."""
-    turns = _turns(groups, labeled, candidates, budget, rng)
+    turns = _turns(groups, labeled, candidates, budget, rng, min_size)
     by_group = np.argsort(groups, kind="stable")
     ends = np.cumsum(np.bincount(groups))
     is_candidate = np.zeros(len(groups), dtype=bool)
@@ -106,16 +113,21 @@ def _by_turns(
 
 
 def _turns(
-    groups: NDArray[np.int64], labeled: NDArray[np.int64], candidates: NDArray[np.int64], budget: int, rng: np.random.Generator
+    groups: NDArray[np.int64],
+    labeled: NDArray[np.int64],
+    candidates: NDArray[np.int64],
+    budget: int,
+    rng: np.random.Generator,
+    min_size: int,
 ) -> NDArray[np.int64]:
-    """(budget,) the group of each pick: fewest labels and picks first, then largest, then by lot."""
+    """(budget,) the group of each pick: those below `min_size` last; fewest labels and picks first, then largest, then by lot."""
     sizes = np.bincount(groups)
     covered, askable = (np.bincount(groups[idx], minlength=len(sizes)) for idx in (labeled, candidates))
     turns = np.repeat(np.arange(len(sizes)), askable)
     first = np.repeat(np.cumsum(askable) - askable, askable)
     rounds = np.arange(len(turns)) - first + covered[turns]
     lots = rng.permutation(len(sizes))
-    return turns[np.lexsort((lots[turns], -sizes[turns], rounds))[:budget]]
+    return turns[np.lexsort((lots[turns], -sizes[turns], rounds, sizes[turns] < min_size))[:budget]]
 
 
 def _centrality(points: NDArray[np.float32], members: NDArray[np.int64], among: NDArray[np.int64], count: int) -> Array:

@@ -11,19 +11,18 @@ from usb_active.arrays import blocks
 from usb_active.view import PoolView
 
 
-def selected_clusters(view: PoolView, number: int) -> int:
-    """K of Eq. 1 in this cycle: the first to ask says `number`. A selection comes before the training it serves, so a prior takes
-    over the selection's, and says its own where nothing was selected by these features."""
-    return int(view.artifact(f"as3l_clusters_{view.cycle:03d}", lambda: np.array(number)))
-
-
 def fine_tuned(view: PoolView, num_clusters: int, clusterings: int, epochs: int) -> np.ndarray:
     """(N, D) the view's features after the linear layer, see `fit_layer`.
+
+    num_clusters: K of Eq. 1, as the first in this cycle to ask for these features says it. A selection comes before the training
+    it serves, so a prior takes over the selection's, and has its own where nothing was selected by these features.
 
     The layer is kept with the run, by what the features are and how it was made: a run that goes on days later finds it, and
     other features (of a model trained since, of a pool that has grown) never meet it. One cluster has nothing to tell apart, and
     would draw all samples together: the features then are as they were.
     """
+    made_of = _fingerprint(view.features)
+    num_clusters = int(view.artifact(f"as3l_clusters_{view.cycle:03d}_{made_of}", lambda: np.array(num_clusters)))
     if num_clusters == 1:
         return view.features
 
@@ -33,7 +32,7 @@ def fine_tuned(view: PoolView, num_clusters: int, clusterings: int, epochs: int)
         layer = fit_layer(view.features, num_clusters, clusterings=clusterings, epochs=epochs, rng=rng)
         return {"weight": layer.weight, "centre": layer.centre}
 
-    key = f"as3l_layer_{_fingerprint(view.features)}_{num_clusters}_{clusterings}_{epochs}"
+    key = f"as3l_layer_{made_of}_{num_clusters}_{clusterings}_{epochs}"
     return LinearLayer(**view.artifact(key, make))(view.features)
 
 

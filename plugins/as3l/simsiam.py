@@ -227,5 +227,7 @@ def spread(z: torch.Tensor) -> dict[str, Any]:
     products = centred @ centred.T
     squares = products.square().sum().item()
     directions = products.trace().item() ** 2 / squares if squares > 0 else 0.0
-    collapsed = std < _COLLAPSED_STD * uniform or directions < _COLLAPSED_DIRECTIONS
+    # Few rows or few dimensions have few directions at best.
+    least = min(_COLLAPSED_DIRECTIONS, min(len(z) - 1, z.shape[1]) / 2)
+    collapsed = std < _COLLAPSED_STD * uniform or directions < least
     return {"std": std, "uniform_std": uniform, "directions": directions, "collapsed": collapsed}

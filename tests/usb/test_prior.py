@@ -101,8 +101,48 @@ def test_the_posterior_is_the_formula_in_slow_loops(softmax):
     without = ~table[idx].any(axis=1)
     assert torch.equal(hook.given[0]["logits_x_ulb"][without], values[without])
     targets = seam_of(table, idx).call("gen_ulb_targets", Tapped(), {"logits": given, "softmax": softmax})
-    assert np.allclose(targets[~without], expected[~without], atol=1e-6)
+    # Logits remain logits, so that a temperature is the algorithm's own.
+    as_probs = torch.softmax(targets, dim=-1) if softmax else targets
+    assert np.allclose(as_probs[~without], expected[~without], atol=1e-6)
     assert torch.equal(targets[without], given[without])
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0])
+def test_soft_targets_have_the_algorithms_temperature_with_a_prior_as_without(temperature):
+    """A prior that knows nothing, on two equal logits and on (2, 0): (.5 + p) / 2, sharpened."""
+    from semilearn.algorithms.hooks import PseudoLabelingHook
+
+    logits = torch.tensor([[1.0, 1.0], [2.0, 0.0]])
+    algorithm = SimpleNamespace(compute_prob=lambda values: torch.softmax(values, dim=-1))
+    values = {"logits": logits, "use_hard_label": False, "T": temperature, "softmax": True}
+    seam = seam_of(np.full((2, 2), 0.5, np.float32), [0, 1])
+    targets = seam.call("gen_ulb_targets", lambda **given: PseudoLabelingHook().gen_ulb_targets(algorithm, **given), values)
+    p = 1 / (1 + np.exp(-2))
+    powers = np.array([(0.5 + p) / 2, (0.5 + 1 - p) / 2]) ** (1 / temperature)
+    assert np.allclose(targets, [[0.5, 0.5], powers / powers.sum()], atol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["flexmatch", "freematch", "softmatch"])
+def test_what_the_masks_keep_of_predictions_is_of_the_posterior(tmp_path, algorithm):
+    """Of a one-hot prior: every sample seen counts for the prior's class, and the running means lean to it."""
+    usb = {"algorithm": algorithm, **({"p_cutoff": 0.5} if algorithm == "flexmatch" else {})}
+    table = {"name": "made", "table": "one_hot"}
+    guided, seen = recorded(prepared(tmp_path, "run", table, num_train_iter=1, num_eval_iter=1, epoch=1, **usb))
+    hook = guided.hooks_dict["MaskingHook"]
+    (idx, _), *_ = [entry for (stage, *_), entry in seen.items() if stage == "masking"]
+    if algorithm == "flexmatch":
+        rows = np.searchsorted(guided.dataset_dict["train_ulb"].idx, idx)
+        assert (hook.selected_label[rows].numpy() == idx % 10).all() and (hook.selected_label >= 0).sum() == len(set(idx.tolist()))
+        return
+    plain, _ = recorded(prepared(tmp_path, "plain", None, num_train_iter=1, num_eval_iter=1, epoch=1, **usb))
+    kept, without = (each.hooks_dict["MaskingHook"] for each in (guided, plain))
+    if algorithm == "freematch":
+        # (1 + p) / 2 on the way into a running mean that begins at 1 / C: m / C + (1 − m) mean(max).
+        m, before = guided.args.ema_p, (float(without.time_p) - guided.args.ema_p / 10) / (1 - guided.args.ema_p)
+        after = (float(kept.time_p) - m / 10) / (1 - m)
+        assert 0.5 <= after <= 1 and before < 0.5
+    else:
+        assert float(kept.prob_max_mu_t) > float(without.prob_max_mu_t)
 
 
 def test_a_one_hot_prior_turns_the_threshold_into_twice_it_less_one():

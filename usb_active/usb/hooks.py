@@ -156,6 +156,7 @@ class ActiveCheckpointHook(Hook):
             algorithm.session.save_prior_log()
             # The latest one last: a resumed run trusts that what it refers to is there.
             algorithm.save_model("latest_model.pth", folder)
+            algorithm.session.forget_tables()
 
 
 class ProgressHook(Hook):

@@ -164,7 +164,9 @@ class PriorSeam:
     """Replaces weak predictions p by normalize(row + p) on their way into USB's masking and pseudo-label hooks (AS3L, Eq. 5).
 
     Rows without a prior pass unchanged, so an all-zero table is the plain training to the bit. softmatch masks on aligned and
-    targets on raw probabilities: each gets the prior. A hard-label target is the argmax, a soft one the normalised sum itself.
+    targets on raw probabilities: each gets the prior. A hard-label target is the argmax; a soft one is sharpened by the algorithm's
+    own T, as without a prior, where it takes logits: it is handed the logarithm. What the masking hooks keep of predictions (flexmatch's
+    class counts, freematch's and softmatch's running means) they keep of the normalised sums (ours; the paper is silent).
     It counts the pseudo-labels that had a prior, and those whose class it changed.
     """
 
@@ -206,11 +208,11 @@ class PriorSeam:
             logits, softmax = "logits_x_ulb", "softmax_x_ulb"
             _, posterior = self._predictions(values[logits], values.get(softmax, True))
             return dispatch(**{**values, logits: posterior, softmax: False})
-        probs, posterior = self._predictions(values["logits"], values.get("softmax", True))
+        softmax = values.get("softmax", True)
+        probs, posterior = self._predictions(values["logits"], softmax)
         self._count(probs, posterior)
-        plain, guided = dispatch(**values), dispatch(**{**values, "logits": posterior, "softmax": False})
-        has_prior = self._rows[1]
-        return torch.where(has_prior if plain.ndim == 1 else has_prior[:, None], guided, plain)
+        guided = torch.where(self._rows[1][:, None], posterior.log(), values["logits"].detach()) if softmax else posterior
+        return dispatch(**{**values, "logits": guided})
 
     def _count(self, probs: torch.Tensor, posterior: torch.Tensor) -> None:
         # Rows without a prior are equal in both.

@@ -41,7 +41,8 @@ class TestAS3L(ClusterContract):
         picks = self.pick(world, 7)
         features = self.view(world, self.plugin()).features
         fresh = self.view(world, self.plugin())
-        tuned = functional.fine_tune(features, 7, rng=fresh.rng.spawn(1)[0])
+        # Six labels and seven picks: thirteen clusters.
+        tuned = functional.fine_tune(features, 13, rng=fresh.rng.spawn(1)[0])
         rest = {"labeled": fresh.labeled, "candidates": fresh.candidates, "rng": fresh.rng}
         assert picks.tolist() == functional.select(tuned, 7, **rest).tolist()
 
@@ -62,11 +63,14 @@ class TestAS3L(ClusterContract):
         for parameter in world.net.parameters():
             parameter.data.mul_(1.5)
         self.pick(world, 7)
-        assert len(set(artifacts(world)) - before) == 1
+        # Their number of clusters, and their layer.
+        assert len(set(artifacts(world)) - before) == 2
 
-    def test_one_pick_needs_no_layer(self, world):
-        self.pick(world, 1)
-        assert list(artifacts(world)) == ["as3l_clusters_001.npy"]
+    def test_one_pick_without_labels_needs_no_layer(self, tmp_path):
+        world = World(tmp_path, fresh=True)
+        view = world.view({"features"}, self.source("pixels"), cycle=0, role="initial")
+        self.plugin().select(view, 1)
+        assert [name.rpartition("_")[0] for name in artifacts(world)] == ["as3l_clusters_000"]
 
 
 class TestAS3LOnFeaturesAsTheyAre(ClusterContract):
