@@ -1,16 +1,16 @@
 """The tables of docs/as3l.md: AS3L's selection and prior on digits, and FlexMatch trained with them.
 
-    python benchmarks/as3l_table.py selection                            # on pixels, no training: 20 seeds, some minutes
-    python benchmarks/as3l_table.py trainings --root runs/as3l_table     # FlexMatch, five seeds, about two hours of one CPU core
-    python benchmarks/as3l_table.py selection --root runs/as3l_table     # on the features that `trainings` has learned
+    python benchmarks/as3l_table.py --root runs/as3l_table    # all; about an hour of one CPU core
+    python benchmarks/as3l_table.py --only pixels             # what needs no training: some minutes
 
-`trainings` goes on where it stopped; with everything done it only writes the tables. For a seed all trainings start from one SimSiam
-network. Analogues of the paper's tables: trainings by sampling (Table 1) and by prior (Table 3); without training, sampling
-(Tables 4 and 5, Fig. 4) and the sizes of the clusterings (Table 6).
+It goes on where it stopped; with everything done it only writes the tables. For a seed all trainings start from one SimSiam network.
+Analogues of the paper's tables: trainings by sampling (Table 1) and by prior (Table 3); without training, on pixels and on the
+features of those networks, sampling (Tables 4 and 5, Fig. 4) and the sizes of the clusterings (Table 6).
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from usb_active.plugins.as3l.functional import (
     select,
     typiclust,
 )  # fmt: skip
+from usb_active.plugins.baselines.acquisitions import Stratified
 
 from usb_active.distances import k_center_greedy
 from usb_active.neighbors import affinity
@@ -35,12 +36,15 @@ from usb_active.propagation import propagate
 from usb_active.report.tables import table
 
 LABELS = (10, 20, 40)
-SEEDS = {"selection": 20, "trainings": 5}
+PARTS = ("trainings", "pixels", "learned")
+# Of selections on pixels; of those on a network's features, so many for each network.
+DRAWS, DRAWS_A_NETWORK = 20, 4
 Rng = np.random.Generator
 Pick = Callable[[NDArray, int, Rng], NDArray]
 
 # ------------------------------------------------------------------------------------------ selection and prior
 CLUSTERINGS = (2, 4, 6, 10)
+TUNED = ("kmedoids", "as3l")
 SIZES = {
     "K = 10…60": (10, 20, 30, 40, 50, 60),
     "K = 10, six times": (10,) * 6,
@@ -74,8 +78,8 @@ def samplers(targets: NDArray) -> dict[str, Pick]:
     """Name → (features, budget, rng) → the picks."""
 
     def stratified(features: NDArray, budget: int, rng: Rng) -> NDArray:
-        classes = np.unique(targets)
-        return np.concatenate([rng.choice(np.flatnonzero(targets == c), budget // len(classes), replace=False) for c in classes])
+        quotas = Stratified().quotas(np.bincount(targets), budget, rng)
+        return np.concatenate([rng.choice(np.flatnonzero(targets == c), quota, replace=False) for c, quota in enumerate(quotas)])
 
     def several(features: NDArray, budget: int, rng: Rng, clusterings: int) -> NDArray:
         return select(features, budget, clusterings=clusterings, rng=rng)
@@ -100,6 +104,10 @@ class Measured(NamedTuple):
     llgc: float
 
 
+def mean_of(measured: Sequence[Measured]) -> Measured:
+    return Measured(*(float(np.mean(values)) for values in zip(*measured, strict=True)))
+
+
 def measure(points: Points, spread: NDArray, picks: NDArray, targets: NDArray) -> Measured:
     """What these picks and the prior `spread` (N, 10) made from them come to."""
     rest = np.delete(np.arange(len(targets)), picks)
@@ -109,44 +117,56 @@ def measure(points: Points, spread: NDArray, picks: NDArray, targets: NDArray) -
 
 
 Found = dict[str, dict[int, Measured]]
+Part = Callable[[Points, NDArray, int, int], dict[str, Measured]]
 
 
-def by_sampling(of_seed: Callable[[int], Points], targets: NDArray, budget: int, seeds: int) -> Found:
-    """Sampler → seed → measured. Those that are fine-tuned choose and spread on the features after the layer."""
-    found: Found = {}
-    pick_by = samplers(targets)
-    for seed in range(seeds):
-        points = of_seed(seed)
-        layer = fine_tune(points.features, budget, rng=np.random.default_rng([seed, budget, 1]))
-        plain = {name: (points.features, pick) for name, pick in pick_by.items()}
-        tuned = {f"{name}, fine-tuned": (layer, pick_by[name]) for name in ("kmedoids", "as3l, C = 6")}
-        for name, (features, pick) in (plain | tuned).items():
-            rng = np.random.default_rng([seed, budget])
-            picks = pick(features, budget, rng)
-            spread = prior(features, picks, targets[picks], 10, rng=rng)
-            found.setdefault(name, {})[seed] = measure(points, spread, picks, targets)
+def by_sampling(points: Points, targets: NDArray, budget: int, seed: int) -> dict[str, Measured]:
+    """Sampler → measured. Those that are fine-tuned choose and spread on the features after their layer."""
+    pick_by, found = samplers(targets), {}
+    plain = {name: (points.features, pick) for name, pick in pick_by.items()}
+    tuned = {f"{name}, fine-tuned": (layer_of(points, budget, name, seed), pick_by[name]) for name in pick_by if name.startswith(TUNED)}
+    for name, (features, pick) in (plain | tuned).items():
+        rng = np.random.default_rng([seed, budget])
+        picks = pick(features, budget, rng)
+        found[name] = measure(points, prior(features, picks, targets[picks], 10, rng=rng), picks, targets)
     return found
 
 
-def by_sizes(of_seed: Callable[[int], Points], targets: NDArray, budget: int, seeds: int) -> Found:
-    """Sizes of the clusterings → seed → measured, for the picks of as3l."""
-    pick = samplers(targets)["as3l, C = 6"]
+def layer_of(points: Points, budget: int, name: str, seed: int) -> NDArray:
+    """The features after the linear layer of as many clusterings as a sampler has (K-medoids': six)."""
+    clusterings = int(name.rpartition(" ")[2]) if "C = " in name else 6
+    return fine_tune(points.features, budget, clusterings=clusterings, rng=np.random.default_rng([seed, budget, 1]))
+
+
+def by_sizes(points: Points, targets: NDArray, budget: int, seed: int) -> dict[str, Measured]:
+    """Sizes of the clusterings → measured, for the picks of as3l, all on the fine-tuned features."""
+    name = "as3l, C = 6"
+    features = layer_of(points, budget, name, seed)
+    picks = samplers(targets)[name](features, budget, np.random.default_rng([seed, budget]))
+    spreads = {
+        name: prior(features, picks, targets[picks], 10, ks=ks, rng=np.random.default_rng([seed, budget, 2])) for name, ks in SIZES.items()
+    }
+    return {name: measure(points, spread, picks, targets) for name, spread in spreads.items()}
+
+
+def repeated(part: Part, networks: Sequence[Points], draws: int, targets: NDArray, budget: int) -> Found:
+    """Name → unit → measured. On one set of features a draw is a unit; on several, each is one, with the mean of its draws."""
     found: Found = {}
-    for seed in range(seeds):
-        points = of_seed(seed)
-        picks = pick(points.features, budget, np.random.default_rng([seed, budget]))
-        for name, ks in SIZES.items():
-            spread = prior(points.features, picks, targets[picks], 10, ks=ks, rng=np.random.default_rng([seed, budget, 2]))
-            found.setdefault(name, {})[seed] = measure(points, spread, picks, targets)
+    for number, points in enumerate(networks):
+        made = [part(points, targets, budget, draws * number + draw) for draw in range(draws)]
+        for name in made[0]:
+            values = [of[name] for of in made]
+            units = {number: mean_of(values)} if len(networks) > 1 else dict(enumerate(values))
+            found.setdefault(name, {}).update(units)
     return found
 
 
-def selection_tables(of_seed: Callable[[int], Points], targets: NDArray, seeds: int) -> str:
+def selection_tables(networks: Sequence[Points], draws: int, targets: NDArray) -> str:
     """By sampling and by sizes, for each number of labels; the first row is what the others are compared with."""
     parts = []
-    for what in (by_sampling, by_sizes):
+    for part in (by_sampling, by_sizes):
         for budget in LABELS:
-            found = what(of_seed, targets, budget, seeds)
+            found = repeated(part, networks, draws, targets, budget)
             first = next(iter(found))
             header = [f"{budget} labels", "classes covered", "prior accuracy", f"minus {first}", "ECE", "llgc accuracy"]
             parts.append(table(header, [selection_row(name, found[name], found[first]) for name in found]))
@@ -154,7 +174,7 @@ def selection_tables(of_seed: Callable[[int], Points], targets: NDArray, seeds: 
 
 
 def selection_row(name: str, measured: Mapping[int, Measured], reference: Mapping[int, Measured]) -> list[str]:
-    """Means with intervals over the seeds."""
+    """Means with intervals over the units."""
     accuracy, first = ({seed: found.accuracy for seed, found in of.items()} for of in (measured, reference))
     gain = "" if measured is reference else with_interval(paired(accuracy, first), sign=True)
     of = measured.values()
@@ -238,27 +258,33 @@ def training_tables(cells: Sequence[Cell], root: Path) -> str:
 
 # ------------------------------------------------------------------------------------------ the command
 def learned(root: Path, seed: int) -> Points:
-    """The features of a pretraining of `trainings`; several seeds of the selection share one."""
-    (path,) = (root / pretraining(seed % SEEDS["trainings"]).name / "pretrain").glob("backbone_features_*.npy")
+    """The features of a pretraining."""
+    (path,) = (root / pretraining(seed).name / "pretrain").glob("backbone_features_*.npy")
     return make_points(np.load(path, allow_pickle=False))
 
 
-def main() -> None:
-    parser = table_parser(__doc__, seeds=None, needs_root=False)
-    parser.add_argument("what", choices=list(SEEDS))
-    args = parser.parse_args()
-    seeds = args.seeds or SEEDS[args.what]
-    if args.what == "selection":
-        features, targets = pixels()
-        alike = make_points(features)
-        put(selection_tables((lambda seed: alike) if args.root is None else partial(learned, args.root), targets, seeds), args.out)
-        return
-    if args.root is None:
-        parser.error("trainings: --root is missing")
-    run_cells([pretraining(seed) for seed in range(seeds)], args.root, args.workers)
-    cells = training_cells(seeds, args.root)
+def trainings(args: argparse.Namespace) -> str:
+    """Train what is not trained yet."""
+    run_cells([pretraining(seed) for seed in range(args.seeds)], args.root, args.workers)
+    cells = training_cells(args.seeds, args.root)
     run_cells(cells, args.root, args.workers)
-    put(training_tables(cells, args.root), args.out)
+    return training_tables(cells, args.root)
+
+
+def main() -> None:
+    parser = table_parser(__doc__, needs_root=False)
+    parser.add_argument("--only", choices=PARTS, help="one part of it")
+    args = parser.parse_args()
+    parts = [args.only] if args.only else PARTS
+    if args.root is None and set(parts) != {"pixels"}:
+        parser.error("--root is missing")
+    features, targets = pixels()
+    made = {
+        "trainings": lambda: trainings(args),
+        "pixels": lambda: selection_tables([make_points(features)], DRAWS, targets),
+        "learned": lambda: selection_tables([learned(args.root, seed) for seed in range(args.seeds)], DRAWS_A_NETWORK, targets),
+    }
+    put("\n".join(f"## {part}\n\n{made[part]()}" for part in parts), args.out)
 
 
 if __name__ == "__main__":

@@ -43,11 +43,11 @@ class Cell:
 
 
 # ------------------------------------------------------------------------------------------ the command
-def table_parser(doc: str | None, *, seeds: int | None = 5, needs_root: bool = True) -> argparse.ArgumentParser:
-    """What the command of every table understands; `seeds` by default."""
+def table_parser(doc: str | None, *, needs_root: bool = True) -> argparse.ArgumentParser:
+    """What the command of every table understands."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=needs_root, help="where the runs are kept")
-    parser.add_argument("--seeds", type=_at_least_one, default=seeds)
+    parser.add_argument("--seeds", type=_at_least_one, default=5)
     parser.add_argument("--workers", type=_at_least_one, default=1)
     parser.add_argument("--out", type=Path, help="write the tables there instead of printing them")
     return parser

@@ -35,8 +35,8 @@ class AS3L(_ByClusters):
     """Medoids of the largest groups of samples that fall together in all of C clusterings of the fine-tuned features (§3.2).
 
     Single shot, as `initial`, on features that need no labels; in a later round (ours) groups that hold a label come last.
-    `fine_tune: false` is "multi-cluster on f_self" (Table 4). K is the budget and the labels there are, in Eq. 1 too (ours). The prior `as3l` with the
-    same `clusterings` and `epochs` uses the same layer.
+    `fine_tune: false` is "multi-cluster on f_self" (Table 4). K is the budget and the labels there are, in Eq. 1 too (ours). The
+    prior `as3l` with the same `clusterings` and `epochs` uses the same layer.
     """
 
     class Config(PluginConfig):
