@@ -1,4 +1,4 @@
-"""Rows of length one. (Checks of arrays are tested where they are used.)"""
+"""Rows of length one, and rows that are not finite. (Other checks of arrays are tested where they are used.)"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from usb_active import arrays
-from usb_active.arrays import unit_rows
+from usb_active.arrays import nonfinite_rows, unit_rows
 
 
 def made(size=60, dim=7):
@@ -28,6 +28,15 @@ def test_zeros_stay_and_no_square_leaves_the_range_of_floats():
     half = sqrt(0.5)
     np.testing.assert_allclose(unit_rows(features), [[0.6, 0.8], [0, 0], [-1, 0], [0, 1], [half, half]], rtol=1e-6)
     np.testing.assert_allclose(unit_rows(np.array([[3e200, 4e200], [3e-200, -4e-200]])), [[0.6, 0.8], [0.6, -0.8]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100])
+def test_rows_that_are_not_finite_are_found_in_every_block(monkeypatch, rows):
+    features = made()
+    features[[4, 5, 59], [0, 6, 3]] = np.nan, np.inf, -np.inf
+    monkeypatch.setattr(arrays, "BLOCK", rows * features.shape[1])
+    assert nonfinite_rows(features).tolist() == [4, 5, 59]
+    assert nonfinite_rows(made()).tolist() == nonfinite_rows(np.empty((0, 3))).tolist() == nonfinite_rows(np.empty((3, 0))).tolist() == []
 
 
 @pytest.mark.parametrize("rows", [1, 7, 60])

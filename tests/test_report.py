@@ -548,6 +548,25 @@ def test_the_map_is_of_the_features_kept_and_marks_the_picks(tmp_path, monkeypat
     assert texts == ["picked, cycle 0", "cat", "dog", "class unknown"]
 
 
+@pytest.mark.parametrize("role", ["initial", None])
+@pytest.mark.parametrize("kind", ["file", "timm"])
+def test_the_map_is_of_what_the_selection_chose_by(tmp_path, role, kind):
+    """Not of the pretraining beside it."""
+    run = mapped_run(tmp_path, np.zeros((8, 5), dtype=np.float32))
+    features = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    path = tmp_path / "own.npy" if kind == "file" else run / "artifacts" / "timm_resnet18_00000000_8.npy"
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, features)
+    loaded = as_runs([run])[0]
+    choice = {"name": kind, **({"path": str(path)} if kind == "file" else {"model": "resnet18"})}
+    loaded.config["active"].update({"initial": {"name": "coreset", "size": 3, "features": choice}} if role else {"features": choice})
+    kept, source = embedding._kept_features(loaded, 8)
+    assert np.array_equal(kept, features) and source == ("features in own.npy" if kind == "file" else "features of timm")
+    # Of another pool: those of the pretraining.
+    np.save(path, features[:7])
+    assert embedding._kept_features(loaded, 8)[1] == "features of pretraining"
+
+
 def test_the_same_run_has_the_same_map(tmp_path, monkeypatch):
     features = np.random.default_rng(1).normal(size=(30, 60)).astype(np.float32)
     run, figures = mapped_run(tmp_path, features, size=30), figures_of(monkeypatch)

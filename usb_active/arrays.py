@@ -18,6 +18,13 @@ def blocks(idx: NDArray, width: int) -> Iterator[NDArray]:
     return (idx[at : at + rows] for at in range(0, len(idx), rows))
 
 
+def nonfinite_rows(features: NDArray) -> NDArray[np.int64]:
+    """Rows of (N, D) with a value that is not finite, looked through by blocks."""
+    every = blocks(np.arange(len(features)), max(1, features.shape[1]))
+    parts = (rows[~np.isfinite(features[rows[0] : rows[-1] + 1]).all(axis=1)] for rows in every)
+    return np.concatenate([np.empty(0, np.int64), *parts])
+
+
 def unit_rows(features: ArrayLike) -> NDArray[np.float32]:
     """(N, D) rows of length one, computed in double precision; rows of zeros stay zeros."""
     features = np.asarray(features)

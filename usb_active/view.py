@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usb_active.arrays import nonfinite_rows
 from usb_active.artifacts import load_artifact, save_artifact
 from usb_active.errors import UsageError, name_some
 from usb_active.randomness import generator
@@ -214,9 +215,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 
 def check_finite_rows(what: str, array: np.ndarray) -> None:
-    """UsageError that names the rows of (N, D) that are not finite. Works in blocks."""
-    block = max(1, 2**22 // max(1, array.shape[1]))
-    for start in range(0, len(array), block):
-        finite = np.isfinite(array[start : start + block]).all(axis=1)
-        if not finite.all():
-            raise UsageError(f"{what}: not finite for samples {name_some(start + np.flatnonzero(~finite))}")
+    """UsageError that names the rows of (N, D) that are not finite."""
+    bad = nonfinite_rows(array)
+    if len(bad):
+        raise UsageError(f"{what}: not finite for samples {name_some(bad)}")

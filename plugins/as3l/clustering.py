@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csc_matrix
 
-from usb_active.arrays import blocks, named
+from usb_active.arrays import blocks, named, nonfinite_rows
 from usb_active.kmeans import kmeans_centres, nearest_centres
 
 # The paper names none of these. Iterations: faiss's own number. Starts: with few clusters single runs end in poor local optima
@@ -48,11 +48,9 @@ def _parts(features: NDArray) -> Iterator[NDArray[np.float64]]:
     """All rows in double precision, by blocks, if they are finite."""
     for rows in blocks(np.arange(len(features)), features.shape[1]):
         block = features[rows[0] : rows[-1] + 1].astype(np.float64)
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
+        if not np.isfinite(block).all():
             # Those of the whole array, not of this block alone.
-            bad = [i for i in range(rows[0], len(features)) if not np.isfinite(features[i]).all()]
-            raise ValueError(f"features: not finite in {named('row', bad)}")
+            raise ValueError(f"features: not finite in {named('row', nonfinite_rows(features))}")
         yield block
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
-from usb_active.arrays import blocks, named
+from usb_active.arrays import blocks, named, nonfinite_rows
 from usb_active.kmeans import kmeans_centres, nearest_centres
 
 # A direction whose variance is this small beside the largest holds nothing but rounding; whitening would make it a feature.
@@ -136,10 +136,10 @@ def _checked(features: ArrayLike) -> NDArray:
     features = np.asarray(features)
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(f"features: expected shape (N, D), got {features.shape}")
-    bad = np.concatenate([rows[~np.isfinite(features[rows]).all(axis=1)] for rows in blocks(np.arange(len(features)), features.shape[1])])
+    bad = nonfinite_rows(features)
     if len(bad):
         raise ValueError(f"features: not finite in {named('row', bad)}")
-    far = np.flatnonzero(np.abs(features).max(axis=1) > _LARGEST)
+    far = np.flatnonzero(np.maximum(features.max(axis=1), -features.min(axis=1)) > _LARGEST)
     if len(far):
         raise ValueError(f"features: above {_LARGEST:.0e}, so that squares overflow in single precision, in {named('row', far)}")
     return features

@@ -1,4 +1,4 @@
-"""A map of the pool in two dimensions, with what was picked: t-SNE of the features that a run kept, or of the pixels."""
+"""A map of the pool in two dimensions, with what was picked: t-SNE of the features that it was chosen by, or of the pixels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def draw_embedding(run: Run, dataset_of: Callable[[RunDir], Dataset], path: Path
     Principal components first: at most 50 of them as its input, two as its start. All randomness is of the run's seed.
 
     Raises:
-        UsageError: neither features of pretraining nor the dataset are there; features that are not finite; too few samples.
+        UsageError: neither features on disk nor the dataset are there; features that are not finite; too few samples.
     """
     try:
         dataset: Dataset | None = dataset_of(run.directory)
@@ -69,14 +69,14 @@ def _picks(run: Run) -> dict[int, np.ndarray]:
 def _choose(
     run: Run, keys: list[str], picks: Mapping[int, np.ndarray], dataset: Dataset | None, positions: Mapping[str, int], reason: str
 ) -> FeatureMap:
-    kept = _kept_features(run.path / "pretrain", len(keys))
+    kept, source = _kept_features(run, len(keys))
     if kept is not None:
         idx = _sample(len(keys), picks, run)
         features = np.asarray(kept[idx], dtype=np.float32)
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
-            raise UsageError(f"{run.path}: --embed: features of pretraining are not finite for samples {name_some(idx[~finite])}")
-        return FeatureMap(idx, features, "the features of pretraining")
+            raise UsageError(f"{run.path}: --embed: {source} are not finite for samples {name_some(idx[~finite])}")
+        return FeatureMap(idx, features, f"the {source}")
     if dataset is None:
         where = run.path / "pretrain"
         raise UsageError(f"{run.path}: --embed: no features: none of this pool in {where}, and the dataset is not available: {reason}")
@@ -90,14 +90,24 @@ def _choose(
         raise UsageError(f"{run.path}: --embed: no features of pretraining, and no pixels: {reason_of(error)}") from error
 
 
-def _kept_features(folder: Path, size: int) -> np.ndarray | None:
-    """(N, D) of the pretrainer, else of its backbone, for a pool of this size; mapped."""
-    for path in (folder / "features.npy", folder / f"backbone_features_{size}.npy"):
+def _kept_features(run: Run, size: int) -> tuple[np.ndarray | None, str]:
+    """(N, D) for a pool of this size, mapped, and what they are: those that a selection chose by, from a file or timm; else those of
+    the pretrainer, or of its backbone."""
+    active, folder = run.config["active"], run.path / "pretrain"
+    choices = [(active.get(role) or {}).get("features") for role in ("initial", "acquisition")]
+    places: list[tuple[Path, str]] = []
+    for choice in [*filter(None, choices), active.get("features") or {}]:
+        if choice.get("name") == "file":
+            places.append((Path(choice["path"]), f"features in {Path(choice['path']).name}"))
+        elif choice.get("name") == "timm":
+            places += [(path, "features of timm") for path in sorted((run.path / "artifacts").glob(f"timm_*_{size}.npy"))]
+    places += [(folder / name, "features of pretraining") for name in ("features.npy", f"backbone_features_{size}.npy")]
+    for path, source in places:
         if path.is_file():
             features = load_array(path)
             if features.ndim == 2 and len(features) == size:
-                return features
-    return None
+                return features, source
+    return None, ""
 
 
 def _sample(size: int, picks: Mapping[int, np.ndarray], run: Run) -> np.ndarray:
