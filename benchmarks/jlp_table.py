@@ -6,7 +6,7 @@ SEMI comes twice: by Eq. 8, where every label counts alike, and with classes tha
 
 The same command goes on where it stopped; with everything done it only writes the tables. For a seed, all start from the same
 ten samples; ceal is not combined with SEMI, as in the paper. The second table is what it looks for: how much SEMI, PRE and a rule
-gain, each with the others as they are.
+gain, each with the others as they are. The third needs no training: label propagation alone.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 from evidence import Cell, accuracies, paired, put, run_cells, table_parser, with_interval
+from numpy.typing import NDArray
 
+from usb_active.neighbors import affinity
+from usb_active.propagation import WEIGHTINGS, propagate
 from usb_active.report.tables import table
 
 RULES = ("random", "coreset", "ceal", "jlp")
@@ -85,12 +89,41 @@ def gain_table(curves: Curves) -> str:
     return table(["gain, percentage points", "mean over rounds"], rows)
 
 
+def propagation_table(draws: int = 20) -> str:
+    """No training: accuracy of the labels that are propagated over the graph of pixels, by how many there are of each class."""
+    from as3l_table import pixels
+
+    features, truth = pixels()
+    graph = affinity(features, 50)
+    rows = []
+    for count, alike in ((10, True), (20, True), (20, False), (50, True), (50, False)):
+        found: dict[str, list[float]] = {name: [] for name in WEIGHTINGS}
+        for draw in range(draws):
+            rng = np.random.default_rng([draw, count])
+            labeled = by_class(truth, count // 10 if alike else 1, rng)
+            if not alike:
+                others = np.setdiff1d(np.arange(len(truth)), labeled)
+                labeled = np.append(labeled, rng.choice(others, count - len(labeled), replace=False))
+            rest = np.setdiff1d(np.arange(len(truth)), labeled)
+            for name, values in found.items():
+                probs = propagate(graph, labeled, truth[labeled], 10, weighting=name)
+                values.append(100 * float((probs.argmax(axis=1) == truth)[rest].mean()))
+        how = f"{count // 10} of each class" if alike else f"1 of each class and {count - 10} at random"
+        rows.append([f"{count} labels, {how}", *map(with_interval, found.values())])
+    return table(["propagation alone", "labels alike (Eq. 8)", "classes alike"], rows)
+
+
+def by_class(truth: NDArray, each: int, rng: np.random.Generator) -> NDArray:
+    """So many samples of every class."""
+    return np.concatenate([rng.choice(np.flatnonzero(truth == c), each, replace=False) for c in np.unique(truth)])
+
+
 def tables(found: Sequence[Cell], root: Path) -> str:
-    """The Markdown of both."""
+    """The Markdown of all three."""
     curves: Curves = {}
     for cell in found:
         curves.setdefault((cell.place[0], cell.place[1]), {})[cell.seed] = accuracies(cell, root)
-    return f"{accuracy_table(curves)}\n\n{gain_table(curves)}\n"
+    return f"{accuracy_table(curves)}\n\n{gain_table(curves)}\n\n{propagation_table()}\n"
 
 
 def main() -> None:
