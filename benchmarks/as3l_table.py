@@ -259,8 +259,11 @@ def training_tables(cells: Sequence[Cell], root: Path) -> str:
 # ------------------------------------------------------------------------------------------ the command
 def learned(root: Path, seed: int) -> Points:
     """The features of a pretraining."""
-    (path,) = (root / pretraining(seed).name / "pretrain").glob("backbone_features_*.npy")
-    return make_points(np.load(path, allow_pickle=False))
+    run = root / pretraining(seed).name
+    paths = sorted((run / "pretrain").glob("backbone_features_*.npy"))
+    if not paths:
+        raise SystemExit(f"{run}: no features of a pretraining; --only trainings makes them")
+    return make_points(np.load(paths[0], allow_pickle=False))
 
 
 def trainings(args: argparse.Namespace) -> str:

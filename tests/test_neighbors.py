@@ -67,6 +67,23 @@ def test_more_copies_than_neighbours_hang_together(metric, k):
         assert sp.csgraph.connected_components(affinity(features[copies], k))[0] == 1
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_several_groups_of_copies_among_each_other_stay_apart(metric, k):
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        group = rng.integers(-1, 3, 30)
+        features = rng.standard_normal((30, 3))
+        for number in range(3):
+            features[group == number] = np.eye(3)[number]
+        similarity, index = knn(features, k, metric=metric)
+        for row in np.flatnonzero(group >= 0):
+            copies = np.flatnonzero(group == group[row])
+            near = index[row][: len(copies) - 1]
+            assert set(near.tolist()) <= set(copies.tolist()) - {row} and len(set(index[row].tolist())) == k
+            assert similarity[row, : len(near)] == pytest.approx(1.0 if metric == "cosine" else 0.0, abs=1e-6)
+
+
 @pytest.mark.parametrize("k", [4, 7])
 def test_as_many_copies_as_neighbours_and_one_are_all_neighbours(k):
     features = make_features()
@@ -80,6 +97,14 @@ def test_cosines_that_may_be_rounding_are_no_edges():
     features = np.eye(4)[np.arange(40) % 4] + 1e-8 * np.abs(make_features(40, 4))
     graph = affinity(features, 20)
     assert sp.csgraph.connected_components(graph)[0] == 4 and graph.data.min() > 0.99
+
+
+def test_euclidean_distances_that_overflow_name_their_rows():
+    features = make_features()
+    features[[7, 9]] *= 1e30
+    with pytest.raises(ValueError, match="features: above 2e.18, so that squared distances overflow, in rows 7, 9"):
+        knn(features, 3, metric="euclidean")
+    assert knn(features, 3)[1].shape == (60, 3)
 
 
 def test_euclidean_neighbours_far_from_the_origin():

@@ -16,6 +16,7 @@ from PIL import Image
 
 from usb_active.datasets import Dataset
 from usb_active.errors import UsageError
+from usb_active.feature_sources import timm_key
 from usb_active.report import embedding, summary_table, write_report
 from usb_active.report.curves import learning_curve
 from usb_active.report.galleries import gallery
@@ -554,14 +555,17 @@ def test_the_map_is_of_what_the_selection_chose_by(tmp_path, role, kind):
     """Not of the pretraining beside it."""
     run = mapped_run(tmp_path, np.zeros((8, 5), dtype=np.float32))
     features = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
-    path = tmp_path / "own.npy" if kind == "file" else run / "artifacts" / "timm_resnet18_00000000_8.npy"
+    path = tmp_path / "own.npy" if kind == "file" else run / "artifacts" / f"{timm_key('resnet18', 'weights.pth', 8)}.npy"
     path.parent.mkdir(exist_ok=True)
     np.save(path, features)
+    # Another network's, which another part of the run uses.
+    (run / "artifacts").mkdir(exist_ok=True)
+    np.save(run / "artifacts" / f"{timm_key('a', 'weights.pth', 8)}.npy", features + 1)
     loaded = as_runs([run])[0]
-    choice = {"name": kind, **({"path": str(path)} if kind == "file" else {"model": "resnet18"})}
+    choice = {"name": kind, **({"path": str(path)} if kind == "file" else {"model": "resnet18", "path": "weights.pth"})}
     loaded.config["active"].update({"initial": {"name": "coreset", "size": 3, "features": choice}} if role else {"features": choice})
     kept, source = embedding._kept_features(loaded, 8)
-    assert np.array_equal(kept, features) and source == ("features in own.npy" if kind == "file" else "features of timm")
+    assert np.array_equal(kept, features) and source == ("features in own.npy" if kind == "file" else "features of resnet18")
     # Of another pool: those of the pretraining.
     np.save(path, features[:7])
     assert embedding._kept_features(loaded, 8)[1] == "features of pretraining"

@@ -355,8 +355,16 @@ class Session:
         """What follows from done.json, by whichever process wrote it; again is harmless. The cycle's metrics."""
         done = self.run_dir.read_json(self._done_name(cycle))
         self.run_dir.append_metrics(done["metrics"])
-        self._forget(cycle, {done["prior"], done["prior_in_training"]})
+        self._forget(cycle, self._tables_of(cycle))
         return done["metrics"]
+
+    def _tables_of(self, cycle: int) -> set[str]:
+        """Prior tables that a finished cycle needs should it be trained again: what it began with, was guided by, and left."""
+        done = self.run_dir.read_json(self._done_name(cycle))
+        return {done["prior"], done["prior_in_training"], self._prior_before(cycle)}
+
+    def _prior_before(self, cycle: int) -> str:
+        return "" if cycle == 0 else self.run_dir.read_json(self._done_name(cycle - 1))["prior"]
 
     def _train(self, cycle: int) -> None:
         """USB's training of a cycle on `self.pool`, from its latest checkpoint if there is one."""
@@ -374,7 +382,7 @@ class Session:
         if resumed:
             self.trainer.load_model(str(checkpoint))
         else:
-            self.load_prior("" if cycle == 0 else self.run_dir.read_json(self._done_name(cycle - 1))["prior"])
+            self.load_prior(self._prior_before(cycle))
             self._fit_prior("start", cycle)
         self._in_memory, self._has_model = cycle, True
         self.trainer.fit()
@@ -401,7 +409,7 @@ class Session:
             return
         before = range(max(0, cycle - 1), cycle)
         old = [path for earlier in before for path in self.run_dir.cycle_path(earlier).glob("*.pth")]
-        for path in [*sorted(old), *self.prior.outdated(range(max(0, cycle - 1), cycle + 1), tables)]:
+        for path in [*sorted(old), *self.prior.outdated(range(cycle + 1), tables)]:
             path.unlink()
             logger.debug("removed %s (keep: last)", path)
         shutil.rmtree(self.run_dir.path / "scratch" / f"cycle_{cycle:03d}", ignore_errors=True)
@@ -439,9 +447,10 @@ class Session:
             self.prior_log.save(self.cycle_path)
 
     def forget_tables(self) -> None:
-        """`keep: last`: when a checkpoint is written, the tables of this training that it does not name go."""
-        if self.config.active.keep == "last" and not self._is_done(self.cycle):
-            for path in self.prior.outdated(range(self.cycle, self.cycle + 1), {self.prior.file}):
+        """`keep: last`: when a checkpoint is written, the tables of this training that neither it nor a finished cycle needs go."""
+        if self.config.active.keep == "last":
+            needed = self._tables_of(self.cycle) if self._is_done(self.cycle) else set()
+            for path in self.prior.outdated(range(self.cycle, self.cycle + 1), {self.prior.file, *needed}):
                 path.unlink()
 
     def load_prior(self, name: str) -> None:

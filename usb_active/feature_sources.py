@@ -74,6 +74,11 @@ class FileFeatures(Features):
         return features if features.dtype == np.float32 else features.astype(np.float32)
 
 
+def timm_key(model: str, path: str, size: int) -> str:
+    """The name under which a run keeps them. It may use several: a file of weights is told from another by its path."""
+    return f"timm_{model}_{zlib.crc32(path.encode()):08x}_{size}".replace("/", "_")
+
+
 class TimmFeatures(Features):
     """A timm network with weights already on disk, run over the eval views."""
 
@@ -83,10 +88,7 @@ class TimmFeatures(Features):
         batch_size: int = Field(128, ge=1)
 
     def get(self, view: PoolView) -> np.ndarray:
-        # One run may use several: a file of weights is told from another by its path.
-        weights = zlib.crc32(str(self.config.path).encode())
-        key = f"timm_{self.config.model}_{weights:08x}_{len(view)}".replace("/", "_")
-        return view.artifact(key, lambda: self._run(view))
+        return view.artifact(timm_key(self.config.model, str(self.config.path), len(view)), lambda: self._run(view))
 
     def _run(self, view: PoolView) -> np.ndarray:
         import torch

@@ -32,8 +32,8 @@ _TRAINED_PER_LIST = 64
 _GPU_LISTS = 2048
 # Cosines in single precision that may be nothing but rounding. An edge of them would make two components one.
 _ROUNDING = 1e-6
-# Similarity to the k-th neighbour from which on it may be a copy.
-_NEARLY_EQUAL = 1 - 1e-5
+# How far the similarity to the k-th neighbour may be from that to itself, for it to be a copy: relative to the largest squared length.
+_NEARLY_EQUAL = 1e-5
 
 
 def knn(
@@ -44,15 +44,15 @@ def knn(
     features: (N, D), may be a memory map: it is read by blocks. metric: "cosine", similarity in [-1, 1]; or
     "euclidean", similarity = minus the squared distance. A row is never its own neighbour, whatever copies of it
     there are. Of more than k copies each has the next ones in their order, on both sides, going round: so copies that
-    cannot all be neighbours hang together all the same. Computed in single precision.
+    cannot all be neighbours hang together all the same, from k = 2 on. Computed in single precision.
 
     method: "exact" compares all pairs; "ivf" (faiss's inverted file, Jegou et al. 2011) looks through the sixteenth of
     the pool whose cluster centres are nearest; "auto" is exact up to 100,000 rows (1,000,000 with a GPU). The search
     runs on a GPU where faiss has one. Nothing is drawn: the same features give the same neighbours.
-    Memory: one copy of the features in single precision, the result, and blocks.
+    Memory: one copy of the features in single precision, the result, and blocks; and rows that have so many copies.
 
-    Raises ValueError for features that are not finite, for "cosine" of length zero, for "euclidean" so far from the others
-    that squares leave the range of single precision (naming the rows); for k outside 1..N-1, and for an unknown metric
+    Raises ValueError for features that are not finite, for "cosine" of length zero, for "euclidean" so large that squares
+    leave the range of single precision (naming the rows); for k outside 1..N-1, and for an unknown metric
     or method.
     """
     _check_choice("metric", metric, METRICS)
@@ -75,16 +75,17 @@ def knn(
 def _share_out_copies(rows: _Rows, similarity: NDArray[np.float32], neighbors: NDArray[np.int64]) -> None:
     """Neighbours, in place, of rows with more than k exact copies: faiss would give all of them the first ones."""
     k = neighbors.shape[1]
-    suspects = np.flatnonzero(similarity[:, -1] >= _NEARLY_EQUAL) if rows.metric == "cosine" else np.arange(len(rows))
+    suspects = np.flatnonzero(similarity[:, -1] >= rows.nearly_equal)
     parts = [idx[(rows[idx] == rows[neighbors[idx, -1]]).all(axis=1)] for idx in blocks(suspects, rows.dim)]
     copies = np.concatenate(parts) if parts else suspects
     if not len(copies):
         return
-    order = np.argsort(np.unique(rows[copies], axis=0, return_inverse=True)[1].reshape(-1), kind="stable")
-    same = np.concatenate([[False], (rows[copies[order[1:]]] == rows[copies[order[:-1]]]).all(axis=1)])
+    group_of = np.unique(rows[copies], axis=0, return_inverse=True)[1].reshape(-1)
+    order = np.argsort(group_of, kind="stable")
+    groups = np.split(copies[order], np.flatnonzero(np.diff(group_of[order])) + 1)
     # One step to either side, two, …; with an odd k one more to the right.
     steps = np.array([step for size in range(1, k // 2 + 2) for step in (size, -size)])[:k]
-    for group in np.split(copies[order], np.flatnonzero(~same)[1:]):
+    for group in groups:
         if len(group) > k + 1:
             neighbors[group] = group[(np.arange(len(group))[:, None] + steps) % len(group)]
             similarity[group] = 1 if rows.metric == "cosine" else 0
@@ -163,8 +164,7 @@ class _Rows:
             rows = self._block(idx)
             self._check(rows, idx)
             self.mean += (rows / len(features)).sum(axis=0)
-        if metric == "euclidean":
-            self._check_range()
+        self.nearly_equal = 1 - _NEARLY_EQUAL if metric == "cosine" else -_NEARLY_EQUAL * self.dim * self._checked_peak() ** 2
 
     def __len__(self) -> int:
         return len(self.features)
@@ -185,7 +185,7 @@ class _Rows:
         return np.ascontiguousarray(rows, np.float32)
 
     def _block(self, idx: NDArray) -> NDArray[np.float64]:
-        consecutive = idx[-1] - idx[0] == len(idx) - 1
+        consecutive = bool((np.diff(idx) == 1).all())
         return np.array(self.features[idx[0] : idx[-1] + 1] if consecutive else self.features[idx], np.float64)
 
     def _check(self, rows: NDArray, idx: NDArray) -> None:
@@ -196,12 +196,16 @@ class _Rows:
         if len(zero) and self.metric == "cosine":
             raise ValueError(f"features: all zero, so without a direction, in {named('row', zero)}")
 
-    def _check_range(self) -> None:
-        limit = math.sqrt(np.finfo(np.float32).max / self.dim) / 4
+    def _checked_peak(self) -> float:
+        """The largest absolute value relative to the mean."""
+        peak, limit = 0.0, math.sqrt(np.finfo(np.float32).max / self.dim) / 4
         for idx in blocks(np.arange(len(self)), self.dim):
-            far = idx[np.abs(self._block(idx) - self.mean).max(axis=1) > limit]
+            rows = self._block(idx)
+            far = idx[np.abs(rows).max(axis=1) > limit]
             if len(far):
-                raise ValueError(f"features: too far from the mean, squared distances overflow, in {named('row', far)}")
+                raise ValueError(f"features: above {limit:.0e}, so that squared distances overflow, in {named('row', far)}")
+            peak = max(peak, float(np.abs(rows - self.mean).max()))
+        return peak
 
 
 def _make_index(rows: _Rows, method: str, count: int) -> Any:

@@ -27,4 +27,5 @@ class Plugin:
         self.config = self.Config() if config is None else config
 
     def check(self, num_samples: int, num_classes: int) -> None:
-        """UsageError where keys do not go with a pool of this size; called before anything runs."""
+        """UsageError where keys do not go with a pool of this size. Called before anything runs, for what chooses, guides, watches or
+        pretrains."""

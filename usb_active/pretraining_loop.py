@@ -117,7 +117,8 @@ class EpochTraining:
         """UsageError when it was begun with other keys or samples."""
         for name, value in state["begun_with"].items():
             now = self._begun_with.get(name)
-            if value != now:
+            # An earlier version kept this one, too.
+            if value != now and name != "num_workers":
                 raise UsageError(
                     f"{self.who}: {path} was begun with {name}: {value}, now {now}; put it back, or remove the file to begin anew"
                 )

@@ -68,7 +68,7 @@ class TypiClust(_ByClusters):
     class Config(PluginConfig):
         max_clusters: int = Field(500, ge=1)
         neighbors: int = Field(20, ge=1)
-        min_size: int = Field(5, ge=1)
+        min_size: int = Field(6, ge=1)
 
     def picks(self, view: PoolView, budget: int) -> np.ndarray:
         rest = {"labeled": view.labeled, "candidates": view.candidates, "rng": view.rng}

@@ -60,7 +60,7 @@ def typiclust(
     candidates: ArrayLike | None = None,
     max_clusters: int = 500,
     neighbors: int = 20,
-    min_size: int = 5,
+    min_size: int = 6,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
     """The most typical candidates of the largest clusters without a label: TypiClust (Hacohen et al. 2022, §3.3, Algorithm 1).
@@ -68,7 +68,7 @@ def typiclust(
     features: (N, D); labeled: (L,) idx; candidates: (M,) idx, by default all others. Returns idx (budget,) in order of picking.
 
     K-means with min(L + budget, `max_clusters`) clusters; those of fewer than `min_size` samples come last, since they hold outliers
-    (5, as in the authors' public code); typicality is the inverse mean distance to the nearest
+    (the authors' public code wants more than 5, and drops the others); typicality is the inverse mean distance to the nearest
     min(`neighbors`, cluster size − 1) other samples of the cluster. When all clusters hold a label, those that hold the fewest
     come first. Searching neighbours takes time by the square of a cluster's size: many samples in few clusters are slow.
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from usb_active.plugins.jlp.functional import certainty
 
-from usb_active.arrays import named
+from usb_active.arrays import named, nonfinite_rows
 from usb_active.errors import UsageError
 from usb_active.inference import evaluating
 from usb_active.neighbors import affinity
@@ -178,8 +178,8 @@ class LabelPropagation(AlgorithmBase):
 
     def _check_features(self, features: np.ndarray) -> None:
         """UsageError that names the samples without a direction, or not finite."""
-        for bad, what in ((~np.isfinite(features).all(axis=1), "not finite"), (~features.any(axis=1), "all zero, so without a direction,")):
-            rows = np.flatnonzero(bad)
+        for find, what in ((nonfinite_rows, "not finite"), (zero_rows, "all zero, so without a direction,")):
+            rows = find(features)
             if not len(rows):
                 continue
             of = f"row {rows[0]} of the labelled and unlabelled samples"
@@ -260,6 +260,11 @@ class LabelPropagation(AlgorithmBase):
             Argument("--lp_alpha", float, 0.99, "how far labels go", valid="[0, 1)"),
             Argument("--lp_weighting", str, "label", "what counts alike: every label (the paper), or every class", valid=WEIGHTINGS),
         ]
+
+
+def zero_rows(features: np.ndarray) -> np.ndarray:
+    """Rows of (N, D) that are all zero."""
+    return np.flatnonzero(~features.any(axis=1))
 
 
 class PropagationHook(Hook):

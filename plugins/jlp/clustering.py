@@ -15,6 +15,7 @@ from usb_active.kmeans import kmeans_centres, nearest_centres
 
 # A direction whose variance is this small beside the largest holds nothing but rounding; whitening would make it a feature.
 _NOTHING = 1e-10
+# Squared, and summed over thousands of dimensions, this is within single precision; faiss ends the process beyond.
 _LARGEST = 1e16
 
 

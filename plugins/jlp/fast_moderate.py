@@ -14,7 +14,7 @@ from usb_active.propagation.kernels import solve_vector
 TAKEN = np.iinfo(np.int64).max
 # Values closer than this, relative, are equal, and the rank decides.
 TIE = 1e-8
-# Values below this are equal too: what a labelled node has of itself is above 1, and solving leaves about a tenth of this open.
+# Values below this are equal too: what a labelled node has of itself is above 1. One solve leaves some 1e-11 open, and they add up.
 FLOOR = 1e-9
 # Residual of an exact solve, relative.
 EXACT = 1e-12

@@ -296,6 +296,23 @@ def test_labels_that_are_held_out_are_not_shown_to_what_makes_targets(tmp_path):
     assert [len(shown) for shown in session.plugins["prior"].shown] == [15] * 5 + [22] * 5
 
 
+@pytest.mark.parametrize("when", [["start", "step"], ["end"]])
+def test_a_cycle_whose_checkpoint_is_gone_is_trained_again_from_the_table_it_began_with(tmp_path, when):
+    prior = {"name": "made", "table": "one_hot", "when": when, "until_iter": 1, "then": "update", "update_every": 1}
+    data = prepared(tmp_path, "run", prior, algorithm="fixmatch", active={"cycles": 1, "acquisition": "margin"})
+    session = train(data).session
+    path = session.run_dir.path
+    # What a finished cycle was guided by, what it left, and what it began with.
+    assert {table.stem for table in (path / "artifacts").glob("prior_*")} == session._tables_of(1) - {""}
+    (path / "cycle_001" / "latest_model.pth").unlink()
+    more = {**data, "active": {**data["active"], "cycles": 2}}
+    again, whole = (train({**more, "save_name": name}).session.run_dir.metrics() for name in ("run", "whole"))
+    assert [line["accuracy"] for line in again] == [line["accuracy"] for line in whole]
+    assert {table.stem for table in (path / "artifacts").glob("prior_*")} == {
+        table.stem for table in (tmp_path / "whole" / "artifacts").glob("prior_*")
+    }
+
+
 def test_an_update_that_gives_nothing_keeps_the_table(tmp_path):
     prior = {"name": "made", "table": "one_hot", "until_iter": 1, "then": "update", "update_every": 1}
     _, seen = recorded(prepared(tmp_path, "run", prior, algorithm="fixmatch"))

@@ -34,8 +34,8 @@ def propagate(
     """Class probabilities of all nodes from the labels of some (Siméoni et al. 2021, equations 8 and 9 with eta).
 
     labeled: (L,) idx; labels: (L,) in 0..C-1, of those. Returns (N, C): rows sum to one, but are zero for nodes that no
-    label reaches: of another component of the graph, or so far that less arrives than `tol` leaves open. A class without
-    labels is a zero column.
+    label reaches: of another component of the graph, or so far that no more arrives than the residual may be. A class
+    without labels is a zero column.
     alpha, tol, start: as in `diffuse`. weighting: as in `label_matrix`. Values below zero, which rounding leaves, are clipped.
     Raises ValueError for all of `diffuse`, and for idx or labels out of range, repeated, or of different lengths.
     """
@@ -99,7 +99,8 @@ def label_matrix(
 
 
 def left_open(sources: NDArray[np.float64], alpha: float, tol: float) -> float:
-    """The largest residual that `diffuse` leaves in a column: what is not above it is not known to be there."""
+    """The largest residual that `diffuse` may leave in a column: what is not above it is not known to be there. (What is, is known
+    but for up to 1 / (1 - alpha) times it.)"""
     return (1 - alpha) * tol * float(np.linalg.norm(sources, axis=0).max(initial=0))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from usb_active.artifacts import load_array
 from usb_active.errors import UsageError, name_some
+from usb_active.feature_sources import timm_key
 from usb_active.report.drawing import MARKERS, add_title, new_figure, save_figure
 from usb_active.report.galleries import reason_of
 from usb_active.report.runs import Run
@@ -100,7 +101,8 @@ def _kept_features(run: Run, size: int) -> tuple[np.ndarray | None, str]:
         if choice.get("name") == "file":
             places.append((Path(choice["path"]), f"features in {Path(choice['path']).name}"))
         elif choice.get("name") == "timm":
-            places += [(path, "features of timm") for path in sorted((run.path / "artifacts").glob(f"timm_*_{size}.npy"))]
+            key = timm_key(choice["model"], choice["path"], size)
+            places.append((run.path / "artifacts" / f"{key}.npy", f"features of {choice['model']}"))
     places += [(folder / name, "features of pretraining") for name in ("features.npy", f"backbone_features_{size}.npy")]
     for path, source in places:
         if path.is_file():

@@ -147,7 +147,7 @@ class StepCapture:
             "feats": _as_float(feats),
             "hidden": _as_float(self._hidden),
         }
-        values.update({name: values[name][:0] for name in unused})
+        values.update({name: values[name][:0] for name in unused if values[name] is not None})
         return TrainBatch(cycle, iteration, **{name: value for name, value in values.items() if name in self.fields})
 
 
