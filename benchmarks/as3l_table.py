@@ -250,10 +250,10 @@ def training_tables(cells: Sequence[Cell], root: Path) -> str:
             (found.setdefault(cell.place, {})[cell.seed],) = accuracies(cell, root, name).values()
     rows = []
     for place in sorted(last, key=lambda place: int(place[0].split()[0])):
-        reference = (place[0], "stratified", "no prior")
-        gain = "" if place == reference else with_interval(paired(last[place], last[reference]), sign=True)
-        rows.append([", ".join(place), with_interval(last[place].values()), gain, with_interval(best[place].values())])
-    return table(["labels, sampling, prior", "last", "minus stratified, no prior", "best (optimistic)"], rows) + "\n"
+        references = [last.get((place[0], sampler, "no prior"), last[place]) for sampler in (place[1], "stratified")]
+        gains = ["" if of is last[place] else with_interval(paired(last[place], of), sign=True) for of in references]
+        rows.append([", ".join(place), with_interval(last[place].values()), *gains, with_interval(best[place].values())])
+    return table(["labels, sampling, prior", "last", "minus no prior", "minus stratified, no prior", "best (optimistic)"], rows) + "\n"
 
 
 # ------------------------------------------------------------------------------------------ the command

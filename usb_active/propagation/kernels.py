@@ -5,24 +5,38 @@ Compiled once a machine, when first called: numba keeps the result beside this f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
-import torch
 from numba import get_num_threads, njit, prange, set_num_threads
+from threadpoolctl import ThreadpoolController
 
 # Edges times columns that keep a thread busy for longer than it takes to wake it.
 _WORTH_A_THREAD = 1 << 22
 
 
 def _start_threads() -> None:
-    """Start numba's threads here and now. Where numba and torch share an OpenMP, that sets the number of threads of both: torch's is
-    put back, because on it depend the bits of a training, and its speed beside other work.
+    """Start numba's threads here and now. It sets the number of threads of an OpenMP that torch may share, or will when it is
+    imported: that is put back, because on it depend the bits of a training, and its speed beside other work. (Asking torch itself
+    would import it, for 700 MB.)
     """
-    of_torch = torch.get_num_threads()
+    before = {library.filepath: library.num_threads for library in _openmp()}
     get_num_threads()
-    torch.set_num_threads(of_torch)
+    for library in _openmp():
+        library.set_num_threads(before.get(library.filepath) or _openmp_default())
+
+
+def _openmp() -> list[Any]:
+    return ThreadpoolController().select(user_api="openmp").lib_controllers
+
+
+def _openmp_default() -> int:
+    """What an OpenMP begins with: this one was not loaded before."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(wanted) if wanted.isdigit() and int(wanted) else os.cpu_count() or 1
 
 
 _start_threads()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 
@@ -294,17 +295,20 @@ def test_the_inputs_are_left_alone_and_other_formats_do():
     assert np.allclose(probs, propagate(graph.astype(np.float32), [1, 2], [0, 1], 2), atol=1e-4)
 
 
-def test_torch_keeps_its_number_of_threads():
-    """In a fresh process, because numba's threads start once."""
+@pytest.mark.parametrize("first", [True, False])
+def test_torch_keeps_its_number_of_threads(first):
+    """In a fresh process, because numba's threads start once. Torch may be there already, or come later and take the OpenMP it finds."""
     code = (
-        "import numpy as np, torch; torch.set_num_threads(1)\n"
+        f"import numpy as np, sys; {first} and __import__('torch').set_num_threads(1)\n"
         "from usb_active.plugins.jlp.functional import joint_label_propagation, propagate\n"
         "from usb_active.plugins.jlp import fast_greedy\n"
         "from usb_active.neighbors import affinity\n"
         "fast_greedy._LARGE, fast_greedy._WORTH_A_BLOCK = -1, 0\n"
         "graph = affinity(np.random.default_rng(0).standard_normal((300, 8)), 10)\n"
         "propagate(graph, [0, 1], [0, 1], 2); joint_label_propagation(graph, [0, 1], 5)\n"
-        "print(torch.get_num_threads())"
+        f"assert ('torch' in sys.modules) is {first}\n"
+        "import torch; print(torch.get_num_threads())"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, **({} if first else {"OMP_NUM_THREADS": "1"}), "NUMBA_NUM_THREADS": "2"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment)
     assert (ended.returncode, ended.stdout.strip()) == (0, "1"), ended
