@@ -19,10 +19,12 @@ from usb_active.propagation.kernels import WIDTH, difference_norms, step, thread
 _RESIDUAL = 1e-6
 _MOST_CYCLES = 40
 # A cycle's steps reduce by this what belongs to eigenvalues of W below the cut, at first this one.
-_REDUCTION = 5e-3
-_CUT = 0.6
+_REDUCTION = 2e-2
+# But for the last cycle, which need not do more than this beside what is still too much.
+_MARGIN = 0.1
+_CUT = 0.8
 # If a whole cycle reduces the residual less than that, the coarse graph is too coarse: the cut moves towards the second eigenvalue.
-_SLOW = 0.1
+_SLOW = 0.2
 
 
 class BlockSolver:
@@ -49,13 +51,18 @@ class BlockSolver:
         for _ in range(_MOST_CYCLES):
             interval = self._interval()
             norms = self._first_step(x, old, column_of, interval[0])
-            if norms.max() <= _RESIDUAL or (norms <= 2 * _RESIDUAL * np.maximum(_norms(x), 1)).all():
+            if norms.max() <= _RESIDUAL:
+                return x, norms
+            excess = float((norms / (2 * _RESIDUAL * np.maximum(_norms(x), 1))).max())
+            if excess <= 1:
                 return x, norms
             if norms.max() <= 10:
-                x, old = self._next_steps(old, x, column_of, *interval)
+                reduction = max(_REDUCTION, _MARGIN / excess)
+                x, old = self._next_steps(old, x, column_of, *interval, reduction)
                 self._residual(x, old, column_of)
                 self.coarse.correct(x, old)
-                self._judge(norms.max() / before)
+                if reduction == _REDUCTION:
+                    self._judge(norms.max() / before)
                 before = norms.max()
             else:
                 # It grew: the spectrum reaches below the estimate. No eigenvalue lies below -1.
@@ -77,10 +84,12 @@ class BlockSolver:
         self._step(x, out, column_of, self.alpha / centre, 1 - 1 / centre, 0, 1 / centre)
         return np.float32(centre) * difference_norms(x, out)
 
-    def _next_steps(self, x: NDArray, old: NDArray, column_of: NDArray, centre: float, half: float) -> tuple[NDArray, NDArray]:
-        """x and its predecessor after as many steps of (I - alpha W) x = e as reduce an error enough; both are used up."""
+    def _next_steps(
+        self, x: NDArray, old: NDArray, column_of: NDArray, centre: float, half: float, reduction: float
+    ) -> tuple[NDArray, NDArray]:
+        """x and its predecessor after as many steps of (I - alpha W) x = e as reduce an error by this; both are used up."""
         # An error is reduced by T_k(centre / half).
-        steps, factor = math.ceil(math.acosh(1 / _REDUCTION) / math.acosh(centre / half)), 1.0
+        steps, factor = math.ceil(math.acosh(1 / reduction) / math.acosh(centre / half)), 1.0
         for at in range(steps - 1):
             factor = 1 / (1 - (half / centre) ** 2 * (0.5 if at == 0 else factor / 4))
             # x_next = factor * (x + (e - x + alpha W x) / centre - x_old) + x_old

@@ -14,7 +14,7 @@ from numba import get_num_threads
 from numpy.typing import NDArray
 
 from usb_active.propagation.graph import Part
-from usb_active.propagation.kernels import WIDTH, aggregate, block_product, coarse_matrix, threads_for
+from usb_active.propagation.kernels import WIDTH, aggregate, block_product, coarse_matrix, matched, threads_for
 
 # Share of its neighbours that must be free for a node to found an aggregate with them.
 _FREE_SHARE = 0.6
@@ -65,9 +65,10 @@ def _basis(graph: sp.csr_array, top: NDArray[np.float64]) -> sp.csr_array:
     size = len(top)
     member = aggregate(graph.indptr, graph.indices, graph.data, _FREE_SHARE)
     while member.max() >= _MOST:
+        # By twos: their neighbourhoods would be a few dozens, too coarse by far.
         belongs = sp.csr_array((np.ones(size, np.float32), member, np.arange(size + 1, dtype=np.int32)))
         joined = (belongs.T @ (graph @ belongs)).tocsr()
-        member = aggregate(joined.indptr, joined.indices, joined.data, _FREE_SHARE)[member]
+        member = matched(joined.indptr, joined.indices, joined.data)[member]
     unit = top / np.sqrt(np.bincount(member, top**2))[member]
     basis = graph @ sp.csr_array((unit.astype(np.float32), member, np.arange(size + 1, dtype=np.int32)))
     return graph @ basis if _stays_sparse(graph, basis) else basis

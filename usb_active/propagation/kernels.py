@@ -232,6 +232,23 @@ def aggregate(indptr, indices, data, share):
     return _joined(indptr, indices, data, founded, count)
 
 
+@njit(cache=True)
+def matched(indptr, indices, data):
+    """(N,) numbers of pairs, from 0: each node, in their order, with the free neighbour to which its edge weighs most, or alone."""
+    size, count = len(indptr) - 1, 0
+    pair = np.full(size, -1, np.int32)
+    for node in range(size):
+        if pair[node] >= 0:
+            continue
+        best, most = node, 0.0
+        for at in range(indptr[node], indptr[node + 1]):
+            if pair[indices[at]] < 0 and indices[at] != node and data[at] > most:
+                best, most = indices[at], data[at]
+        pair[node] = pair[best] = count
+        count += 1
+    return pair
+
+
 @njit(parallel=True, cache=True)
 def coarse_matrix(indptr, indices, data, alpha, q_indptr, q_indices, q_data, sums):
     """Add Q^T (I - alpha W) Q to sums (T, K, K), to be summed over T parts of the rows; Q (N, K) as CSR arrays."""
