@@ -14,9 +14,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from usb_active.artifacts import timm_key
 from usb_active.datasets import Dataset
 from usb_active.errors import UsageError
-from usb_active.feature_sources import timm_key
 from usb_active.report import embedding, summary_table, write_report
 from usb_active.report.curves import learning_curve
 from usb_active.report.galleries import gallery

@@ -51,3 +51,8 @@ def load_array(path: Path) -> np.ndarray:
         raise UsageError(f"{path}: no such file") from None
     except (ValueError, OSError, EOFError) as error:
         raise UsageError(f"{path}: not a readable .npy array ({error})") from None
+
+
+def timm_key(model: str, path: str, size: int) -> str:
+    """The key of the features of a timm network. A run may use several: a file of weights is told from another by its path."""
+    return f"timm_{model}_{zlib.crc32(path.encode()):08x}_{size}".replace("/", "_")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
-from usb_active.artifacts import load_array
+from usb_active.artifacts import load_array, timm_key
 from usb_active.checkpoint import read_weights
 from usb_active.errors import UsageError, name_some, nearest
 from usb_active.features import Features
@@ -72,11 +71,6 @@ class FileFeatures(Features):
         if not np.issubdtype(features.dtype, np.floating):
             raise UsageError(f"features: file: {self.config.path}: expected floating point, got {features.dtype}")
         return features if features.dtype == np.float32 else features.astype(np.float32)
-
-
-def timm_key(model: str, path: str, size: int) -> str:
-    """The name under which a run keeps them. It may use several: a file of weights is told from another by its path."""
-    return f"timm_{model}_{zlib.crc32(path.encode()):08x}_{size}".replace("/", "_")
 
 
 class TimmFeatures(Features):

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from usb_active.artifacts import load_array
+from usb_active.artifacts import load_array, timm_key
 from usb_active.errors import UsageError, name_some
-from usb_active.feature_sources import timm_key
 from usb_active.report.drawing import MARKERS, add_title, new_figure, save_figure
 from usb_active.report.galleries import reason_of
 from usb_active.report.runs import Run
