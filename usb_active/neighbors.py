@@ -25,8 +25,7 @@ EXACT_UP_TO = 100_000
 EXACT_UP_TO_ON_GPU = 1_000_000
 # faiss's search on a GPU stops at this many neighbours.
 _GPU_NEIGHBORS = 2048
-# Share of the inverted lists that is searched, and the rows that the lists are made from: recall against time.
-_PROBED = 1 / 16
+# The rows that each inverted list is made from.
 _TRAINED_PER_LIST = 64
 # faiss's search on a GPU looks through this many lists at most.
 _GPU_LISTS = 2048
@@ -46,8 +45,8 @@ def knn(
     there are. Of more than k copies each has the next ones in their order, on both sides, going round: so copies that
     cannot all be neighbours hang together all the same, from k = 2 on. Computed in single precision.
 
-    method: "exact" compares all pairs; "ivf" (faiss's inverted file, Jegou et al. 2011) looks through the sixteenth of
-    the pool whose cluster centres are nearest; "auto" is exact up to 100,000 rows (1,000,000 with a GPU). The search
+    method: "exact" compares all pairs; "ivf" (faiss's inverted file, Jegou et al. 2011) looks through the clusters of
+    the pool whose centres are nearest, as many as the square root of their number; "auto" is exact up to 100,000 rows (1,000,000 with a GPU). The search
     runs on a GPU where faiss has one. Nothing is drawn: the same features give the same neighbours.
     Memory: one copy of the features in single precision, the result, and blocks; and rows that have so many copies.
 
@@ -219,7 +218,8 @@ def _make_index(rows: _Rows, method: str, count: int) -> Any:
     if method == "ivf":
         lists = min(max(1, int(4 * math.sqrt(len(rows)))), max(1, len(rows) // 39), _GPU_LISTS if gpu else len(rows))
         index = faiss.IndexIVFFlat(flat, rows.dim, lists, measure)
-        index.nprobe = max(1, math.ceil(lists * _PROBED))
+        # A share of the lists would make the search quadratic; the square root of their number keeps the recall (benchmarks/graph.py).
+        index.nprobe = math.ceil(math.sqrt(lists))
     if gpu:
         index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
     if method == "ivf":
