@@ -45,9 +45,10 @@ def knn(
     there are. Of more than k copies each has the next ones in their order, on both sides, going round: so copies that
     cannot all be neighbours hang together all the same, from k = 2 on. Computed in single precision.
 
-    method: "exact" compares all pairs; "ivf" (faiss's inverted file, Jegou et al. 2011) looks through the clusters of
-    the pool whose centres are nearest, as many as the square root of their number; "auto" is exact up to 100,000 rows (1,000,000 with a GPU). The search
-    runs on a GPU where faiss has one. Nothing is drawn: the same features give the same neighbours.
+    method: "exact" compares all pairs; "ivf" (faiss's inverted file, Jegou et al. 2011) looks through the clusters of the
+    pool whose centres are nearest, as many as the square root of their number; "auto" is exact up to 100,000 rows
+    (1,000,000 with a GPU). The search runs on a GPU where faiss has one. Nothing is drawn: the same features give the
+    same neighbours.
     Memory: one copy of the features in single precision, the result, and blocks; and rows that have so many copies.
 
     Raises ValueError for features that are not finite, for "cosine" of length zero, for "euclidean" so large that squares
