@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from usb_active import import_guard
 from usb_active.errors import UsageError, WaitingForLabels
 from usb_active.registry import Declaration
 from usb_active.registry import register as register_plugin
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from usb_active.view import PoolView
 
 __version__ = "0.1.0"
+
+# Before anything can import semilearn.
+import_guard.install()
 
 # Public name → the module that has it, imported when the name is first used.
 _LAZY = {

@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_labels(commands)
     _add_predict(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -111,6 +112,11 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     command.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     command.add_argument("--data", type=Path, metavar="DIR", help="images to label instead of the pool")
     command.set_defaults(handler=_predict)
+
+
+def _add_doctor(commands: argparse._SubParsersAction) -> None:
+    text = "show versions, what imports, devices and write access: what to paste into a bug report"
+    commands.add_parser("doctor", help=text, description=text).set_defaults(handler=_doctor)
 
 
 def _load(args: argparse.Namespace):
@@ -186,6 +192,12 @@ def _predict(args: argparse.Namespace) -> int:
 
     predict(args.run, args.data, sys.stdout)
     return OK
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from usb_active.doctor import doctor
+
+    return OK if doctor(sys.stdout) else FAILED
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -14,6 +13,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from usb_active.errors import UsageError
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows; `check_locks` says so
+    fcntl = None
 
 # Lock files this process holds, as (device, inode): POSIX locks do not conflict within one process, and
 # closing a second descriptor of the file would release the first one's lock.
@@ -123,6 +127,12 @@ def parse_json(where: Path | str, data: bytes, remedy: str) -> Any:
         raise UsageError(f"{where} is damaged ({error}); {remedy}") from error
 
 
+def check_locks() -> None:
+    """UsageError where the system has no POSIX file locks."""
+    if fcntl is None:
+        raise UsageError("runs need POSIX file locks, which this system lacks; on Windows, use WSL (Linux is tested, macOS is not)")
+
+
 def take_lock(path: Path) -> int:
     """Lock a file for the life of this process; the descriptor that holds the lock.
 
@@ -130,8 +140,9 @@ def take_lock(path: Path) -> int:
     also ends when ANY descriptor of the file is closed in this process: nothing else may open the file.
 
     Raises:
-        UsageError: this or another process (its pid is named) holds it; the file cannot be made.
+        UsageError: this or another process (its pid is named) holds it; the file cannot be made; the system has no such locks.
     """
+    check_locks()
     with no_os_error("lock", path):
         if path.exists() and _identity(path.stat()) in _held:
             raise UsageError(f"this process (pid {os.getpid()}) already uses {path.parent}; close it first")

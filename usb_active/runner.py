@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from usb_active.config import RunConfig
+from usb_active.durable import check_locks
 from usb_active.report import summary_table, write_report
 from usb_active.run_dir import RunDir, make_folder
 from usb_active.setup import build_dataset, build_parts
@@ -38,6 +39,7 @@ def run(config: RunConfig, verbose: bool = False) -> int:
 
 def _check_all(config: RunConfig) -> dict[str, Any]:
     """The parts of the run, checked: first what costs nothing, so that a mistake there is not waited for while USB is imported."""
+    check_locks()
     parts = build_parts(config)
     from usb_active.usb.support import check_training
 

@@ -1,8 +1,10 @@
 """The only rooms that import semilearn. Its ways (version 0.3.2) are worked round here and nowhere else."""
 
-import warnings
+from usb_active.import_guard import BrokenInstall, explain
 
-with warnings.catch_warnings():
-    # What USB's dependencies have deprecated among themselves is nothing that a user of ours could mend.
-    warnings.simplefilter("ignore")
-    import semilearn  # noqa: F401 — first of all imports of it, so that its warnings end here
+try:
+    # First of all imports of it: guarded, see `usb_active.import_guard`.
+    import semilearn  # noqa: F401
+except ModuleNotFoundError as error:
+    # Not installed at all, which the guard cannot see; what it sees it has explained.
+    raise error if isinstance(error, BrokenInstall) else BrokenInstall(explain(error)) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copyreg
-import runpy
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from semilearn.core import utils
 
 from usb_active.config import FREE_KEYS, RunConfig, config_from_dict
 from usb_active.run_dir import RunDir
+from usb_active.script_main import as_main
 from usb_active.usb.algorithm import register
 from usb_active.usb.arguments import make_args
 from usb_active.usb.device import pick_device
@@ -32,8 +32,10 @@ def run_script(script: Path, config: RunConfig) -> None:
     # Made a run before train.py puts a log into the directory: in a directory with unknown files no run starts.
     RunDir.open(config.run_path, config.resolved(), free_keys=FREE_KEYS).close()
     log_to_file(config)
+    code = compile(script.read_bytes(), str(script), "exec")
     with _replaced(sys, argv=[str(script), "--c", config.source]), _replaced(utils, **_stand_ins(config)), _device_counted():
-        runpy.run_path(str(script), run_name="__main__")
+        with as_main(script) as main:
+            exec(code, main.__dict__)  # noqa: S102 — the file that the user named
 
 
 def _stand_ins(config: RunConfig) -> dict[str, Callable]:
