@@ -54,7 +54,8 @@ from semilearn.nets.bert import bert
 import usb_active.usb
 left = [name for name in sys.modules if name.partition(".")[0] in %r]
 after = error_of(lambda: importlib.import_module("torchaudio"))
-print(json.dumps([before, left, after, error_of(lambda: datasetbase.torchaudio.load), error_of(lambda: bert.BertModel.from_pretrained("x"))]))
+used = [error_of(lambda: datasetbase.torchaudio.load), error_of(lambda: bert.BertModel.from_pretrained("x"))]
+print(json.dumps([before, left, after, *used]))
 """
     before, left, after, used, text = printed(code % (STOOD_IN,), broken_packages(tmp_path))
     assert before == after == ["OSError", BROKEN.split("'")[1]]

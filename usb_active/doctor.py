@@ -21,9 +21,10 @@ from usb_active.registry import REGISTRY
 FAISS = ("faiss-cpu", "faiss-gpu")
 # What is imported, in this order, and whether nothing works without it.
 MODULES = {
-    "numpy": True, "scipy": True, "numba": True, "sklearn": True, "PIL": True, "matplotlib.pyplot": True, "torch": True, "torchvision": True,
-    "timm": True, "usb_active.usb": True, "faiss": True, **dict.fromkeys(STOOD_IN, False),
-}  # fmt: skip
+    **dict.fromkeys(("numpy", "scipy", "numba", "sklearn", "PIL", "matplotlib.pyplot", "torch", "torchvision", "timm"), True),
+    **dict.fromkeys(("usb_active.usb", "faiss"), True),
+    **dict.fromkeys(STOOD_IN, False),
+}
 # Runs in a process of its own: a library that crashes shall not end the report, and the last line tells which one it was.
 _IMPORTS = """
 import importlib, json, sys, warnings
