@@ -15,6 +15,7 @@ from usb_active.errors import UsageError, nearest
 from usb_active.plugin import PluginConfig
 from usb_active.registry import REGISTRY
 from usb_active.usb_keys import NOUNS, show
+from usb_active.usb_names import why_not
 
 
 class Problems:
@@ -96,7 +97,7 @@ def choose_with(
     try:
         cls = REGISTRY.get(kind, keys["name"])
     except UsageError as error:
-        problems.add(where if isinstance(value, str) else f"{where}.name", str(error))
+        problems.add(where if isinstance(value, str) else f"{where}.name", why_not(kind, keys["name"]) or str(error))
         return None, core_keys
     config = validate(cls.Config, _with_base(cls.Config, own, base), where, problems, also=taken)
     return None if config is None else PluginChoice(kind, keys["name"], config, source), core_keys

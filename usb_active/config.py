@@ -15,7 +15,9 @@ from pydantic import BeforeValidator, Field, InstanceOf
 from usb_active.choices import PluginChoice, Problems, Strict, choose, choose_with, validate
 from usb_active.errors import UsageError, nearest
 from usb_active.registry import REGISTRY
-from usb_active.usb_keys import ALGORITHMS, INVALID, algorithm_keys, algorithm_names, check_usb_keys, convert, show
+from usb_active.upper_bound import wants_all_labels
+from usb_active.usb_keys import ALGORITHMS, INVALID, algorithm_keys, algorithm_names, check_usb_keys, convert, imbalance, show
+from usb_active.usb_names import other_modality
 from usb_active.yaml_input import apply_overrides, find_yaml, read_yaml
 
 # Keys that may differ when a run goes on: they change neither what is trained nor what is selected. (Image size and class names
@@ -180,6 +182,7 @@ def config_from_dict(data: Mapping[str, Any], *, base: Path, source: str, overri
     rest = dict(data)
     plugins = _load_plugins(rest.pop("plugins", None), base, problems)
     block = rest.pop("active", None)
+    _refuse_whole(rest, problems)
     dataset = choose("dataset", rest.pop("dataset", "cifar10"), "dataset", base, problems)
     net = choose("network", rest.pop("net", "wrn_28_2"), "net", base, problems)
     usb = _usb(rest, problems)
@@ -187,6 +190,7 @@ def config_from_dict(data: Mapping[str, Any], *, base: Path, source: str, overri
     # What follows compares values with each other: they must be valid by themselves.
     problems.raise_if_any()
     active = _settle_initial(active, data.get("num_labels"), problems)
+    active = _settle_cycles(usb["algorithm"], active, problems)
     _cross_check(usb, active, problems)
     _settle_stream(usb, active, "include_lb_to_ulb" in rest, problems)
     problems.raise_if_any()
@@ -245,6 +249,15 @@ def _load_plugins(value: Any, base: Path, problems: Problems) -> tuple[str, ...]
     except UsageError as error:
         raise UsageError(f"{problems.source}: {error}") from error
     return plugins
+
+
+def _refuse_whole(rest: dict[str, Any], problems: Problems) -> None:
+    """USB's YAMLs for text, audio and imbalanced data: one line, since nothing else in them matters then."""
+    if modality := other_modality(rest, REGISTRY.names("dataset")):
+        problems.add("dataset", modality)
+    elif imbalanced := imbalance(rest):
+        problems.add(*imbalanced)
+    problems.raise_if_any()
 
 
 def _usb(rest: dict[str, Any], problems: Problems) -> dict[str, Any]:
@@ -323,6 +336,14 @@ def _settle_initial(active: ActiveConfig, num_labels: Any, problems: Problems) -
     elif size is None:
         return active.model_copy(update={"initial": replace(active.initial, size=int(num_labels))})
     return active
+
+
+def _settle_cycles(algorithm: str, active: ActiveConfig, problems: Problems) -> ActiveConfig:
+    """An algorithm that trains on all labels trains once: nothing is left to select."""
+    if active.cycles == 0 or not wants_all_labels(algorithm):
+        return active
+    problems.warn("active.cycles", f"'{algorithm}' trains on all known labels, so that none is left to select ({active.cycles}); dropped")
+    return active.model_copy(update={"cycles": 0})
 
 
 def _cross_check(usb: dict[str, Any], active: ActiveConfig, problems: Problems) -> None:

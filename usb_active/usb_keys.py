@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from usb_active.errors import UsageError, nearest
+from usb_active.errors import UsageError, name_some, nearest
 from usb_active.registry import REGISTRY
+from usb_active.usb_names import why_not
 
 
 @dataclass(frozen=True)
@@ -175,8 +176,12 @@ ALGORITHMS: dict[str, dict[str, Key]] = {
     },
 }
 
+# USB trains these on every label of the training set, whatever `num_labels` is.
+ALL_LABELS = frozenset({"fullysupervised"})
 # Set by USB's own YAMLs and read by nothing in this release.
-IGNORED = frozenset({"clip", "dist_align_target"})
+IGNORED = frozenset({"clip", "dist_align_target", "use_refix"})
+# Set by USB's own YAMLs and read by a newer USB: the value that means what this release does, and what any other one is for.
+NEWER: dict[str, tuple[Any, str]] = {"use_epass": (False, "the three projectors of EPASS")}
 RENAMED = {"use_amp": "amp"}
 # Without a value the data set's own holds, so USB's defaults would only contradict it.
 FROM_DATASET = ("num_classes", "img_size")
@@ -190,10 +195,11 @@ DERIVED = {
     "dist_url": "tcp://127.0.0.1:11111",
     "dist_backend": "nccl",
 }
+_IMBALANCED = "USB's algorithms for imbalanced data are not supported"
 # The one value that is supported, and why no other.
 FIXED: dict[str, tuple[Any, str]] = {
     "net_from_name": (False, "USB 0.3.2 cannot build torchvision's networks; name a network of `usb-active list network`"),
-    "imb_algorithm": (None, "USB's algorithms for imbalanced data are not supported"),
+    "imb_algorithm": (None, _IMBALANCED),
     "lb_imb_ratio": (1, "which samples are labelled is chosen by active.initial and active.acquisition"),
     "ulb_imb_ratio": (1, "the pool is used as it is"),
     "ulb_num_labels": (None, "the pool is used as it is"),
@@ -203,6 +209,24 @@ FIXED: dict[str, tuple[Any, str]] = {
     "use_wandb": (False, "USB opens a run of it for every cycle; use_tensorboard is supported"),
     "use_aim": (False, "USB opens a run of it for every cycle; use_tensorboard is supported"),
 }
+# These make up one kind of experiment, which is refused as a whole.
+IMBALANCE = ("imb_algorithm", "lb_imb_ratio", "ulb_imb_ratio", "ulb_num_labels")
+# USB's algorithms for imbalanced data; the keys of each begin with its name.
+IMB_ALGORITHMS = frozenset({"abc", "adsh", "cossl", "crest", "darp", "daso", "debiaspl", "saw", "simis", "tras"})
+
+
+def imbalance(given: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(key, what) of the one line for a YAML about imbalanced data, however many of its keys say so; None for any other."""
+    keys = [name for name in IMBALANCE if name in given and _value(name, given[name], BASE[name], _silent) not in (FIXED[name][0], INVALID)]
+    keys += [name for name in given if name.partition("_")[0] in IMB_ALGORITHMS]
+    if not keys:
+        return None
+    others = f", nor {'is' if len(keys) == 2 else 'are'} {name_some(keys[1:], 3)}" if keys[1:] else ""
+    return keys[0], f"not supported ({show(given[keys[0]])}){others}; {FIXED.get(keys[0], FIXED['imb_algorithm'])[1]}"
+
+
+def _silent(key: str, what: str) -> None:
+    """For values that are checked again, by somebody who says what is wrong with them."""
 
 
 def algorithm_names() -> set[str]:
@@ -222,7 +246,7 @@ def algorithm_keys(name: str) -> dict[str, Key]:
     if name in ALGORITHMS:
         return ALGORITHMS[name]
     if name not in algorithm_names():
-        raise UsageError(f"unknown algorithm '{name}'{nearest(name, algorithm_names())}")
+        raise UsageError(why_not("algorithm", name) or f"unknown algorithm '{name}'{nearest(name, algorithm_names())}")
     if name in REGISTRY.names("algorithm"):
         cls = REGISTRY.get("algorithm", name)
     else:
@@ -252,6 +276,8 @@ def check_usb_keys(
             values[name] = _value(name, value, keys[name], problem)
         elif name in IGNORED:
             warn(name, "is read by nothing in USB 0.3.2; dropped")
+        elif name in NEWER:
+            _check_newer(name, value, problem, warn)
         elif owners := sorted(owner for owner, own in ALGORITHMS.items() if name in own):
             warn(name, f"is not read by '{algorithm}' (a key of {', '.join(owners)}); dropped")
         else:
@@ -260,6 +286,14 @@ def check_usb_keys(
     _check_fixed(values, problem)
     values.update(DERIVED)
     return values
+
+
+def _check_newer(name: str, value: Any, problem: Callable[[str, str], None], warn: Callable[[str, str], None]) -> None:
+    only, purpose = NEWER[name]
+    if value is only:
+        warn(name, "is read by a newer USB than 0.3.2 alone; dropped")
+    else:
+        problem(name, f"not supported ({show(value)}); {purpose} need a newer USB than 0.3.2; {show(only)} trains without them")
 
 
 def _renamed(given: Mapping[str, Any], problem: Callable[[str, str], None]) -> dict[str, Any]:
