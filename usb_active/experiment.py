@@ -29,6 +29,7 @@ from usb_active.randomness import seeded_globals
 from usb_active.run_dir import LABELED, SKIPPED, LabelRow, utc_now
 from usb_active.setup import Components, components_from_args, pin, queryable_mask
 from usb_active.split import NOBODY, Split, held_out, make_split, provisional_split
+from usb_active.upper_bound import wants_all_labels, with_known_labels
 from usb_active.view import PoolView, ViewSource
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Session:
         self.plugins, self.oracle, self._features = parts.plugins, parts.oracle, parts.features
         self.trainer = trainer
         self.seed: int = parts.config.usb["seed"]
+        self._all_labels = wants_all_labels(parts.config.usb["algorithm"])
         self.pool = Pool(queryable_mask(self.dataset, self.oracle))
         self.cycle = 0
         self.logged: dict[str, float] = {}
@@ -144,7 +146,7 @@ class Session:
             model=lambda: self.trainer.ema_model if self._has_model else None, batch_size=usb["eval_batch_size"],
             num_workers=usb["num_workers"], simulated=self.oracle.simulated, pretrained_features=self._pretrained_features,
             metrics=self.logged, pretrained_modules=self.weights.modules,
-            held_out=held_out(self.pool, self.config.active.validation, self.seed),
+            held_out=held_out(self.training_pool(), self.config.active.validation, self.seed),
         )  # fmt: skip
 
     def _pretrained_features(self) -> np.ndarray | None:
@@ -254,9 +256,18 @@ class Session:
             self._save_pseudo_labels(query.cycle)
             self.states.save(query.cycle, "answers")
             record = {"cycle": query.cycle, "journal_rows": self._rows_until(query.cycle), "log": dict(self.logged)}
+            if self._all_labels:
+                record["all_labels"] = True
             self.run_dir.write_json(start, record)
+        self._check_all_labels(record)
         self._replay(record["journal_rows"])
         self._write_state(query.cycle, "training", 0)
+
+    def _check_all_labels(self, record: Mapping[str, Any]) -> None:
+        """A training that was begun on other labels, by a version in which this algorithm had only those asked for, cannot go on."""
+        if self._all_labels and "all_labels" not in record:
+            what = f"cycle {record['cycle']} was begun on the labels asked for, and {self.config.usb['algorithm']!r} now trains on all"
+            raise UsageError(f"{self.run_dir.path}: {what}; use another save_name")
 
     def _rows_until(self, cycle: int) -> int:
         """How many rows this cycle trains on: all there are, but when it is trained anew, none of later queries."""
@@ -316,6 +327,10 @@ class Session:
         return self.run_dir.path / "artifacts" / f"pseudo_labels_{cycle:03d}"
 
     # ------------------------------------------------------------------------------------------ training
+    def training_pool(self) -> Pool:
+        """The labels that are trained on: those of the pool, or all that the data set knows where the algorithm wants them."""
+        return with_known_labels(self.pool, self.dataset) if self._all_labels else self.pool
+
     @property
     def cycle_path(self) -> Path:
         """Where this cycle's checkpoints are."""
@@ -341,6 +356,9 @@ class Session:
 
     def _training(self, cycle: int) -> None:
         """Train a cycle to its end; done.json says that it is."""
+        if self._all_labels:
+            counts = len(self.training_pool().labeled), len(self.pool.labeled)
+            logger.info("%s trains on all %d known labels; asked for were %d", self.config.usb["algorithm"], *counts)
         self._train(cycle)
         in_training = self.prior.file
         self._fit_prior("end", cycle, self.trainer.num_train_iter)
@@ -377,7 +395,7 @@ class Session:
         self.logged.clear()
         self.prior_log.replace([])
         active, pseudo = self.config.active, load_artifact(self._pseudo_path(cycle))
-        split = make_split(self.pool, active.validation, self.config.usb["include_lb_to_ulb"], self.seed, pseudo)
+        split = make_split(self.training_pool(), active.validation, self.config.usb["include_lb_to_ulb"], self.seed, pseudo)
         self.trainer.prepare(cycle, split)
         if resumed:
             self.trainer.load_model(str(checkpoint))
@@ -462,4 +480,5 @@ def progress_line(record: dict[str, Any]) -> str:
     """One line a cycle: labels and accuracy."""
     accuracy = record["accuracy"]
     shown = "no held-out labels to evaluate on" if accuracy is None else f"accuracy {100 * accuracy:.2f} % ({record['evaluated_on']})"
-    return f"cycle {record['cycle']}: {record['num_labels']} labels, {shown}, trained {record['train_seconds']:.0f} s"
+    asked = f" ({record['num_asked']} asked for)" if "num_asked" in record else ""
+    return f"cycle {record['cycle']}: {record['num_labels']} labels{asked}, {shown}, trained {record['train_seconds']:.0f} s"

@@ -18,16 +18,20 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
 
     `accuracy` is the last EMA model's (on the test set, else on held-out labels). `best_accuracy` is the best of all
     evaluations on the test set: chosen on what it is measured on, so it flatters. With `validation`, `selected_accuracy`
-    is the test accuracy of the checkpoint that the held-out labels chose.
+    is the test accuracy of the checkpoint that the held-out labels chose. `num_labels` are those trained on (held-out ones included);
+    an algorithm that trains on all known ones has `num_asked` beside them.
     """
-    trainer, pool = session.trainer, session.pool
+    trainer, pool = session.trainer, session.training_pool()
     last, num_classes = trainer.evaluation, session.dataset.num_classes
     split = "eval" if "eval/top-1-acc" in last else "validation"
-    queried = pool.labels[(pool.round == cycle) & (pool.labels >= 0)]
+    asked = session.pool
+    queried = asked.labels[(asked.round == cycle) & (asked.labels >= 0)]
     meta = session.query_meta(cycle)
     return {
         "cycle": cycle,
         "num_labels": len(pool.labeled),
+        # Only where more labels are trained on than were asked for.
+        **({} if pool is asked else {"num_asked": len(asked.labeled)}),
         "accuracy": last.get(f"{split}/top-1-acc"),
         "balanced_accuracy": last.get(f"{split}/balanced_acc"),
         "best_accuracy": trainer.best_test_accuracy,

@@ -14,6 +14,7 @@ from usb_active.config import FREE_KEYS, RunConfig, check_against_pool
 from usb_active.datasets import Dataset, DatasetOptions
 from usb_active.errors import UsageError, name_some
 from usb_active.run_dir import RunDir
+from usb_active.upper_bound import check_upper_bound
 
 if TYPE_CHECKING:
     from usb_active.choices import PluginChoice
@@ -81,6 +82,7 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     check_needs(plugins, features, oracle, has_pretrainer=pretrainer is not None)
     check_keys(config, {**plugins, **({"pretrain": pretrainer} if pretrainer else {})}, dataset)
     check_sizes(config, dataset, oracle)
+    check_upper_bound(config, dataset, oracle)
     check_files(config)
     parts = {"config": config, "dataset": dataset, "network": make(config.net), "oracle": oracle}
     return {**parts, "plugins": plugins, "features": features, "pretrainer": pretrainer}
