@@ -1,4 +1,5 @@
-"""What becomes of all YAMLs of USB's repository when an `active:` block is added to them: how many run, and why the others do not.
+"""What becomes of all YAMLs of USB's repository when an `active:` block is added to them: how many are accepted,
+and why the others are not.
 
 Run by hand: `python benchmarks/usb_yamls.py PATH/OF/A/CLONE/OF/USB`. Prints a Markdown table; what the files hold is counted and not
 kept. Values and what varies with them are left out of a reason (`…`), so that files which are refused alike are counted together.
@@ -28,7 +29,7 @@ VARYING = (
 
 
 def outcome(path: Path) -> tuple[int, str]:
-    """How many lines a file is refused with (0: it would run), and these lines without values; or what is dropped of it."""
+    """How many lines a file is refused with (0: it is accepted), and these lines without values; or what is dropped of it."""
     source = str(path)
     try:
         config = config_from_dict({**read_yaml(path), "active": BLOCK}, base=path.parent, source=source)
@@ -36,7 +37,7 @@ def outcome(path: Path) -> tuple[int, str]:
         lines = [reason(line, source) for line in str(error).splitlines()]
         return len(lines), "<br>".join(dict.fromkeys(lines))
     dropped = sorted({line.removeprefix(f"{source}: ").partition(":")[0] for line in config.warnings})
-    return 0, f"runs; dropped: {', '.join(dropped)}" if dropped else "runs"
+    return 0, f"accepted; dropped: {', '.join(dropped)}" if dropped else "accepted"
 
 
 def reason(line: str, source: str) -> str:
@@ -60,9 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for (lines, what), count in sorted(counts.items(), key=lambda item: (item[0][0] > 0, -item[1], item[0])):
         cell = what.replace("|", r"\|").replace("_", r"\_").replace("*", r"\*")
         print(f"| {count:,} | {lines} | {cell} |")
-    runs = sum(count for (lines, _), count in counts.items() if not lines)
+    accepted = sum(count for (lines, _), count in counts.items() if not lines)
     many = sum(count for (lines, _), count in counts.items() if lines > 1)
-    print(f"\n{len(files):,} files: {runs:,} run, {len(files) - runs:,} are refused, {many:,} of these with more than one line.")
+    refused = len(files) - accepted
+    print(f"\n{len(files):,} files: {accepted:,} are accepted, {refused:,} refused, {many:,} of these with more than one line.")
 
 
 if __name__ == "__main__":

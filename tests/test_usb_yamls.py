@@ -157,9 +157,9 @@ def test_the_counts_are_made_by_reason(tmp_path, capsys):
     shutil.copytree(KINDS, tmp_path / "config" / "some" / "folder")
     script.main([str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "15 files: 3 run, 12 are refused, 1 of these with more than one line."
+    assert lines[-1] == "15 files: 3 are accepted, 12 refused, 1 of these with more than one line."
     assert "| 2 | 1 | dataset: '…' of USB is text; only images are supported |" in lines
-    assert "| 1 | 0 | runs; dropped: clip, use\\_refix |" in lines
+    assert "| 1 | 0 | accepted; dropped: clip, use\\_refix |" in lines
     assert "| 3 | 1 | imb\\_algorithm: not supported (…), nor …; USB's algorithms for imbalanced data are not supported |" in lines
     with pytest.raises(SystemExit, match="no YAML below config/"):
         script.main([str(tmp_path / "config")])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from usb_active import __version__
 from usb_active.errors import UsageError, WaitingForLabels
 from usb_active.registry import CONTRACTS, REGISTRY
+from usb_active.working_directory import prefer_installed_semilearn
 
 if TYPE_CHECKING:
     from usb_active.config import RunConfig
@@ -230,4 +231,5 @@ def guarded(work: Callable[[], int]) -> int:
 
 
 if __name__ == "__main__":
+    prefer_installed_semilearn()
     sys.exit(main())

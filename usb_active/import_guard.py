@@ -22,6 +22,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from usb_active.errors import UsageError
+from usb_active.release import check_release
 
 GUARDED = "semilearn"
 STOOD_IN = ("aim", "torchaudio", "transformers", "wandb")
@@ -66,6 +67,8 @@ class _Finder:
         return next((spec for spec in specs if spec is not None), None)
 
     def _execute(self, execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+        for folder in getattr(module, "__path__", ()):
+            check_release(Path(folder))
         try:
             with warnings.catch_warnings(), self._stand_ins(), _moved_modules():
                 # What USB's dependencies have deprecated among themselves is nothing that a user of ours could mend.

@@ -10,6 +10,7 @@ from pathlib import Path
 from usb_active.cli import EXIT_CODES, OK, guarded, show_warnings
 from usb_active.config import RunConfig, load_config
 from usb_active.errors import UsageError
+from usb_active.working_directory import prefer_installed_semilearn
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,4 +67,5 @@ def _check_epochs(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
+    prefer_installed_semilearn()
     sys.exit(main())

@@ -22,8 +22,11 @@ class PoolStream(BasicDataset):
 
     def __init__(self, algorithm: str, base: Dataset, idx: np.ndarray, labels: np.ndarray | None):
         views = base.views
-        # A strong transform is always given: USB's check of it is inverted.
-        super().__init__(algorithm, idx, labels, base.num_classes, views.weak, labels is None, views.strong)
+        # A strong transform is always given: USB's check of it is inverted. By keyword: another USB has another order.
+        super().__init__(
+            alg=algorithm, data=idx, targets=labels, num_classes=base.num_classes, transform=views.weak,
+            is_ulb=labels is None, strong_transform=views.strong,
+        )  # fmt: skip
         self.base, self.idx = base, idx
 
     def __sample__(self, row: int) -> tuple[Any, int | None]:
