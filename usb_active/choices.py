@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from usb_active.errors import UsageError, nearest
+from usb_active.paths import user_path
 from usb_active.plugin import PluginConfig
 from usb_active.registry import REGISTRY
 from usb_active.usb_keys import NOUNS, show
@@ -99,16 +100,21 @@ def choose_with(
     except UsageError as error:
         problems.add(where if isinstance(value, str) else f"{where}.name", why_not(kind, keys["name"]) or str(error))
         return None, core_keys
-    config = validate(cls.Config, _with_base(cls.Config, own, base), where, problems, also=taken)
+    config = validate(cls.Config, _with_base(cls.Config, own, base, where, problems), where, problems, also=taken)
     return None if config is None else PluginChoice(kind, keys["name"], config, source), core_keys
 
 
-def _with_base(model: type[BaseModel], values: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Relative paths in a plugin's keys (fields declared as `Path`) count from the YAML's folder."""
+def _with_base(model: type[BaseModel], values: dict[str, Any], base: Path, where: str, problems: Problems) -> dict[str, Any]:
+    """Relative paths in a plugin's keys (fields declared as `Path`) count from the YAML's folder; `~` is a home folder."""
     paths = {name for name, info in model.model_fields.items() if Path in _alternatives(info.annotation)}
-    return {
-        name: str(base / Path(value).expanduser()) if name in paths and isinstance(value, str) else value for name, value in values.items()
-    }
+    found = dict(values)
+    for name in paths & values.keys():
+        if isinstance(values[name], str):
+            try:
+                found[name] = str(base / user_path(values[name]))
+            except UsageError as error:
+                problems.add(f"{where}.{name}", str(error))
+    return found
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from usb_active import __version__
 from usb_active.errors import UsageError, WaitingForLabels
+from usb_active.paths import user_path
 from usb_active.registry import CONTRACTS, REGISTRY
 from usb_active.working_directory import prefer_installed_semilearn
 
@@ -51,6 +52,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _path(text: str) -> Path:
+    """The shell leaves the `~` of `--out=~/x` to the program."""
+    try:
+        return user_path(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _add_run(commands: argparse._SubParsersAction) -> None:
     for name, handler, text in (
         ("run", _run, "run an experiment, or go on with one; the same command resumes"),
@@ -81,8 +90,8 @@ def _add_list(commands: argparse._SubParsersAction) -> None:
 def _add_report(commands: argparse._SubParsersAction) -> None:
     text = "draw learning curves and write tables of one or several runs; seeds of one method are averaged"
     command = commands.add_parser("report", help=text, description=text)
-    command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories")
-    command.add_argument("--out", type=Path, metavar="DIR", help="where to (default: RUN/report, or ./report for several runs)")
+    command.add_argument("runs", nargs="+", type=_path, metavar="RUN", help="run directories")
+    command.add_argument("--out", type=_path, metavar="DIR", help="where to (default: RUN/report, or ./report for several runs)")
     analysis = "write analysis.md too: what the runs' `analysis:` observed, and which method beats which"
     command.add_argument("--analysis", action="store_true", help=analysis)
     embed = "draw embed.png too: a t-SNE map of one run's features (of its pretraining, else the pixels) with the picks of each cycle"
@@ -93,7 +102,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
 def _add_labels(commands: argparse._SubParsersAction) -> None:
     text = "show what is labelled, skipped and pending, or correct a label"
     command = commands.add_parser("labels", help=text, description=text)
-    command.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    command.add_argument("run", type=_path, metavar="RUN", help="a run directory")
     command.add_argument("--csv", action="store_true", help="print every sample that was asked, as CSV")
     command.add_argument(
         "--set",
@@ -110,8 +119,8 @@ def _add_labels(commands: argparse._SubParsersAction) -> None:
 def _add_predict(commands: argparse._SubParsersAction) -> None:
     text = "label the rest of the pool, or a folder, with the final model; CSV (key, class, probability) on the standard output"
     command = commands.add_parser("predict", help=text, description=text)
-    command.add_argument("run", type=Path, metavar="RUN", help="a run directory")
-    command.add_argument("--data", type=Path, metavar="DIR", help="images to label instead of the pool")
+    command.add_argument("run", type=_path, metavar="RUN", help="a run directory")
+    command.add_argument("--data", type=_path, metavar="DIR", help="images to label instead of the pool")
     command.set_defaults(handler=_predict)
 
 

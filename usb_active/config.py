@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, InstanceOf
 
 from usb_active.choices import PluginChoice, Problems, Strict, choose, choose_with, validate
 from usb_active.errors import UsageError, nearest
+from usb_active.paths import absolute, user_path
 from usb_active.registry import REGISTRY
 from usb_active.upper_bound import wants_all_labels
 from usb_active.usb_keys import ALGORITHMS, INVALID, algorithm_keys, algorithm_names, check_usb_keys, convert, imbalance, show
@@ -41,6 +42,8 @@ FREE_KEYS = (
     "active.fast_hooks",
     "active.oracle.accept_partial",
 )
+# USB's keys that are paths. They count from where the command is given, and are absolute in a run's config.yaml.
+PATH_KEYS = ("save_dir", "data_dir", "pretrain_path")
 # Keys without an effect on results that must stay as they are all the same: what an observer has not seen of the first cycles cannot
 # be made up for.
 OBSERVING_KEYS = ("active.analysis",)
@@ -160,6 +163,10 @@ class RunConfig:
         block = {"dataset": self.dataset.resolved(), "net": self.net.resolved()}
         return {**self.usb, **block, "active": self.active.resolved(), "plugins": list(self.plugins)}
 
+    def stored(self) -> dict[str, Any]:
+        """What a run's config.yaml holds: `resolved`, with paths that mean the same from any working directory."""
+        return {**self.resolved(), **{name: absolute(self.usb[name]) for name in PATH_KEYS}}
+
 
 def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration of a file, or of a packaged YAML by its name.
@@ -243,8 +250,8 @@ def _load_plugins(value: Any, base: Path, problems: Problems) -> tuple[str, ...]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         problems.add("plugins", f"must be a list of module names and .py files ({show(value)})")
         problems.raise_if_any()
-    plugins = tuple(str((base / Path(name).expanduser()).resolve()) if name.endswith(".py") else name for name in names)
     try:
+        plugins = tuple(str((base / user_path(name)).resolve()) if name.endswith(".py") else name for name in names)
         REGISTRY.load_modules(plugins, base)
     except UsageError as error:
         raise UsageError(f"{problems.source}: {error}") from error
@@ -273,7 +280,14 @@ def _usb(rest: dict[str, Any], problems: Problems) -> dict[str, Any]:
     except UsageError as error:
         problems.add("algorithm", str(error))
         return {}
-    return {"algorithm": name, **check_usb_keys(given, name, problems.add, problems.warn)}
+    usb = check_usb_keys(given, name, problems.add, problems.warn)
+    for key in PATH_KEYS:
+        if isinstance(usb[key], str) and usb[key].startswith("~"):
+            try:
+                usb[key] = str(user_path(usb[key]))
+            except UsageError as error:
+                problems.add(key, str(error))
+    return {"algorithm": name, **usb}
 
 
 def _active(block: Any, base: Path, problems: Problems) -> ActiveConfig | None:

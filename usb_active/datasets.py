@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from usb_active.errors import UsageError, name_some
+from usb_active.image_reading import Reading
 from usb_active.plugin import Plugin, PluginConfig
 from usb_active.run_format import CURRENT
 
@@ -91,6 +92,10 @@ class Dataset(Plugin):
         `align` has grown the pool.
         """
 
+    def remarks(self) -> list[str]:
+        """What people should know of the samples that were found, or not taken: a line each, shown by `check` and at the start of a run."""
+        return []
+
     def align(self, keys: Sequence[str], grow: bool) -> None:
         """Take an earlier run's order: its `keys` first; with `grow` new samples at the end, else left out.
 
@@ -138,6 +143,16 @@ class ImageDataset(Dataset):
     std: tuple[float, ...]
     flip: bool = True
     padding: int | None = None
+
+    @classmethod
+    def normalization(cls, config: PluginConfig) -> tuple[Sequence[float], Sequence[float]] | None:
+        """(mean, std) where they are known without the samples; else None. For runs that have not kept them."""
+        return None
+
+    @classmethod
+    def reading(cls, config: PluginConfig, run_format: int) -> Reading:
+        """How a run of this format turns image files into pixels, those to be predicted included."""
+        return Reading.of_run(run_format)
 
     @cached_property
     def views(self) -> Any:

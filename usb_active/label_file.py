@@ -16,6 +16,8 @@ from pathlib import Path
 from usb_active.durable import read_bytes
 from usb_active.errors import UsageError, name_some
 from usb_active.oracle import Query
+from usb_active.sample_keys import KeyFinder
+from usb_active.sample_keys import unique as _unique
 
 SKIP = -1
 _COLUMNS = ("index", "key", "file", "label", "suggestion", "confidence")
@@ -78,17 +80,6 @@ def _is_numeric(text: str) -> bool:
     return True
 
 
-def _unique(pairs: Iterable[tuple]) -> dict:
-    """A dict of the pairs whose first element occurs once."""
-    found: dict = {}
-    twice = set()
-    for name, value in pairs:
-        if name in found:
-            twice.add(name)
-        found[name] = value
-    return {name: value for name, value in found.items() if name is not None and name not in twice}
-
-
 class ClassReader:
     """What people write for a class, as its index."""
 
@@ -135,8 +126,8 @@ class _Samples:
         self.keys, self.whose = keys, whose
 
     @cached_property
-    def _by_key(self) -> dict[str, int]:
-        return _unique((_exact(key), index) for index, key in self.keys.items())
+    def _by_key(self) -> KeyFinder:
+        return KeyFinder(self.keys, _exact)
 
     @cached_property
     def _by_number(self) -> dict[Decimal, int]:
@@ -155,7 +146,7 @@ class _Samples:
         if index not in self.keys:
             problems.add(row.where, f"index is not in {self.whose}", row.index, map(str, self.keys))
             return None
-        if row.key and not self._agree(row.key, self.keys[index]):
+        if row.key and not self._agree(row.key, index):
             valid = f"{self.keys[index]!r}, or no column 'key' at all"
             problems.add(row.where, f"key does not agree with index {index}", row.key, valid)
             return None
@@ -166,14 +157,16 @@ class _Samples:
             valid = f"an index or a key of {self.whose}"
             problems.add(row.where, "neither index nor key beside the label", row.label, valid)
             return None
-        index = self._by_key.get(_exact(row.key), self._by_number.get(_number(row.key)))
+        index = self._by_key.find(row.key)
+        if index is None:
+            index = self._by_number.get(_number(row.key))
         if index is None:
             problems.add(row.where, f"key is not in {self.whose}", row.key, self.keys.values(), near=True)
         return index
 
-    @staticmethod
-    def _agree(given: str, key: str) -> bool:
-        return _exact(given) == _exact(key) or _number(given) == _number(key) is not None
+    def _agree(self, given: str, index: int) -> bool:
+        key = self.keys[index]
+        return _exact(given) == _exact(key) or _number(given) == _number(key) is not None or self._by_key.find(given) == index
 
 
 def read_labels(path: Path, query: Query, problems: Problems) -> dict[int, int]:

@@ -12,7 +12,9 @@ from typing import TextIO
 from usb_active.answers import CORRECTION
 from usb_active.errors import UsageError, nearest
 from usb_active.oracle import Query
+from usb_active.paths import nfc
 from usb_active.run_dir import LABELED, SKIPPED, LabelRow, RunDir, utc_now
+from usb_active.sample_keys import KeyFinder
 
 PENDING = "pending"
 
@@ -121,9 +123,10 @@ def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: T
     """
     config = RunDir.read(path).config
     with RunDir.open(path, config) as run:
-        known = {sample.key: sample for sample in asked_samples(run)}
-        classes = {name for query in queries(run) for name in query.class_names} | {sample.label for sample in known.values()} - {""}
-        wanted = [_parse(text, known, classes) for text in corrections] + [(_asked(key, known), "") for key in skips]
+        samples = asked_samples(run)
+        known = _Known(samples)
+        classes = {name for query in queries(run) for name in query.class_names} | {sample.label for sample in samples} - {""}
+        wanted = [_parse(text, known, classes) for text in corrections] + [(known[key], "") for key in skips]
         rows = [
             LabelRow(sample.cycle, sample.index, sample.key, label, LABELED if label else SKIPPED, CORRECTION, utc_now())
             for sample, label in wanted
@@ -139,22 +142,41 @@ def _standing(sample: Asked) -> str:
     return sample.label or sample.status
 
 
-def _parse(text: str, known: dict[str, Asked], classes: set[str]) -> tuple[Asked, str]:
-    """Keys and class names may hold `=` themselves: any split into a known key and a known class is taken."""
+class _Known:
+    """Samples that were asked for or labelled, by what people write for their keys."""
+
+    def __init__(self, samples: Sequence[Asked]):
+        self._samples = samples
+        self._by_key = {sample.key: sample for sample in samples}
+        self._finder = KeyFinder({at: sample.key for at, sample in enumerate(samples)})
+
+    def get(self, key: str, exact: bool = False) -> Asked | None:
+        if exact or key in self._by_key:
+            return self._by_key.get(key)
+        at = self._finder.find(key)
+        return None if at is None else self._samples[at]
+
+    def __getitem__(self, key: str) -> Asked:
+        sample = self.get(key)
+        if sample is None:
+            keys = [sample.key for sample in self._samples]
+            near = nearest(key, keys) if len(keys) <= 20 or "mean" in nearest(key, keys) else ""
+            raise UsageError(f"'{key}' has neither been asked for nor labelled{near}")
+        return sample
+
+
+def _parse(text: str, known: _Known, classes: set[str]) -> tuple[Asked, str]:
+    """Keys and class names may hold `=` themselves: any split into a known key and a known class is taken, exact keys first."""
     parts = text.split("=")
     splits = [("=".join(parts[:at]), "=".join(parts[at:])) for at in range(1, len(parts))]
-    for key, label in splits:
-        if key in known and label in classes:
-            return known[key], label
+    names = {nfc(name): name for name in classes} | {name: name for name in classes}
+    for exact in (True, False):
+        for key, label in splits:
+            sample, name = known.get(key, exact), names.get(label, names.get(nfc(label)))
+            if sample is not None and name is not None:
+                return sample, name
     if not splits:
         raise UsageError(f"--set {text}: must be KEY=CLASS")
-    key, label = next((split for split in splits if split[0] in known), splits[-1])
-    _asked(key, known)
+    key, label = next((split for split in splits if known.get(split[0]) is not None), splits[-1])
+    known[key]  # refuses a key that is not known
     raise UsageError(f"--set {text}: unknown class '{label}'{nearest(label, classes)}")
-
-
-def _asked(key: str, known: dict[str, Asked]) -> Asked:
-    if key not in known:
-        near = nearest(key, known) if len(known) <= 20 or "mean" in nearest(key, known) else ""
-        raise UsageError(f"'{key}' has neither been asked for nor labelled{near}")
-    return known[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ import numpy as np
 
 from usb_active.config import RunConfig, load_config
 from usb_active.errors import UsageError
+from usb_active.image_depth import describe_depth
+from usb_active.image_files import folder_images
+from usb_active.model_inputs import ModelInputs, inputs_of, model_inputs
 from usb_active.pool import Pool
 from usb_active.run_dir import RunDir
 from usb_active.setup import build_dataset, check_pinned, make
@@ -20,8 +24,7 @@ from usb_active.setup import build_dataset, check_pinned, make
 if TYPE_CHECKING:
     import torch
 
-    from usb_active.datasets import Dataset
-
+logger = logging.getLogger("usb_active")
 COLUMNS = ("key", "class", "probability")
 
 
@@ -30,8 +33,8 @@ def predict(path: Path, data: Path | None, out: TextIO) -> None:
 
     Args:
         path: a run directory; it is only read, and a run may be going on in it.
-        data: a folder of images, in the order of their paths; None: the pool's samples without a label (skipped ones
-            included), in the pool's order.
+        data: a folder of images, in the order of their paths; the run's own images need not be there any more. None: the
+            pool's samples without a label (skipped ones included), in the pool's order.
 
     Raises:
         UsageError: no run, no finished cycle, or no checkpoint of one; images that are missing or not readable.
@@ -39,18 +42,16 @@ def predict(path: Path, data: Path | None, out: TextIO) -> None:
     run = RunDir.read(path)
     config = load_config(path / "config.yaml")
     checkpoint = final_checkpoint(run)
-    dataset = build_dataset(config, run)
-    check_pinned(run, dataset)
-    keys, samples, idx = _pool_rest(run, dataset) if data is None else _folder(data, dataset)
+    keys, samples, idx, inputs = _pool_rest(run, config) if data is None else _folder(data, run, config)
     # Imported late: it takes seconds, and mistakes should be told before.
     from usb_active.checkpoint import read_checkpoint
 
-    model = _build_model(config, dataset, read_checkpoint(checkpoint)["ema_model"])
+    model = _build_model(config, inputs, read_checkpoint(checkpoint)["ema_model"])
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for rows, probs in _with_progress(_probabilities(config, model, samples, idx), len(idx)):
         for row, label, probability in zip(rows, probs.argmax(axis=1), probs.max(axis=1), strict=True):
-            writer.writerow([keys[row], dataset.class_names[label], f"{probability:.6f}"])
+            writer.writerow([keys[row], inputs.class_names[label], f"{probability:.6f}"])
 
 
 def final_checkpoint(run: RunDir) -> Path:
@@ -71,29 +72,36 @@ def final_checkpoint(run: RunDir) -> Path:
     raise UsageError(f"{paths[0]} is gone, and with it the model to predict with; restore it from a copy")
 
 
-def _pool_rest(run: RunDir, dataset: Dataset) -> tuple[Sequence[str], Any, np.ndarray]:
-    """Keys, samples, and the dataset indices that have no label."""
+def _pool_rest(run: RunDir, config: RunConfig) -> tuple[Sequence[str], Any, np.ndarray, ModelInputs]:
+    """Keys, samples, the dataset indices that have no label, and what the model takes."""
+    try:
+        dataset = build_dataset(config, run)
+    except UsageError as error:
+        raise UsageError(f"{run.path}: the rest of its pool cannot be labelled without its images: {error}; others: --data DIR") from error
+    check_pinned(run, dataset)
     dataset.align(run.keys() or dataset.keys, grow=False)
     pool = Pool.from_rows(run.rows(), np.asarray(dataset.queryable, dtype=bool), dataset.class_names)
-    return dataset.keys, dataset, pool.unlabeled
+    return dataset.keys, dataset, pool.unlabeled, inputs_of(dataset)
 
 
-def _folder(data: Path, dataset: Dataset) -> tuple[Sequence[str], Any, np.ndarray]:
+def _folder(data: Path, run: RunDir, config: RunConfig) -> tuple[Sequence[str], Any, np.ndarray, ModelInputs]:
     """The images below a folder, seen as those of the pool are."""
     from usb_active.image_check import check_images
-    from usb_active.image_files import ImageFiles, folder_samples
 
-    keys, load = folder_samples(data, dataset.in_channels)
-    check_images(ImageFiles(str(data), keys, dataset.in_channels))
-    return keys, SimpleNamespace(collate=None, load=load, views=dataset.views), np.arange(len(keys))
+    inputs = model_inputs(run, config)
+    files, listing = folder_images(data, inputs.in_channels, inputs.reading)
+    for line in [*listing.remarks(), *describe_depth(check_images(files).deep)]:
+        logger.warning("%s: %s", data, line)
+    samples = SimpleNamespace(collate=inputs.collate, load=files.load, views=inputs.views)
+    return files.keys, samples, np.arange(len(files.keys)), inputs
 
 
-def _build_model(config: RunConfig, dataset: Dataset, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+def _build_model(config: RunConfig, inputs: ModelInputs, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
     """The network with the weights of a checkpoint, on the device."""
     from usb_active.usb.device import configure_torch, pick_device
 
     configure_torch(config.active)
-    model = make(config.net).build(dataset.num_classes, dataset.img_size, dataset.in_channels)
+    model = make(config.net).build(len(inputs.class_names), inputs.img_size, inputs.in_channels)
     model.load_state_dict({name.removeprefix("module."): value for name, value in weights.items()})
     return model.to(pick_device(config.usb["gpu"]))
 

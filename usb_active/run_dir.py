@@ -125,7 +125,7 @@ class RunDir:
         if (self.path / "config.yaml").exists():
             # Read back, so that tuples and lists, which YAML does not tell apart, are no difference.
             found = differences(self.config, yaml.safe_load(text))
-            fixed = [item for item in found if not _is_free(item[0], free_keys)]
+            fixed = [item for item in found if not _is_free(item[0], free_keys) and not _same_place(*item[1:])]
             if fixed:
                 _refuse_difference(self.path, fixed)
             if not found:
@@ -328,6 +328,12 @@ def _shown(value: Any) -> str:
 
 def _is_free(key: str, free_keys: Collection[str]) -> bool:
     return any(key == free or key.startswith(free + ".") for free in free_keys)
+
+
+def _same_place(old: Any, new: Any) -> bool:
+    """Whether a relative path of version 0.1.0's config.yaml leads, from here, to the absolute one that is kept now."""
+    texts = isinstance(old, str) and isinstance(new, str)
+    return texts and os.path.isabs(new) and not os.path.isabs(old) and os.path.abspath(old) == new
 
 
 def _refuse_difference(path: Path, found: list[tuple[str, Any, Any]], limit: int = 5) -> None:

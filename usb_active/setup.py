@@ -11,8 +11,9 @@ import numpy as np
 
 from usb_active.acquisition import NEEDS
 from usb_active.config import FREE_KEYS, RunConfig, check_against_pool
-from usb_active.datasets import Dataset, DatasetOptions
+from usb_active.datasets import Dataset, DatasetOptions, ImageDataset
 from usb_active.errors import UsageError, name_some
+from usb_active.paths import nfc
 from usb_active.run_dir import RunDir
 from usb_active.upper_bound import check_upper_bound
 from usb_active.run_format import PINNED_FILE, read_pinned, run_format
@@ -57,7 +58,9 @@ def build_dataset(config: RunConfig, run: RunDir | None = None) -> Dataset:
     usb = config.usb
     options = DatasetOptions(Path(usb["data_dir"]), usb["img_size"], usb["crop_ratio"], usb["num_classes"])
     if run is not None:
-        options = replace(options, run_format=run_format(run))
+        # Files that have come since may be of another size: the data set is not to choose again.
+        size = options.img_size or (read_pinned(run) or {}).get("img_size")
+        options = replace(options, img_size=size, run_format=run_format(run))
     # The name is set on the class's instance before `prepare` runs, for its messages.
     cls = config.dataset.cls
     dataset = cls.__new__(cls)
@@ -88,6 +91,8 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     check_sizes(config, dataset, oracle)
     check_upper_bound(config, dataset, oracle)
     check_files(config)
+    for line in dataset.remarks():
+        logger.warning("%s", line)
     parts = {"config": config, "dataset": dataset, "network": make(config.net), "oracle": oracle}
     return {**parts, "plugins": plugins, "features": features, "pretrainer": pretrainer}
 
@@ -95,29 +100,42 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
 def open_run(parts: dict[str, Any]) -> Components:
     """The parts with the run directory, opened and locked last, when nothing else can go wrong any more."""
     config = parts["config"]
-    return Components(**parts, run_dir=RunDir.open(config.run_path, config.resolved(), free_keys=FREE_KEYS))
+    return Components(**parts, run_dir=RunDir.open(config.run_path, config.stored(), free_keys=FREE_KEYS))
 
 
 def pin(run_dir: RunDir, dataset: Dataset) -> None:
     """Keep what a data set may choose by what lies in its folder, which may grow, but has to hold for the whole run."""
     if read_pinned(run_dir) is None:
         logger.info("%d samples, %d classes, img_size %d", len(dataset), dataset.num_classes, dataset.img_size)
-        run_dir.write_json(PINNED_FILE, {"format": dataset.options.run_format, **_pinned(dataset)})
+        record = {"format": dataset.options.run_format, **_pinned(dataset), **normalization(dataset)}
+        run_dir.write_json(PINNED_FILE, record)
 
 
 def check_pinned(run_dir: RunDir, dataset: Dataset) -> None:
     """UsageError when image size, channels or classes are not those the run began with; names the key that brings them back."""
     before = read_pinned(run_dir) or {}
     for name, now in _pinned(dataset).items():
-        if before.get(name, now) == now:
+        then = before.get(name, now)
+        if then == now:
             continue
-        old, new = (f"[{', '.join(value)}]" if name == "class_names" else value for value in (before[name], now))
+        if name == "class_names" and list(map(nfc, then)) == list(map(nfc, now)):
+            # Accents composed in another way, as on another disk: the names are those in the run's files.
+            dataset.class_names = tuple(then)
+            continue
+        old, new = (f"[{', '.join(value)}]" if name == "class_names" else value for value in (then, now))
         where = "below `dataset:` in the YAML, and take away folders of other classes" if name == "class_names" else "in the YAML"
         raise UsageError(f"{run_dir.path}: the run began with {name}: {old}, and now it is {new}; to go on, write {name}: {old} {where}")
 
 
 def _pinned(dataset: Dataset) -> dict[str, Any]:
     return {"img_size": dataset.img_size, "in_channels": dataset.in_channels, "class_names": list(dataset.class_names)}
+
+
+def normalization(dataset: Dataset) -> dict[str, Any]:
+    """The mean and std of a data set's eval views, for predictions without its samples; nothing where its views are its own."""
+    if not isinstance(dataset, ImageDataset) or type(dataset).views is not ImageDataset.views or dataset.collate is not None:
+        return {}
+    return {"mean": list(dataset.mean), "std": list(dataset.std)}
 
 
 def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, has_pretrainer: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from usb_active.errors import UsageError, nearest
+from usb_active.paths import user_path
 
 
 class _Loader(yaml.SafeLoader):
@@ -49,7 +50,7 @@ def find_yaml(path_or_name: str | Path) -> Path:
     Raises:
         UsageError: neither a file nor a packaged name.
     """
-    path = Path(path_or_name)
+    path = user_path(path_or_name)
     if path.is_file():
         return path
     name = str(path_or_name)

@@ -30,7 +30,7 @@ def run_script(script: Path, config: RunConfig) -> None:
     """
     register([config.usb["algorithm"]])
     # Made a run before train.py puts a log into the directory: in a directory with unknown files no run starts.
-    RunDir.open(config.run_path, config.resolved(), free_keys=FREE_KEYS).close()
+    RunDir.open(config.run_path, config.stored(), free_keys=FREE_KEYS).close()
     log_to_file(config)
     code = compile(script.read_bytes(), str(script), "exec")
     with _replaced(sys, argv=[str(script), "--c", config.source]), _replaced(utils, **_stand_ins(config)), _device_counted():
