@@ -23,10 +23,10 @@ def describe_depth(found: Mapping[str, Mapping[str, int]]) -> list[str]:
         if not dim:
             continue
         highest = max(dim.values())
-        what = f"{len(dim)} images end at {highest:,} of 65,535" if len(dim) > 1 else f"1 image ends at {highest:,} of 65,535"
+        what = f"{len(dim)} images end at" if len(dim) > 1 else "1 image ends at"
         white = 2 ** max(8, highest.bit_length()) - 1
-        mend = f"if their white is {white:,}, write value_range: [0, {white}] below `dataset:`"
+        mend = f"if white is {white:,}, write value_range: [0, {white}] below `dataset:`"
         if upper_bits:
             mend = "of 16 bits a channel in colour Pillow reads the upper 8; save them with 8"
-        lines.append(f"{what} and come out nearly black: {name_some(map(printable, dim))}; {mend}")
+        lines.append(f"{what} {highest:,} of 65,535, nearly black: {name_some(map(printable, dim))}; {mend}")
     return lines

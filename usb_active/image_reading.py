@@ -189,7 +189,8 @@ def _brightest(image: Image.Image) -> int:
 
 
 def highest_value(path: str, reading: Reading) -> dict[str, int] | None:
-    """`HIGHEST` (and `UPPER_BITS`) of a file with more than 8 bits a channel; None of any other, and of one that cannot be read."""
+    """`HIGHEST` (and `UPPER_BITS`) of a file with more than 8 bits a channel and without a range; None of any other, and of one that
+    cannot be read."""
     from PIL import Image
 
     register_plugins()
@@ -202,7 +203,7 @@ def highest_value(path: str, reading: Reading) -> dict[str, int] | None:
         info = read_image(path, "RGB", reading).info
     except Exception:  # as in `image_size`
         return None
-    return {name: info[name] for name in (HIGHEST, UPPER_BITS) if name in info}
+    return {name: info[name] for name in (HIGHEST, UPPER_BITS) if name in info} or None
 
 
 # ---------------------------------------------------------------------------------------------------- formats

@@ -1,0 +1,104 @@
+"""A run that version 0.1.0 began goes on bit-identically: its images, its classes, its order, its weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_makers import picture, write_image
+from PIL import Image
+from run_helpers import checkpoint, config_of, labels_of, settings, train, weights_equal
+
+from usb_active.run_dir import RunDir
+from usb_active.setup import build_parts
+
+
+def as_0_1_0_read(path: str, mode: str, reading: object = None) -> Image.Image:
+    """`read_image` of version 0.1.0, line by line."""
+    with Image.open(path) as image:
+        if image.mode == "P" and "transparency" in image.info:
+            return image.convert("RGBA").convert(mode)
+        if image.mode[0] not in "IF":
+            return image.convert(mode)
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert(mode)
+
+
+def as_0_1_0_listed(root: Path) -> list[str]:
+    """All images of train/, in its order."""
+    found = [Path(folder) / name for folder, _, names in os.walk(root / "train") for name in names]
+    return sorted(path.relative_to(root).as_posix() for path in found if path.suffix in (".png", ".jpg"))
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Turned, see-through and deep images, and a folder of a file server with some."""
+    for number in range(24):
+        path = tmp_path / f"photos/train/{('cat', 'dog')[number % 2]}/{number:02d}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        exif = Image.Exif()
+        exif[0x0112] = number % 8 + 1
+        if number % 3 == 0:
+            Image.fromarray(picture(number)).save(path.with_suffix(".jpg"), exif=exif)
+        elif number % 3 == 1:
+            Image.fromarray(np.dstack([picture(number), picture(99, channels=1)])).save(path.with_suffix(".png"), exif=exif)
+        else:
+            Image.fromarray(picture(number, channels=1).astype(np.uint16) * 16).save(path.with_suffix(".png"))
+    write_image(tmp_path / "photos/train/cat/@eaDir/x.png")
+    return tmp_path / "photos"
+
+
+def begin(data: dict) -> Path:
+    """The directory as version 0.1.0 left it when it had just begun."""
+    config = config_of(data)
+    kept = config.resolved()
+    assert not {"background", "value_range"} & kept["dataset"].keys()
+    with RunDir.open(config.run_path, kept) as run:
+        record = {"img_size": 8, "in_channels": 3, "class_names": ["cat", "dog"]}
+        (run.path / "dataset.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    return run.path
+
+
+def test_it_resumes_bit_identically(photos, tmp_path, monkeypatch):
+    active = {"initial": {"name": "random", "size": 6}, "budget": 4, "keep": "all"}
+    folder = {"dataset": "image_folder", "data_dir": str(photos), "num_train_iter": 6, "num_eval_iter": 3, "img_size": 8}
+    data = settings(tmp_path, "resumed", active={**active, "cycles": 0}, **folder)
+    run = begin(data)
+    train(data)
+    train(settings(tmp_path, "resumed", active=active, **folder))
+    assert json.loads((run / "dataset.json").read_text()).keys() == {"img_size", "in_channels", "class_names"}
+    assert RunDir.read(run).keys() == as_0_1_0_listed(photos)
+
+    dataset = build_parts(config_of(data))["dataset"]
+    for index, key in enumerate(dataset.keys):
+        assert dataset.load(index).tobytes() == as_0_1_0_read(str(photos / key), "RGB").tobytes(), key
+
+    whole = settings(tmp_path, "whole", active=active, **folder)
+    begin(whole)
+    monkeypatch.setattr("usb_active.image_files.read_image", as_0_1_0_read)
+    train(whole)
+    for cycle in (0, 1):
+        assert weights_equal(checkpoint(run, cycle), checkpoint(tmp_path / "whole", cycle))
+    assert labels_of(run) == labels_of(tmp_path / "whole")
+
+
+def test_a_new_run_on_the_same_folder_reads_it_anew(photos, tmp_path):
+    data = settings(tmp_path, dataset="image_folder", data_dir=str(photos), active={"initial": {"name": "random", "size": 6}, "budget": 4})
+    new = build_parts(config_of(data))["dataset"]
+    assert [key for key in as_0_1_0_listed(photos) if key not in new.keys] == ["train/cat/@eaDir/x.png"]
+    differing = [key for i, key in enumerate(new.keys) if new.load(i).tobytes() != as_0_1_0_read(str(photos / key), "RGB").tobytes()]
+    # Of numbers 0 to 23: those above 0 that are JPEGs of another orientation than 1 (6 of 8), all with transparency (8), none that is deep.
+    turned = [n for n in range(0, 24, 3) if n % 8]
+    assert {int(Path(key).stem) for key in differing} == {*turned, *range(1, 24, 3)}
+
+
+def test_the_line_that_says_so_comes_once_a_start(photos, tmp_path, caplog):
+    data = settings(tmp_path, dataset="image_folder", data_dir=str(photos), active={"initial": {"name": "random", "size": 6}, "budget": 4})
+    begin(data)
+    build_parts(config_of(data))
+    assert caplog.text.count("reads its images as version 0.1.0 did, which began it") == 1
+    caplog.clear()
+    build_parts(config_of({**data, "save_name": "new"}))
+    assert "0.1.0" not in caplog.text
