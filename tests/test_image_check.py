@@ -19,7 +19,7 @@ from usb_active.errors import UsageError
 from usb_active.image_check import PRINT, check_images
 from usb_active.image_files import ImageFiles
 from usb_active.image_folder import ImageFolder
-from usb_active.setup import build_parts
+from usb_active.setup import build_parts, say_remarks
 
 
 @pytest.fixture
@@ -112,15 +112,16 @@ def test_dark_images_are_said_when_they_are_read(photos, cache, caplog):
     assert verify(photos, cache, caplog, value_range=[0, 4095]) == []
 
 
-def test_check_and_run_say_it_once(photos, tmp_path, capsys, caplog):
+def test_what_check_has_said_reading_them_all_does_not_repeat(photos, tmp_path, caplog):
     for number in range(3):
         deep(photos / f"train/dog/{number:03d}.png", 4000)
     data = settings(tmp_path, dataset="image_folder", data_dir=str(photos), active={"initial": {"name": "random", "size": 2}, "budget": 2})
-    dataset = build_parts(config_of(data))["dataset"]
-    dataset.verify()
+    parts = build_parts(config_of(data))
+    say_remarks(parts)
+    parts["dataset"].verify()
     assert caplog.text.count("3 images end at 4,000 of 65,535") == 1
     caplog.clear()
-    build_parts(config_of({**data, "dataset": {"name": "image_folder", "value_range": [0, 4095]}}))
+    say_remarks(build_parts(config_of({**data, "dataset": {"name": "image_folder", "value_range": [0, 4095]}})))
     assert "nearly black" not in caplog.text
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from data_makers import picture, write_image
 from PIL import Image
-from run_helpers import checkpoint, config_of, labels_of, settings, train, weights_equal
+from run_helpers import checkpoint, config_of, labels_of, settings, train, weights_equal, write_yaml
 
+from usb_active import cli
 from usb_active.run_dir import RunDir
 from usb_active.setup import build_parts
 
@@ -97,8 +98,12 @@ def test_a_new_run_on_the_same_folder_reads_it_anew(photos, tmp_path):
 def test_the_line_that_says_so_comes_once_a_start(photos, tmp_path, caplog):
     data = settings(tmp_path, dataset="image_folder", data_dir=str(photos), active={"initial": {"name": "random", "size": 6}, "budget": 4})
     begin(data)
-    build_parts(config_of(data))
+    path = write_yaml(tmp_path / "c.yaml", data)
+    assert cli.main(["check", str(path)]) == 0
     assert caplog.text.count("reads its images as version 0.1.0 did, which began it") == 1
     caplog.clear()
-    build_parts(config_of({**data, "save_name": "new"}))
-    assert "0.1.0" not in caplog.text
+    assert cli.main(["check", str(path), "--set", "save_name=new"]) == 0
+    assert "0.1.0" not in caplog.text and caplog.text.count("left out: folders") == 1
+    caplog.clear()
+    train(data)
+    assert caplog.text.count("reads its images as version 0.1.0 did, which began it") == 1

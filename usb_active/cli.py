@@ -52,8 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _path(text: str) -> Path:
-    """The shell leaves the `~` of `--out=~/x` to the program."""
+def path_argument(text: str) -> Path:
+    """A path of the command line. The shell leaves the `~` of `--out=~/x` to the program."""
     try:
         return user_path(text)
     except UsageError as error:
@@ -90,8 +90,8 @@ def _add_list(commands: argparse._SubParsersAction) -> None:
 def _add_report(commands: argparse._SubParsersAction) -> None:
     text = "draw learning curves and write tables of one or several runs; seeds of one method are averaged"
     command = commands.add_parser("report", help=text, description=text)
-    command.add_argument("runs", nargs="+", type=_path, metavar="RUN", help="run directories")
-    command.add_argument("--out", type=_path, metavar="DIR", help="where to (default: RUN/report, or ./report for several runs)")
+    command.add_argument("runs", nargs="+", type=path_argument, metavar="RUN", help="run directories")
+    command.add_argument("--out", type=path_argument, metavar="DIR", help="where to (default: RUN/report, or ./report for several runs)")
     analysis = "write analysis.md too: what the runs' `analysis:` observed, and which method beats which"
     command.add_argument("--analysis", action="store_true", help=analysis)
     embed = "draw embed.png too: a t-SNE map of one run's features (of its pretraining, else the pixels) with the picks of each cycle"
@@ -102,7 +102,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
 def _add_labels(commands: argparse._SubParsersAction) -> None:
     text = "show what is labelled, skipped and pending, or correct a label"
     command = commands.add_parser("labels", help=text, description=text)
-    command.add_argument("run", type=_path, metavar="RUN", help="a run directory")
+    command.add_argument("run", type=path_argument, metavar="RUN", help="a run directory")
     command.add_argument("--csv", action="store_true", help="print every sample that was asked, as CSV")
     command.add_argument(
         "--set",
@@ -119,8 +119,8 @@ def _add_labels(commands: argparse._SubParsersAction) -> None:
 def _add_predict(commands: argparse._SubParsersAction) -> None:
     text = "label the rest of the pool, or a folder, with the final model; CSV (key, class, probability) on the standard output"
     command = commands.add_parser("predict", help=text, description=text)
-    command.add_argument("run", type=_path, metavar="RUN", help="a run directory")
-    command.add_argument("--data", type=_path, metavar="DIR", help="images to label instead of the pool")
+    command.add_argument("run", type=path_argument, metavar="RUN", help="a run directory")
+    command.add_argument("--data", type=path_argument, metavar="DIR", help="images to label instead of the pool")
     command.set_defaults(handler=_predict)
 
 

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from usb_active.cli import EXIT_CODES, OK, guarded, show_warnings
+from usb_active.cli import EXIT_CODES, OK, guarded, path_argument, show_warnings
 from usb_active.config import RunConfig, load_config
 from usb_active.errors import UsageError
 from usb_active.working_directory import prefer_installed_semilearn
-from usb_active.paths import user_path
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     # Both are needed; that they are missing is said in one line, like every other mistake.
-    parser.add_argument("script", nargs="?", type=user_path, metavar="TRAIN.PY", help="USB's train.py, of its repository")
+    parser.add_argument("script", nargs="?", type=path_argument, metavar="TRAIN.PY", help="USB's train.py, of its repository")
     parser.add_argument("--c", dest="config", metavar="CONFIG", help="a YAML file, or the name of a packaged one")
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="put a value over the YAML's; may be repeated"

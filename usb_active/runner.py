@@ -10,7 +10,7 @@ from usb_active.config import RunConfig
 from usb_active.durable import check_locks
 from usb_active.report import summary_table, write_report
 from usb_active.run_dir import RunDir, make_folder
-from usb_active.setup import build_dataset, build_parts
+from usb_active.setup import build_dataset, build_parts, say_remarks
 
 __all__ = ["build_dataset", "check", "run"]
 
@@ -44,6 +44,7 @@ def _check_all(config: RunConfig) -> dict[str, Any]:
     from usb_active.usb.support import check_training
 
     check_training(parts)
+    say_remarks(parts)
     return parts
 
 

@@ -91,10 +91,14 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     check_sizes(config, dataset, oracle)
     check_upper_bound(config, dataset, oracle)
     check_files(config)
-    for line in dataset.remarks():
-        logger.warning("%s", line)
     parts = {"config": config, "dataset": dataset, "network": make(config.net), "oracle": oracle}
     return {**parts, "plugins": plugins, "features": features, "pretrainer": pretrainer}
+
+
+def say_remarks(parts: dict[str, Any]) -> None:
+    """What people should know of the samples before a run, as warnings; once for a command."""
+    for line in parts["dataset"].remarks():
+        logger.warning("%s", line)
 
 
 def open_run(parts: dict[str, Any]) -> Components:
@@ -225,4 +229,7 @@ def components_from_args(args: Any) -> Components:
         complete_args(args)
     # Taken away: they are for one run, and need not be pickled to other processes.
     parts = vars(args).pop("parts", None)
-    return open_run(parts or build_parts(args.run_config))
+    if parts is None:
+        parts = build_parts(args.run_config)
+        say_remarks(parts)
+    return open_run(parts)
