@@ -15,8 +15,8 @@ from usb_active.datasets import Dataset, DatasetOptions, ImageDataset
 from usb_active.errors import UsageError, name_some
 from usb_active.paths import nfc
 from usb_active.run_dir import RunDir
-from usb_active.upper_bound import check_upper_bound
 from usb_active.run_format import PINNED_FILE, read_pinned, run_format
+from usb_active.upper_bound import check_upper_bound
 
 if TYPE_CHECKING:
     from usb_active.choices import PluginChoice
