@@ -11,10 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from usb_active.errors import UsageError, nearest
+from usb_active.errors import UsageError, nearest, printable
+from usb_active.path_texts import path_problem
 from usb_active.plugin import PluginConfig
 from usb_active.registry import REGISTRY
-from usb_active.usb_keys import NOUNS, show
+from usb_active.usb_keys import NOUNS, noun, quoting_hint, show
 
 
 class Problems:
@@ -29,7 +30,7 @@ class Problems:
     def _line(self, key: str, text: str) -> str:
         # A value given on the command line is not to be looked for in the file.
         given = any(key == dotted or key.startswith(f"{dotted}.") for dotted in self.overridden)
-        return f"{'--set' if given else self.source}: {key}: {text}"
+        return f"{'--set' if given else self.source}: {printable(key)}: {text}"
 
     def add(self, key: str, text: str) -> None:
         self.lines.append(self._line(key, text))
@@ -98,16 +99,23 @@ def choose_with(
     except UsageError as error:
         problems.add(where if isinstance(value, str) else f"{where}.name", str(error))
         return None, core_keys
-    config = validate(cls.Config, _with_base(cls.Config, own, base), where, problems, also=taken)
+    wrong = {key: what for key in _path_keys(cls.Config) if (what := path_problem(own.get(key)))}
+    for key, what in wrong.items():
+        problems.add(f"{where}.{key}", what)
+    config = None if wrong else validate(cls.Config, _with_base(cls.Config, own, base), where, problems, also=taken)
     return None if config is None else PluginChoice(kind, keys["name"], config, source), core_keys
 
 
 def _with_base(model: type[BaseModel], values: dict[str, Any], base: Path) -> dict[str, Any]:
     """Relative paths in a plugin's keys (fields declared as `Path`) count from the YAML's folder."""
-    paths = {name for name, info in model.model_fields.items() if Path in _alternatives(info.annotation)}
+    paths = _path_keys(model)
     return {
         name: str(base / Path(value).expanduser()) if name in paths and isinstance(value, str) else value for name, value in values.items()
     }
+
+
+def _path_keys(model: type[BaseModel]) -> set[str]:
+    return {name for name, info in model.model_fields.items() if Path in _alternatives(info.annotation)}
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
@@ -126,10 +134,10 @@ def validate(model: type[BaseModel], values: dict[str, Any], where: str, problem
             problems.add(dotted, _describe(item, known if len(item["loc"]) == 1 else ()))
         return None
     wrong = [(name, _coerced(values[name], getattr(config, name, None))) for name in values]
-    for name, noun in wrong:
-        if noun:
-            problems.add(f"{where}.{name}", f"must be {noun} ({show(values[name])} is {NOUNS.get(type(values[name]), 'something else')})")
-    return None if any(noun for _, noun in wrong) else config
+    for name, wanted in wrong:
+        if wanted:
+            problems.add(f"{where}.{name}", f"must be {wanted} ({show(values[name])} is {noun(values[name])})")
+    return None if any(wanted for _, wanted in wrong) else config
 
 
 def _coerced(given: Any, value: Any) -> str:
@@ -150,4 +158,5 @@ def _describe(item: Mapping[str, Any], known: Iterable[str]) -> str:
     if kind == "missing":
         return "missing"
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{message[:1].lower()}{message[1:]} ({value})"
+    hint = quoting_hint(item["input"], str) if kind == "string_type" else ""
+    return f"{message[:1].lower()}{message[1:]} ({value}){hint}"

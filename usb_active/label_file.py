@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 
 from usb_active.durable import read_bytes
-from usb_active.errors import UsageError, name_some
+from usb_active.errors import UsageError, name_some, plain, printable
 from usb_active.oracle import Query
+from usb_active.spreadsheet import cell, escaped, unescaped
 
 SKIP = -1
 _COLUMNS = ("index", "key", "file", "label", "suggestion", "confidence")
@@ -37,12 +38,12 @@ class Problems:
         # Only what is shown is worked out: a file may have a hundred thousand wrong rows.
         if self.count > self.limit:
             return
-        value = value if len(value) <= 60 else value[:57] + "..."
+        value = plain(value) if len(value) <= 60 else plain(value[:57]) + "..."
         if not isinstance(valid, str):
             valid = list(valid)
             close = difflib.get_close_matches(value, valid, n=1) if near and len(valid) <= 1000 else []
-            valid = (f"did you mean '{close[0]}'? " if close else "") + name_some(valid, 20)
-        self.lines.append(f"{where}: {what} ({value!r}); valid: {valid}")
+            valid = (f"did you mean '{printable(close[0])}'? " if close else "") + name_some(valid, 20)
+        self.lines.append(f"{where}: {what} ({_quoted(value)}); valid: {valid}")
 
     def raise_if_any(self) -> None:
         """UsageError with the first lines and how many more there are."""
@@ -52,9 +53,9 @@ class Problems:
             raise UsageError("\n".join(self.lines))
 
 
-def cell(text: str) -> str:
-    """A text as a spreadsheet can hold it: one line, valid Unicode."""
-    return " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").splitlines()).replace("\t", " ")
+def _quoted(shown: str) -> str:
+    """As `repr` would, of a text in which control characters are escaped already."""
+    return f'"{shown}"' if "'" in shown and '"' not in shown else f"'{shown}'"
 
 
 def _exact(text: str) -> str:
@@ -104,16 +105,18 @@ class ClassReader:
     def read(self, text: str) -> int | None:
         """The class index, `SKIP`, or None for what is neither.
 
-        In this order: the exact name; `skip`; the name in another case, if only one class has it; a number
-        that equals a name (`3.0` for `3`); the class index, where no name is a number.
+        In this order: the exact name, with or without the apostrophe that keeps it from being a formula; `skip`; the name in
+        another case, if only one class has it; a number that equals a name (`3.0` for `3`); the class index, where no name is
+        a number.
         """
-        for name in (text, _exact(text)):
+        for name in (text, _exact(text), unescaped(_exact(text))):
             if name in self._names:
                 return self._names[name]
         if self.can_skip and _fold(text) == "skip":
             return SKIP
-        if _fold(text) in self._folded:
-            return self._folded[_fold(text)]
+        for name in (_fold(text), unescaped(_fold(text))):
+            if name in self._folded:
+                return self._folded[name]
         number = _number(text)
         if number is None or not self._by_index:
             return self._numbers.get(number)
@@ -136,7 +139,9 @@ class _Samples:
 
     @cached_property
     def _by_key(self) -> dict[str, int]:
-        return _unique((_exact(key), index) for index, key in self.keys.items())
+        # As they are, and as a file for spreadsheets holds them; a text that could be two samples is none.
+        forms = ({_exact(key), escaped(_exact(key))} for key in self.keys.values())
+        return _unique((form, index) for index, of_key in zip(self.keys, forms, strict=True) for form in of_key)
 
     @cached_property
     def _by_number(self) -> dict[Decimal, int]:
@@ -156,7 +161,7 @@ class _Samples:
             problems.add(row.where, f"index is not in {self.whose}", row.index, map(str, self.keys))
             return None
         if row.key and not self._agree(row.key, self.keys[index]):
-            valid = f"{self.keys[index]!r}, or no column 'key' at all"
+            valid = f"{_quoted(printable(self.keys[index]))}, or no column 'key' at all"
             problems.add(row.where, f"key does not agree with index {index}", row.key, valid)
             return None
         return index
@@ -173,7 +178,7 @@ class _Samples:
 
     @staticmethod
     def _agree(given: str, key: str) -> bool:
-        return _exact(given) == _exact(key) or _number(given) == _number(key) is not None
+        return _exact(given) in (_exact(key), escaped(_exact(key))) or _number(given) == _number(key) is not None
 
 
 def read_labels(path: Path, query: Query, problems: Problems) -> dict[int, int]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TextIO
 
 from usb_active.answers import CORRECTION
-from usb_active.errors import UsageError, nearest
+from usb_active.errors import UsageError, nearest, plain, printable
 from usb_active.oracle import Query
 from usb_active.run_dir import LABELED, SKIPPED, LabelRow, RunDir, utc_now
+from usb_active.spreadsheet import text_cell
 
 PENDING = "pending"
 
@@ -92,6 +93,7 @@ def _counts(cycle: str, samples: Sequence[Asked]) -> tuple[str, ...]:
 
 
 def _print_table(rows: Sequence[Sequence[str]], out: TextIO) -> None:
+    rows = [[plain(text) for text in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         # Numbers to the right; a column of texts is one whose first entry below the head is no number.
@@ -107,7 +109,8 @@ def write_csv(path: Path, out: TextIO) -> None:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["cycle", "index", "key", "label", "status", "acquisition", "time"])
     for sample in asked_samples(RunDir.read(path)):
-        writer.writerow([sample.cycle, sample.index, sample.key, sample.label, sample.status, sample.acquisition, sample.time])
+        key, label, acquisition = map(text_cell, (sample.key, sample.label, sample.acquisition))
+        writer.writerow([sample.cycle, sample.index, key, label, sample.status, acquisition, sample.time])
 
 
 def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: TextIO) -> None:
@@ -132,7 +135,7 @@ def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: T
         run.append_rows(rows)
     for sample, label in wanted:
         old, new = _standing(sample), label or SKIPPED
-        print(f"{sample.key}: {old}, unchanged" if old == new else f"{sample.key}: {old} -> {new}", file=out)
+        print(plain(f"{sample.key}: {old}, unchanged" if old == new else f"{sample.key}: {old} -> {new}"), file=out)
 
 
 def _standing(sample: Asked) -> str:
@@ -147,14 +150,14 @@ def _parse(text: str, known: dict[str, Asked], classes: set[str]) -> tuple[Asked
         if key in known and label in classes:
             return known[key], label
     if not splits:
-        raise UsageError(f"--set {text}: must be KEY=CLASS")
+        raise UsageError(f"--set {printable(text)}: must be KEY=CLASS")
     key, label = next((split for split in splits if split[0] in known), splits[-1])
     _asked(key, known)
-    raise UsageError(f"--set {text}: unknown class '{label}'{nearest(label, classes)}")
+    raise UsageError(f"--set {printable(text)}: unknown class '{printable(label)}'{nearest(label, classes)}")
 
 
 def _asked(key: str, known: dict[str, Asked]) -> Asked:
     if key not in known:
         near = nearest(key, known) if len(known) <= 20 or "mean" in nearest(key, known) else ""
-        raise UsageError(f"'{key}' has neither been asked for nor labelled{near}")
+        raise UsageError(f"'{printable(key)}' has neither been asked for nor labelled{near}")
     return known[key]

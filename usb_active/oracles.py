@@ -11,10 +11,11 @@ import numpy as np
 
 from usb_active.durable import atomic_write, make_folder
 from usb_active.errors import UsageError, name_some
-from usb_active.label_file import SKIP, ClassReader, Problems, cell, read_labels
+from usb_active.label_file import SKIP, ClassReader, Problems, read_labels
 from usb_active.oracle import Answers, Oracle, Query
 from usb_active.plugin import PluginConfig
 from usb_active.run_dir import read_query
+from usb_active.spreadsheet import text_cell
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -118,8 +119,8 @@ def _sheet(query: Query, files: list[Path]) -> bytes:
         suggestion: list[str] = []
         if probs is not None:
             best = int(np.argmax(probs[row]))
-            suggestion = [cell(query.class_names[best]), f"{probs[row, best]:.3f}"]
-        writer.writerow([index, cell(key), cell(str(file)), "", *suggestion])
+            suggestion = [text_cell(query.class_names[best]), f"{probs[row, best]:.3f}"]
+        writer.writerow([index, text_cell(key), text_cell(str(file)), "", *suggestion])
     return text.getvalue().encode("utf-8-sig")
 
 

@@ -27,7 +27,7 @@ from usb_active.durable import (
     remove_leftovers,
     take_lock,
 )
-from usb_active.errors import UsageError, name_some
+from usb_active.errors import UsageError, name_some, printable
 from usb_active.journal import (
     LABELED,
     SKIPPED,
@@ -38,6 +38,7 @@ from usb_active.journal import (
     utc_now,
 )
 from usb_active.oracle import Query
+from usb_active.yaml_input import parse_yaml
 
 __all__ = ["LABELED", "SKIPPED", "LabelRow", "RunDir", "atomic_write", "differences", "read_query", "utc_now"]
 
@@ -112,10 +113,9 @@ class RunDir:
         """The resolved configuration, as last given to `open`."""
         path = self.path / "config.yaml"
         try:
-            config = yaml.safe_load((read_bytes(path) or b"").decode("utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise UsageError(f"{path} is damaged ({reason}); restore it from a copy") from error
+            config = parse_yaml((read_bytes(path) or b"").decode("utf-8"), path.name)
+        except (UsageError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is damaged ({error}); restore it from a copy") from error
         if not isinstance(config, dict):
             raise UsageError(f"{path} is damaged (no mapping in it); restore it from a copy")
         return config
@@ -322,8 +322,7 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, An
 def _shown(value: Any) -> str:
     if value is _MISSING:
         return "(not set)"
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return printable(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _is_free(key: str, free_keys: Collection[str]) -> bool:
