@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,14 @@ class Problems:
 
     def warn(self, key: str, text: str) -> None:
         self.warnings.append(self._line(key, text))
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """A UsageError inside is kept with the others."""
+        try:
+            yield
+        except UsageError as error:
+            self.lines.append(str(error))
 
     def raise_if_any(self) -> None:
         if self.lines:

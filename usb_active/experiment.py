@@ -86,8 +86,10 @@ class Session:
         """From the arguments that USB gives its algorithms."""
         return cls(components_from_args(args), trainer)
 
-    def close(self) -> None:
-        """Give the run directory back."""
+    def close(self, refused: bool = False) -> None:
+        """Give the run directory back; `refused`: as it was before this start, if nothing has come of it."""
+        if refused:
+            self.run_dir.withdraw()
         self.run_dir.close()
 
     # ------------------------------------------------------------------------------------------ the picture
@@ -106,6 +108,9 @@ class Session:
                 record = self._commit(cycle)
                 logger.info(progress_line(record))
             return {f"test/{name}": value for name, value in record.items() if isinstance(value, float)}
+        except UsageError:
+            self.close(refused=True)
+            raise
         finally:
             self.close()
 
@@ -217,10 +222,14 @@ class Session:
 
     def _take_known(self, cycle: int, plugin: Any, view: PoolView) -> np.ndarray:
         """Journal labels that exist already, before the query that stands for them."""
-        known = self._checked_labels(cycle, "known_labels", plugin.known_labels(view))
+        known = self.known_labels(view)
         idx, labels = known["idx"].tolist(), known["labels"].tolist()
         self._journal({i: (cycle, plugin.name) for i in idx}, dict(zip(idx, labels, strict=True)), ())
         return known["idx"]
+
+    def known_labels(self, view: PoolView) -> dict[str, np.ndarray]:
+        """`idx` and `labels`, checked, that the initial plugin brings."""
+        return self._checked_labels(0, "known_labels", self.plugins["initial"].known_labels(view))
 
     def _checked_labels(self, cycle: int, method: str, labels: tuple[Any, Any]) -> dict[str, np.ndarray]:
         role = self._role(cycle)

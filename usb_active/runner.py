@@ -6,10 +6,11 @@ import logging
 import sys
 from typing import Any
 
+from usb_active.choices import Problems
 from usb_active.config import RunConfig
 from usb_active.report import summary_table, write_report
 from usb_active.run_dir import RunDir, make_folder
-from usb_active.setup import build_dataset, build_parts
+from usb_active.setup import build_dataset, build_parts, check_directory
 
 __all__ = ["build_dataset", "check", "run"]
 
@@ -37,11 +38,22 @@ def run(config: RunConfig, verbose: bool = False) -> int:
 
 
 def _check_all(config: RunConfig) -> dict[str, Any]:
-    """The parts of the run, checked: first what costs nothing, so that a mistake there is not waited for while USB is imported."""
+    """The parts of the run, checked: first what costs nothing, so that a mistake there is not waited for while USB is imported.
+
+    Raises:
+        UsageError: all that is wrong with the training, and with the directory, at once.
+    """
     parts = build_parts(config)
     from usb_active.usb.support import check_training
+    from usb_active.usb.trial import try_out
 
-    check_training(parts)
+    problems = Problems(config.source)
+    with problems.collected():
+        check_directory(config)
+    with problems.collected():
+        check_training(parts)
+        try_out(parts)
+    problems.raise_if_any()
     return parts
 
 

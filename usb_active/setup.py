@@ -13,7 +13,7 @@ from usb_active.acquisition import NEEDS
 from usb_active.config import FREE_KEYS, RunConfig, check_against_pool
 from usb_active.datasets import Dataset, DatasetOptions
 from usb_active.errors import UsageError, name_some
-from usb_active.run_dir import RunDir
+from usb_active.run_dir import RunDir, check_reopening
 
 if TYPE_CHECKING:
     from usb_active.choices import PluginChoice
@@ -68,28 +68,46 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     Raises:
         UsageError: anything that contradicts anything else.
     """
-    active = config.active
-    dataset = build_dataset(config)
-    oracle = make(active.oracle)
-    choices = role_choices(active)
-    plugins = {role: make(choice) for role, choice in choices.items()}
-    sources = {role: choice.features or active.features for role, choice in choices.items()}
-    features = {role: make(choice) for role, choice in {**sources, "algorithm": active.features}.items()}
-    pretrainer = make(active.pretrain) if active.pretrain else None
+    dataset, made = build_dataset(config), make_plugins(config)
+    oracle, plugins, features, pretrainer = (made[name] for name in ("oracle", "plugins", "features", "pretrainer"))
     if (config.run_path / "config.yaml").is_file():
         check_pinned(RunDir.read(config.run_path), dataset)
     check_needs(plugins, features, oracle, has_pretrainer=pretrainer is not None)
     check_keys(config, {**plugins, **({"pretrain": pretrainer} if pretrainer else {})}, dataset)
     check_sizes(config, dataset, oracle)
     check_files(config)
-    parts = {"config": config, "dataset": dataset, "network": make(config.net), "oracle": oracle}
-    return {**parts, "plugins": plugins, "features": features, "pretrainer": pretrainer}
+    for role, source in features.items():
+        # The default source may be nobody's.
+        if role != "algorithm" and "features" in plugins[role].needs:
+            source.check(len(dataset), dataset.num_classes)
+    return {"config": config, "dataset": dataset, **made}
+
+
+def make_plugins(config: RunConfig) -> dict[str, Any]:
+    """All parts of a run but its directory and its data set, unchecked."""
+    active = config.active
+    choices = role_choices(active)
+    sources = {role: choice.features or active.features for role, choice in choices.items()}
+    return {
+        "network": make(config.net),
+        "oracle": make(active.oracle),
+        "plugins": {role: make(choice) for role, choice in choices.items()},
+        "features": {role: make(choice) for role, choice in {**sources, "algorithm": active.features}.items()},
+        "pretrainer": make(active.pretrain) if active.pretrain else None,
+    }
 
 
 def open_run(parts: dict[str, Any]) -> Components:
-    """The parts with the run directory, opened and locked last, when nothing else can go wrong any more."""
+    """The parts with the run directory, opened and locked last, when nothing else can go wrong any more; unless they bring one."""
+    if "run_dir" in parts:
+        return Components(**parts)
     config = parts["config"]
     return Components(**parts, run_dir=RunDir.open(config.run_path, config.resolved(), free_keys=FREE_KEYS))
+
+
+def check_directory(config: RunConfig) -> None:
+    """UsageError when the run's directory holds a run of another configuration, or is none of a run."""
+    check_reopening(config.run_path, config.resolved(), free_keys=FREE_KEYS)
 
 
 def pin(run_dir: RunDir, dataset: Dataset) -> None:

@@ -56,7 +56,7 @@ def write_report(
     dataset_of = dataset_of or partial(load_dataset, trusted=trusted)
     foreign = [] if trusted else [str(run.path) for run in loaded if foreign_plugins(run.config.get("plugins") or [])]
     if foreign:
-        logger.warning("%s: plugins that are not installed are not imported, and what needs them is left out; see %s", name_some(foreign), FLAG)
+        logger.warning("%s: plugins that are not installed are not imported; what needs them is left out (%s)", name_some(foreign), FLAG)
     groups = group_runs(loaded)
     if analysis:
         check_anything_to_analyse(groups)

@@ -150,7 +150,8 @@ def _check_pretrained(name: str, path: str | Path | None) -> None:
     if name == "resnet50":
         raise UsageError("net 'resnet50': use_pretrain: True; USB's resnet50 takes no pretrained weights and would ignore them")
     if not path or is_url(str(path)) or not Path(path).is_file():
-        raise UsageError(f"net '{name}': pretrain_path: {show(str(path or ''))}; with use_pretrain it must be a file (nothing is downloaded)")
+        valid = "with use_pretrain it must be a file (nothing is downloaded)"
+        raise UsageError(f"net '{name}': pretrain_path: {show(str(path or ''))}; {valid}")
 
 
 def _load_pretrained(name: str, model: nn.Module, path: str | Path) -> None:
