@@ -14,12 +14,12 @@ import numpy as np
 
 from usb_active.acquisition import check_picks, check_pseudo_labels
 from usb_active.analysis import analysis_folder
-from usb_active.answers import check_answers, merge_answers
+from usb_active.answers import check_answers, emptied_answers, merge_answers
 from usb_active.artifacts import load_artifact, save_artifact
-from usb_active.errors import UsageError, WaitingForLabels
+from usb_active.errors import UsageError, WaitingForLabels, name_some
 from usb_active.initial_weights import InitialWeights
 from usb_active.metrics import training_record
-from usb_active.oracle import Query
+from usb_active.oracle import Answers, Query
 from usb_active.plugin_states import PluginStates
 from usb_active.pool import Pool
 from usb_active.prior import When
@@ -288,9 +288,17 @@ class Session:
             answers = self.oracle.collect(query)
             asked = self._asked(query.cycle)
             check_answers(answers, asked, self.dataset.num_classes, f"oracle '{self.oracle.name}'")
+            self._warn_of_emptied(answers)
             self._journal(asked, answers.labels, answers.skipped)
             self._replay()
         return self._unanswered(query)
+
+    def _warn_of_emptied(self, answers: Answers) -> None:
+        emptied = emptied_answers(self.run_dir.rows(), answers)
+        if emptied:
+            shown = name_some(f"{row.key} ({row.label or row.status})" for row in emptied)
+            way_out = f"to take one back: usb-active labels {self.run_dir.path} --skip KEY, or `skip` in its place"
+            logger.warning("answers that were given are gone, and their labels stay: %s; %s", shown, way_out)
 
     def _asked(self, cycle: int) -> dict[int, tuple[int, str]]:
         """Whom the queries up to a cycle ask for: dataset index → (cycle of the query, its acquisition)."""

@@ -8,7 +8,7 @@ import io
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from usb_active.durable import read_bytes
 from usb_active.errors import UsageError, name_some, plain, printable
 from usb_active.oracle import Query
 from usb_active.spreadsheet import cell, escaped, unescaped
+from usb_active.workbook import workbook_rows
 
 SKIP = -1
 _COLUMNS = ("index", "key", "file", "label", "suggestion", "confidence")
@@ -181,19 +182,39 @@ class _Samples:
         return _exact(given) in (_exact(key), escaped(_exact(key))) or _number(given) == _number(key) is not None
 
 
-def read_labels(path: Path, query: Query, problems: Problems) -> dict[int, int]:
-    """The labels in a query's file: dataset index → class index, or `SKIP`. What is wrong goes to `problems`.
+@dataclass(frozen=True)
+class Sheet:
+    """What a query's file says.
 
-    A row without a label says nothing, nor does a row or a whole file that is not there.
+    Attributes:
+        labels: dataset index → class index, or `SKIP`.
+        empty: samples with a row and no label in it. missing: samples without a row.
     """
-    data = read_bytes(path)
-    if data is None:
-        return {}
+
+    labels: dict[int, int] = field(default_factory=dict)
+    empty: frozenset[int] = frozenset()
+    missing: frozenset[int] = frozenset()
+
+
+def read_sheet(path: Path, query: Query, problems: Problems) -> Sheet | None:
+    """A query's file, a CSV or a workbook; None where there is none. What is wrong goes to `problems`."""
+    if path.suffix == ".xlsx":
+        rows = _workbook(path, problems) if path.is_file() else None
+    else:
+        data = read_bytes(path)
+        rows = None if data is None else _rows(path, data, problems)
+    if rows is None:
+        return None
     samples = _Samples(dict(zip(query.idx.tolist(), query.keys, strict=True)))
     classes = ClassReader(query.class_names)
     found: dict[int, int] = {}
-    for row in _rows(path, data, problems):
-        index = samples.find(row, problems) if row.label.strip() else None
+    empty: set[int] = set()
+    for row in rows:
+        if not row.label.strip():
+            index = samples.find(row, Problems())
+            empty |= set() if index is None else {index}
+            continue
+        index = samples.find(row, problems)
         if index is None:
             continue
         if index in found:
@@ -202,7 +223,18 @@ def read_labels(path: Path, query: Query, problems: Problems) -> dict[int, int]:
         label = _read_class(classes, row, problems)
         if label is not None:
             found[index] = label
-    return found
+    missing = frozenset(query.idx.tolist()).difference(found, empty)
+    # A row with a mistake in it is not missing; its file is refused anyway.
+    return Sheet(found, frozenset(empty - found.keys()), frozenset() if problems.count else missing)
+
+
+def read_labels(path: Path, query: Query, problems: Problems) -> dict[int, int]:
+    """The labels in a query's file: dataset index → class index, or `SKIP`. What is wrong goes to `problems`.
+
+    A row without a label says nothing, nor does a row or a whole file that is not there.
+    """
+    sheet = read_sheet(path, query, problems)
+    return {} if sheet is None else sheet.labels
 
 
 def _read_class(classes: ClassReader, row: _Row, problems: Problems) -> int | None:
@@ -243,26 +275,34 @@ def read_known_labels(path: Path, keys: Sequence[str], class_names: Sequence[str
 
 
 def _rows(path: Path, data: bytes, problems: Problems) -> Iterator[_Row]:
-    """The rows below the header that hold anything."""
+    """The rows of a CSV file below the header that hold anything."""
     text = _decode(path, data)
     lines_before, delimiter, text = _separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    places: dict[str, int] | None = None
+    numbered = ((reader.line_num + lines_before, cells) for cells in reader)
     try:
-        for cells in reader:
-            where = f"{path}:{reader.line_num + lines_before}"
-            if not any(map(str.strip, cells)):
-                continue
-            if places is not None:
-                yield _row(where, cells, places)
-                continue
-            places = _header(where, cells, problems)
-            if not places:
-                return
+        yield from _below_header(path, numbered, problems)
     except csv.Error as error:
         where = f"{path}:{reader.line_num + lines_before}"
         problems.add(where, "not readable as CSV", str(error), "a CSV file")
-        return
+
+
+def _workbook(path: Path, problems: Problems) -> Iterator[_Row]:
+    yield from _below_header(path, workbook_rows(path), problems)
+
+
+def _below_header(path: Path, numbered: Iterable[tuple[int, list[str]]], problems: Problems) -> Iterator[_Row]:
+    places: dict[str, int] | None = None
+    for number, cells in numbered:
+        where = f"{path}:{number}"
+        if not any(map(str.strip, cells)):
+            continue
+        if places is not None:
+            yield _row(where, cells, places)
+            continue
+        places = _header(where, cells, problems)
+        if not places:
+            return
     if places is None:
         problems.add(f"{path}:1", "no header", "", "the columns index,key,file,label")
 

@@ -6,10 +6,12 @@ import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TextIO
 
-from usb_active.answers import CORRECTION
+from usb_active.answer_files import read_answers
+from usb_active.answers import CORRECTION, merge_answers
 from usb_active.errors import UsageError, nearest, plain, printable
 from usb_active.oracle import Query
 from usb_active.run_dir import LABELED, SKIPPED, LabelRow, RunDir, utc_now
@@ -20,7 +22,7 @@ PENDING = "pending"
 
 @dataclass(frozen=True)
 class Asked:
-    """A sample that was asked for or labelled, as it stands now. `acquisition` is what chose it; `corrections` counts later rows."""
+    """A sample that was asked for or labelled, as it stands now. `acquisition` is what chose it; `corrections` counts its changes."""
 
     cycle: int
     index: int
@@ -56,7 +58,8 @@ def asked_samples(run: RunDir) -> list[Asked]:
     for index, own in rows.items():
         first, last = own[0], own[-1]
         method = methods.get(index, first.acquisition)
-        samples.append(Asked(first.cycle, index, last.key, last.label, last.status, method, last.time, len(own) - 1))
+        changes = sum(before.label != row.label for before, row in pairwise(own))
+        samples.append(Asked(first.cycle, index, last.key, last.label, last.status, method, last.time, changes))
     return sorted(samples, key=lambda sample: sample.cycle)
 
 
@@ -127,15 +130,34 @@ def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: T
         known = {sample.key: sample for sample in asked_samples(run)}
         classes = {name for query in queries(run) for name in query.class_names} | {sample.label for sample in known.values()} - {""}
         wanted = [_parse(text, known, classes) for text in corrections] + [(_asked(key, known), "") for key in skips]
+        changed = [(sample, label) for sample, label in wanted if _standing(sample) != (label or SKIPPED)]
         rows = [
             LabelRow(sample.cycle, sample.index, sample.key, label, LABELED if label else SKIPPED, CORRECTION, utc_now())
-            for sample, label in wanted
-            if _standing(sample) != (label or SKIPPED)
+            for sample, label in changed
         ]
-        run.append_rows(rows)
+        run.append_rows([*_said_before(run, {sample.index for sample, _ in changed}), *rows])
     for sample, label in wanted:
         old, new = _standing(sample), label or SKIPPED
         print(plain(f"{sample.key}: {old}, unchanged" if old == new else f"{sample.key}: {old} -> {new}"), file=out)
+
+
+def _said_before(run: RunDir, idx: set[int]) -> list[LabelRow]:
+    """What people wrote of these samples into the queries' files and no run has taken yet: it came before the correction, and must not
+    be taken for an answer that came after it."""
+    rows = []
+    for query in queries(run):
+        try:
+            found = read_answers(run.path, query)
+        except UsageError:
+            # The run will name what is wrong in the file; a correction is not held up by it.
+            continue
+        labels = {index: label for index, label in found.labels.items() if index in idx}
+        news = merge_answers(run.rows(), labels, found.skipped & idx, query.class_names)
+        keys, now = dict(zip(query.idx.tolist(), query.keys, strict=True)), utc_now()
+        rows += [
+            LabelRow(query.cycle, index, keys[index], label, LABELED if label else SKIPPED, query.acquisition, now) for index, label in news
+        ]
+    return rows
 
 
 def _standing(sample: Asked) -> str:
