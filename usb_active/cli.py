@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -272,11 +273,12 @@ def _told(work: Callable[[], int]) -> int:
 
 
 def _output_fails() -> bool:
-    """Whether it was the standard output that failed: what it could not write is still in its buffer, or it has none."""
+    """Whether it is the standard output that failed: then it does so again. (Its buffer may have been emptied without being written.)"""
     try:
         sys.stdout.flush()
-        if getattr(sys.stdout, "write_through", False):
-            os.write(sys.stdout.fileno(), b"\n")
+        os.write(sys.stdout.fileno(), b"\n")
+    except io.UnsupportedOperation:
+        return False
     except OSError:
         return True
     except (ValueError, AttributeError):

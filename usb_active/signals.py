@@ -49,6 +49,9 @@ class Stopped(KeyboardInterrupt):
 class StopSignals:
     """Handles the signals while the context is entered, in the process and the thread that enter it."""
 
+    # The innermost one that is entered.
+    _active: StopSignals | None = None
+
     def __init__(self) -> None:
         self.received: int | None = None
         self._pid = os.getpid()
@@ -56,6 +59,8 @@ class StopSignals:
         self._hook: Any = None
         self._timer: threading.Timer | None = None
         self._said = threading.Lock()
+        self._held = 0
+        self._outer: StopSignals | None = None
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is not threading.main_thread():
@@ -65,6 +70,7 @@ class StopSignals:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
         self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
+        self._outer, StopSignals._active = StopSignals._active, self
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,6 +80,23 @@ class StopSignals:
             signal.signal(number, before)
         if self._hook is not None:
             sys.unraisablehook = self._hook
+            StopSignals._active = self._outer
+
+    @classmethod
+    @contextlib.contextmanager
+    def held(cls) -> Iterator[None]:
+        """Not to be interrupted half-way: a first signal is raised when the context ends. A second one ends the program even so."""
+        active = cls._active
+        if active is None or os.getpid() != active._pid or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before, active._held = active.received, active._held + 1
+        try:
+            yield
+        finally:
+            active._held -= 1
+        if not active._held and active.received != before:
+            raise Stopped(active.received)
 
     def say(self) -> None:
         """The line of the signal that came, once."""
@@ -83,7 +106,11 @@ class StopSignals:
                 print(LINES[self.received], file=sys.stderr, flush=True)
 
     def came(self, seconds: float = 0.0) -> bool:
-        """Whether a signal has come, or comes within so many seconds: workers that it hit first are reported before it."""
+        """Whether a signal has come, or comes within so many seconds: workers that it hit first are reported before it.
+
+        From here on none is raised any more: the work is over.
+        """
+        self._held += 1
         until = time.monotonic() + seconds
         while self.received is None and time.monotonic() < until:
             time.sleep(0.01)
@@ -99,7 +126,8 @@ class StopSignals:
         self._timer = threading.Timer(GRACE, self._end)
         self._timer.daemon = True
         self._timer.start()
-        raise Stopped(number)
+        if not self._held:
+            raise Stopped(number)
 
     @staticmethod
     def _handle_in_child(number: int) -> None:
@@ -109,9 +137,11 @@ class StopSignals:
             os.kill(os.getpid(), number)
 
     def _swallowed(self, what: Any) -> None:
-        """What was raised where nothing can be (in a destructor, in a callback) is raised again, soon after it."""
+        """What was raised where nothing can be (in a destructor, in a callback) is raised again, soon after it. What else goes wrong
+        there once a signal has come is of no interest: half-made loaders are taken down."""
         if not isinstance(what.exc_value, Stopped):
-            self._hook(what)
+            if self.received is None:
+                self._hook(what)
         elif os.getpid() == self._pid and self.received is not None:
             if self._timer is not None:
                 self._timer.cancel()
@@ -138,18 +168,20 @@ def ignore_in_worker(_worker: int = 0) -> None:
 
 @contextlib.contextmanager
 def held_for_workers() -> Iterator[None]:
-    """While workers are started fresh (`spawn`, `forkserver`), for seconds deaf to no signal but unable to be told what to do: they
-    inherit that the signals of a terminal are blocked. This process gets what came meanwhile when they have been started.
+    """While workers are started: a loader that is made by half cannot be taken down.
 
-    Forked workers need none of this: they have our handler from the first.
+    Workers that are started fresh (`spawn`, `forkserver`) are for seconds unable to be told what to ignore. They inherit that the signals
+    of a terminal are blocked, and this process gets what came meanwhile when they have been started. Forked workers have our handler
+    from the first.
     """
     # The first of all is the default; asking for that outright would fix it for good.
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-    if method == "fork" or not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with StopSignals.held():
+        if method == "fork" or not hasattr(signal, "pthread_sigmask"):
+            yield
+            return
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
