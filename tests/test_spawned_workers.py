@@ -15,7 +15,7 @@ from usb_active import sampling
 
 FILE_DATASET = """
 from helper import classes
-from usb_active import Dataset, register_plugin
+from usb_active import register_plugin
 from usb_active.array_datasets import Digits
 
 
@@ -23,9 +23,14 @@ from usb_active.array_datasets import Digits
 class OfAFile(Digits):
     name = "digits_of_a_file"
 
+    def prepare(self):
+        super().prepare()
+        self.test = None
+
     @property
     def collate(self):
         return together
+
     @collate.setter
     def collate(self, value):
         pass
@@ -40,7 +45,7 @@ def together(rows):
 
 
 def write_plugin(folder):
-    (folder / "main.py").write_text(FILE_DATASET.replace("from usb_active import Dataset, register", "from usb_active import register"))
+    (folder / "main.py").write_text(FILE_DATASET)
     (folder / "helper.py").write_text("def classes():\n    return 10\n")
     return str(folder / "main.py")
 
@@ -118,14 +123,14 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_a_whole_run_with_spawned_workers(tmp_path):
-    """Held-out labels, a data set of a plugin file with a neighbour: the same end as without workers."""
-    usb = {"dataset": "digits_of_a_file", "plugins": [write_plugin(tmp_path)], "num_train_iter": 2, "num_eval_iter": 2, "epoch": 1}
+    """Held-out labels, a data set of a plugin file with a neighbour: the same end as without workers. Each worker imports USB."""
+    usb = {"dataset": "digits_of_a_file", "plugins": [write_plugin(tmp_path)], "num_train_iter": 1, "num_eval_iter": 1, "epoch": 1}
     ends = []
     for name, workers in (("alone", 0), ("spawned", 1)):
         data = run_helpers.settings(tmp_path, name, active={"validation": 0.5, "cycles": 0}, num_workers=workers, **usb)
         (tmp_path / "go.py").write_text(SPAWNED)
         yaml = run_helpers.write_yaml(tmp_path / f"{name}.yaml", data)
-        ended = subprocess.run([sys.executable, str(tmp_path / "go.py"), str(yaml)], capture_output=True, text=True, timeout=600)
+        ended = subprocess.run([sys.executable, str(tmp_path / "go.py"), str(yaml)], capture_output=True, text=True, timeout=850)
         assert ended.returncode == 0, ended.stderr
         ends.append(run_helpers.checkpoint(tmp_path / name, 0))
     assert run_helpers.weights_equal(*ends)
