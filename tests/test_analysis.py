@@ -165,8 +165,8 @@ def no_dataset(run):
     raise UsageError("not here")
 
 
-def page_of(*runs: Path, out: Path | None = None) -> tuple[list[Path], str]:
-    files = write_report(runs, out, analysis=True, dataset_of=no_dataset)
+def page_of(*runs: Path, out: Path | None = None, trusted: bool = False) -> tuple[list[Path], str]:
+    files = write_report(runs, out, analysis=True, trusted=trusted, dataset_of=no_dataset)
     (page,) = [path for path in files if path.name == "analysis.md"]
     return files, page.read_text(encoding="utf-8")
 
@@ -245,4 +245,4 @@ def test_a_plugin_in_a_file_is_found_by_the_report(tmp_path):
     run_helpers.write_yaml(tmp_path / "run" / "config.yaml", config)
     line = '{"cycle": 0, "num_labels": 10, "accuracy": 0.5, "best_accuracy": 0.5, "balanced_accuracy": 0.5, "evaluated_on": "test"}\n'
     (tmp_path / "run" / "metrics.jsonl").write_text(line)
-    assert "1 trainings" in page_of(tmp_path / "run")[1]
+    assert "1 trainings" in page_of(tmp_path / "run", trusted=True)[1]

@@ -37,12 +37,15 @@ def test_a_correction_stands_against_an_oracle_that_repeats_itself():
     rows = [row(4, "dog"), row(4, "cow", CORRECTION)]
     assert merge(rows, {4: 1}) == [], "the oracle says what it always said"
     assert merge(rows, {4: 0}) == [(4, "cat")], "but it may change its mind"
-    assert merge(rows, {4: 2}) == [], "and agree"
+    agreed = merge(rows, {4: 2})
+    assert agreed == [(4, "cow")], "and that it agrees is written down,"
+    assert merge([*rows, row(*agreed[0])], {4: 2}) == [], "once:"
+    assert merge([*rows, row(*agreed[0])], {4: 1}) == [(4, "dog")], "going back later is a change of mind"
     assert merge([row(4, "dog"), row(4, "", CORRECTION)], {4: 1}) == []
 
 
 def test_a_correction_of_what_was_never_answered_stands_until_an_answer_differs():
-    assert merge([row(4, "cow", CORRECTION)], {4: 2}) == []
+    assert merge([row(4, "cow", CORRECTION)], {4: 2}) == [(4, "cow")]
     assert merge([row(4, "cow", CORRECTION)], {4: 1}) == [(4, "dog")]
 
 

@@ -32,17 +32,21 @@ def merge_answers(
 ) -> list[tuple[int, str]]:
     """The answers that are news: (dataset index, class name; "" for skipped), in the order given.
 
-    An answer is news when it differs from the last one that came from the oracle: a correction made in the journal itself
-    stands against an oracle that merely repeats itself.
+    An answer is news when it differs from the last one that came from the oracle. A correction made in the journal itself so stands
+    against an oracle that merely repeats itself; and where the oracle comes round to a correction, that is written down too, or its
+    going back later could not be told from repeating what it said at first.
     """
-    current: dict[int, str] = {}
-    answered: dict[int, str] = {}
-    for row in rows:
-        current[row.index] = row.label
-        if row.acquisition != CORRECTION:
-            answered[row.index] = row.label
+    answered = last_answers(rows)
     given = {int(index): decode(label, class_names) for index, label in labels.items()} | {int(index): "" for index in skipped}
-    return [
-        (index, label) for index, label in given.items()
-        if label != current.get(index) and label != answered.get(index)
-    ]  # fmt: skip
+    return [(index, label) for index, label in given.items() if label != answered.get(index)]
+
+
+def last_answers(rows: Sequence[LabelRow]) -> dict[int, str]:
+    """Dataset index → what its oracle said last: a class name, "" for skipped. Corrections are nothing that an oracle said."""
+    return {row.index: row.label for row in rows if row.acquisition != CORRECTION}
+
+
+def emptied_answers(rows: Sequence[LabelRow], answers: Answers) -> list[LabelRow]:
+    """The rows that stand of samples whose answer was given and has been taken away since."""
+    answered, standing = last_answers(rows), {row.index: row for row in rows}
+    return [standing[index] for index in sorted(answers.emptied) if index in answered]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from usb_active.errors import UsageError, nearest
+from usb_active.errors import UsageError, nearest, printable
+from usb_active.path_texts import path_problem
 from usb_active.paths import user_path
 from usb_active.plugin import PluginConfig
 from usb_active.registry import REGISTRY
-from usb_active.usb_keys import NOUNS, show
+from usb_active.usb_keys import NOUNS, noun, quoting_hint, show
 from usb_active.usb_names import why_not
 
 
@@ -31,13 +33,21 @@ class Problems:
     def _line(self, key: str, text: str) -> str:
         # A value given on the command line is not to be looked for in the file.
         given = any(key == dotted or key.startswith(f"{dotted}.") for dotted in self.overridden)
-        return f"{'--set' if given else self.source}: {key}: {text}"
+        return f"{'--set' if given else self.source}: {printable(key)}: {text}"
 
     def add(self, key: str, text: str) -> None:
         self.lines.append(self._line(key, text))
 
     def warn(self, key: str, text: str) -> None:
         self.warnings.append(self._line(key, text))
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """A UsageError inside is kept with the others."""
+        try:
+            yield
+        except UsageError as error:
+            self.lines.append(str(error))
 
     def raise_if_any(self) -> None:
         if self.lines:
@@ -100,21 +110,27 @@ def choose_with(
     except UsageError as error:
         problems.add(where if isinstance(value, str) else f"{where}.name", why_not(kind, keys["name"]) or str(error))
         return None, core_keys
-    config = validate(cls.Config, _with_base(cls.Config, own, base, where, problems), where, problems, also=taken)
+    wrong = {key: what for key in _path_keys(cls.Config) if (what := path_problem(own.get(key)))}
+    for key, what in wrong.items():
+        problems.add(f"{where}.{key}", what)
+    config = None if wrong else validate(cls.Config, _with_base(cls.Config, own, base, where, problems), where, problems, also=taken)
     return None if config is None else PluginChoice(kind, keys["name"], config, source), core_keys
 
 
 def _with_base(model: type[BaseModel], values: dict[str, Any], base: Path, where: str, problems: Problems) -> dict[str, Any]:
     """Relative paths in a plugin's keys (fields declared as `Path`) count from the YAML's folder; `~` is a home folder."""
-    paths = {name for name, info in model.model_fields.items() if Path in _alternatives(info.annotation)}
     found = dict(values)
-    for name in paths & values.keys():
+    for name in _path_keys(model) & values.keys():
         if isinstance(values[name], str):
             try:
                 found[name] = str(base / user_path(values[name]))
             except UsageError as error:
                 problems.add(f"{where}.{name}", str(error))
     return found
+
+
+def _path_keys(model: type[BaseModel]) -> set[str]:
+    return {name for name, info in model.model_fields.items() if Path in _alternatives(info.annotation)}
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
@@ -133,10 +149,10 @@ def validate(model: type[BaseModel], values: dict[str, Any], where: str, problem
             problems.add(dotted, _describe(item, known if len(item["loc"]) == 1 else ()))
         return None
     wrong = [(name, _coerced(values[name], getattr(config, name, None))) for name in values]
-    for name, noun in wrong:
-        if noun:
-            problems.add(f"{where}.{name}", f"must be {noun} ({show(values[name])} is {NOUNS.get(type(values[name]), 'something else')})")
-    return None if any(noun for _, noun in wrong) else config
+    for name, wanted in wrong:
+        if wanted:
+            problems.add(f"{where}.{name}", f"must be {wanted} ({show(values[name])} is {noun(values[name])})")
+    return None if any(wanted for _, wanted in wrong) else config
 
 
 def _coerced(given: Any, value: Any) -> str:
@@ -157,4 +173,5 @@ def _describe(item: Mapping[str, Any], known: Iterable[str]) -> str:
     if kind == "missing":
         return "missing"
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{message[:1].lower()}{message[1:]} ({value})"
+    hint = quoting_hint(item["input"], str) if kind == "string_type" else ""
+    return f"{message[:1].lower()}{message[1:]} ({value}){hint}"

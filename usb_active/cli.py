@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usb_active import __version__
-from usb_active.errors import UsageError, WaitingForLabels
+from usb_active.errors import UsageError, WaitingForLabels, plain
 from usb_active.paths import user_path
 from usb_active.registry import CONTRACTS, REGISTRY
+from usb_active.signals import LINES, Stopped, StopSignals, exit_code
+from usb_active.trust import FLAG
 from usb_active.working_directory import prefer_installed_semilearn
 
 if TYPE_CHECKING:
@@ -27,6 +33,7 @@ exit codes:
   2    a mistake in the configuration, the data or the command; one line says which
   3    labels are awaited: give them, and run the same command again
   130  interrupted (Ctrl-C): the same command goes on from there
+  143  terminated (SIGTERM): as 130; 129: the terminal has gone (SIGHUP)
 """
 
 # Keeps the line breaks of the table above.
@@ -96,6 +103,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--analysis", action="store_true", help=analysis)
     embed = "draw embed.png too: a t-SNE map of one run's features (of its pretraining, else the pixels) with the picks of each cycle"
     command.add_argument("--embed", action="store_true", help=embed)
+    _add_trust(command)
     command.set_defaults(handler=_report)
 
 
@@ -121,12 +129,18 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("predict", help=text, description=text)
     command.add_argument("run", type=path_argument, metavar="RUN", help="a run directory")
     command.add_argument("--data", type=path_argument, metavar="DIR", help="images to label instead of the pool")
+    _add_trust(command)
     command.set_defaults(handler=_predict)
 
 
 def _add_doctor(commands: argparse._SubParsersAction) -> None:
     text = "show versions, what imports, devices and write access: what to paste into a bug report"
     commands.add_parser("doctor", help=text, description=text).set_defaults(handler=_doctor)
+
+
+def _add_trust(command: argparse.ArgumentParser) -> None:
+    text = "import the plugins that the run's config.yaml names even where they are not installed: they are executed here"
+    command.add_argument(FLAG, action="store_true", help=text)
 
 
 def _load(args: argparse.Namespace):
@@ -140,7 +154,7 @@ def _load(args: argparse.Namespace):
 def show_warnings(config: RunConfig) -> None:
     """What was dropped from a YAML, on the standard error."""
     for line in config.warnings:
-        print(f"usb-active: warning: {line}", file=sys.stderr)
+        print(f"usb-active: warning: {plain(line)}", file=sys.stderr)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -166,12 +180,12 @@ def _list(args: argparse.Namespace) -> int:
                 REGISTRY.get(item.kind, item.name)
             except UsageError as error:
                 failures[f"{item.kind} '{item.name}'"] = str(error)
-    rows = [(item.kind, item.name, item.summary, item.origin) for item in declarations]
+    rows = [tuple(map(plain, (item.kind, item.name, item.summary, item.origin))) for item in declarations]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     for row in rows:
         print("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]))
     for who, error in failures.items():
-        print(f"broken: {who}: {error}")
+        print(plain(f"broken: {who}: {error}"))
     if args.check:
         print(f"{len(declarations)} plugins, {len(failures)} broken")
     return FAILED if args.check and failures else OK
@@ -180,7 +194,7 @@ def _list(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from usb_active.report import write_report
 
-    for path in write_report(args.runs, args.out, analysis=args.analysis, embed=args.embed):
+    for path in write_report(args.runs, args.out, analysis=args.analysis, embed=args.embed, trusted=args.trust_plugins):
         print(path)
     return OK
 
@@ -200,7 +214,7 @@ def _labels(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
     from usb_active.predict import predict
 
-    predict(args.run, args.data, sys.stdout)
+    predict(args.run, args.data, sys.stdout, trusted=args.trust_plugins)
     return OK
 
 
@@ -212,31 +226,95 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
+    return guarded(lambda: _command(argv))
+
+
+def _command(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
     logging.basicConfig(format="usb-active: %(levelname)s: %(message)s", level=logging.WARNING)
-    return guarded(lambda: args.handler(args))
+    return args.handler(args)
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """The exit code of what was done; what the user can mend, or is asked to do, as lines without a traceback."""
+    """The exit code of what was done; what the user can mend, or is asked to do, as lines without a traceback.
+
+    Also where a signal ends the program, and where the standard output takes nothing any more.
+    """
+    with StopSignals() as stop:
+        try:
+            code = _outcome(work)
+        except BaseException as error:
+            # A worker that the signal hit first is missed before the signal itself is seen here.
+            if not stop.came(0.5 if "DataLoader worker" in str(error) else 0.0):
+                raise
+        if stop.received is None:
+            return code
+        stop.say()
+        return exit_code(stop.received)
+
+
+def _outcome(work: Callable[[], int]) -> int:
+    try:
+        try:
+            return _told(work)
+        finally:
+            # Here, where it can still be said that a disk is full, and not when the interpreter ends.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone (`| head`): nothing is wrong, and the interpreter must not complain when it flushes.
+        _discard_output()
+        return OK
+    except OSError as error:
+        if not _output_fails():
+            raise
+        _discard_output()
+        print(f"usb-active: error: cannot write the standard output: {error.strerror or error}", file=sys.stderr)
+        return WRONG_USE
+
+
+def _told(work: Callable[[], int]) -> int:
     try:
         return work()
     except UsageError as error:
         # One raised in a loader's worker comes with that process's traceback before it.
         message = str(error).rpartition(f"{UsageError.__module__}.{UsageError.__name__}: ")[2]
-        for line in message.splitlines():
-            print(f"usb-active: error: {line}", file=sys.stderr)
+        for line in message.split("\n"):
+            print(f"usb-active: error: {plain(line)}", file=sys.stderr)
         return WRONG_USE
     except WaitingForLabels as waiting:
-        print(waiting)
+        for line in str(waiting).split("\n"):
+            print(plain(line))
         return WAITING
+    except Stopped:
+        raise
     except KeyboardInterrupt:
-        print("\nusb-active: interrupted; the same command goes on from here", file=sys.stderr)
+        # Where no handler could be set, or raised by the work itself.
+        print(LINES[signal.SIGINT], file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone (`| head`): nothing is wrong, and the interpreter must not complain when it flushes.
-        sys.stdout = None
-        return OK
+
+
+def _output_fails() -> bool:
+    """Whether it is the standard output that failed: then it does so again. (Its buffer may have been emptied without being written.)"""
+    try:
+        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), b"\n")
+    except io.UnsupportedOperation:
+        return False
+    except OSError:
+        return True
+    except (ValueError, AttributeError):
+        return False
+    return False
+
+
+def _discard_output() -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return
+    sys.stdout = None
 
 
 if __name__ == "__main__":

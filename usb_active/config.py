@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, InstanceOf
 
 from usb_active.choices import PluginChoice, Problems, Strict, choose, choose_with, validate
 from usb_active.errors import UsageError, nearest
+from usb_active.path_texts import is_url, name_problem, path_problem
 from usb_active.paths import absolute, user_path
 from usb_active.registry import REGISTRY
 from usb_active.upper_bound import wants_all_labels
@@ -202,7 +203,9 @@ def config_from_dict(data: Mapping[str, Any], *, base: Path, source: str, overri
     _settle_stream(usb, active, "include_lb_to_ulb" in rest, problems)
     problems.raise_if_any()
     usb |= {"dataset": dataset.name, "net": net.name, "num_labels": active.initial.size}
-    usb["save_name"] = usb["save_name"] or _save_name(usb, active)
+    usb["save_name"] = _save_name(usb, active) if usb["save_name"] is None else usb["save_name"]
+    _check_paths(usb, problems)
+    problems.raise_if_any()
     return RunConfig(usb, dataset, net, active, plugins, base, source, tuple(problems.warnings))
 
 
@@ -250,6 +253,10 @@ def _load_plugins(value: Any, base: Path, problems: Problems) -> tuple[str, ...]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         problems.add("plugins", f"must be a list of module names and .py files ({show(value)})")
         problems.raise_if_any()
+    for name in names:
+        if what := path_problem(name):
+            problems.add("plugins", what)
+    problems.raise_if_any()
     try:
         plugins = tuple(str((base / user_path(name)).resolve()) if name.endswith(".py") else name for name in names)
         REGISTRY.load_modules(plugins, base)
@@ -370,6 +377,16 @@ def _cross_check(usb: dict[str, Any], active: ActiveConfig, problems: Problems) 
         problems.add("epoch", f"more epochs than iterations ({usb['epoch']}); at most num_train_iter, {usb['num_train_iter']}")
     if usb["use_pretrain"] and not usb["pretrain_path"]:
         problems.add("pretrain_path", "missing, with use_pretrain: true")
+
+
+def _check_paths(usb: dict[str, Any], problems: Problems) -> None:
+    for name in ("save_dir", "data_dir", "load_path", "pretrain_path"):
+        if what := path_problem(usb[name]):
+            problems.add(name, what)
+    if what := name_problem(usb["save_name"]):
+        problems.add("save_name", what)
+    if usb["use_pretrain"] and is_url(usb["pretrain_path"]):
+        problems.add("pretrain_path", f"nothing is downloaded ({show(usb['pretrain_path'])}); fetch the file, and give its path")
 
 
 def _own_algorithm(name: str) -> type | None:

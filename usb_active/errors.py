@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any
+
+# A message shows no more of any value than this.
+SHOWN = 80
+# Control, format (bidirectional overrides among them) and surrogate characters, and the separators of lines and paragraphs.
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 class UsageError(ValueError):
@@ -30,17 +38,37 @@ def errors_named(who: str) -> Iterator[None]:
         raise UsageError(f"{who}: {error}") from error
 
 
+def plain(text: str) -> str:
+    """The text with every control character as its escape (`\\x1b`, `\\u202e`): nothing that a terminal acts upon, and no line break."""
+    if text.isprintable():
+        return text
+    return "".join(_escaped(char) if unicodedata.category(char) in _UNPRINTABLE else char for char in text)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def printable(value: Any, limit: int = SHOWN) -> str:
+    """A value of the user as a message may show it: without control characters, and shortened to `limit` characters."""
+    # Cut before it is escaped: a value may be as long as a file.
+    text = plain(str(value)[: limit + 1])
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"`, or what there is when nothing is near."""
     known = sorted(map(str, known))
-    close = difflib.get_close_matches(str(word), known, n=1)
+    # Nothing is near to a text that is longer than any name, and looking for it would take long.
+    close = difflib.get_close_matches(str(word), known, n=1) if len(str(word)) <= 10 * SHOWN else []
     if close:
-        return f"; did you mean '{close[0]}'?"
+        return f"; did you mean '{printable(close[0])}'?"
     return f"; known: {name_some(known, 20)}" if known else ""
 
 
 def name_some(items: Iterable, limit: int = 5) -> str:
     """The first few of the items, and how many there are beyond: `3, 17, 18 and 40 more`."""
     items = list(items)
-    shown = ", ".join(str(item) for item in items[:limit])
+    # A path is shown whole: it says where to look.
+    shown = ", ".join(plain(str(item)) if isinstance(item, PurePath) else printable(item) for item in items[:limit])
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"

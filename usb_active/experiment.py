@@ -14,12 +14,12 @@ import numpy as np
 
 from usb_active.acquisition import check_picks, check_pseudo_labels
 from usb_active.analysis import analysis_folder
-from usb_active.answers import check_answers, merge_answers
+from usb_active.answers import check_answers, emptied_answers, merge_answers
 from usb_active.artifacts import load_artifact, save_artifact
-from usb_active.errors import UsageError, WaitingForLabels
+from usb_active.errors import UsageError, WaitingForLabels, name_some
 from usb_active.initial_weights import InitialWeights
 from usb_active.metrics import training_record
-from usb_active.oracle import Query
+from usb_active.oracle import Answers, Query
 from usb_active.plugin_states import PluginStates
 from usb_active.pool import Pool
 from usb_active.prior import When
@@ -88,8 +88,10 @@ class Session:
         """From the arguments that USB gives its algorithms."""
         return cls(components_from_args(args), trainer)
 
-    def close(self) -> None:
-        """Give the run directory back."""
+    def close(self, refused: bool = False) -> None:
+        """Give the run directory back; `refused`: as it was before this start, if nothing has come of it."""
+        if refused:
+            self.run_dir.withdraw()
         self.run_dir.close()
 
     # ------------------------------------------------------------------------------------------ the picture
@@ -108,6 +110,9 @@ class Session:
                 record = self._commit(cycle)
                 logger.info(progress_line(record))
             return {f"test/{name}": value for name, value in record.items() if isinstance(value, float)}
+        except UsageError:
+            self.close(refused=True)
+            raise
         finally:
             self.close()
 
@@ -219,10 +224,14 @@ class Session:
 
     def _take_known(self, cycle: int, plugin: Any, view: PoolView) -> np.ndarray:
         """Journal labels that exist already, before the query that stands for them."""
-        known = self._checked_labels(cycle, "known_labels", plugin.known_labels(view))
+        known = self.known_labels(view)
         idx, labels = known["idx"].tolist(), known["labels"].tolist()
         self._journal({i: (cycle, plugin.name) for i in idx}, dict(zip(idx, labels, strict=True)), ())
         return known["idx"]
+
+    def known_labels(self, view: PoolView) -> dict[str, np.ndarray]:
+        """`idx` and `labels`, checked, that the initial plugin brings."""
+        return self._checked_labels(0, "known_labels", self.plugins["initial"].known_labels(view))
 
     def _checked_labels(self, cycle: int, method: str, labels: tuple[Any, Any]) -> dict[str, np.ndarray]:
         role = self._role(cycle)
@@ -290,9 +299,17 @@ class Session:
             answers = self.oracle.collect(query)
             asked = self._asked(query.cycle)
             check_answers(answers, asked, self.dataset.num_classes, f"oracle '{self.oracle.name}'")
+            self._warn_of_emptied(answers)
             self._journal(asked, answers.labels, answers.skipped)
             self._replay()
         return self._unanswered(query)
+
+    def _warn_of_emptied(self, answers: Answers) -> None:
+        emptied = emptied_answers(self.run_dir.rows(), answers)
+        if emptied:
+            shown = name_some(f"{row.key} ({row.label or row.status})" for row in emptied)
+            way_out = f"to take one back: usb-active labels {self.run_dir.path} --skip KEY, or `skip` in its place"
+            logger.warning("answers that were given are gone, and their labels stay: %s; %s", shown, way_out)
 
     def _asked(self, cycle: int) -> dict[int, tuple[int, str]]:
         """Whom the queries up to a cycle ask for: dataset index → (cycle of the query, its acquisition)."""

@@ -64,13 +64,20 @@ class FileFeatures(Features):
     class Config(PluginConfig):
         path: Path
 
+    def check(self, num_samples: int, num_classes: int) -> None:
+        self._read(num_samples)
+
     def get(self, view: PoolView) -> np.ndarray:
+        features = self._read(len(view))
+        return features if features.dtype == np.float32 else features.astype(np.float32)
+
+    def _read(self, num_samples: int) -> np.ndarray:
         features = load_array(self.config.path)
-        if features.ndim != 2 or len(features) != len(view):
-            raise UsageError(f"features: file: {self.config.path}: expected ({len(view)}, D), got {features.shape}")
+        if features.ndim != 2 or len(features) != num_samples:
+            raise UsageError(f"features: file: {self.config.path}: expected ({num_samples}, D), got {features.shape}")
         if not np.issubdtype(features.dtype, np.floating):
             raise UsageError(f"features: file: {self.config.path}: expected floating point, got {features.dtype}")
-        return features if features.dtype == np.float32 else features.astype(np.float32)
+        return features
 
 
 class TimmFeatures(Features):

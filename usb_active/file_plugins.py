@@ -23,13 +23,17 @@ class FilePrior(Prior):
     class Config(PluginConfig):
         path: Path
 
+    def check(self, num_samples: int, num_classes: int) -> None:
+        self._read(num_samples, num_classes)
+
     def fit(self, view: PoolView, when: str) -> PriorTable | None:
-        if when != "start":
-            return None
+        return PriorTable(self._read(len(view), view.num_classes)) if when == "start" else None
+
+    def _read(self, num_samples: int, num_classes: int) -> np.ndarray:
         table = load_array(self.config.path)
-        if table.shape != (len(view), view.num_classes):
-            raise UsageError(f"prior: file: {self.config.path}: expected {(len(view), view.num_classes)}, got {table.shape}")
-        return PriorTable(table)
+        if table.shape != (num_samples, num_classes):
+            raise UsageError(f"prior: file: {self.config.path}: expected {(num_samples, num_classes)}, got {table.shape}")
+        return table
 
 
 class FilePretrainer(Pretrainer):
@@ -37,6 +41,9 @@ class FilePretrainer(Pretrainer):
 
     class Config(PluginConfig):
         path: Path
+
+    def check(self, num_samples: int, num_classes: int) -> None:
+        read_weights(self.config.path, "pretrain: file")
 
     def run(self, build_net, dataset, scratch, rng, device) -> Pretrained:
         return Pretrained(read_weights(self.config.path, "pretrain: file"))

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from usb_active.errors import name_some
 from usb_active.image_reading import HIGHEST, UPPER_BITS
-from usb_active.paths import printable
 
 # An image of 16 bits whose values all lie below this is at most a quarter as bright as it could be.
 DIM = 65536 // 4
@@ -28,5 +27,5 @@ def describe_depth(found: Mapping[str, Mapping[str, int]]) -> list[str]:
         mend = f"if white is {white:,}, write value_range: [0, {white}] below `dataset:`"
         if upper_bits:
             mend = "of 16 bits a channel in colour Pillow reads the upper 8; save them with 8"
-        lines.append(f"{what} {highest:,} of 65,535, nearly black: {name_some(map(printable, dim))}; {mend}")
+        lines.append(f"{what} {highest:,} of 65,535, nearly black: {name_some(dim)}; {mend}")
     return lines

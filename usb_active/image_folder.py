@@ -17,7 +17,7 @@ from usb_active.image_depth import describe_depth
 from usb_active.image_files import ImageFiles
 from usb_active.image_listing import HEIF_SUFFIXES, Listing, is_system_folder, look_through
 from usb_active.image_reading import WHITE, Reading, highest_value, image_size, image_suffixes
-from usb_active.paths import nfc, printable
+from usb_active.paths import nfc
 from usb_active.run_format import FIRST
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class ImageFolder(ImageDataset):
         checked = check_images(self._image_files([*self._files.keys, *self._test_paths]), cache)
         if checked.changed:
             what = f"{len(checked.changed)} image{'s' * (len(checked.changed) != 1)}"
-            names = name_some(map(printable, checked.changed))
+            names = name_some(checked.changed)
             LOGGER.warning("%s changed since the run last read them (size or time); it goes on with them as they are now: %s", what, names)
         if not self._depth_said:
             for line in describe_depth(checked.deep):
@@ -105,7 +105,7 @@ class ImageFolder(ImageDataset):
         filled = {key.split("/", 2)[1] for key in self._listing if key.startswith("train/")}
         empty = [name for name in self._class_folders("train") if name not in filled]
         if empty:
-            names = name_some(map(printable, empty))
+            names = name_some(empty)
             lines.append(f"{self.root / 'train'}: class folders without an image are classes all the same, remove them if not: {names}")
         if self.options.run_format == FIRST:
             lines.append(
@@ -251,7 +251,7 @@ class ImageFolder(ImageDataset):
         return size
 
     def _describe_vanished(self, gone: list[str], new: Mapping[str, str]) -> str:
-        message = f"data_dir: images of the run are gone from {self.root}: {name_some(map(printable, gone))}"
+        message = f"data_dir: images of the run are gone from {self.root}: {name_some(gone)}"
         suffixes = {os.path.splitext(key)[1].lower() for key in gone} - image_suffixes()
         if suffixes:
             way_out = " (pip install pillow-heif)" if suffixes & HEIF_SUFFIXES else ""
@@ -270,6 +270,6 @@ def _refuse_outside_classes(keys: Iterable[str]) -> None:
     outside = [key for key in keys if key.count("/") < 2]
     if outside:
         raise UsageError(
-            f"data_dir: images outside a class folder: {name_some(map(printable, outside))}; move them into one, or to "
+            f"data_dir: images outside a class folder: {name_some(outside)}; move them into one, or to "
             "unlabeled/ if their class is unknown"
         )

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from usb_active.errors import UsageError, name_some
 from usb_active.image_reading import image_suffixes, kind_of
-from usb_active.paths import printable
 
 # What archivers, file servers, operating systems and notebooks put beside people's files, in lower case.
 SYSTEM_FOLDERS = frozenset({
@@ -66,7 +65,7 @@ class Listing:
 
 
 def _names(paths: Iterable[str]) -> str:
-    return name_some(map(printable, paths))
+    return name_some(paths)
 
 
 def _describe_others(others: Counter[str]) -> str:

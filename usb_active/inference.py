@@ -13,14 +13,14 @@ import torch
 from usb_active.datasets import Dataset
 from usb_active.errors import UsageError, name_some
 from usb_active.randomness import seeded_globals
-from usb_active.sampling import Batch, SequentialSampler, make_loader
+from usb_active.sampling import Batch, SequentialSampler, TravellingRows, make_loader
 
 OUTPUTS = ("features", "logits", "probs")
 TRANSFORMS = ("weak", "strong", "eval")
 
 
 @dataclass
-class PoolRows(torch.utils.data.Dataset):
+class PoolRows(TravellingRows):
     """Views of the samples `idx`: batches {idx (B,), x (passes, B, channels, height, width)}, augmentation seeded by position."""
 
     dataset: Dataset

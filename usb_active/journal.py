@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from usb_active.durable import no_os_error, read_bytes, sync_folder, write_all
-from usb_active.errors import UsageError
+from usb_active.errors import UsageError, printable
 
 logger = logging.getLogger("usb_active")
 
@@ -52,7 +52,7 @@ def read_journal(path: Path) -> list[LabelRow]:
     """
     whole, torn = _split(path, read_bytes(path) or b"")
     if torn:
-        logger.warning("%s: the last row is torn and left out; it was never acknowledged: %r", path, torn)
+        logger.warning("%s: the last row is torn and left out; it was never acknowledged: %s", path, printable(torn))
     return _decode_rows(path, whole)
 
 
@@ -60,7 +60,7 @@ def drop_torn_row(path: Path) -> int:
     """Cut off what a killed writer left, with a warning. Gives the good length, 0 if there is none."""
     whole, torn = _split(path, read_bytes(path) or b"")
     if torn:
-        logger.warning("%s: the last row is torn and dropped; it was never acknowledged: %r", path, torn)
+        logger.warning("%s: the last row is torn and dropped; it was never acknowledged: %s", path, printable(torn))
         with no_os_error("write", path):
             os.truncate(path, len(whole))
     return len(whole)
@@ -158,9 +158,9 @@ def _decode_row(line: str) -> LabelRow:
 def _problem(cycle: str, index: str, label: str, status: str) -> str | None:
     for name, text in (("cycle", cycle), ("index", index)):
         if not (text.isascii() and text.isdigit()):
-            return f"{name} is '{text}', must be a whole number"
+            return f"{name} is '{printable(text)}', must be a whole number"
     if status not in (LABELED, SKIPPED):
-        return f"status is '{status}', must be '{LABELED}' or '{SKIPPED}'"
+        return f"status is '{printable(status)}', must be '{LABELED}' or '{SKIPPED}'"
     if bool(label) != (status == LABELED):
-        return f"label is '{label}' though status is '{status}'"
+        return f"label is '{printable(label)}' though status is '{status}'"
     return None

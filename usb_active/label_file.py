@@ -8,16 +8,18 @@ import io
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 
 from usb_active.durable import read_bytes
-from usb_active.errors import UsageError, name_some
+from usb_active.errors import UsageError, name_some, plain, printable
 from usb_active.oracle import Query
 from usb_active.sample_keys import KeyFinder
 from usb_active.sample_keys import unique as _unique
+from usb_active.spreadsheet import cell, escaped, unescaped
+from usb_active.workbook import workbook_rows
 
 SKIP = -1
 _COLUMNS = ("index", "key", "file", "label", "suggestion", "confidence")
@@ -39,12 +41,12 @@ class Problems:
         # Only what is shown is worked out: a file may have a hundred thousand wrong rows.
         if self.count > self.limit:
             return
-        value = value if len(value) <= 60 else value[:57] + "..."
+        value = plain(value) if len(value) <= 60 else plain(value[:57]) + "..."
         if not isinstance(valid, str):
             valid = list(valid)
             close = difflib.get_close_matches(value, valid, n=1) if near and len(valid) <= 1000 else []
-            valid = (f"did you mean '{close[0]}'? " if close else "") + name_some(valid, 20)
-        self.lines.append(f"{where}: {what} ({value!r}); valid: {valid}")
+            valid = (f"did you mean '{printable(close[0])}'? " if close else "") + name_some(valid, 20)
+        self.lines.append(f"{where}: {what} ({_quoted(value)}); valid: {valid}")
 
     def raise_if_any(self) -> None:
         """UsageError with the first lines and how many more there are."""
@@ -54,9 +56,9 @@ class Problems:
             raise UsageError("\n".join(self.lines))
 
 
-def cell(text: str) -> str:
-    """A text as a spreadsheet can hold it: one line, valid Unicode."""
-    return " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").splitlines()).replace("\t", " ")
+def _quoted(shown: str) -> str:
+    """As `repr` would, of a text in which control characters are escaped already."""
+    return f'"{shown}"' if "'" in shown and '"' not in shown else f"'{shown}'"
 
 
 def _exact(text: str) -> str:
@@ -95,16 +97,18 @@ class ClassReader:
     def read(self, text: str) -> int | None:
         """The class index, `SKIP`, or None for what is neither.
 
-        In this order: the exact name; `skip`; the name in another case, if only one class has it; a number
-        that equals a name (`3.0` for `3`); the class index, where no name is a number.
+        In this order: the exact name, with or without the apostrophe that keeps it from being a formula; `skip`; the name in
+        another case, if only one class has it; a number that equals a name (`3.0` for `3`); the class index, where no name is
+        a number.
         """
-        for name in (text, _exact(text)):
+        for name in (text, _exact(text), unescaped(_exact(text))):
             if name in self._names:
                 return self._names[name]
         if self.can_skip and _fold(text) == "skip":
             return SKIP
-        if _fold(text) in self._folded:
-            return self._folded[_fold(text)]
+        for name in (_fold(text), unescaped(_fold(text))):
+            if name in self._folded:
+                return self._folded[name]
         number = _number(text)
         if number is None or not self._by_index:
             return self._numbers.get(number)
@@ -147,7 +151,7 @@ class _Samples:
             problems.add(row.where, f"index is not in {self.whose}", row.index, map(str, self.keys))
             return None
         if row.key and not self._agree(row.key, index):
-            valid = f"{self.keys[index]!r}, or no column 'key' at all"
+            valid = f"{_quoted(printable(self.keys[index]))}, or no column 'key' at all"
             problems.add(row.where, f"key does not agree with index {index}", row.key, valid)
             return None
         return index
@@ -157,7 +161,9 @@ class _Samples:
             valid = f"an index or a key of {self.whose}"
             problems.add(row.where, "neither index nor key beside the label", row.label, valid)
             return None
-        index = self._by_key.find(row.key)
+        # As it is, or as a file for spreadsheets holds it; a text that could be two samples is none.
+        found = {self._by_key.find(text) for text in (row.key, unescaped(row.key))} - {None}
+        index = found.pop() if len(found) == 1 else None
         if index is None:
             index = self._by_number.get(_number(row.key))
         if index is None:
@@ -166,22 +172,44 @@ class _Samples:
 
     def _agree(self, given: str, index: int) -> bool:
         key = self.keys[index]
-        return _exact(given) == _exact(key) or _number(given) == _number(key) is not None or self._by_key.find(given) == index
+        if _exact(given) in (_exact(key), escaped(_exact(key))):
+            return True
+        return _number(given) == _number(key) is not None or self._by_key.find(given) == index
 
 
-def read_labels(path: Path, query: Query, problems: Problems) -> dict[int, int]:
-    """The labels in a query's file: dataset index → class index, or `SKIP`. What is wrong goes to `problems`.
+@dataclass(frozen=True)
+class Sheet:
+    """What a query's file says.
 
-    A row without a label says nothing, nor does a row or a whole file that is not there.
+    Attributes:
+        labels: dataset index → class index, or `SKIP`.
+        empty: samples with a row and no label in it. missing: samples without a row.
     """
-    data = read_bytes(path)
-    if data is None:
-        return {}
+
+    labels: dict[int, int] = field(default_factory=dict)
+    empty: frozenset[int] = frozenset()
+    missing: frozenset[int] = frozenset()
+
+
+def read_sheet(path: Path, query: Query, problems: Problems) -> Sheet | None:
+    """A query's file, a CSV or a workbook; None where there is none. What is wrong goes to `problems`."""
+    if path.suffix == ".xlsx":
+        rows = _workbook(path, problems) if path.is_file() else None
+    else:
+        data = read_bytes(path)
+        rows = None if data is None else _rows(path, data, problems)
+    if rows is None:
+        return None
     samples = _Samples(dict(zip(query.idx.tolist(), query.keys, strict=True)))
     classes = ClassReader(query.class_names)
     found: dict[int, int] = {}
-    for row in _rows(path, data, problems):
-        index = samples.find(row, problems) if row.label.strip() else None
+    empty: set[int] = set()
+    for row in rows:
+        if not row.label.strip():
+            index = samples.find(row, Problems())
+            empty |= set() if index is None else {index}
+            continue
+        index = samples.find(row, problems)
         if index is None:
             continue
         if index in found:
@@ -190,7 +218,18 @@ def read_labels(path: Path, query: Query, problems: Problems) -> dict[int, int]:
         label = _read_class(classes, row, problems)
         if label is not None:
             found[index] = label
-    return found
+    missing = frozenset(query.idx.tolist()).difference(found, empty)
+    # A row with a mistake in it is not missing; its file is refused anyway.
+    return Sheet(found, frozenset(empty - found.keys()), frozenset() if problems.count else missing)
+
+
+def read_labels(path: Path, query: Query, problems: Problems) -> dict[int, int]:
+    """The labels in a query's file: dataset index → class index, or `SKIP`. What is wrong goes to `problems`.
+
+    A row without a label says nothing, nor does a row or a whole file that is not there.
+    """
+    sheet = read_sheet(path, query, problems)
+    return {} if sheet is None else sheet.labels
 
 
 def _read_class(classes: ClassReader, row: _Row, problems: Problems) -> int | None:
@@ -231,26 +270,34 @@ def read_known_labels(path: Path, keys: Sequence[str], class_names: Sequence[str
 
 
 def _rows(path: Path, data: bytes, problems: Problems) -> Iterator[_Row]:
-    """The rows below the header that hold anything."""
+    """The rows of a CSV file below the header that hold anything."""
     text = _decode(path, data)
     lines_before, delimiter, text = _separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    places: dict[str, int] | None = None
+    numbered = ((reader.line_num + lines_before, cells) for cells in reader)
     try:
-        for cells in reader:
-            where = f"{path}:{reader.line_num + lines_before}"
-            if not any(map(str.strip, cells)):
-                continue
-            if places is not None:
-                yield _row(where, cells, places)
-                continue
-            places = _header(where, cells, problems)
-            if not places:
-                return
+        yield from _below_header(path, numbered, problems)
     except csv.Error as error:
         where = f"{path}:{reader.line_num + lines_before}"
         problems.add(where, "not readable as CSV", str(error), "a CSV file")
-        return
+
+
+def _workbook(path: Path, problems: Problems) -> Iterator[_Row]:
+    yield from _below_header(path, workbook_rows(path), problems)
+
+
+def _below_header(path: Path, numbered: Iterable[tuple[int, list[str]]], problems: Problems) -> Iterator[_Row]:
+    places: dict[str, int] | None = None
+    for number, cells in numbered:
+        where = f"{path}:{number}"
+        if not any(map(str.strip, cells)):
+            continue
+        if places is not None:
+            yield _row(where, cells, places)
+            continue
+        places = _header(where, cells, problems)
+        if not places:
+            return
     if places is None:
         problems.add(f"{path}:1", "no header", "", "the columns index,key,file,label")
 

@@ -6,22 +6,25 @@ import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TextIO
 
-from usb_active.answers import CORRECTION
-from usb_active.errors import UsageError, nearest
+from usb_active.answer_files import read_answers
+from usb_active.answers import CORRECTION, merge_answers
+from usb_active.errors import UsageError, nearest, plain, printable
 from usb_active.oracle import Query
 from usb_active.paths import nfc
 from usb_active.run_dir import LABELED, SKIPPED, LabelRow, RunDir, utc_now
 from usb_active.sample_keys import KeyFinder
+from usb_active.spreadsheet import text_cell
 
 PENDING = "pending"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A sample that was asked for or labelled, as it stands now. `acquisition` is what chose it; `corrections` counts later rows."""
+    """A sample that was asked for or labelled, as it stands now. `acquisition` is what chose it; `corrections` counts its changes."""
 
     cycle: int
     index: int
@@ -57,7 +60,8 @@ def asked_samples(run: RunDir) -> list[Asked]:
     for index, own in rows.items():
         first, last = own[0], own[-1]
         method = methods.get(index, first.acquisition)
-        samples.append(Asked(first.cycle, index, last.key, last.label, last.status, method, last.time, len(own) - 1))
+        changes = sum(before.label != row.label for before, row in pairwise(own))
+        samples.append(Asked(first.cycle, index, last.key, last.label, last.status, method, last.time, changes))
     return sorted(samples, key=lambda sample: sample.cycle)
 
 
@@ -94,6 +98,7 @@ def _counts(cycle: str, samples: Sequence[Asked]) -> tuple[str, ...]:
 
 
 def _print_table(rows: Sequence[Sequence[str]], out: TextIO) -> None:
+    rows = [[plain(text) for text in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         # Numbers to the right; a column of texts is one whose first entry below the head is no number.
@@ -109,7 +114,8 @@ def write_csv(path: Path, out: TextIO) -> None:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["cycle", "index", "key", "label", "status", "acquisition", "time"])
     for sample in asked_samples(RunDir.read(path)):
-        writer.writerow([sample.cycle, sample.index, sample.key, sample.label, sample.status, sample.acquisition, sample.time])
+        key, label, acquisition = map(text_cell, (sample.key, sample.label, sample.acquisition))
+        writer.writerow([sample.cycle, sample.index, key, label, sample.status, acquisition, sample.time])
 
 
 def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: TextIO) -> None:
@@ -127,15 +133,34 @@ def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: T
         known = _Known(samples)
         classes = {name for query in queries(run) for name in query.class_names} | {sample.label for sample in samples} - {""}
         wanted = [_parse(text, known, classes) for text in corrections] + [(known[key], "") for key in skips]
+        changed = [(sample, label) for sample, label in wanted if _standing(sample) != (label or SKIPPED)]
         rows = [
             LabelRow(sample.cycle, sample.index, sample.key, label, LABELED if label else SKIPPED, CORRECTION, utc_now())
-            for sample, label in wanted
-            if _standing(sample) != (label or SKIPPED)
+            for sample, label in changed
         ]
-        run.append_rows(rows)
+        run.append_rows([*_said_before(run, {sample.index for sample, _ in changed}), *rows])
     for sample, label in wanted:
         old, new = _standing(sample), label or SKIPPED
-        print(f"{sample.key}: {old}, unchanged" if old == new else f"{sample.key}: {old} -> {new}", file=out)
+        print(plain(f"{sample.key}: {old}, unchanged" if old == new else f"{sample.key}: {old} -> {new}"), file=out)
+
+
+def _said_before(run: RunDir, idx: set[int]) -> list[LabelRow]:
+    """What people wrote of these samples into the queries' files and no run has taken yet: it came before the correction, and must not
+    be taken for an answer that came after it."""
+    rows = []
+    for query in queries(run):
+        try:
+            found = read_answers(run.path, query)
+        except UsageError:
+            # The run will name what is wrong in the file; a correction is not held up by it.
+            continue
+        labels = {index: label for index, label in found.labels.items() if index in idx}
+        news = merge_answers(run.rows(), labels, found.skipped & idx, query.class_names)
+        keys, now = dict(zip(query.idx.tolist(), query.keys, strict=True)), utc_now()
+        rows += [
+            LabelRow(query.cycle, index, keys[index], label, LABELED if label else SKIPPED, query.acquisition, now) for index, label in news
+        ]
+    return rows
 
 
 def _standing(sample: Asked) -> str:
@@ -161,7 +186,7 @@ class _Known:
         if sample is None:
             keys = [sample.key for sample in self._samples]
             near = nearest(key, keys) if len(keys) <= 20 or "mean" in nearest(key, keys) else ""
-            raise UsageError(f"'{key}' has neither been asked for nor labelled{near}")
+            raise UsageError(f"'{printable(key)}' has neither been asked for nor labelled{near}")
         return sample
 
 
@@ -176,7 +201,7 @@ def _parse(text: str, known: _Known, classes: set[str]) -> tuple[Asked, str]:
             if sample is not None and name is not None:
                 return sample, name
     if not splits:
-        raise UsageError(f"--set {text}: must be KEY=CLASS")
+        raise UsageError(f"--set {printable(text)}: must be KEY=CLASS")
     key, label = next((split for split in splits if known.get(split[0]) is not None), splits[-1])
     known[key]  # refuses a key that is not known
-    raise UsageError(f"--set {text}: unknown class '{label}'{nearest(label, classes)}")
+    raise UsageError(f"--set {printable(text)}: unknown class '{printable(label)}'{nearest(label, classes)}")

@@ -18,7 +18,7 @@ class SmallCnn(Network):
     """A network for tiny images (8 to 32 pixels) that trains in seconds on a CPU."""
 
     class Config(PluginConfig):
-        width: int = Field(32, ge=1)
+        width: int = Field(32, ge=1, le=4096)
 
     def build(self, num_classes: int, img_size: int, in_channels: int, pretrained_path: str | None = None) -> torch.nn.Module:
         from usb_active.usb.networks import small_cnn
@@ -32,7 +32,7 @@ class ResNet18(Network):
 
     class Config(PluginConfig):
         stem: Literal["imagenet", "cifar"] = "imagenet"
-        embedding: int | None = Field(256, ge=1)
+        embedding: int | None = Field(256, ge=1, le=65536)
 
     def build(self, num_classes: int, img_size: int, in_channels: int, pretrained_path: str | None = None) -> torch.nn.Module:
         from usb_active.usb.paper_networks import resnet18
@@ -47,7 +47,7 @@ class Cnn13(Network):
     class Config(PluginConfig):
         """width: the paper's 128 channels of the first layers and of the features; smaller for a CPU."""
 
-        width: int = Field(128, ge=1)
+        width: int = Field(128, ge=1, le=4096)
         dropout: float = Field(0.5, ge=0, lt=1)
 
     def build(self, num_classes: int, img_size: int, in_channels: int, pretrained_path: str | None = None) -> torch.nn.Module:
@@ -61,7 +61,7 @@ class VitSmall(Network):
     """timm's ViT-S for any image size."""
 
     class Config(PluginConfig):
-        patch_size: int | None = Field(None, ge=1)
+        patch_size: int | None = Field(None, ge=1, le=4096)
 
     def build(self, num_classes: int, img_size: int, in_channels: int, pretrained_path: str | None = None) -> torch.nn.Module:
         from usb_active.usb.paper_networks import vit_small

@@ -37,11 +37,18 @@ class Query:
 
 @dataclass(frozen=True)
 class Answers:
-    """What is known of a query, and of earlier ones. `labels`: dataset index → class index; `pending`: not answered yet."""
+    """What is known of a query, and of earlier ones.
+
+    Attributes:
+        labels: dataset index → class index. skipped: refused samples. pending: not answered yet.
+        emptied: those of them that have a place for an answer in which nothing stands: the core warns where an answer stood there
+            before, which it keeps.
+    """
 
     labels: Mapping[int, int] = field(default_factory=dict)
     skipped: frozenset[int] = frozenset()
     pending: frozenset[int] = frozenset()
+    emptied: frozenset[int] = frozenset()
 
 
 class Oracle(Plugin):

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usb_active.answer_files import csv_path, read_answers
 from usb_active.durable import atomic_write, make_folder
 from usb_active.errors import UsageError, name_some
-from usb_active.label_file import SKIP, ClassReader, Problems, cell, read_labels
+from usb_active.journal import read_journal
+from usb_active.label_file import ClassReader, Problems
 from usb_active.oracle import Answers, Oracle, Query
 from usb_active.plugin import PluginConfig
 from usb_active.run_dir import read_query
+from usb_active.spreadsheet import text_cell
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,7 +43,11 @@ class DatasetOracle(Oracle):
 
 
 class CsvOracle(Oracle):
-    """People write labels into `queries/cycle_NNN.csv`, with a spreadsheet or an editor."""
+    """People write labels into `queries/cycle_NNN.csv`, with a spreadsheet or an editor.
+
+    A workbook `cycle_NNN.xlsx` beside it is read too, with openpyxl. Where both answer for a sample, the file that was changed last
+    counts.
+    """
 
     class Config(PluginConfig):
         """accept_partial: train as soon as something is answered, instead of waiting until everything is."""
@@ -53,7 +60,7 @@ class CsvOracle(Oracle):
 
     def csv_path(self, cycle: int) -> Path:
         """The file of a query."""
-        return (self.run_path / "queries" / f"cycle_{cycle:03d}.csv").absolute()
+        return csv_path(self.run_path, cycle)
 
     def ask(self, query: Query) -> None:
         """Write the file, and images where samples are not files. What exists is someone's work and stays."""
@@ -72,26 +79,35 @@ class CsvOracle(Oracle):
             UsageError: a line for each problem, `file:row: what (value); valid: …`; the first ten.
         """
         problems = Problems()
-        found: dict[int, int] = {}
-        asked: set[int] = set()
+        labels: dict[int, int] = {}
+        asked, skipped, emptied = set(), set(), set()
         earlier = (read_query(self.run_path, cycle, probs=False) for cycle in range(query.cycle))
         for one in (*filter(None, earlier), query):
+            found = read_answers(self.run_path, one, problems)
             asked.update(one.idx.tolist())
-            found.update(read_labels(self.csv_path(one.cycle), one, problems))
+            labels |= found.labels
+            skipped |= found.skipped
+            emptied |= found.empty
         problems.raise_if_any()
-        return Answers(
-            labels={index: label for index, label in found.items() if label != SKIP},
-            skipped=frozenset(index for index, label in found.items() if label == SKIP),
-            pending=frozenset(asked - found.keys()),
-        )
+        return Answers(labels, frozenset(skipped), frozenset(asked - labels.keys() - skipped), frozenset(emptied))
 
     def instructions(self, query: Query, pending: int) -> str:
         """Where the file is, what may stand in it, and how to go on."""
         skip = "; 'skip' refuses a sample" if ClassReader(query.class_names).can_skip else ""
         return (
             f"{pending} of {len(query.idx)} labels are missing: fill the column 'label' of {self.csv_path(query.cycle)}\n"
-            f"with one of: {name_some(query.class_names, 12)}{skip}; then run the same command again"
+            f"with one of: {name_some(query.class_names, 12)}{skip}; then run the same command again{self._rows_that_miss(query)}"
         )
+
+    def _rows_that_miss(self, query: Query) -> str:
+        """A line on samples that nobody can answer for, because their rows have been removed."""
+        known = {row.index for row in read_journal(self.run_path / "labels.csv")}
+        missing = read_answers(self.run_path, query, Problems()).missing - known
+        if not missing:
+            return ""
+        keys = [key for index, key in zip(query.idx.tolist(), query.keys, strict=True) if index in missing]
+        remedy = "put them back, or move the file away and a fresh one is written (labels that were taken stay)"
+        return f"\n{len(keys)} of them have no row there any more: {name_some(keys)}; {remedy}"
 
     def _file(self, query: Query, index: int) -> Path:
         """What a person opens to see the sample: its own file, or an image, written unless it is there."""
@@ -118,8 +134,8 @@ def _sheet(query: Query, files: list[Path]) -> bytes:
         suggestion: list[str] = []
         if probs is not None:
             best = int(np.argmax(probs[row]))
-            suggestion = [cell(query.class_names[best]), f"{probs[row, best]:.3f}"]
-        writer.writerow([index, cell(key), cell(str(file)), "", *suggestion])
+            suggestion = [text_cell(query.class_names[best]), f"{probs[row, best]:.3f}"]
+        writer.writerow([index, text_cell(key), text_cell(str(file)), "", *suggestion])
     return text.getvalue().encode("utf-8-sig")
 
 

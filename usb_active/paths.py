@@ -25,8 +25,3 @@ def absolute(text: str) -> str:
 def nfc(text: str) -> str:
     """The text composed: macOS writes é in file names as two characters, most others as one."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
-
-
-def printable(name: str) -> str:
-    """A file name for a message: on one line, whatever is in it."""
-    return name if name.isprintable() else ascii(name)[1:-1]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usb_active.errors import UsageError, name_some, nearest
+from usb_active.errors import UsageError, name_some, nearest, printable
 
 if TYPE_CHECKING:
     from usb_active.run_dir import LabelRow
@@ -53,7 +53,7 @@ class Pool:
                 pool._label(row.index, classes[row.label], row.cycle)
             else:
                 hint = nearest(row.label, classes)
-                raise UsageError(f"labels.csv:{line}: unknown class '{row.label}'{hint}")
+                raise UsageError(f"labels.csv:{line}: unknown class '{printable(row.label)}'{hint}")
         return pool
 
     def __len__(self) -> int:

@@ -20,6 +20,8 @@ from usb_active.model_inputs import ModelInputs, inputs_of, model_inputs
 from usb_active.pool import Pool
 from usb_active.run_dir import RunDir
 from usb_active.setup import build_dataset, check_pinned, make
+from usb_active.spreadsheet import text_cell
+from usb_active.trust import check_plugins
 
 if TYPE_CHECKING:
     import torch
@@ -28,18 +30,21 @@ logger = logging.getLogger("usb_active")
 COLUMNS = ("key", "class", "probability")
 
 
-def predict(path: Path, data: Path | None, out: TextIO) -> None:
+def predict(path: Path, data: Path | None, out: TextIO, *, trusted: bool = False) -> None:
     """Write CSV rows (key, class, probability): the most probable class of each image, by the EMA model on eval views.
 
     Args:
         path: a run directory; it is only read, and a run may be going on in it.
         data: a folder of images, in the order of their paths; the run's own images need not be there any more. None: the
             pool's samples without a label (skipped ones included), in the pool's order.
+        trusted: import the run's plugins even where they are not installed; see `usb_active.trust`.
 
     Raises:
-        UsageError: no run, no finished cycle, or no checkpoint of one; images that are missing or not readable.
+        UsageError: no run, no finished cycle, or no checkpoint of one; images that are missing or not readable; plugins that are
+            not installed, without `trusted`.
     """
     run = RunDir.read(path)
+    check_plugins(path, run.config.get("plugins"), trusted)
     config = load_config(path / "config.yaml")
     checkpoint = final_checkpoint(run)
     keys, samples, idx, inputs = _pool_rest(run, config) if data is None else _folder(data, run, config)
@@ -51,7 +56,7 @@ def predict(path: Path, data: Path | None, out: TextIO) -> None:
     writer.writerow(COLUMNS)
     for rows, probs in _with_progress(_probabilities(config, model, samples, idx), len(idx)):
         for row, label, probability in zip(rows, probs.argmax(axis=1), probs.max(axis=1), strict=True):
-            writer.writerow([keys[row], inputs.class_names[label], f"{probability:.6f}"])
+            writer.writerow([text_cell(keys[row]), text_cell(inputs.class_names[label]), f"{probability:.6f}"])
 
 
 def final_checkpoint(run: RunDir) -> Path:

@@ -8,17 +8,15 @@ the `register` decorator. Nothing here knows a plugin's name.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
-import sys
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from usb_active.errors import UsageError, nearest
+from usb_active.errors import UsageError, nearest, plain, printable
+from usb_active.file_imports import import_file
 from usb_active.plugin import Plugin
 
 GROUP = "usb_active.plugins"
@@ -138,7 +136,7 @@ class Registry:
             except UsageError:
                 raise
             except Exception as error:
-                raise PluginImportError(f"plugins: '{name}' does not import: {type(error).__name__}: {error}") from error
+                raise PluginImportError(f"plugins: '{plain(name)}' does not import: {type(error).__name__}: {error}") from error
             self._declare_all(module, name)
 
     def names(self, kind: str) -> list[str]:
@@ -157,7 +155,7 @@ class Registry:
         declaration = self._declared.get((kind, name))
         if declaration is None:
             hint = f" (plugins that failed to import: {'; '.join(f'{k}: {v}' for k, v in self.broken.items())})" if self.broken else ""
-            raise UsageError(f"unknown {kind} '{name}'{nearest(name, self.names(kind))}{hint}")
+            raise UsageError(f"unknown {kind} '{printable(name)}'{nearest(name, self.names(kind))}{hint}")
         if (kind, name) not in self._classes:
             self._classes[kind, name] = self._import(declaration)
         return self._classes[kind, name]
@@ -181,27 +179,6 @@ def _named(cls: type, name: str) -> type:
     if issubclass(cls, Plugin) and "name" not in cls.__dict__:
         cls.name = name
     return cls
-
-
-def import_file(path: Path) -> Any:
-    """Import a plugin from a .py file, under a module name made from its path; twice gives the same module."""
-    path = path.resolve()
-    if not path.is_file():
-        raise UsageError(f"plugins: no file {path}")
-    # The same in every process (unlike `hash`), so that what is pickled here can be found there.
-    name = f"usb_active_user_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    # Registered before it runs, so that classes defined in it can be pickled to loader workers.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def check_contract(kind: str, name: str, cls: Any) -> None:

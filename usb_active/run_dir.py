@@ -27,7 +27,7 @@ from usb_active.durable import (
     remove_leftovers,
     take_lock,
 )
-from usb_active.errors import UsageError, name_some
+from usb_active.errors import UsageError, name_some, printable
 from usb_active.journal import (
     LABELED,
     SKIPPED,
@@ -38,6 +38,7 @@ from usb_active.journal import (
     utc_now,
 )
 from usb_active.oracle import Query
+from usb_active.yaml_input import parse_yaml
 
 __all__ = ["LABELED", "SKIPPED", "LabelRow", "RunDir", "atomic_write", "differences", "read_query", "utc_now"]
 
@@ -54,6 +55,8 @@ class RunDir:
         self.path = path
         self._lock_fd = lock_fd
         self._rows: list[LabelRow] | None = None
+        # Whether this very start has made the run.
+        self._is_new = False
 
     @classmethod
     def open(cls, path: str | Path, config: dict, *, free_keys: Collection[str] = ()) -> RunDir:
@@ -95,6 +98,22 @@ class RunDir:
             release_lock(self._lock_fd)
             self._lock_fd = None
 
+    def withdraw(self) -> None:
+        """Take back what this very start has written, where the run was refused before it came to anything.
+
+        Only when this start made the run, and only while there is neither a query nor a label nor anything else that was worked for:
+        otherwise nothing is touched. What is left (a lock, a log) keeps no corrected configuration from the directory.
+        """
+        if self._lock_fd is None or not self._is_new:
+            return
+        with no_os_error("look into", self.path):
+            names = set(os.listdir(self.path))
+        if not names <= {*_AT_START, *(name for name in names if name.startswith(_TOLERATED))}:
+            return
+        for name in reversed(_AT_START):
+            with no_os_error("take back", self.path / name):
+                (self.path / name).unlink(missing_ok=True)
+
     def __enter__(self) -> RunDir:
         return self
 
@@ -112,10 +131,9 @@ class RunDir:
         """The resolved configuration, as last given to `open`."""
         path = self.path / "config.yaml"
         try:
-            config = yaml.safe_load((read_bytes(path) or b"").decode("utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise UsageError(f"{path} is damaged ({reason}); restore it from a copy") from error
+            config = parse_yaml((read_bytes(path) or b"").decode("utf-8"), path.name)
+        except (UsageError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is damaged ({error}); restore it from a copy") from error
         if not isinstance(config, dict):
             raise UsageError(f"{path} is damaged (no mapping in it); restore it from a copy")
         return config
@@ -130,6 +148,8 @@ class RunDir:
                 _refuse_difference(self.path, fixed)
             if not found:
                 return
+        else:
+            self._is_new = True
         atomic_write(self.path / "config.yaml", lambda file: file.write(text.encode("utf-8")))
 
     # Labels
@@ -288,6 +308,20 @@ class RunDir:
 
 # Opening
 
+# What may lie in a directory that is no run yet, by how the names begin; and what a start writes before its first query.
+_TOLERATED = ("lock", ".config.yaml.", "log.txt", "tensorboard")
+_AT_START = ("config.yaml", "dataset.json", "keys.txt", "verified.json")
+
+
+def check_reopening(path: Path, config: dict, *, free_keys: Collection[str] = ()) -> None:
+    """What `RunDir.open` would refuse of a directory that exists, without touching it."""
+    _refuse_foreign(path)
+    if (path / "config.yaml").is_file():
+        found = differences(RunDir.read(path).config, yaml.safe_load(yaml.safe_dump(config)))
+        fixed = [item for item in found if not _is_free(item[0], free_keys)]
+        if fixed:
+            _refuse_difference(path, fixed)
+
 
 def _refuse_foreign(path: Path) -> None:
     """Never work in a folder of something else. A start that died left a lock and a temporary config; USB's train.py logs first."""
@@ -296,8 +330,7 @@ def _refuse_foreign(path: Path) -> None:
             raise UsageError(f"{path} is a file; the run needs a directory")
         if not path.exists() or (path / "config.yaml").exists():
             return
-        ours = ("lock", ".config.yaml.", "log.txt", "tensorboard")
-        foreign = [name for name in os.listdir(path) if not name.startswith(ours)]
+        foreign = [name for name in os.listdir(path) if not name.startswith(_TOLERATED)]
     if foreign:
         shown = name_some(sorted(foreign), 3)
         raise UsageError(f"{path} is not empty and no run (no config.yaml, but {shown}); change save_name")
@@ -322,8 +355,7 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, An
 def _shown(value: Any) -> str:
     if value is _MISSING:
         return "(not set)"
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return printable(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _is_free(key: str, free_keys: Collection[str]) -> bool:

@@ -6,11 +6,12 @@ import logging
 import sys
 from typing import Any
 
+from usb_active.choices import Problems
 from usb_active.config import RunConfig
 from usb_active.durable import check_locks
 from usb_active.report import summary_table, write_report
 from usb_active.run_dir import RunDir, make_folder
-from usb_active.setup import build_dataset, build_parts, say_remarks
+from usb_active.setup import build_dataset, build_parts, check_directory, say_remarks
 
 __all__ = ["build_dataset", "check", "run"]
 
@@ -38,12 +39,23 @@ def run(config: RunConfig, verbose: bool = False) -> int:
 
 
 def _check_all(config: RunConfig) -> dict[str, Any]:
-    """The parts of the run, checked: first what costs nothing, so that a mistake there is not waited for while USB is imported."""
+    """The parts of the run, checked: first what costs nothing, so that a mistake there is not waited for while USB is imported.
+
+    Raises:
+        UsageError: all that is wrong with the training, and with the directory, at once.
+    """
     check_locks()
     parts = build_parts(config)
     from usb_active.usb.support import check_training
+    from usb_active.usb.trial import try_out
 
-    check_training(parts)
+    problems = Problems(config.source)
+    with problems.collected():
+        check_directory(config)
+    with problems.collected():
+        check_training(parts)
+        try_out(parts)
+    problems.raise_if_any()
     say_remarks(parts)
     return parts
 
@@ -52,7 +64,8 @@ def finish(config: RunConfig) -> None:
     """Show what a finished run has come to: the table, the path, the report."""
     print(summary_table(RunDir.read(config.run_path).metrics()))
     print(f"run: {config.run_path}")
-    written = write_report([config.run_path])
+    # The user has typed the configuration, and its plugins are imported already.
+    written = write_report([config.run_path], trusted=True)
     for path in [path for path in written if not path.name.startswith("gallery")]:
         print(f"     {path}")
 

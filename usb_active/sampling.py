@@ -7,13 +7,16 @@ the rows it is made of.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from usb_active.errors import UsageError
+from usb_active.file_imports import import_files, imported_files
 from usb_active.randomness import generator, seed_globals
+from usb_active.signals import held_for_workers, ignore_in_worker
 
 Batch = tuple[int, np.ndarray]
 
@@ -92,7 +95,35 @@ class EpochSampler(Sampler):
             raise UsageError(f"make_sampler: ended {missing} batches before the end of epoch {epoch}, which has {length}")
 
 
-class SeededRows(Dataset):
+class TravellingRows(Dataset):
+    """Rows of a loader: they can be pickled for a worker that is started fresh, which imports the plugin files first.
+
+    A forked worker has all that its parent has. One that is started by `spawn` or `forkserver` knows no plugin that was imported
+    from a file, and could not unpickle a data set, a view or a collate function that such a file defines.
+    """
+
+    def __reduce__(self) -> tuple:
+        return _arrived, (type(self), imported_files()), vars(self)
+
+
+def _arrived(cls: type, files: tuple[str, ...]) -> Any:
+    # The rows' own attributes are unpickled after this.
+    import_files(files)
+    return cls.__new__(cls)
+
+
+class Loader(DataLoader):
+    """torch's loader, whose workers ignore the signals that a terminal sends to them as well: whoever started them ends them."""
+
+    def __init__(self, rows: Dataset, *arguments: Any, **options: Any):
+        super().__init__(rows, *arguments, worker_init_fn=ignore_in_worker, **options)
+
+    def __iter__(self) -> Iterator[Any]:
+        with held_for_workers() if self.num_workers else nullcontext():
+            return super().__iter__()
+
+
+class SeededRows(TravellingRows):
     """Wraps rows so that each batch seeds the global generators once, by (seed, position, number of the batch)."""
 
     def __init__(self, rows: Any, seed: int, *position: int | str):
@@ -132,7 +163,7 @@ def make_loader(rows: SeededRows, sampler: Sampler, num_workers: int, collate: C
 
     own = torch.Generator()
     own.manual_seed(0)
-    return DataLoader(
+    return Loader(
         rows, batch_sampler=sampler, num_workers=num_workers, collate_fn=collate, generator=own,
         persistent_workers=persistent and num_workers > 0,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from usb_active.config import FREE_KEYS, RunConfig, check_against_pool
 from usb_active.datasets import Dataset, DatasetOptions, ImageDataset
 from usb_active.errors import UsageError, name_some
 from usb_active.paths import nfc
-from usb_active.run_dir import RunDir
+from usb_active.run_dir import RunDir, check_reopening
 from usb_active.run_format import PINNED_FILE, read_pinned, run_format
 from usb_active.upper_bound import check_upper_bound
 
@@ -75,15 +75,9 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     Raises:
         UsageError: anything that contradicts anything else.
     """
-    active = config.active
     run = RunDir.read(config.run_path) if (config.run_path / "config.yaml").is_file() else None
-    dataset = build_dataset(config, run)
-    oracle = make(active.oracle)
-    choices = role_choices(active)
-    plugins = {role: make(choice) for role, choice in choices.items()}
-    sources = {role: choice.features or active.features for role, choice in choices.items()}
-    features = {role: make(choice) for role, choice in {**sources, "algorithm": active.features}.items()}
-    pretrainer = make(active.pretrain) if active.pretrain else None
+    dataset, made = build_dataset(config, run), make_plugins(config)
+    oracle, plugins, features, pretrainer = (made[name] for name in ("oracle", "plugins", "features", "pretrainer"))
     if run is not None:
         check_pinned(run, dataset)
     check_needs(plugins, features, oracle, has_pretrainer=pretrainer is not None)
@@ -91,8 +85,25 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     check_sizes(config, dataset, oracle)
     check_upper_bound(config, dataset, oracle)
     check_files(config)
-    parts = {"config": config, "dataset": dataset, "network": make(config.net), "oracle": oracle}
-    return {**parts, "plugins": plugins, "features": features, "pretrainer": pretrainer}
+    for role, source in features.items():
+        # The default source may be nobody's.
+        if role != "algorithm" and "features" in plugins[role].needs:
+            source.check(len(dataset), dataset.num_classes)
+    return {"config": config, "dataset": dataset, **made}
+
+
+def make_plugins(config: RunConfig) -> dict[str, Any]:
+    """All parts of a run but its directory and its data set, unchecked."""
+    active = config.active
+    choices = role_choices(active)
+    sources = {role: choice.features or active.features for role, choice in choices.items()}
+    return {
+        "network": make(config.net),
+        "oracle": make(active.oracle),
+        "plugins": {role: make(choice) for role, choice in choices.items()},
+        "features": {role: make(choice) for role, choice in {**sources, "algorithm": active.features}.items()},
+        "pretrainer": make(active.pretrain) if active.pretrain else None,
+    }
 
 
 def say_remarks(parts: dict[str, Any]) -> None:
@@ -102,9 +113,16 @@ def say_remarks(parts: dict[str, Any]) -> None:
 
 
 def open_run(parts: dict[str, Any]) -> Components:
-    """The parts with the run directory, opened and locked last, when nothing else can go wrong any more."""
+    """The parts with the run directory, opened and locked last, when nothing else can go wrong any more; unless they bring one."""
+    if "run_dir" in parts:
+        return Components(**parts)
     config = parts["config"]
     return Components(**parts, run_dir=RunDir.open(config.run_path, config.stored(), free_keys=FREE_KEYS))
+
+
+def check_directory(config: RunConfig) -> None:
+    """UsageError when the run's directory holds a run of another configuration, or is none of a run."""
+    check_reopening(config.run_path, config.stored(), free_keys=FREE_KEYS)
 
 
 def pin(run_dir: RunDir, dataset: Dataset) -> None:

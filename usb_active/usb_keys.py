@@ -9,9 +9,10 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
-from usb_active.errors import UsageError, name_some, nearest
+from usb_active.errors import UsageError, name_some, nearest, plain, printable
 from usb_active.registry import REGISTRY
 from usb_active.usb_names import why_not
 
@@ -246,7 +247,7 @@ def algorithm_keys(name: str) -> dict[str, Key]:
     if name in ALGORITHMS:
         return ALGORITHMS[name]
     if name not in algorithm_names():
-        raise UsageError(why_not("algorithm", name) or f"unknown algorithm '{name}'{nearest(name, algorithm_names())}")
+        raise UsageError(why_not("algorithm", name) or f"unknown algorithm '{printable(name)}'{nearest(name, algorithm_names())}")
     if name in REGISTRY.names("algorithm"):
         cls = REGISTRY.get("algorithm", name)
     else:
@@ -322,7 +323,7 @@ def _value(name: str, value: Any, key: Key, problem: Callable[[str, str], None])
         return None
     converted = convert(value, key.type)
     if converted is INVALID:
-        problem(name, f"must be {NOUNS[key.type]} ({show(value)} is {NOUNS.get(type(value), 'something else')})")
+        problem(name, f"must be {NOUNS[key.type]} ({show(value)} is {noun(value)}){quoting_hint(value, key.type)}")
     elif not _is_valid(converted, key.valid):
         what = f"must be one of {', '.join(key.valid)}" if isinstance(key.valid, tuple) else f"must be in {key.valid}"
         problem(name, f"{what} ({show(value)})")
@@ -330,7 +331,28 @@ def _value(name: str, value: Any, key: Key, problem: Callable[[str, str], None])
     return converted
 
 
-NOUNS = {bool: "true or false", int: "an integer", float: "a number", str: "a text", list: "a list", dict: "a mapping", type(None): "empty"}
+NOUNS = {
+    bool: "true or false", int: "an integer", float: "a number", str: "a text", list: "a list", dict: "a mapping", type(None): "empty",
+    date: "a date", datetime: "a date", bytes: "binary data", set: "a set",
+}  # fmt: skip
+
+
+def noun(value: Any) -> str:
+    """What a value of a YAML is."""
+    return NOUNS.get(type(value), "something else")
+
+
+def quoting_hint(value: Any, wanted: type | None) -> str:
+    """What to do where a text was wanted and YAML made something else of it."""
+    if wanted is not str or isinstance(value, list | dict | set | bytes):
+        return ""
+    if isinstance(value, bool):
+        return "; YAML reads yes, no, on, off, true and false as this: put it in quotes, as in 'yes'"
+    return f"; if a text is meant, put it in quotes, as in '{_as_text(value)}'"
+
+
+def _as_text(value: Any) -> str:
+    return "null" if value is None else printable(_repr(value) if isinstance(value, int | float) else value, 20)
 
 
 def convert(value: Any, wanted: type | None) -> Any:
@@ -345,7 +367,7 @@ def convert(value: Any, wanted: type | None) -> Any:
     if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return INVALID
         return number if math.isfinite(number) else INVALID
     return INVALID
@@ -362,5 +384,13 @@ def _is_valid(value: Any, valid: str | tuple[str, ...]) -> bool:
 
 def show(value: Any, limit: int = 60) -> str:
     """A value for a message: short, and on one line."""
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else plain(_repr(value))
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _repr(value: Any) -> str:
+    try:
+        # Of a long text no more than will be shown.
+        return repr(value[:200]) if isinstance(value, str | bytes) else repr(value)
+    except ValueError:  # Python does not write out integers of thousands of digits
+        return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else "a collection with a very long integer in it"

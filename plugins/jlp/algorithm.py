@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from usb_active.plugins.jlp.functional import certainty
 
 from usb_active.arrays import named, nonfinite_rows
@@ -23,7 +23,7 @@ from usb_active.inference import evaluating
 from usb_active.neighbors import affinity
 from usb_active.propagation import WEIGHTINGS, diffuse, label_matrix, left_open, rows_to_probs
 from usb_active.randomness import generator
-from usb_active.sampling import PermutationStream, PositionSampler, SeededRows, make_loader
+from usb_active.sampling import Loader, PermutationStream, PositionSampler, SeededRows, TravellingRows, make_loader
 from usb_active.usb.bases import AlgorithmBase, Argument, Hook, get_optimizer, str2bool
 
 logger = logging.getLogger("usb_active")
@@ -60,10 +60,13 @@ class LabelPropagation(AlgorithmBase):
 
     def __init__(self, args: Any, net_builder: Callable, tb_log: Any = None, logger: Any = None, **keywords: Any):
         super().__init__(args, net_builder, tb_log, logger, **keywords)
+        wrong = []
         if args.lp_semi and args.lp_labeled >= args.batch_size:
-            raise UsageError(f"lp_labeled: {args.lp_labeled} of a batch_size of {args.batch_size} leave no place for pseudo-labels")
+            wrong.append(f"lp_labeled: {args.lp_labeled} of a batch_size of {args.batch_size} leave no place for pseudo-labels")
         if args.lp_semi and args.lp_supervised_epochs >= args.epoch:
-            raise UsageError(f"lp_supervised_epochs: {args.lp_supervised_epochs}, but there are {args.epoch} epochs in all")
+            wrong.append(f"lp_supervised_epochs: {args.lp_supervised_epochs}, but there are {args.epoch} epochs in all")
+        if wrong:
+            raise UsageError("\n".join(wrong))
         # USB's rows would bring a strong view that nothing here looks at.
         self.dataset_dict["train_ulb"].alg = "pseudolabel"
         # Tensors, so that they are in checkpoints: (U,) pseudo-labels and cumulated weights, (L + U, C) the last solution, as a start
@@ -193,7 +196,7 @@ class LabelPropagation(AlgorithmBase):
         rows = EvaluationViews(stream, self._evaluation_view())
         parts = []
         with torch.no_grad(), evaluating(self.model):
-            for x in DataLoader(rows, self.args.eval_batch_size, num_workers=self.args.num_workers, generator=torch.Generator()):
+            for x in Loader(rows, self.args.eval_batch_size, num_workers=self.args.num_workers, generator=torch.Generator()):
                 parts.append(self.model(x.to(self.device))["feat"].float().cpu().numpy())
         return np.concatenate(parts)
 
@@ -201,7 +204,7 @@ class LabelPropagation(AlgorithmBase):
         if hasattr(self, "session"):
             return self.session.dataset.views.eval
         transform = self.dataset_dict["eval"].transform
-        return lambda image: transform(Image.fromarray(image) if isinstance(image, np.ndarray) else image)
+        return _OfArrays(transform)
 
     def _log(self, labels: np.ndarray, reached: np.ndarray) -> None:
         """The share of samples that labels reach, how many classes they get, and the accuracy where the truth is known."""
@@ -274,7 +277,7 @@ class PropagationHook(Hook):
         algorithm.begin_epoch()
 
 
-class EvaluationViews(Dataset):
+class EvaluationViews(TravellingRows):
     """Images of a stream without augmentation."""
 
     def __init__(self, stream: Any, view: Callable[[Any], torch.Tensor]):
@@ -285,3 +288,13 @@ class EvaluationViews(Dataset):
 
     def __getitem__(self, row: int) -> torch.Tensor:
         return self.view(self.stream.__sample__(row)[0])
+
+
+class _OfArrays:
+    """A transform of images, for arrays too."""
+
+    def __init__(self, transform: Callable[[Image.Image], torch.Tensor]):
+        self.transform = transform
+
+    def __call__(self, image: Any) -> torch.Tensor:
+        return self.transform(Image.fromarray(image) if isinstance(image, np.ndarray) else image)

@@ -32,12 +32,12 @@ def check_anything_to_analyse(groups: Sequence[Group]) -> None:
     )
 
 
-def write_analyses(groups: Sequence[Group], out: Path) -> list[Path]:
-    """Write analysis.md and its figures into `out`; their paths, the page first."""
+def write_analyses(groups: Sequence[Group], out: Path, trusted: bool = False) -> list[Path]:
+    """Write analysis.md and its figures into `out`; their paths, the page first. `trusted`: see `usb_active.trust`."""
     parts, drawn = [f"# {escape(common_title('Analyses', groups))}"], []
     runs = [run for group in groups for run in group.runs]
     for run, folder in _folders([run for run in runs if _asked(run)], out):
-        text = _section(run, folder)
+        text = _section(run, folder, trusted)
         parts += [f"## {escape(run.path)}", text]
         # Those it shows: an earlier report may have left others.
         drawn += [path for path in sorted(folder.glob("*")) if f"({folder.name}/{path.name})" in text]
@@ -66,24 +66,30 @@ def _folders(runs: Sequence[Run], out: Path) -> list[tuple[Run, Path]]:
     return [(run, out / name) for run, name in zip(runs, names, strict=True)]
 
 
-def _section(run: Run, folder: Path) -> str:
+def _section(run: Run, folder: Path, trusted: bool) -> str:
     """What the run's analysis reports, or why it does not."""
     try:
-        analysis = _make(run)
+        analysis = _make(run, trusted)
         make_folder(folder)
         text = analysis.report(run, folder)
     except Exception as error:  # an analysis may be anyone's code; the page says why its section is missing
         return f"Left out: {escape(reason_of(error))}"
-    return text or f"'{analysis.name}' has nothing to report yet: no training that it watched has finished."
+    return text or f"'{escape(analysis.name)}' has nothing to report yet: no training that it watched has finished."
 
 
-def _make(run: Run) -> Any:
+def _make(run: Run, trusted: bool) -> Any:
     """The run's analysis, from its configuration; the rest of it need not be valid here (a data set may be elsewhere)."""
     from usb_active.choices import Problems, choose
     from usb_active.registry import REGISTRY
+    from usb_active.trust import check_plugins, foreign_plugins
 
     problems = Problems(str(run.path / "config.yaml"))
-    REGISTRY.load_modules(run.config.get("plugins") or (), run.path)
+    names = run.config.get("plugins") or []
+    foreign = [] if trusted else foreign_plugins(names)
+    REGISTRY.load_modules([name for name in names if name not in foreign], run.path)
+    asked = _asked(run)
+    if (asked["name"] if isinstance(asked, dict) else asked) not in REGISTRY.names("analysis"):
+        check_plugins(run.path, names, trusted)
     choice = choose("analysis", _asked(run), "active.analysis", run.path, problems, features=True)
     problems.raise_if_any()
     analysis = choice.make()

@@ -14,6 +14,7 @@ from usb_active.errors import UsageError, name_some
 from usb_active.report.drawing import MARKERS, add_title, new_figure, save_figure
 from usb_active.report.galleries import reason_of
 from usb_active.report.runs import Run
+from usb_active.report.tables import escape
 from usb_active.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def draw_embedding(run: Run, dataset_of: Callable[[RunDir], Dataset], path: Path
     classes, names = _classes(run.directory, chosen.idx, keys, dataset, positions)
     places = tsne(chosen.features, int(run.config.get("seed") or 0))
     title = f"t-SNE of {chosen.source}"
-    caption = f"{title}: {len(chosen.idx):,} of {len(keys):,} samples, {sum(map(len, picks.values())):,} of them picked."
+    caption = f"{escape(title)}: {len(chosen.idx):,} of {len(keys):,} samples, {sum(map(len, picks.values())):,} of them picked."
     return _draw(chosen.idx, places, picks, classes, names, title, path), caption
 
 

@@ -100,10 +100,12 @@ def _draw_sample(axes: Any, sample: Any, caption: str) -> None:
     axes.text(0.5, -0.05, caption, transform=axes.transAxes, ha="center", va="top", fontsize=8, parse_math=False)
 
 
-def load_dataset(run: RunDir) -> Dataset:
-    """The dataset of a run, from its own configuration."""
+def load_dataset(run: RunDir, *, trusted: bool = False) -> Dataset:
+    """The dataset of a run, from its own configuration. UsageError when that names plugins that are not installed, unless `trusted`."""
     from usb_active.config import load_config
+    from usb_active.trust import check_plugins
 
+    check_plugins(run.path, run.config.get("plugins"), trusted)
     config = load_config(run.path / "config.yaml", [])
     # After the configuration has been checked: this brings torch.
     from usb_active.runner import build_dataset

@@ -10,7 +10,7 @@ import numpy as np
 from usb_active.report.drawing import add_title, new_figure, save_figure
 from usb_active.report.labels import differing_keys, setting_text
 from usb_active.report.pairwise import LEAST_SEEDS, LEVEL, Comparison, Setting, paired
-from usb_active.report.tables import escape, table
+from usb_active.report.tables import code, escape, table
 
 AVERAGE = "average (lower is better)"
 
@@ -63,7 +63,7 @@ def settings_table(comparison: Comparison) -> str:
         [number, *(setting_text(setting.keys, key) for key in keys), *_used(setting, comparison)]
         for number, setting in enumerate(comparison.settings, 1)
     ]
-    return table(["setting", *(f"`{key}`" for key in keys), "methods", "seeds", "numbers of labels"], rows)
+    return table(["setting", *map(code, keys), "methods", "seeds", "numbers of labels"], rows)
 
 
 def _used(setting: Setting, comparison: Comparison) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from usb_active.errors import name_some
+from usb_active.errors import name_some, plain
 from usb_active.report.groups import Group, group_runs, measured
 from usb_active.report.labels import differing_keys, setting_text
 from usb_active.report.runs import MEASURED, Run, metric
@@ -56,7 +57,7 @@ def settings_table(groups: Sequence[Group]) -> str:
     """A row for each setting in which the groups differ, a column for each group."""
     settings = [group.settings for group in groups]
     keys = differing_keys(settings)
-    rows = [[f"`{key}`", *(setting_text(of_group, key) for of_group in settings)] for key in keys]
+    rows = [[code(key), *(setting_text(of_group, key) for of_group in settings)] for key in keys]
     return table(["setting", *(group.label for group in groups)], rows)
 
 
@@ -115,14 +116,42 @@ def logged_table(run: Run) -> list[str]:
 
 def table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; the first column is text, the others are aligned right."""
-    ruler = [":---"] + ["---:"] * (len(header) - 1)
+    ruler = list(map(Markdown, [":---"] + ["---:"] * (len(header) - 1)))
     lines = [" | ".join(escape(cell) for cell in row) for row in (header, ruler, *rows)]
     return "\n".join(f"| {line} |" for line in lines)
 
 
+class Markdown(str):
+    """Text that is Markdown already: a table takes it as it is."""
+
+
+# What begins or ends something wherever it stands.
+_SIGNS = re.compile(r"[\\`*\[\]~|]")
+# Underscores within a word are none of it.
+_UNDERSCORES = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+_ENTITY = re.compile(r"&(?=#?\w+;)")
+# Addresses that are made links unasked.
+_ADDRESS = re.compile(r"://|(?<=\bwww)\.", re.IGNORECASE)
+# At the beginning of a line: headings, lists, quotations, rulers.
+_LINE_START = re.compile(r"^(?:(\d+)([.)])(?=\s|$)|(#{1,6}(?=\s|$)|>|[+-](?=\s|$)|-{2,}|=+(?=\s|$)))")
+
+
 def escape(cell: Any) -> str:
-    """Text on one line that Markdown shows as it is in a table and outside."""
-    return " ".join(str(cell).split()).replace("|", r"\|").replace("<", "&lt;")
+    """Text on one line that Markdown shows as it is, in a table and outside."""
+    if isinstance(cell, Markdown):
+        return cell
+    text = plain(" ".join(str(cell).split()))
+    text = _UNDERSCORES.sub(r"\\_", _SIGNS.sub(r"\\\g<0>", text))
+    text = _ADDRESS.sub(lambda found: "\\" + found[0], _ENTITY.sub("&amp;", text)).replace("<", "&lt;")
+    return _LINE_START.sub(lambda found: f"{found[1]}\\{found[2]}" if found[1] else f"\\{found[3]}", text)
+
+
+def code(text: str) -> Markdown:
+    """A text as code, whatever backticks it holds itself."""
+    text = plain(" ".join(text.split())).replace("|", r"\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return Markdown(f"{fence}{space}{text}{space}{fence}")
 
 
 def spread(values: Sequence[float], scale: float = 100, digits: int = 2) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usb_active.durable import atomic_write, make_folder
-from usb_active.errors import UsageError
+from usb_active.errors import UsageError, name_some
 from usb_active.report.analyses import check_anything_to_analyse, write_analyses
 from usb_active.report.curves import learning_curve
 from usb_active.report.embedding import draw_embedding
@@ -18,9 +20,12 @@ from usb_active.report.page import caveats, markdown
 from usb_active.report.priors import prior_section
 from usb_active.report.runs import Run, read_runs
 from usb_active.run_dir import RunDir
+from usb_active.trust import FLAG, foreign_plugins
 
 if TYPE_CHECKING:
     from usb_active.datasets import Dataset
+
+logger = logging.getLogger("usb_active")
 
 
 def write_report(
@@ -29,7 +34,8 @@ def write_report(
     *,
     analysis: bool = False,
     embed: bool = False,
-    dataset_of: Callable[[RunDir], Dataset] = load_dataset,
+    trusted: bool = False,
+    dataset_of: Callable[[RunDir], Dataset] | None = None,
 ) -> list[Path]:
     """Write learning_curve.png, report.md and, for a single run, gallery_cycle_NNN.png and (of a prior) prior.png; return their paths.
 
@@ -38,13 +44,19 @@ def write_report(
         out: where to; by default RUN/report for one run, ./report for several.
         analysis: write analysis.md and its figures as well.
         embed: draw embed.png as well, a map of one run's features with its picks.
-        dataset_of: makes the dataset for the gallery and the map.
+        trusted: import the runs' plugins even where they are not installed (see `usb_active.trust`); without, what needs them is
+            left out, and the report says so.
+        dataset_of: makes the dataset for the gallery and the map; by default from the run's configuration.
 
     Raises:
         UsageError: no run given, no training has finished in any, or `out` cannot be written; nothing is there for `analysis`;
             `embed` for several runs, or where neither features nor the dataset are there.
     """
     loaded, notes = read_runs(runs)
+    dataset_of = dataset_of or partial(load_dataset, trusted=trusted)
+    foreign = [] if trusted else [str(run.path) for run in loaded if foreign_plugins(run.config.get("plugins") or [])]
+    if foreign:
+        logger.warning("%s: plugins that are not installed are not imported; what needs them is left out (%s)", name_some(foreign), FLAG)
     groups = group_runs(loaded)
     if analysis:
         check_anything_to_analyse(groups)
@@ -66,7 +78,7 @@ def write_report(
             galleries, reasons = draw_galleries(loaded[0], dataset_of, out)
             notes += reasons
         if analysis:
-            analyses = write_analyses(groups, out)
+            analyses = write_analyses(groups, out, trusted)
     text = markdown(groups, notes, curves, sections, galleries)
     atomic_write(out / "report.md", lambda stream: stream.write(text.encode()))
     return [*curves, out / "report.md", *drawn, *galleries, *analyses]

@@ -24,7 +24,7 @@ from usb_active.experiment import Session
 from usb_active.inference import evaluating
 from usb_active.randomness import seed_globals, seeded_globals
 from usb_active.registry import REGISTRY
-from usb_active.sampling import EpochSampler, PermutationStream, PositionSampler, SeededRows, make_loader
+from usb_active.sampling import EpochSampler, Loader, PermutationStream, PositionSampler, SeededRows, make_loader
 from usb_active.split import Split
 from usb_active.usb.data import EvaluationRows, PoolStream, held_out
 from usb_active.usb.device import DeviceMixin, configure_torch, pick_device, remove_hook, replace_hook
@@ -72,8 +72,8 @@ class ActiveMixin(DeviceMixin):
         self.prior_seam = PriorSeam()
         try:
             self._construct(self.session.provisional_split(), cycle=0)
-        except BaseException:
-            self.session.close()
+        except BaseException as error:
+            self.session.close(refused=isinstance(error, UsageError))
             raise
 
     # ------------------------------------------------------------------------------------------ a cycle's fresh start
@@ -207,7 +207,7 @@ class ActiveMixin(DeviceMixin):
         own = torch.Generator()
         own.manual_seed(0)
         collate, workers = self.session.dataset.collate, self.args.num_workers
-        return DataLoader(rows, self.args.eval_batch_size, shuffle=False, num_workers=workers, collate_fn=collate, generator=own)
+        return Loader(rows, self.args.eval_batch_size, shuffle=False, num_workers=workers, collate_fn=collate, generator=own)
 
     def set_model(self) -> torch.nn.Module:
         """The initial weights: the same every cycle, pretrained if there is a pretrainer; carried on under `warm_start`."""

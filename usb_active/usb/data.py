@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
 
 from usb_active.datasets import Dataset, Samples
 from usb_active.errors import UsageError, name_some
+from usb_active.sampling import TravellingRows
 
 
 class PoolStream(BasicDataset):
@@ -41,7 +43,7 @@ class PoolStream(BasicDataset):
         return rows
 
 
-class EvaluationRows(torch.utils.data.Dataset):
+class EvaluationRows(TravellingRows):
     """Samples with targets in their eval view."""
 
     def __init__(self, samples: Samples, transform: Callable[[Any], torch.Tensor]):
@@ -56,4 +58,15 @@ class EvaluationRows(torch.utils.data.Dataset):
 
 def held_out(base: Dataset, idx: np.ndarray, labels: np.ndarray) -> Samples:
     """Samples of the pool with labels that people gave."""
-    return Samples(lambda row: base.load(int(idx[row])), labels)
+    return Samples(_PoolPart(base, idx).load, labels)
+
+
+@dataclass(frozen=True)
+class _PoolPart:
+    """Some samples of a pool. A class, because a worker that is started fresh could not be given a function made here."""
+
+    base: Dataset
+    idx: np.ndarray
+
+    def load(self, row: int) -> Any:
+        return self.base.load(int(self.idx[row]))

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from usb_active.errors import UsageError, nearest
+from usb_active.path_texts import is_url
+from usb_active.usb_keys import show
 
 # USB's networks for images. None: any size.
 EXPECTED_SIZE: dict[str, int | None] = {
@@ -147,8 +149,9 @@ def _check_images(name: str, img_size: int, in_channels: int) -> None:
 def _check_pretrained(name: str, path: str | Path | None) -> None:
     if name == "resnet50":
         raise UsageError("net 'resnet50': use_pretrain: True; USB's resnet50 takes no pretrained weights and would ignore them")
-    if not path or not (str(path).startswith(("http://", "https://")) or Path(path).is_file()):
-        raise UsageError(f"net '{name}': pretrain_path: {path!r}; with use_pretrain it must be a file or a URL")
+    if not path or is_url(str(path)) or not Path(path).is_file():
+        valid = "with use_pretrain it must be a file (nothing is downloaded)"
+        raise UsageError(f"net '{name}': pretrain_path: {show(str(path or ''))}; {valid}")
 
 
 def _load_pretrained(name: str, model: nn.Module, path: str | Path) -> None:

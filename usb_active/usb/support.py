@@ -8,7 +8,8 @@ import torch
 from semilearn.core import AlgorithmBase
 
 from usb_active.analysis import check_intervals
-from usb_active.errors import UsageError
+from usb_active.config import RunConfig
+from usb_active.errors import UsageError, printable
 from usb_active.registry import REGISTRY
 from usb_active.usb.device import pick_device
 from usb_active.usb.seams import PRIOR_HOOKS, batch_fields, check_fields, check_prior_stages
@@ -42,7 +43,7 @@ def check_training(parts: dict[str, Any]) -> None:
         check_intervals(config.source, parts["plugins"]["analysis"], config.usb["num_train_iter"])
     if "prior" in parts["plugins"]:
         check_prior_stages(name, STAGES.get(name, PRIOR_HOOKS))
-    parts["network"].build(dataset.num_classes, dataset.img_size, dataset.in_channels)
+    build_network(parts["network"], config, dataset.num_classes, dataset.img_size, dataset.in_channels)
 
 
 def check_supported(name: str, cls: type, device: torch.device) -> None:
@@ -54,3 +55,18 @@ def check_supported(name: str, cls: type, device: torch.device) -> None:
         raise UsageError(f"algorithm '{name}' cannot run in active cycles: it wants its warmup() called before any label exists")
     if name in CUDA_ONLY and device.type != "cuda":
         raise UsageError(f"algorithm '{name}' needs a CUDA device: its own code says .cuda()")
+
+
+def build_network(network: Any, config: RunConfig, *shape: Any) -> torch.nn.Module:
+    """The network. UsageError where its keys make none: sizes that torch refuses, or more weights than there is memory."""
+    try:
+        return network.build(*shape)
+    except UsageError:
+        raise
+    except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError, ArithmeticError) as error:
+        raise UsageError(f"{config.source}: net: '{config.net.name}' cannot be built: {reason_of(error)}; look at its keys") from error
+
+
+def reason_of(error: Exception) -> str:
+    """What somebody's code says, on one line."""
+    return printable(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", 200)

@@ -1,0 +1,91 @@
+"""Before a run begins: everything that its first step needs is built once, in a folder that is thrown away.
+
+An algorithm checks its own keys in its constructor, which needs a session, a pool and a network; a method that brings labels reads
+them when it is asked. What they refuse is so found by `check`, and by `run` before there is a directory.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from semilearn.algorithms import get_algorithm
+
+from usb_active.config import RunConfig
+from usb_active.errors import UsageError
+from usb_active.inference import evaluating
+from usb_active.randomness import global_generators_kept, seeded_globals
+from usb_active.run_dir import RunDir
+from usb_active.setup import make_plugins, queryable_mask
+from usb_active.split import NOBODY
+from usb_active.usb.algorithm import register
+from usb_active.usb.arguments import make_args
+from usb_active.usb.support import reason_of
+
+logger = logging.getLogger("usb_active.usb")
+
+
+def try_out(parts: dict[str, Any]) -> None:
+    """Build the algorithm and its network as a run would, show the network two images, and ask for the labels that exist already.
+
+    Args:
+        parts: those of `setup.build_parts`; only the data set is used itself, all else is made anew and forgotten.
+
+    Raises:
+        UsageError: whatever of it is refused.
+    """
+    config = parts["config"]
+    register([config.usb["algorithm"]])
+    with tempfile.TemporaryDirectory(prefix="usb-active-") as folder, global_generators_kept():
+        run_dir = RunDir.open(Path(folder) / "trial", config.resolved())
+        args = make_args(config)
+        args.use_tensorboard = False
+        args.parts = {**make_plugins(config), "config": config, "dataset": parts["dataset"], "run_dir": run_dir}
+        algorithm = get_algorithm(args, None, None, logger)
+        try:
+            _show_images(algorithm, config)
+            _check_known(algorithm.session, config)
+        finally:
+            algorithm.session.close()
+
+
+def _show_images(algorithm: Any, config: RunConfig) -> None:
+    dataset = algorithm.session.dataset
+    images = torch.zeros(2, dataset.in_channels, dataset.img_size, dataset.img_size)
+    size = f"images of {dataset.img_size} pixels with {dataset.in_channels} channel(s)"
+    who = f"{config.source}: net: '{config.net.name}'"
+    try:
+        with torch.no_grad(), evaluating(algorithm.model) as model:
+            out = model(algorithm.to_device(images))
+    except UsageError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise UsageError(f"{who} does not take {size}: {reason_of(error)}; look at img_size and at the network's keys") from error
+    shape = tuple(getattr(out.get("logits") if isinstance(out, dict) else None, "shape", ()))
+    if shape != (2, dataset.num_classes):
+        raise UsageError(f"{who}: two {size} must give logits of shape {(2, dataset.num_classes)}, got {shape or type(out).__name__}")
+
+
+def _check_known(session: Any, config: RunConfig) -> None:
+    """Labels that exist already: they are read, and what they leave to be asked must last for the cycles."""
+    plugin, active = session.plugins["initial"], config.active
+    if not hasattr(plugin, "known_labels"):
+        return
+    with seeded_globals(session.seed, 0, "initial"):
+        known = session.known_labels(session.view("initial", 0, held_out=NOBODY))["idx"]
+    if (config.run_path / "queries").is_dir():
+        # Under way: what is asked already counts, and the run says itself when nobody is left.
+        return
+    askable = queryable_mask(session.dataset, session.oracle)
+    left = int(np.delete(askable, known).sum())
+    wanted = active.cycles * active.budget
+    if wanted > left:
+        simulated = ", and `oracle: dataset` knows no other labels" if session.oracle.simulated else ""
+        raise UsageError(
+            f"{config.source}: active.budget: {active.cycles} cycles of {active.budget} = {wanted} labels, but beside the {len(known)} "
+            f"that '{plugin.name}' brings only {left} samples may be asked{simulated}; at most {left // active.cycles} a cycle"
+        )
