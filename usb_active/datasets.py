@@ -15,16 +15,18 @@ import numpy as np
 
 from usb_active.errors import UsageError, name_some
 from usb_active.plugin import Plugin, PluginConfig
+from usb_active.run_format import CURRENT
 
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """USB's keys that concern the data. None: the dataset's own value."""
+    """USB's keys that concern the data (None: the dataset's own value), and the format of the run (`usb_active.run_format`)."""
 
     data_dir: Path = Path("./data")
     img_size: int | None = None
     crop_ratio: float = 0.875
     num_classes: int | None = None
+    run_format: int = CURRENT
 
 
 @dataclass

@@ -39,7 +39,7 @@ def predict(path: Path, data: Path | None, out: TextIO) -> None:
     run = RunDir.read(path)
     config = load_config(path / "config.yaml")
     checkpoint = final_checkpoint(run)
-    dataset = build_dataset(config)
+    dataset = build_dataset(config, run)
     check_pinned(run, dataset)
     keys, samples, idx = _pool_rest(run, dataset) if data is None else _folder(data, dataset)
     # Imported late: it takes seconds, and mistakes should be told before.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from usb_active.config import FREE_KEYS, RunConfig, check_against_pool
 from usb_active.datasets import Dataset, DatasetOptions
 from usb_active.errors import UsageError, name_some
 from usb_active.run_dir import RunDir
+from usb_active.run_format import PINNED_FILE, read_pinned, run_format
 
 if TYPE_CHECKING:
     from usb_active.choices import PluginChoice
@@ -50,10 +51,12 @@ def role_choices(active: ActiveConfig) -> dict[str, PluginChoice]:
     return {role: choice for role, choice in choices.items() if choice is not None}
 
 
-def build_dataset(config: RunConfig) -> Dataset:
-    """The data set of a configuration."""
+def build_dataset(config: RunConfig, run: RunDir | None = None) -> Dataset:
+    """The data set of a configuration: for a new run, or as `run` began with it."""
     usb = config.usb
     options = DatasetOptions(Path(usb["data_dir"]), usb["img_size"], usb["crop_ratio"], usb["num_classes"])
+    if run is not None:
+        options = replace(options, run_format=run_format(run))
     # The name is set on the class's instance before `prepare` runs, for its messages.
     cls = config.dataset.cls
     dataset = cls.__new__(cls)
@@ -69,15 +72,16 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
         UsageError: anything that contradicts anything else.
     """
     active = config.active
-    dataset = build_dataset(config)
+    run = RunDir.read(config.run_path) if (config.run_path / "config.yaml").is_file() else None
+    dataset = build_dataset(config, run)
     oracle = make(active.oracle)
     choices = role_choices(active)
     plugins = {role: make(choice) for role, choice in choices.items()}
     sources = {role: choice.features or active.features for role, choice in choices.items()}
     features = {role: make(choice) for role, choice in {**sources, "algorithm": active.features}.items()}
     pretrainer = make(active.pretrain) if active.pretrain else None
-    if (config.run_path / "config.yaml").is_file():
-        check_pinned(RunDir.read(config.run_path), dataset)
+    if run is not None:
+        check_pinned(run, dataset)
     check_needs(plugins, features, oracle, has_pretrainer=pretrainer is not None)
     check_keys(config, {**plugins, **({"pretrain": pretrainer} if pretrainer else {})}, dataset)
     check_sizes(config, dataset, oracle)
@@ -94,14 +98,14 @@ def open_run(parts: dict[str, Any]) -> Components:
 
 def pin(run_dir: RunDir, dataset: Dataset) -> None:
     """Keep what a data set may choose by what lies in its folder, which may grow, but has to hold for the whole run."""
-    if run_dir.read_json("dataset.json") is None:
+    if read_pinned(run_dir) is None:
         logger.info("%d samples, %d classes, img_size %d", len(dataset), dataset.num_classes, dataset.img_size)
-        run_dir.write_json("dataset.json", _pinned(dataset))
+        run_dir.write_json(PINNED_FILE, {"format": dataset.options.run_format, **_pinned(dataset)})
 
 
 def check_pinned(run_dir: RunDir, dataset: Dataset) -> None:
     """UsageError when image size, channels or classes are not those the run began with; names the key that brings them back."""
-    before = run_dir.read_json("dataset.json") or {}
+    before = read_pinned(run_dir) or {}
     for name, now in _pinned(dataset).items():
         if before.get(name, now) == now:
             continue

@@ -108,4 +108,4 @@ def load_dataset(run: RunDir) -> Dataset:
     # After the configuration has been checked: this brings torch.
     from usb_active.runner import build_dataset
 
-    return build_dataset(config)
+    return build_dataset(config, run)
