@@ -13,7 +13,9 @@ import numpy as np
 
 from usb_active.config import RunConfig, load_config
 from usb_active.errors import UsageError
+from usb_active.journal_checks import check_labels
 from usb_active.pool import Pool
+from usb_active.records import finished_trainings
 from usb_active.run_dir import RunDir
 from usb_active.setup import build_dataset, check_pinned, make
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from usb_active.datasets import Dataset
 
+_REMEDY = "restore it from a copy"
 COLUMNS = ("key", "class", "probability")
 
 
@@ -43,9 +46,13 @@ def predict(path: Path, data: Path | None, out: TextIO) -> None:
     check_pinned(run, dataset)
     keys, samples, idx = _pool_rest(run, dataset) if data is None else _folder(data, dataset)
     # Imported late: it takes seconds, and mistakes should be told before.
-    from usb_active.checkpoint import read_checkpoint
+    from usb_active.checkpoint import Owner, must_fit, read_cycle_checkpoint
 
-    model = _build_model(config, dataset, read_checkpoint(checkpoint)["ema_model"])
+    cycle = int(checkpoint.parent.name.removeprefix("cycle_"))
+    owner = Owner(run.run_id, cycle, config.usb["algorithm"])
+    weights = read_cycle_checkpoint(checkpoint, owner, _REMEDY)["ema_model"]
+    with must_fit(checkpoint, "weights", _REMEDY):
+        model = _build_model(config, dataset, weights)
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for rows, probs in _with_progress(_probabilities(config, model, samples, idx), len(idx)):
@@ -59,12 +66,14 @@ def final_checkpoint(run: RunDir) -> Path:
     Raises:
         UsageError: no cycle is finished, or the checkpoints are gone.
     """
-    finished = run.metrics()
+    finished = finished_trainings(run)
+    if not finished and any(run.path.glob("cycle_*/done.json")):
+        raise UsageError(f"{run.path / 'metrics.jsonl'} is gone or empty; usb-active run with the run's YAML writes it again")
     if not finished:
         raise UsageError(f"{run.path}: no cycle has been finished yet, so there is no model to predict with")
     paths = []
     for record in reversed(finished):
-        name = "latest_model.pth" if record["validation_accuracy"] is None else "model_best.pth"
+        name = "latest_model.pth" if record.get("validation_accuracy") is None else "model_best.pth"
         paths.append(run.cycle_path(record["cycle"]) / name)
         if paths[-1].is_file():
             return paths[-1]
@@ -73,6 +82,7 @@ def final_checkpoint(run: RunDir) -> Path:
 
 def _pool_rest(run: RunDir, dataset: Dataset) -> tuple[Sequence[str], Any, np.ndarray]:
     """Keys, samples, and the dataset indices that have no label."""
+    check_labels(run)
     dataset.align(run.keys() or dataset.keys, grow=False)
     pool = Pool.from_rows(run.rows(), np.asarray(dataset.queryable, dtype=bool), dataset.class_names)
     return dataset.keys, dataset, pool.unlabeled

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from usb_active.run_dir import RunDir
 
 FIRST = 1
-# 2: images are turned as EXIF says, transparency lies on a background, folders of file servers are left out.
+# 2: images are turned as EXIF says, transparency lies on a background, folders of file servers are left out; `validation` is
+# divided among the classes, and class_counts are of what is trained on.
 CURRENT = 2
 PINNED_FILE = "dataset.json"
 _REMEDY = "restore it from a copy: it says what the run began with"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from usb_active.acquisition import NEEDS
 from usb_active.config import FREE_KEYS, RunConfig, check_against_pool
 from usb_active.datasets import Dataset, DatasetOptions
 from usb_active.errors import UsageError, name_some
+from usb_active.records import read_dataset
 from usb_active.run_dir import RunDir
 from usb_active.run_format import PINNED_FILE, read_pinned, run_format
 
@@ -100,12 +102,14 @@ def pin(run_dir: RunDir, dataset: Dataset) -> None:
     """Keep what a data set may choose by what lies in its folder, which may grow, but has to hold for the whole run."""
     if read_pinned(run_dir) is None:
         logger.info("%d samples, %d classes, img_size %d", len(dataset), dataset.num_classes, dataset.img_size)
-        run_dir.write_json(PINNED_FILE, {"format": dataset.options.run_format, **_pinned(dataset)})
+        # By its number a checkpoint is told from those of other runs.
+        began_with = {"format": dataset.options.run_format, "run": secrets.token_hex(8), **_pinned(dataset)}
+        run_dir.write_json(PINNED_FILE, began_with)
 
 
 def check_pinned(run_dir: RunDir, dataset: Dataset) -> None:
     """UsageError when image size, channels or classes are not those the run began with; names the key that brings them back."""
-    before = read_pinned(run_dir) or {}
+    before = read_dataset(run_dir) or {}
     for name, now in _pinned(dataset).items():
         if before.get(name, now) == now:
             continue
