@@ -149,6 +149,7 @@ def accept_edits(path: Path, out: TextIO) -> None:
         print(line, file=out)
     trained = ", ".join(str(edit["cycle"]) for edit in edits)
     print(f"accepted; what cycle {trained} trained before stays as it is, the next training takes the rows as they are now", file=out)
+    print("an oracle that still answers otherwise is taken at its word: --set corrects a label against it", file=out)
 
 
 def _standing(sample: Asked) -> str:
