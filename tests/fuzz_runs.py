@@ -271,10 +271,10 @@ def _process(arguments: list[str]) -> tuple[int, str]:
 
 
 def run(folder: Path, cases: int, seed: int, real: int, say: Callable[[str], None] = print) -> Tally:
-    """So many cases, of them `real` through the command line."""
+    """So many cases, the last `real` of them through the command line."""
     fuzz, tally = Fuzz(folder), Tally()
     for number in range(cases):
-        fuzz.case(number, seed, tally, real=number < real)
+        fuzz.case(number, seed, tally, real=number >= cases - real)
         if (number + 1) % 50 == 0:
-            say(f"{number + 1} of {cases}: {len(tally.tracebacks)} tracebacks, {len(tally.accepted)} accepted")
+            say(f"{number + 1} of {cases}: {tally}")
     return tally

@@ -29,6 +29,14 @@ class Record(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
+class ConfigRecord(Record):
+    """config.yaml, as far as it is looked at without the plugins that it names."""
+
+    seed: int | None = None
+    num_train_iter: int | None = None
+    active: dict[str, Any] | None = None
+
+
 class DatasetRecord(Record):
     """`dataset.json`: what the run began with. `run` tells it from all other runs; runs from before have none."""
 
@@ -92,6 +100,22 @@ class QueryMeta(Record):
 
     acquisition: str
     seconds: float | None
+    log: _Log
+
+
+class PriorChanges(Record):
+    """A line of prior.jsonl on what the prior changed."""
+
+    iteration: _Count
+    changed: _Count
+    rows: _Count
+
+
+class PriorMade(Record):
+    """A line of prior.jsonl on a new table."""
+
+    iteration: _Count
+    when: str
     log: _Log
 
 

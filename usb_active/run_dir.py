@@ -39,7 +39,7 @@ from usb_active.journal import (
 )
 from usb_active.journal_checks import check_prefix
 from usb_active.oracle import Query
-from usb_active.records import METRICS_REMEDY, MetricsLine, check_record, read_dataset
+from usb_active.records import METRICS_REMEDY, ConfigRecord, MetricsLine, check_record, read_dataset
 
 __all__ = ["LABELED", "SKIPPED", "LabelRow", "RunDir", "atomic_write", "differences", "read_query", "utc_now"]
 
@@ -119,12 +119,13 @@ class RunDir:
         path = self.path / "config.yaml"
         try:
             config = yaml.safe_load((read_bytes(path) or b"").decode("utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        # ValueError: bytes that are no text, and values that YAML takes for a date that does not exist.
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise UsageError(f"{path} is damaged ({reason}); restore it from a copy") from error
         if not isinstance(config, dict):
             raise UsageError(f"{path} is damaged (no mapping in it); restore it from a copy")
-        return config
+        return check_record(ConfigRecord, path, config, "restore it from a copy")
 
     def _settle_config(self, config: dict, free_keys: Collection[str]) -> None:
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

@@ -281,7 +281,8 @@ class ActiveMixin(DeviceMixin):
         if batch is not None:
             self._show(batch, out_dict, log_dict)
         self._log_prior(log_dict)
-        self._watch.see(out_dict["loss"], self.it + 1)
+        if isinstance(out_dict.get("loss"), torch.Tensor):
+            self._watch.see(out_dict["loss"], self.it + 1)
         return out_dict, log_dict
 
     def _log_prior(self, log_dict: dict) -> None:
