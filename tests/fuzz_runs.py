@@ -116,7 +116,8 @@ def judge(where: str, code: int | None, err: str, altered: bool, tally: Tally) -
     tally.codes[code] += 1
     if code not in (0, 2, 3) or "Traceback" in err:
         tally.tracebacks.append(f"{where}: {code}: {err[-600:]}")
-    elif code == 2 and err.count("usb-active: error: ") != 1:
+    # Indented lines go on with the one before: the keys of another configuration.
+    elif code == 2 and len(re.findall("^usb-active: error: (?!  )", err, re.MULTILINE)) != 1:
         tally.several_lines.append(f"{where}: {err}")
     if altered and code != 2:
         tally.accepted.append(f"{where}: exit code {code}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import fuzz_runs
 import numpy as np
@@ -86,7 +87,8 @@ def test_other_content(run, capsys, name, content):
     (run / name).write_text(content)
     for arguments in commands(run, *names):
         said = refusal(capsys, arguments)
-        assert str(run / name) in said and "damaged" in said and remedy in said, said
+        assert f"{run / name} is damaged (" in said or (name, content) == ("dataset.json", "null") and f"{run / name} is gone; " in said
+        assert remedy in said
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if "done" not in name and "start" not in name])
@@ -290,5 +292,22 @@ def test_a_prior_of_another_shape(run, capsys, array):
     path = run / "artifacts" / "prior_001_start_00000000.npy"
     np.save(path, array)
     unfinished(run)
-    said = refusal(capsys, commands(run, "run")[0])
-    assert str(path) in said or "prior" in said
+    assert f"{path} is damaged (" in refusal(capsys, commands(run, "run")[0])
+
+
+def test_pseudo_labels_that_are_damaged(tmp_path):
+    from usb_active.artifacts import save_artifact
+    from usb_active.experiment import Session
+
+    good = {"idx": np.array([1, 2]), "labels": np.array([0, 1])}
+    session = Session.__new__(Session)
+    session.run_dir = SimpleNamespace(path=tmp_path)
+    session.dataset = type("Three", (), {"num_classes": 2, "__len__": lambda self: 3})()
+    assert session._load_pseudo_labels(0) is None
+    save_artifact(session._pseudo_path(0), good)
+    assert session._load_pseudo_labels(0)["labels"].tolist() == [0, 1]
+    changes = [{"idx": [1, 3]}, {"idx": [0.5, 1]}, {"labels": [0, 2]}, {"labels": [-1, 0]}, {"labels": [0]}, {"more": [1, 2]}]
+    for change in ({name: np.array(value) for name, value in one.items()} for one in changes):
+        save_artifact(session._pseudo_path(0), {**good, **change})
+        with pytest.raises(UsageError, match=r"pseudo_labels_000\.npz is damaged \(.*restore it from a copy"):
+            session._load_pseudo_labels(0)

@@ -128,6 +128,23 @@ def test_logits_that_are_not_finite_though_the_weights_are(tmp_path):
     assert not list((tmp_path / "run").rglob("*.pth"))
 
 
+@pytest.mark.parametrize("error", [UsageError("acquisition 'x': probs must be finite"), ZeroDivisionError("x")])
+def test_whoever_is_the_first_that_cannot_go_on(tmp_path, error):
+    def give_up(self):
+        BREAKS["weights"][0](self)
+        raise error
+
+    with pytest.raises(UsageError, match="the training of cycle 0 diverged and has no result: at step 3, ") as caught:
+        broken(settings(tmp_path, "diverged", active=ONE), 2, give_up).train()
+    assert caught.value.__context__ is error
+
+    def only_give_up(self):
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        broken(settings(tmp_path, "sound", active=ONE), 2, only_give_up).train()
+
+
 def test_a_loss_of_a_step_that_is_not_finite_is_no_divergence_where_the_weights_are(tmp_path):
     """As mixed precision skips such a step."""
     data = settings(tmp_path, active=ONE)

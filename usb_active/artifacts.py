@@ -72,6 +72,17 @@ def load_array(path: Path) -> np.ndarray:
         raise UsageError(f"{path}: not a readable .npy array ({' '.join(str(error).split())})") from None
 
 
+def check_array(path: Path, array: object, kinds: str, shape: tuple[int | None, ...], remedy: str) -> np.ndarray:
+    """The array, when it is one of these kinds (numpy's letters) and of this shape, None for any length. UsageError names the file."""
+    expected = f"({', '.join('any' if length is None else str(length) for length in shape)})"
+    if not isinstance(array, np.ndarray):
+        raise UsageError(f"{path} is damaged (not one array of shape {expected}); {remedy}")
+    fits = len(array.shape) == len(shape) and all(want in (None, has) for want, has in zip(shape, array.shape, strict=True))
+    if array.dtype.kind not in kinds or not fits:
+        raise UsageError(f"{path} is damaged ({array.dtype} of shape {array.shape}, must be of shape {expected}); {remedy}")
+    return array
+
+
 def timm_key(model: str, path: str, size: int) -> str:
     """The key of the features of a timm network. A run may use several: a file of weights is told from another by its path."""
     return f"timm_{model}_{zlib.crc32(path.encode()):08x}_{size}".replace("/", "_")

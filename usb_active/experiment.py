@@ -15,7 +15,7 @@ import numpy as np
 from usb_active.acquisition import check_picks, check_pseudo_labels
 from usb_active.analysis import analysis_folder
 from usb_active.answers import check_answers, merge_answers
-from usb_active.artifacts import load_artifact, save_artifact
+from usb_active.artifacts import check_array, load_artifact, save_artifact
 from usb_active.checkpoint import Owner
 from usb_active.errors import UsageError, WaitingForLabels, name_some
 from usb_active.initial_weights import InitialWeights
@@ -340,6 +340,21 @@ class Session:
             given = self.plugins[role].pseudo_labels(self.view(role, cycle, "/pseudo_labels"))
         save_artifact(self._pseudo_path(cycle), self._checked_labels(cycle, "pseudo_labels", given))
 
+    def _load_pseudo_labels(self, cycle: int) -> dict[str, np.ndarray] | None:
+        path = self._pseudo_path(cycle)
+        found = load_artifact(path)
+        if found is None:
+            return None
+        path, remedy = path.with_name(f"{path.name}.npz"), "restore it from a copy, or move the cycle's folder away to make it again"
+        if not isinstance(found, dict) or set(found) != {"idx", "labels"}:
+            raise UsageError(f"{path} is damaged (not the arrays idx and labels); {remedy}")
+        idx = check_array(path, found["idx"], "iu", (None,), remedy)
+        labels = check_array(path, found["labels"], "iu", (len(idx),), remedy)
+        there = (idx >= 0) & (idx < len(self.dataset)) & (labels >= 0) & (labels < self.dataset.num_classes)
+        if not there.all():
+            raise UsageError(f"{path} is damaged (samples or classes that do not exist); {remedy}")
+        return found
+
     def _pseudo_path(self, cycle: int) -> Path:
         return self.run_dir.path / "artifacts" / f"pseudo_labels_{cycle:03d}"
 
@@ -408,7 +423,7 @@ class Session:
         self._has_model = False
         self.logged.clear()
         self.prior_log.replace([])
-        active, pseudo = self.config.active, load_artifact(self._pseudo_path(cycle))
+        active, pseudo = self.config.active, self._load_pseudo_labels(cycle)
         include = self.config.usb["include_lb_to_ulb"]
         split = make_split(self.pool, active.validation, include, self.seed, pseudo, self.is_stratified)
         lost = [self.dataset.class_names[label] for label in classes_without_training(self.pool, split)]
@@ -428,11 +443,12 @@ class Session:
         """Have the finished training of a cycle in memory, as it was when it ended: from its checkpoint, or trained again."""
         if self._in_memory == cycle:
             return
+        rows = need_start(self.run_dir, cycle)["journal_rows"]
         if not (self.run_dir.cycle_path(cycle) / "latest_model.pth").exists():
             logger.warning("cycle %d: its checkpoint is gone, and the next step needs that model: it is trained again", cycle)
             self._load_states_before_training(cycle)
         here, pool = self.cycle, self.pool
-        self._replay(need_start(self.run_dir, cycle)["journal_rows"])
+        self._replay(rows)
         self.cycle = cycle
         self._train(cycle)
         self.states.load(cycle, "training")
@@ -492,7 +508,7 @@ class Session:
 
     def load_prior(self, name: str) -> None:
         """Take the prior table of this name, "" for none."""
-        self.prior.load(name, len(self.dataset))
+        self.prior.load(name, len(self.dataset), self.dataset.num_classes)
 
 
 def progress_line(record: dict[str, Any]) -> str:

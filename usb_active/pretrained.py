@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from usb_active.artifacts import load_array, save_artifact
+from usb_active.artifacts import check_array, load_array, save_artifact
 from usb_active.checkpoint import REPEAT_PRETRAINING, Owner, read_checkpoint, write_checkpoint
 from usb_active.divergence import check_finite_states
 from usb_active.errors import UsageError, name_some
@@ -53,7 +53,11 @@ def run_once(
     owner.check(kept, found, REPEAT_PRETRAINING)
     if not isinstance(found["backbone"], dict | None) or not isinstance(found["modules"], dict):
         raise UsageError(f"{kept} is damaged (no weights in it); {REPEAT_PRETRAINING}")
-    return Pretrained(found["backbone"], found["modules"], load_array(features) if features.exists() else None)
+    made_features = None
+    if features.exists():
+        remedy = "restore it from a copy, or remove its folder to repeat the pretraining"
+        made_features = check_array(features, load_array(features), "f", (None, None), remedy)
+    return Pretrained(found["backbone"], found["modules"], made_features)
 
 
 def _check(

@@ -270,6 +270,7 @@ class ActiveMixin(DeviceMixin):
         self._capture.open()
         try:
             out_dict, log_dict = super().train_step(**inputs)
+            self._see_loss(out_dict)
             shown = self._observers or self._loss_adders
             batch = None
             if shown:
@@ -281,8 +282,6 @@ class ActiveMixin(DeviceMixin):
         if batch is not None:
             self._show(batch, out_dict, log_dict)
         self._log_prior(log_dict)
-        if isinstance(out_dict.get("loss"), torch.Tensor):
-            self._watch.see(out_dict["loss"], self.it + 1)
         return out_dict, log_dict
 
     def _log_prior(self, log_dict: dict) -> None:
@@ -306,6 +305,7 @@ class ActiveMixin(DeviceMixin):
                 got = f"a tensor of shape {tuple(extra.shape)}" if isinstance(extra, torch.Tensor) else type(extra).__name__
                 raise UsageError(f"{name}: extra_loss must return a scalar tensor, got {got}")
             out_dict["loss"] = out_dict["loss"] + extra
+            self._see_loss(out_dict)
             log_dict[f"train/{name}_loss"] = float(extra.detach())
 
     def compute_prob(self, logits: torch.Tensor) -> torch.Tensor:
@@ -321,6 +321,10 @@ class ActiveMixin(DeviceMixin):
         return self.prior_seam.call(fn_name, dispatch, named)
 
     # ------------------------------------------------------------------------------------------ divergence
+    def _see_loss(self, out_dict: Mapping[str, Any]) -> None:
+        if isinstance(out_dict.get("loss"), torch.Tensor):
+            self._watch.see(out_dict["loss"], self.it + 1)
+
     def check_divergence(self, thoroughly: bool) -> None:
         """Between two steps: UsageError when weights, buffers or EMA weights are not finite.
 
@@ -491,6 +495,10 @@ class ActiveMixin(DeviceMixin):
         self._started = time.perf_counter()
         try:
             super().train()
+        except Exception:
+            # A plugin or the algorithm itself may be the first who cannot go on: why, is said all the same.
+            self.check_divergence(thoroughly=True)
+            raise
         finally:
             self._progress.close()
             self._stop_workers()
