@@ -4,13 +4,87 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from usb_active.errors import UsageError
+from usb_active.errors import UsageError, name_some
 from usb_active.run_dir import atomic_write, make_folder
+
+REPEAT = "remove it to repeat this cycle's training"
+REPEAT_PRETRAINING = "remove it to repeat the pretraining"
+# What a cycle's checkpoint must hold, and of what type; under "active" it is the core's own.
+_CYCLE_PARTS = {
+    "model": dict, "ema_model": dict, "optimizer": dict, "loss_scaler": dict, "it": int, "best_it": int, "best_eval_acc": float,
+    "active": dict,
+}  # fmt: skip
+_ACTIVE_PARTS = {
+    "cycle": int, "device": str, "algorithm": dict, "plugins": dict, "registered": dict, "optimizers": dict, "evaluation": dict,
+    "prior": str, "elapsed": float, "log": dict,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose a file of weights or states is. What is None is not said: `run` in runs that began before they had a number."""
+
+    run: str | None
+    cycle: int | None = None
+    algorithm: str | None = None
+    step: str | None = None
+
+    def stamp(self) -> dict[str, Any]:
+        """For a file of this owner, as its entry "belongs_to"."""
+        return {"belongs_to": asdict(self)}
+
+    def check(self, path: Path, checkpoint: Mapping[str, Any], remedy: str) -> None:
+        """UsageError when the file is another's. One without an entry can only be of a run that began without a number."""
+        found = checkpoint.get("belongs_to")
+        if found is None:
+            if self.run is not None:
+                raise UsageError(f"{path} does not say which run it is of, so it is not of this one; {remedy}")
+            return
+        if not isinstance(found, dict):
+            raise UsageError(f"{path} is damaged (belongs_to: no mapping in it); {remedy}")
+        for name, own in asdict(self).items():
+            if found.get(name) != own:
+                raise UsageError(f"{path} is of another {name} ({found.get(name)}, and here it must be {own}); {remedy}")
+
+
+def read_cycle_checkpoint(path: Path, owner: Owner, remedy: str = REPEAT) -> dict[str, Any]:
+    """The checkpoint of a cycle's training. UsageError when it is missing, damaged, or of another run, cycle or algorithm."""
+    checkpoint = read_checkpoint(path, remedy)
+    _check_parts(path, checkpoint, _CYCLE_PARTS, "", remedy)
+    _check_parts(path, checkpoint["active"], _ACTIVE_PARTS, "active.", remedy)
+    owner.check(path, checkpoint, remedy)
+    # Runs from before say at least this.
+    if checkpoint["active"]["cycle"] != owner.cycle:
+        raise UsageError(f"{path} is of another cycle ({checkpoint['active']['cycle']}, and here it must be {owner.cycle}); {remedy}")
+    return checkpoint
+
+
+def _check_parts(path: Path, parts: Mapping[str, Any], types: Mapping[str, type], prefix: str, remedy: str) -> None:
+    missing = [prefix + name for name in types if name not in parts]
+    if missing:
+        raise UsageError(f"{path} is no checkpoint of a training (it lacks {name_some(missing)}); {remedy}")
+    for name, kind in types.items():
+        if not isinstance(parts[name], (float, int) if kind is float else kind):
+            raise UsageError(f"{path} is damaged ({prefix}{name} is a {type(parts[name]).__name__}); {remedy}")
+
+
+@contextmanager
+def must_fit(path: Path, what: str, remedy: str = REPEAT) -> Iterator[None]:
+    """What `load_state_dict` says of a state that is not of this network or optimizer, as one line."""
+    try:
+        yield
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) <= 200 else reason[:197] + "..."
+        raise UsageError(f"{path}: {what} in it do not fit this run ({reason}); {remedy}") from error
 
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -23,8 +97,18 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     atomic_write(path, lambda file: file.write(data.getbuffer()))
 
 
-def read_checkpoint(path: Path, remedy: str = "remove it to repeat this cycle's training") -> dict[str, Any]:
-    """Load in safe mode. UsageError in one line when it is missing or damaged."""
+def read_checkpoint(path: Path, remedy: str = REPEAT, parts: Collection[str] = ()) -> dict[str, Any]:
+    """Load in safe mode. UsageError in one line when it is missing or damaged, or lacks one of `parts`."""
+    found = _load(path, remedy)
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} is damaged (no mapping in it, but a {type(found).__name__}); {remedy}. Labels are intact")
+    missing = [name for name in parts if name not in found]
+    if missing:
+        raise UsageError(f"{path} is damaged (it lacks {name_some(missing)}); {remedy}. Labels are intact")
+    return found
+
+
+def _load(path: Path, remedy: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -121,6 +121,8 @@ def _add_labels(commands: argparse._SubParsersAction) -> None:
         help="give or correct a label by a new row of the journal; may be repeated",
     )
     command.add_argument("--skip", action="append", default=[], metavar="KEY", help="refuse a sample: never asked again; may be repeated")
+    edits = "take labels.csv as it is, where rows that a cycle began with were edited on purpose; they are checked and shown first"
+    command.add_argument("--accept-edits", action="store_true", help=edits)
     command.set_defaults(handler=_labels)
 
 
@@ -202,11 +204,13 @@ def _report(args: argparse.Namespace) -> int:
 def _labels(args: argparse.Namespace) -> int:
     from usb_active import labels
 
+    if args.accept_edits:
+        labels.accept_edits(args.run, sys.stdout)
     if args.corrections or args.skip:
         labels.correct(args.run, args.corrections, args.skip, sys.stdout)
     if args.csv:
         labels.write_csv(args.run, sys.stdout)
-    elif not (args.corrections or args.skip):
+    elif not (args.corrections or args.skip or args.accept_edits):
         labels.show(args.run, sys.stdout)
     return OK
 

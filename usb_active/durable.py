@@ -99,6 +99,24 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def reserve(fd: int, size: int) -> None:
+    """Make an open file this long, with all of its space taken on the disk. OSError when there is not enough.
+
+    Whoever writes through a memory map of a file with holes is killed (SIGBUS) where the disk has no block left for one.
+    """
+    allocate = getattr(os, "posix_fallocate", None)
+    if allocate is not None:
+        try:
+            return allocate(fd, 0, size)
+        except OSError as error:
+            # File systems that cannot reserve say so; zeros take the space as well.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+    zeros = bytes(2**20)
+    for start in range(os.lseek(fd, 0, os.SEEK_END), size, len(zeros)):
+        write_all(fd, zeros[: size - start])
+
+
 def read_bytes(path: Path) -> bytes | None:
     """The content, None where there is no file. UsageError when there is one that cannot be read."""
     with no_os_error("read", path):

@@ -15,9 +15,11 @@ import numpy as np
 from usb_active.acquisition import check_picks, check_pseudo_labels
 from usb_active.analysis import analysis_folder
 from usb_active.answers import check_answers, emptied_answers, merge_answers
-from usb_active.artifacts import load_artifact, save_artifact
+from usb_active.artifacts import check_array, load_artifact, save_artifact
+from usb_active.checkpoint import Owner
 from usb_active.errors import UsageError, WaitingForLabels, name_some
 from usb_active.initial_weights import InitialWeights
+from usb_active.journal_checks import check_labels, journal_sums
 from usb_active.metrics import training_record
 from usb_active.oracle import Answers, Query
 from usb_active.plugin_states import PluginStates
@@ -26,9 +28,11 @@ from usb_active.prior import When
 from usb_active.prior_log import PriorLog
 from usb_active.prior_schedule import PriorSchedule
 from usb_active.randomness import seeded_globals
+from usb_active.records import need_done, need_start, read_done, read_query_meta, read_start
 from usb_active.run_dir import LABELED, SKIPPED, LabelRow, utc_now
+from usb_active.run_format import FIRST, run_format
 from usb_active.setup import Components, components_from_args, pin, queryable_mask
-from usb_active.split import NOBODY, Split, held_out, make_split, provisional_split
+from usb_active.split import NOBODY, Split, classes_without_training, held_out, make_split, provisional_split
 from usb_active.upper_bound import wants_all_labels, with_known_labels
 from usb_active.view import PoolView, ViewSource
 
@@ -41,6 +45,7 @@ logger = logging.getLogger("usb_active")
 class Trainer(Protocol):
     """What the experiment asks of the thing that trains; `usb/algorithm.py` is one."""
 
+    base_name: str
     device: torch.device
     ema_model: torch.nn.Module
     it: int
@@ -74,7 +79,7 @@ class Session:
         path = self.run_dir.path
         if "analysis" in self.plugins:
             self.plugins["analysis"].folder = analysis_folder(path)
-        self.states = PluginStates(self.plugins, path / "queries")
+        self.states = PluginStates(self.plugins, path / "queries", lambda: self.run_dir.run_id)
         self.prior = PriorSchedule(self.plugins.get("prior"), self.config.active.prior, path / "artifacts")
         self.prior_log = PriorLog()
         self.weights = InitialWeights(parts.network, parts.pretrainer, self.dataset, self.config.usb, path / "pretrain")
@@ -82,6 +87,7 @@ class Session:
         self._in_memory: int | None = None
         self._has_model = False
         self._carries_weights = False
+        self._starts: list[int] = []
 
     @classmethod
     def from_args(cls, args: Any, trainer: Trainer) -> Session:
@@ -99,7 +105,7 @@ class Session:
         """Query, answers, training: `cycles` acquisitions and one training more. The last scores, by USB's names."""
         try:
             self._open_pool()
-            self.weights.pretrain(self.trainer.device)
+            self.weights.pretrain(self.trainer.device, self.run_dir.run_id)
             record: dict[str, Any] = {}
             for cycle in range(self.config.active.cycles + 1):
                 self.cycle = cycle
@@ -118,6 +124,7 @@ class Session:
 
     # ------------------------------------------------------------------------------------------ pool and pretraining
     def _open_pool(self) -> None:
+        check_labels(self.run_dir, complete=not self.oracle.accepts_partial())
         pin(self.run_dir, self.dataset)
         self.dataset.align(self.run_dir.keys() or self.dataset.keys, grow=False)
         self.run_dir.write_keys(self.dataset.keys)
@@ -131,7 +138,14 @@ class Session:
     def _replay(self, num_rows: int | None = None) -> None:
         """The pool as the first `num_rows` rows of the journal make it; all of them by default."""
         rows = self.run_dir.rows()[:num_rows]
-        self.pool = Pool.from_rows(rows, queryable_mask(self.dataset, self.oracle), self.dataset.class_names)
+        queryable = queryable_mask(self.dataset, self.oracle)
+        self.pool = Pool.from_rows(rows, queryable, self.dataset.class_names, self._rows_at_starts())
+
+    def _rows_at_starts(self) -> list[int]:
+        """How many rows of the journal the cycles that have begun, one after the other, began with."""
+        while (record := read_start(self.run_dir, len(self._starts))) is not None:
+            self._starts.append(record["journal_rows"])
+        return sorted(self._starts)
 
     def _grow(self) -> None:
         """Between cycles, samples that were added to the data join the pool at its end."""
@@ -151,8 +165,17 @@ class Session:
             model=lambda: self.trainer.ema_model if self._has_model else None, batch_size=usb["eval_batch_size"],
             num_workers=usb["num_workers"], simulated=self.oracle.simulated, pretrained_features=self._pretrained_features,
             metrics=self.logged, pretrained_modules=self.weights.modules,
-            held_out=held_out(self.training_pool(), self.config.active.validation, self.seed),
+            held_out=self.held_out(),
         )  # fmt: skip
+
+    def held_out(self) -> np.ndarray:
+        """(V,) dataset indices of the labels that `validation` holds out."""
+        return held_out(self.training_pool(), self.config.active.validation, self.seed, self.is_stratified)
+
+    @property
+    def is_stratified(self) -> bool:
+        """Whether validation is divided among the classes: not in runs that began otherwise."""
+        return run_format(self.run_dir) > FIRST
 
     def _pretrained_features(self) -> np.ndarray | None:
         return self.weights.features(self.view_source())
@@ -203,8 +226,7 @@ class Session:
 
     def query_meta(self, cycle: int) -> dict[str, Any]:
         """Who made a query, in how many seconds, and what it logged."""
-        meta = self.run_dir.read_json(self._meta_name(cycle), "remove it: nothing but seconds and what was logged is lost")
-        return meta or {"acquisition": self.run_dir.query(cycle).acquisition, "seconds": None, "log": {}}
+        return read_query_meta(self.run_dir, cycle) or {"acquisition": self.run_dir.query(cycle).acquisition, "seconds": None, "log": {}}
 
     def _select(self, cycle: int) -> Query:
         plugin = self.plugins[self._role(cycle)]
@@ -249,8 +271,7 @@ class Session:
         Raises:
             WaitingForLabels: people have not answered yet.
         """
-        start = self._start_name(query.cycle)
-        record = self.run_dir.read_json(start)
+        record = read_start(self.run_dir, query.cycle)
         if record is None:
             pending = self._collect(query)
             # A question that nobody has looked at yet is waited for in any case: the cycles would run out without a new label.
@@ -264,13 +285,20 @@ class Session:
             self.logged.clear()
             self._save_pseudo_labels(query.cycle)
             self.states.save(query.cycle, "answers")
-            record = {"cycle": query.cycle, "journal_rows": self._rows_until(query.cycle), "log": dict(self.logged)}
-            if self._all_labels:
-                record["all_labels"] = True
-            self.run_dir.write_json(start, record)
+            record = self._start_record(query)
+            self.run_dir.write_json(self._start_name(query.cycle), record)
         self._check_all_labels(record)
         self._replay(record["journal_rows"])
         self._write_state(query.cycle, "training", 0)
+
+    def _start_record(self, query: Query) -> dict[str, Any]:
+        """What the training of a cycle begins with: how many rows of the journal, and by what they will be known again."""
+        rows = self._rows_until(query.cycle)
+        self._replay(rows)
+        record = {"cycle": query.cycle, "journal_rows": rows, **journal_sums(self.run_dir.path / "labels.csv", rows)}
+        if self._all_labels:
+            record["all_labels"] = True
+        return {**record, "pending": self._unanswered(query), "samples": len(self.dataset), "log": dict(self.logged)}
 
     def _check_all_labels(self, record: Mapping[str, Any]) -> None:
         """A training that was begun on other labels, by a version in which this algorithm had only those asked for, cannot go on."""
@@ -288,7 +316,7 @@ class Session:
 
     def start_log(self, cycle: int) -> dict[str, float]:
         """What plugins logged when the answers were in, before the training."""
-        return self.run_dir.read_json(self._start_name(cycle)).get("log", {})
+        return need_start(self.run_dir, cycle).get("log", {})
 
     def _collect(self, query: Query) -> int:
         """Ask, and journal what is new. Returns how many of this query's samples are still without an answer."""
@@ -340,6 +368,21 @@ class Session:
             given = self.plugins[role].pseudo_labels(self.view(role, cycle, "/pseudo_labels"))
         save_artifact(self._pseudo_path(cycle), self._checked_labels(cycle, "pseudo_labels", given))
 
+    def _load_pseudo_labels(self, cycle: int) -> dict[str, np.ndarray] | None:
+        path = self._pseudo_path(cycle)
+        found = load_artifact(path)
+        if found is None:
+            return None
+        path, remedy = path.with_name(f"{path.name}.npz"), "restore it from a copy, or move the cycle's folder away to make it again"
+        if not isinstance(found, dict) or set(found) != {"idx", "labels"}:
+            raise UsageError(f"{path} is damaged (not the arrays idx and labels); {remedy}")
+        idx = check_array(path, found["idx"], "iu", (None,), remedy)
+        labels = check_array(path, found["labels"], "iu", (len(idx),), remedy)
+        there = (idx >= 0) & (idx < len(self.dataset)) & (labels >= 0) & (labels < self.dataset.num_classes)
+        if not there.all():
+            raise UsageError(f"{path} is damaged (samples or classes that do not exist); {remedy}")
+        return found
+
     def _pseudo_path(self, cycle: int) -> Path:
         return self.run_dir.path / "artifacts" / f"pseudo_labels_{cycle:03d}"
 
@@ -357,6 +400,10 @@ class Session:
         """Whether the training that is being prepared goes on from the weights in memory."""
         return self._carries_weights
 
+    def owner(self, cycle: int) -> Owner:
+        """Whose the checkpoints of a cycle are."""
+        return Owner(self.run_dir.run_id, cycle, self.trainer.base_name)
+
     def provisional_split(self) -> Split:
         """For USB's constructors, before anything is labelled."""
         return provisional_split(len(self.dataset))
@@ -369,7 +416,7 @@ class Session:
         return f"cycle_{cycle:03d}/done.json"
 
     def _is_done(self, cycle: int) -> bool:
-        return self.run_dir.read_json(self._done_name(cycle)) is not None
+        return read_done(self.run_dir, cycle) is not None
 
     def _training(self, cycle: int) -> None:
         """Train a cycle to its end; done.json says that it is."""
@@ -388,18 +435,18 @@ class Session:
 
     def _commit(self, cycle: int) -> dict[str, Any]:
         """What follows from done.json, by whichever process wrote it; again is harmless. The cycle's metrics."""
-        done = self.run_dir.read_json(self._done_name(cycle))
+        done = need_done(self.run_dir, cycle)
         self.run_dir.append_metrics(done["metrics"])
         self._forget(cycle, self._tables_of(cycle))
         return done["metrics"]
 
     def _tables_of(self, cycle: int) -> set[str]:
         """Prior tables that a finished cycle needs should it be trained again: what it began with, was guided by, and left."""
-        done = self.run_dir.read_json(self._done_name(cycle))
+        done = need_done(self.run_dir, cycle)
         return {done["prior"], done["prior_in_training"], self._prior_before(cycle)}
 
     def _prior_before(self, cycle: int) -> str:
-        return "" if cycle == 0 else self.run_dir.read_json(self._done_name(cycle - 1))["prior"]
+        return "" if cycle == 0 else need_done(self.run_dir, cycle - 1)["prior"]
 
     def _train(self, cycle: int) -> None:
         """USB's training of a cycle on `self.pool`, from its latest checkpoint if there is one."""
@@ -411,8 +458,13 @@ class Session:
         self._has_model = False
         self.logged.clear()
         self.prior_log.replace([])
-        active, pseudo = self.config.active, load_artifact(self._pseudo_path(cycle))
-        split = make_split(self.training_pool(), active.validation, self.config.usb["include_lb_to_ulb"], self.seed, pseudo)
+        active, pseudo = self.config.active, self._load_pseudo_labels(cycle)
+        include, pool = self.config.usb["include_lb_to_ulb"], self.training_pool()
+        split = make_split(pool, active.validation, include, self.seed, pseudo, self.is_stratified)
+        lost = [self.dataset.class_names[label] for label in classes_without_training(pool, split)]
+        if lost:
+            way_out = f"give more labels, or a smaller `validation` than {active.validation:g}"
+            logger.warning("cycle %d: no label left to train on, all held out, of the classes %s; %s", cycle, name_some(lost, 20), way_out)
         self.trainer.prepare(cycle, split)
         if resumed:
             self.trainer.load_model(str(checkpoint))
@@ -426,15 +478,16 @@ class Session:
         """Have the finished training of a cycle in memory, as it was when it ended: from its checkpoint, or trained again."""
         if self._in_memory == cycle:
             return
+        rows = need_start(self.run_dir, cycle)["journal_rows"]
         if not (self.run_dir.cycle_path(cycle) / "latest_model.pth").exists():
             logger.warning("cycle %d: its checkpoint is gone, and the next step needs that model: it is trained again", cycle)
             self._load_states_before_training(cycle)
         here, pool = self.cycle, self.pool
-        self._replay(self.run_dir.read_json(self._start_name(cycle))["journal_rows"])
+        self._replay(rows)
         self.cycle = cycle
         self._train(cycle)
         self.states.load(cycle, "training")
-        self.load_prior(self.run_dir.read_json(self._done_name(cycle))["prior"])
+        self.load_prior(need_done(self.run_dir, cycle)["prior"])
         self.cycle, self.pool = here, pool
         self._load_states_before_training(here)
 
@@ -455,7 +508,7 @@ class Session:
 
     def _load_states_before_training(self, cycle: int) -> None:
         """The plugins as they were when the last step before the cycle's training was committed, if any was."""
-        if self.run_dir.read_json(self._start_name(cycle)) is not None:
+        if read_start(self.run_dir, cycle) is not None:
             self.states.load(cycle, "answers")
         elif self.run_dir.query(cycle) is not None:
             self.states.load(cycle, "query")
@@ -490,7 +543,7 @@ class Session:
 
     def load_prior(self, name: str) -> None:
         """Take the prior table of this name, "" for none."""
-        self.prior.load(name, len(self.dataset))
+        self.prior.load(name, len(self.dataset), self.dataset.num_classes)
 
 
 def progress_line(record: dict[str, Any]) -> str:

@@ -29,11 +29,12 @@ class InitialWeights:
         self._folder = folder
         self._made: Pretrained | None = None
 
-    def pretrain(self, device: torch.device) -> None:
-        """Run the pretrainer, or take what it made earlier."""
+    def pretrain(self, device: torch.device, run_id: str | None = None) -> None:
+        """Run the pretrainer, or take what it made earlier for the run of this number."""
         if self._pretrainer is not None:
-            made = run_once(self._pretrainer, self._fresh, self._classifier_keys, self._dataset, self._folder, self._seed, device)
-            self._made = made
+            self._made = run_once(
+                self._pretrainer, self._fresh, self._classifier_keys, self._dataset, self._folder, self._seed, device, run_id
+            )
 
     def build(self) -> torch.nn.Module:
         """A network with its initial weights."""

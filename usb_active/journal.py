@@ -56,6 +56,11 @@ def read_journal(path: Path) -> list[LabelRow]:
     return _decode_rows(path, whole)
 
 
+def whole_rows(path: Path) -> bytes:
+    """The header and all rows, without a torn last one, as they are in the file; empty without a file."""
+    return _split(path, read_bytes(path) or b"")[0]
+
+
 def drop_torn_row(path: Path) -> int:
     """Cut off what a killed writer left, with a warning. Gives the good length, 0 if there is none."""
     whole, torn = _split(path, read_bytes(path) or b"")

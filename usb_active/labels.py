@@ -13,8 +13,10 @@ from typing import TextIO
 from usb_active.answer_files import read_answers
 from usb_active.answers import CORRECTION, merge_answers
 from usb_active.errors import UsageError, nearest, plain, printable
+from usb_active.journal_checks import check_labels, find_edits
 from usb_active.oracle import Query
 from usb_active.paths import nfc
+from usb_active.records import read_accepted
 from usb_active.run_dir import LABELED, SKIPPED, LabelRow, RunDir, utc_now
 from usb_active.sample_keys import KeyFinder
 from usb_active.spreadsheet import text_cell
@@ -36,15 +38,7 @@ class Asked:
     corrections: int
 
 
-def queries(run: RunDir) -> list[Query]:
-    """All queries of a run so far."""
-    found: list[Query] = []
-    while (query := run.query(len(found))) is not None:
-        found.append(query)
-    return found
-
-
-def asked_samples(run: RunDir) -> list[Asked]:
+def asked_samples(run: RunDir, queries: Sequence[Query]) -> list[Asked]:
     """Every sample asked for or labelled, by cycle; the last row of a sample counts."""
     rows: dict[int, list[LabelRow]] = {}
     for row in run.rows():
@@ -52,7 +46,7 @@ def asked_samples(run: RunDir) -> list[Asked]:
     # A query knows better than a row who asked: the row may be a correction.
     methods = {}
     samples = []
-    for query in queries(run):
+    for query in queries:
         for index, key in zip(query.idx.tolist(), query.keys, strict=True):
             methods[index] = query.acquisition
             if index not in rows:
@@ -72,7 +66,8 @@ def show(path: Path, out: TextIO) -> None:
         UsageError: no run at `path`, or a damaged one.
     """
     run = RunDir.read(path)
-    samples = asked_samples(run)
+    queries = check_labels(run)
+    samples = asked_samples(run, queries)
     if not samples:
         print(f"{path}: nothing has been asked yet", file=out)
         return
@@ -83,7 +78,7 @@ def show(path: Path, out: TextIO) -> None:
     _print_table(rows, out)
     labeled = Counter(sample.label for sample in samples if sample.status == LABELED)
     # Classes without a label are shown too: that is what one wants to see.
-    names = dict.fromkeys([*(name for query in queries(run) for name in query.class_names), *labeled])
+    names = dict.fromkeys([*(name for query in queries for name in query.class_names), *labeled])
     print(file=out)
     _print_table([("class", LABELED), *((name, str(labeled[name])) for name in names)], out)
     corrected = sum(sample.corrections > 0 for sample in samples)
@@ -113,7 +108,8 @@ def write_csv(path: Path, out: TextIO) -> None:
     """Print every sample that was asked for or labelled, one a row, as it stands now."""
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["cycle", "index", "key", "label", "status", "acquisition", "time"])
-    for sample in asked_samples(RunDir.read(path)):
+    run = RunDir.read(path)
+    for sample in asked_samples(run, check_labels(run)):
         key, label, acquisition = map(text_cell, (sample.key, sample.label, sample.acquisition))
         writer.writerow([sample.cycle, sample.index, key, label, sample.status, acquisition, sample.time])
 
@@ -129,26 +125,27 @@ def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: T
     """
     config = RunDir.read(path).config
     with RunDir.open(path, config) as run:
-        samples = asked_samples(run)
+        queries = check_labels(run)
+        samples = asked_samples(run, queries)
         known = _Known(samples)
-        classes = {name for query in queries(run) for name in query.class_names} | {sample.label for sample in samples} - {""}
+        classes = {name for query in queries for name in query.class_names} | {sample.label for sample in samples} - {""}
         wanted = [_parse(text, known, classes) for text in corrections] + [(known[key], "") for key in skips]
         changed = [(sample, label) for sample, label in wanted if _standing(sample) != (label or SKIPPED)]
         rows = [
             LabelRow(sample.cycle, sample.index, sample.key, label, LABELED if label else SKIPPED, CORRECTION, utc_now())
             for sample, label in changed
         ]
-        run.append_rows([*_said_before(run, {sample.index for sample, _ in changed}), *rows])
+        run.append_rows([*_said_before(run, queries, {sample.index for sample, _ in changed}), *rows])
     for sample, label in wanted:
         old, new = _standing(sample), label or SKIPPED
         print(plain(f"{sample.key}: {old}, unchanged" if old == new else f"{sample.key}: {old} -> {new}"), file=out)
 
 
-def _said_before(run: RunDir, idx: set[int]) -> list[LabelRow]:
+def _said_before(run: RunDir, queries: Sequence[Query], idx: set[int]) -> list[LabelRow]:
     """What people wrote of these samples into the queries' files and no run has taken yet: it came before the correction, and must not
     be taken for an answer that came after it."""
     rows = []
-    for query in queries(run):
+    for query in queries:
         try:
             found = read_answers(run.path, query)
         except UsageError:
@@ -161,6 +158,26 @@ def _said_before(run: RunDir, idx: set[int]) -> list[LabelRow]:
             LabelRow(query.cycle, index, keys[index], label, LABELED if label else SKIPPED, query.acquisition, now) for index, label in news
         ]
     return rows
+
+
+def accept_edits(path: Path, out: TextIO) -> None:
+    """Take labels.csv as it is, though rows that cycles began with were changed: accepted.json says from now on that it was meant.
+
+    Raises:
+        UsageError: rows are missing or damaged, or name what does not exist; nothing is accepted then.
+    """
+    with RunDir.open(path, RunDir.read(path).config, check_labels=False) as run:
+        edits = find_edits(run, utc_now())
+        if edits:
+            run.write_json("accepted.json", {"edits": [*read_accepted(run), *edits]})
+    if not edits:
+        print(f"{path / 'labels.csv'}: nothing to accept: the rows are as they were when cycles began with them", file=out)
+        return
+    for line in dict.fromkeys(line for edit in edits for line in edit["lines"]):
+        print(line, file=out)
+    trained = ", ".join(str(edit["cycle"]) for edit in edits)
+    print(f"accepted; what cycle {trained} trained before stays as it is, the next training takes the rows as they are now", file=out)
+    print("an oracle that still answers otherwise is taken at its word: --set corrects a label against it", file=out)
 
 
 def _standing(sample: Asked) -> str:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from usb_active.checkpoint import read_checkpoint
+from usb_active.checkpoint import must_fit, read_cycle_checkpoint
 
 if TYPE_CHECKING:
     from usb_active.experiment import Session
+
+_REMEDY = "restore it from a copy, or remove both checkpoints of its folder to repeat this cycle's training"
 
 
 def training_record(session: Session, cycle: int) -> dict[str, Any]:
@@ -19,7 +21,8 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
     `accuracy` is the last EMA model's (on the test set, else on held-out labels). `best_accuracy` is the best of all
     evaluations on the test set: chosen on what it is measured on, so it flatters. With `validation`, `selected_accuracy`
     is the test accuracy of the checkpoint that the held-out labels chose. `num_labels` are those trained on (held-out ones included);
-    an algorithm that trains on all known ones has `num_asked` beside them.
+    an algorithm that trains on all known ones has `num_asked` beside them. `class_counts` are of the labels that were trained on, and
+    `validation_class_counts` of those held out (in runs that began with version 0.1.0, `class_counts` are of both).
     """
     trainer, pool = session.trainer, session.training_pool()
     last, num_classes = trainer.evaluation, session.dataset.num_classes
@@ -38,7 +41,7 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
         "validation_accuracy": last.get("validation/top-1-acc"),
         "selected_accuracy": _selected_accuracy(session, cycle),
         "evaluated_on": {"eval": "test", "validation": "validation"}[split] if last else "none",
-        "class_counts": pool.class_counts(num_classes).tolist(),
+        **_class_counts(session),
         "selected_class_counts": np.bincount(queried, minlength=num_classes).tolist(),
         "acquisition": meta["acquisition"],
         "acquisition_seconds": None if meta["seconds"] is None else round(meta["seconds"], 4),
@@ -47,11 +50,22 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
     }
 
 
+def _class_counts(session: Session) -> dict[str, list[int]]:
+    counts = session.pool.class_counts(session.dataset.num_classes)
+    if not session.config.active.validation or not session.is_stratified:
+        return {"class_counts": counts.tolist()}
+    held = np.bincount(session.pool.labels[session.held_out()], minlength=len(counts))
+    return {"class_counts": (counts - held).tolist(), "validation_class_counts": held.tolist()}
+
+
 def _selected_accuracy(session: Session, cycle: int) -> float | None:
     """Test accuracy of the checkpoint chosen on held-out labels; the live model is not touched."""
     trainer = session.trainer
     if "validation/top-1-acc" not in trainer.evaluation or "eval/top-1-acc" not in trainer.evaluation:
         return None
     chosen = copy.deepcopy(trainer.ema_model)
-    chosen.load_state_dict(read_checkpoint(session.run_dir.cycle_path(cycle) / "model_best.pth")["ema_model"])
+    path = session.run_dir.cycle_path(cycle) / "model_best.pth"
+    weights = read_cycle_checkpoint(path, session.owner(cycle), _REMEDY)["ema_model"]
+    with must_fit(path, "weights", _REMEDY):
+        chosen.load_state_dict(weights)
     return trainer.score(chosen, "eval")["eval/top-1-acc"]

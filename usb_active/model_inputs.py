@@ -8,8 +8,9 @@ from typing import Any
 from usb_active.config import RunConfig
 from usb_active.datasets import Dataset, ImageDataset
 from usb_active.image_reading import AS_USUAL, Reading
+from usb_active.records import read_dataset
 from usb_active.run_dir import RunDir
-from usb_active.run_format import read_pinned, run_format
+from usb_active.run_format import run_format
 from usb_active.setup import build_dataset, check_pinned
 
 
@@ -31,7 +32,7 @@ def model_inputs(run: RunDir, config: RunConfig) -> ModelInputs:
     Raises:
         UsageError: the data set has to be asked, and is not there.
     """
-    cls, pinned = config.dataset.cls, read_pinned(run) or {}
+    cls, pinned = config.dataset.cls, read_dataset(run) or {}
     images = issubclass(cls, ImageDataset)
     number = run_format(run)
     reading = cls.reading(config.dataset.config, number) if images else Reading.of_run(number)

@@ -5,6 +5,7 @@ Dimension letters: N pool, M candidates, U unlabelled, L labelled, C classes.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ class Pool:
         queryable: (N,) bool, whether anyone may be asked. labels: (N,) int64 class indices, -1 none.
         skipped: (N,) bool, refused by the oracle. pending: (N,) bool, asked and not answered.
         round: (N,) int32, the query's cycle that brought the label, -1 none.
+        first_label, first_cycle: (N,) the first label that a sample ever got, whatever became of it, and the first cycle that could
+            train on it; -1 none. They never change again.
     """
 
     def __init__(self, queryable: np.ndarray):
@@ -34,10 +37,17 @@ class Pool:
         self.skipped = np.zeros(size, dtype=bool)
         self.pending = np.zeros(size, dtype=bool)
         self.round = np.full(size, -1, dtype=np.int32)
+        self.first_label = np.full(size, -1, dtype=np.int64)
+        self.first_cycle = np.full(size, -1, dtype=np.int32)
 
     @classmethod
-    def from_rows(cls, rows: Iterable[LabelRow], queryable: np.ndarray, class_names: Sequence[str]) -> Pool:
+    def from_rows(
+        cls, rows: Iterable[LabelRow], queryable: np.ndarray, class_names: Sequence[str], starts: Sequence[int] = ()
+    ) -> Pool:
         """The pool after these rows of the journal, in their order: the last row of a sample counts.
+
+        Args:
+            starts: how many rows there were when cycle 0, 1, … began.
 
         Raises:
             UsageError: no such sample or no such class; names the line of labels.csv.
@@ -51,6 +61,9 @@ class Pool:
                 pool._refuse(row.index)
             elif row.label in classes:
                 pool._label(row.index, classes[row.label], row.cycle)
+                if pool.first_label[row.index] < 0:
+                    pool.first_label[row.index] = classes[row.label]
+                    pool.first_cycle[row.index] = bisect_right(starts, line - 2)
             else:
                 hint = nearest(row.label, classes)
                 raise UsageError(f"labels.csv:{line}: unknown class '{printable(row.label)}'{hint}")
@@ -84,6 +97,8 @@ class Pool:
         if (labels < 0).any():
             raise UsageError(f"pool.set_labels: negative labels of samples {name_some(idx[labels < 0])}")
         self._label(idx, labels, cycle)
+        new = idx[self.first_label[idx] < 0]
+        self.first_label[new], self.first_cycle[new] = self.labels[new], cycle
 
     def skip(self, idx: np.ndarray) -> None:
         """The oracle refuses samples idx (K,): never asked again. A label they had is taken back."""
@@ -97,7 +112,7 @@ class Pool:
     def grow(self, queryable: np.ndarray) -> None:
         """Add samples at the end; `queryable` (K,) bool is that of the new ones only."""
         new = Pool(queryable)
-        for name in ("queryable", "labels", "skipped", "pending", "round"):
+        for name in ("queryable", "labels", "skipped", "pending", "round", "first_label", "first_cycle"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(new, name)]))
 
     def class_counts(self, num_classes: int) -> np.ndarray:

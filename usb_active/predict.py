@@ -16,8 +16,10 @@ from usb_active.config import RunConfig, load_config
 from usb_active.errors import UsageError
 from usb_active.image_depth import describe_depth
 from usb_active.image_files import folder_images
+from usb_active.journal_checks import check_labels
 from usb_active.model_inputs import ModelInputs, inputs_of, model_inputs
 from usb_active.pool import Pool
+from usb_active.records import finished_trainings
 from usb_active.run_dir import RunDir
 from usb_active.setup import build_dataset, check_pinned, make
 from usb_active.spreadsheet import text_cell
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger("usb_active")
+
+_REMEDY = "restore it from a copy"
 COLUMNS = ("key", "class", "probability")
 
 
@@ -49,9 +53,13 @@ def predict(path: Path, data: Path | None, out: TextIO, *, trusted: bool = False
     checkpoint = final_checkpoint(run)
     keys, samples, idx, inputs = _pool_rest(run, config) if data is None else _folder(data, run, config)
     # Imported late: it takes seconds, and mistakes should be told before.
-    from usb_active.checkpoint import read_checkpoint
+    from usb_active.checkpoint import Owner, must_fit, read_cycle_checkpoint
 
-    model = _build_model(config, inputs, read_checkpoint(checkpoint)["ema_model"])
+    cycle = int(checkpoint.parent.name.removeprefix("cycle_"))
+    owner = Owner(run.run_id, cycle, config.usb["algorithm"])
+    weights = read_cycle_checkpoint(checkpoint, owner, _REMEDY)["ema_model"]
+    with must_fit(checkpoint, "weights", _REMEDY):
+        model = _build_model(config, inputs, weights)
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for rows, probs in _with_progress(_probabilities(config, model, samples, idx), len(idx)):
@@ -65,12 +73,14 @@ def final_checkpoint(run: RunDir) -> Path:
     Raises:
         UsageError: no cycle is finished, or the checkpoints are gone.
     """
-    finished = run.metrics()
+    finished = finished_trainings(run)
+    if not finished and any(run.path.glob("cycle_*/done.json")):
+        raise UsageError(f"{run.path / 'metrics.jsonl'} is gone or empty; usb-active run with the run's YAML writes it again")
     if not finished:
         raise UsageError(f"{run.path}: no cycle has been finished yet, so there is no model to predict with")
     paths = []
     for record in reversed(finished):
-        name = "latest_model.pth" if record["validation_accuracy"] is None else "model_best.pth"
+        name = "latest_model.pth" if record.get("validation_accuracy") is None else "model_best.pth"
         paths.append(run.cycle_path(record["cycle"]) / name)
         if paths[-1].is_file():
             return paths[-1]
@@ -79,6 +89,7 @@ def final_checkpoint(run: RunDir) -> Path:
 
 def _pool_rest(run: RunDir, config: RunConfig) -> tuple[Sequence[str], Any, np.ndarray, ModelInputs]:
     """Keys, samples, the dataset indices that have no label, and what the model takes."""
+    check_labels(run)
     try:
         dataset = build_dataset(config, run)
     except UsageError as error:

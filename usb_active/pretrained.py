@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from usb_active.artifacts import load_array, save_artifact
-from usb_active.checkpoint import read_checkpoint, write_checkpoint
+from usb_active.artifacts import check_array, load_array, save_artifact
+from usb_active.checkpoint import REPEAT_PRETRAINING, Owner, read_checkpoint, write_checkpoint
+from usb_active.divergence import check_finite_states
 from usb_active.errors import UsageError, name_some
 from usb_active.pretraining import Pretrained, Pretrainer
 from usb_active.randomness import generator, global_generators_kept, seeded_globals
@@ -30,9 +31,13 @@ def run_once(
     folder: Path,
     seed: int,
     device: torch.device,
+    run_id: str | None = None,
 ) -> Pretrained:
-    """The result of a pretrainer: from `folder`, or made now, checked and kept there. `classifier()` gives `classifier_keys`."""
-    kept = folder / "pretrained.pth"
+    """The result of a pretrainer: from `folder`, or made now, checked and kept there, as the run's of this number.
+
+    `classifier()` gives `classifier_keys`.
+    """
+    kept, owner = folder / "pretrained.pth", Owner(run_id)
     if not kept.exists():
         scratch = folder / "scratch"
         make_folder(scratch)
@@ -42,9 +47,17 @@ def run_once(
         if made.features is not None:
             save_artifact(folder / "features", np.asarray(made.features, dtype=np.float32))
         backbone = None if made.backbone is None else {name: value.cpu() for name, value in made.backbone.items()}
-        write_checkpoint(kept, {"backbone": backbone, "modules": {name: dict(state) for name, state in made.modules.items()}})
-    found, features = read_checkpoint(kept, "remove it to repeat the pretraining"), folder / "features.npy"
-    return Pretrained(found["backbone"], found["modules"], load_array(features) if features.exists() else None)
+        modules = {name: dict(state) for name, state in made.modules.items()}
+        write_checkpoint(kept, {"backbone": backbone, "modules": modules, **owner.stamp()})
+    found, features = read_checkpoint(kept, REPEAT_PRETRAINING, parts=("backbone", "modules")), folder / "features.npy"
+    owner.check(kept, found, REPEAT_PRETRAINING)
+    if not isinstance(found["backbone"], dict | None) or not isinstance(found["modules"], dict):
+        raise UsageError(f"{kept} is damaged (no weights in it); {REPEAT_PRETRAINING}")
+    made_features = None
+    if features.exists():
+        remedy = "restore it from a copy, or remove its folder to repeat the pretraining"
+        made_features = check_array(features, load_array(features), "f", (None, None), remedy)
+    return Pretrained(found["backbone"], found["modules"], made_features)
 
 
 def _check(
@@ -55,6 +68,7 @@ def _check(
         raise UsageError(f"{who}: run must return a Pretrained, got {type(made).__name__}")
     if made.backbone is not None:
         load_backbone(build_net(), made.backbone, classifier())
+    check_finite_states(who, {"backbone": made.backbone or {}, **made.modules})
     if made.features is not None:
         if np.ndim(made.features) != 2 or len(made.features) != size:
             raise UsageError(f"{who}: expected features of shape ({size}, D), got {np.shape(made.features)}")

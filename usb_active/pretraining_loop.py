@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from usb_active.checkpoint import read_checkpoint, write_checkpoint
+from usb_active.checkpoint import REPEAT_PRETRAINING, must_fit, read_checkpoint, write_checkpoint
+from usb_active.divergence import nonfinite_tensors
 from usb_active.durable import atomic_write, dump_json
-from usb_active.errors import UsageError
+from usb_active.errors import UsageError, name_some
 from usb_active.plugin import PluginConfig
 from usb_active.pretraining import Pretrained
 from usb_active.randomness import seed_globals, seeded_globals
@@ -92,10 +93,12 @@ class EpochTraining:
         """All epochs that are still to be trained; the network."""
         kept = scratch / f"{self.name}.pth"
         if kept.exists():
-            self.load_state_dict(read_checkpoint(kept, "remove it to repeat the pretraining"), kept)
+            parts = ("begun_with", "epoch", "net", "optimizer", "log")
+            self.load_state_dict(read_checkpoint(kept, REPEAT_PRETRAINING, parts), kept)
         while self.epoch < self.config.epochs:
             with seeded_globals(self.seed, *self.position):
                 line = self.train_epoch()
+            self._check_finite(line)
             self.epoch += 1
             self.log.append({"epoch": self.epoch, **line})
             # The checkpoint last: an epoch that is not in it is repeated, and its line written again.
@@ -105,6 +108,15 @@ class EpochTraining:
                 self.report(self.log[-1])
         # With the classifier, which no step has changed: whoever loads a backbone leaves that out.
         return Pretrained({name: value.cpu() for name, value in self.net.state_dict().items()})
+
+    def _check_finite(self, line: Mapping[str, Any]) -> None:
+        """Before the epoch is kept: the checkpoint of a diverged one would be gone on from for ever."""
+        if "loss" in line:
+            self.finite(line["loss"])
+        bad = nonfinite_tensors(self.net)
+        if bad:
+            advice = f"a smaller lr than {self.config.lr} may help (under another save_name: a run keeps its configuration)"
+            raise UsageError(f"{self.who}: diverged in epoch {self.epoch + 1}: weights that are not finite: {name_some(bad)}; {advice}")
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, between two epochs."""
@@ -122,7 +134,8 @@ class EpochTraining:
                 raise UsageError(
                     f"{self.who}: {path} was begun with {name}: {value}, now {now}; put it back, or remove the file to begin anew"
                 )
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        with must_fit(path, "weights", REPEAT_PRETRAINING):
+            self.net.load_state_dict(state["net"])
+            self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.log = state["epoch"], state["log"]
         self.load_own_state(state)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from usb_active.durable import atomic_write, dump_json, make_folder, parse_json, read_bytes
+from usb_active.records import PriorChanges, PriorMade, check_record
 
 FILE = "prior.jsonl"
 REMEDY = "remove it: nothing but what was logged of the prior is lost"
@@ -49,4 +50,9 @@ def read_prior_log(folder: Path) -> list[dict[str, Any]]:
     """The records in a cycle's folder, none where it has no file. UsageError names a damaged line."""
     path = folder / FILE
     lines = (read_bytes(path) or b"").splitlines()
-    return [parse_json(f"{path}:{number}", line, REMEDY) for number, line in enumerate(lines, start=1)]
+    return [_checked(f"{path}:{number}", line) for number, line in enumerate(lines, start=1)]
+
+
+def _checked(where: str, line: bytes) -> dict[str, Any]:
+    record = parse_json(where, line, REMEDY)
+    return check_record(PriorMade if isinstance(record, dict) and "when" in record else PriorChanges, where, record, REMEDY)

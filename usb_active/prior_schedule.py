@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from usb_active.artifacts import load_artifact, save_artifact
+from usb_active.artifacts import check_array, load_artifact, save_artifact
 from usb_active.errors import UsageError
 from usb_active.prior import Prior, PriorTable, When
 from usb_active.randomness import seeded_globals
@@ -15,6 +15,8 @@ from usb_active.randomness import seeded_globals
 if TYPE_CHECKING:
     from usb_active.config import PriorSettings
     from usb_active.view import PoolView
+
+_REMEDY = "restore it from a copy, or remove the checkpoint that needs it to repeat this cycle's training"
 
 
 class PriorSchedule:
@@ -67,15 +69,28 @@ class PriorSchedule:
         save_artifact(self._folder / self.file, table.probs)
         return True
 
-    def load(self, name: str, num_samples: int) -> None:
-        """Take the table of this name, "" for none. Samples that joined the pool since it was made have no prior."""
+    def load(self, name: str, num_samples: int, num_classes: int | None = None) -> None:
+        """Take the table of this name, "" for none. Samples that joined the pool since it was made have no prior.
+
+        Raises:
+            UsageError: the file is gone or damaged; names it.
+        """
         self.file = name
         probs: Any = load_artifact(self._folder / name) if name else None
         if name and probs is None:
             raise UsageError(f"{self._folder / name}.npy is gone; the checkpoint needs this prior")
-        if probs is not None and len(probs) < num_samples:
+        self.table = None if probs is None else self._read(self._folder / f"{name}.npy", probs, num_samples, num_classes)
+
+    def _read(self, path: Path, probs: Any, num_samples: int, num_classes: int | None) -> PriorTable:
+        check_array(path, probs, "f", (None, num_classes), _REMEDY)
+        if len(probs) > num_samples:
+            raise UsageError(f"{path} is damaged ({len(probs)} rows for {num_samples} samples); {_REMEDY}")
+        if len(probs) < num_samples:
             probs = np.pad(probs, ((0, num_samples - len(probs)), (0, 0)))
-        self.table = None if probs is None else PriorTable(probs)
+        try:
+            return PriorTable(probs)
+        except UsageError as error:
+            raise UsageError(f"{path} is damaged ({error}); {_REMEDY}") from error
 
     def outdated(self, cycles: range, tables: set[str]) -> list[Path]:
         """Files of the tables made in these cycles, but for those named."""

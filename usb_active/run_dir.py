@@ -37,7 +37,9 @@ from usb_active.journal import (
     read_journal,
     utc_now,
 )
+from usb_active.journal_checks import check_prefix
 from usb_active.oracle import Query
+from usb_active.records import METRICS_REMEDY, ConfigRecord, MetricsLine, check_record, read_dataset
 from usb_active.yaml_input import parse_yaml
 
 __all__ = ["LABELED", "SKIPPED", "LabelRow", "RunDir", "atomic_write", "differences", "read_query", "utc_now"]
@@ -59,13 +61,14 @@ class RunDir:
         self._is_new = False
 
     @classmethod
-    def open(cls, path: str | Path, config: dict, *, free_keys: Collection[str] = ()) -> RunDir:
+    def open(cls, path: str | Path, config: dict, *, free_keys: Collection[str] = (), check_labels: bool = True) -> RunDir:
         """Create the run, or resume it.
 
         Args:
             path: the directory; made if it is missing.
             config: the resolved configuration, plain YAML values.
             free_keys: dotted keys that may differ, with all below them, from those the run was started with.
+            check_labels: refuse a journal whose rows are not as they were when a cycle began to train on them.
 
         Raises:
             UsageError: another process uses it; a different configuration (its keys are shown, old -> new); a
@@ -78,6 +81,9 @@ class RunDir:
         try:
             remove_leftovers(path)
             run._settle_config(config, free_keys)
+            # Before anything is cut off: a row that a cycle was trained on is not torn, it was altered.
+            if check_labels:
+                check_prefix(run)
             drop_torn_row(run._journal)
         except BaseException:
             run.close()
@@ -136,7 +142,7 @@ class RunDir:
             raise UsageError(f"{path} is damaged ({error}); restore it from a copy") from error
         if not isinstance(config, dict):
             raise UsageError(f"{path} is damaged (no mapping in it); restore it from a copy")
-        return config
+        return check_record(ConfigRecord, path, config, "restore it from a copy")
 
     def _settle_config(self, config: dict, free_keys: Collection[str]) -> None:
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
@@ -219,11 +225,16 @@ class RunDir:
         text = json.dumps(keys, separators=("\n", ":"))[1:-1] + ("\n" if keys else "")
         atomic_write(self.path / "keys.txt", lambda file: file.write(text.encode("ascii")))
 
+    @property
+    def run_id(self) -> str | None:
+        """The number by which files of this run are told from those of others; None in runs that began without."""
+        return (read_dataset(self) or {}).get("run")
+
     # Queries
 
-    def query(self, cycle: int) -> Query | None:
-        """The query of a cycle, None if there is none yet. UsageError names a damaged file."""
-        return read_query(self.path, cycle)
+    def query(self, cycle: int, *, probs: bool = True) -> Query | None:
+        """The query of a cycle, None if there is none yet. UsageError names a damaged file. `probs` as in `read_query`."""
+        return read_query(self.path, cycle, probs=probs)
 
     def save_query(self, query: Query) -> None:
         """Put the picks on disk, durably, before anyone is asked. Again with the same picks: nothing happens.
@@ -289,11 +300,9 @@ class RunDir:
         if torn:
             logger.warning("%s: the last line is torn and left out: %r", path, torn)
         found: dict[int, dict] = {}
-        remedy = "done.json of its cycle holds the same line"
         for number, line in enumerate(lines, start=1):
-            record = parse_json(f"{path}:{number}", line, remedy)
-            if not isinstance(record, dict) or type(record.get("cycle")) is not int:
-                raise UsageError(f"{path}:{number} is damaged (no object with a cycle); {remedy}")
+            record = parse_json(f"{path}:{number}", line, METRICS_REMEDY)
+            check_record(MetricsLine, f"{path}:{number}", record, METRICS_REMEDY)
             found[record["cycle"]] = record
         return [found[cycle] for cycle in sorted(found)]
 
@@ -451,7 +460,7 @@ def _read_probs(run_path: Path, cycle: int, shape: tuple[int, int]) -> np.ndarra
         probs = np.load(path, mmap_mode="r", allow_pickle=False)
         if probs.shape != shape:
             raise ValueError(f"shape {probs.shape}, must be {shape}")
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # whatever a damaged file provokes: its header is a Python literal
         beside = _query_path(run_path, cycle, ".json").name
         remedy = f'restore it, or set "probs" to false in {beside} to do without suggestions'
         raise UsageError(f"{path} is damaged or missing ({error}); {remedy}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ from usb_active.config import FREE_KEYS, RunConfig, check_against_pool
 from usb_active.datasets import Dataset, DatasetOptions, ImageDataset
 from usb_active.errors import UsageError, name_some
 from usb_active.paths import nfc
+from usb_active.records import read_dataset
 from usb_active.run_dir import RunDir, check_reopening
-from usb_active.run_format import PINNED_FILE, read_pinned, run_format
+from usb_active.run_format import PINNED_FILE, run_format
 from usb_active.upper_bound import check_upper_bound
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def build_dataset(config: RunConfig, run: RunDir | None = None) -> Dataset:
     options = DatasetOptions(Path(usb["data_dir"]), usb["img_size"], usb["crop_ratio"], usb["num_classes"])
     if run is not None:
         # Files that have come since may be of another size: the data set is not to choose again.
-        size = options.img_size or (read_pinned(run) or {}).get("img_size")
+        size = options.img_size or (read_dataset(run) or {}).get("img_size")
         options = replace(options, img_size=size, run_format=run_format(run))
     # The name is set on the class's instance before `prepare` runs, for its messages.
     cls = config.dataset.cls
@@ -127,15 +129,16 @@ def check_directory(config: RunConfig) -> None:
 
 def pin(run_dir: RunDir, dataset: Dataset) -> None:
     """Keep what a data set may choose by what lies in its folder, which may grow, but has to hold for the whole run."""
-    if read_pinned(run_dir) is None:
+    if read_dataset(run_dir) is None:
         logger.info("%d samples, %d classes, img_size %d", len(dataset), dataset.num_classes, dataset.img_size)
-        record = {"format": dataset.options.run_format, **_pinned(dataset), **normalization(dataset)}
-        run_dir.write_json(PINNED_FILE, record)
+        # By its number a checkpoint is told from those of other runs.
+        began_with = {"format": dataset.options.run_format, "run": secrets.token_hex(8), **_pinned(dataset), **normalization(dataset)}
+        run_dir.write_json(PINNED_FILE, began_with)
 
 
 def check_pinned(run_dir: RunDir, dataset: Dataset) -> None:
     """UsageError when image size, channels or classes are not those the run began with; names the key that brings them back."""
-    before = read_pinned(run_dir) or {}
+    before = read_dataset(run_dir) or {}
     for name, now in _pinned(dataset).items():
         then = before.get(name, now)
         if then == now:

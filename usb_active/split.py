@@ -37,19 +37,25 @@ def provisional_split(num_samples: int) -> Split:
 
 
 def make_split(
-    pool: Pool, validation: float, include_labeled: bool, seed: int, pseudo: Mapping[str, np.ndarray] | None = None
+    pool: Pool,
+    validation: float,
+    include_labeled: bool,
+    seed: int,
+    pseudo: Mapping[str, np.ndarray] | None = None,
+    stratified: bool = False,
 ) -> Split:
     """Split the pool.
 
     Args:
         pool: the labels as they stood.
-        validation: share of every round's labels that is held out; a sample once held out stays so, unless late
-            answers join its round.
+        validation: share of every round's labels that is held out; a sample once held out stays so (without `stratified`, unless
+            late answers join its round).
         include_labeled: whether labelled samples are in the unlabelled stream too (held-out ones never are: they would
             be seen in training).
         pseudo: `idx` (P,) and `labels` (P,) that join the labelled stream; a human's label wins.
+        stratified: as for `held_out`.
     """
-    held = held_out(pool, validation, seed)
+    held = held_out(pool, validation, seed, stratified)
     labeled = np.setdiff1d(pool.labeled, held)
     if len(labeled) == 0:
         raise UsageError("there is no labelled sample to train on")
@@ -64,11 +70,17 @@ def make_split(
     return Split(labeled, labels[labeled], unlabeled, held, pool.labels[held])
 
 
-def held_out(pool: Pool, share: float, seed: int) -> np.ndarray:
-    """(V,) sorted: of every round's labels the share with the lowest draw; the draw belongs to (seed, sample)."""
+def held_out(pool: Pool, share: float, seed: int, stratified: bool = False) -> np.ndarray:
+    """(V,) sorted: of every round's labels the share with the lowest draw; the draw belongs to (seed, sample).
+
+    Args:
+        stratified: by class, as runs are split since format 2 (`usb_active.run_format`).
+    """
     if share == 0:
         return NOBODY
     draws = generator(seed, "validation").random(len(pool))
+    if stratified:
+        return _stratified(pool, share, draws)
     held, labels_so_far, held_so_far = [NOBODY], 0, 0
     for number in np.unique(pool.round[pool.labeled]):
         members = np.flatnonzero((pool.round == number) & (pool.labels >= 0))
@@ -78,3 +90,45 @@ def held_out(pool: Pool, share: float, seed: int) -> np.ndarray:
         held.append(members[np.argsort(draws[members], kind="stable")][:count])
         held_so_far += len(held[-1])
     return np.sort(np.concatenate(held))
+
+
+def _stratified(pool: Pool, share: float, draws: np.ndarray) -> np.ndarray:
+    """(V,) sorted: the share of the labels, divided among the classes by largest remainders, over all rounds so far.
+
+    A class keeps a training label as long as any class has another to give. A round is what a cycle trains on for the first time,
+    a class the first one that a sample was given: neither late answers nor corrections move anyone across.
+    """
+    seen = np.zeros(pool.first_label.max(initial=0) + 1, dtype=np.int64)
+    taken = np.zeros_like(seen)
+    held = [NOBODY]
+    for cycle in np.unique(pool.first_cycle[pool.first_label >= 0]):
+        members = np.flatnonzero((pool.first_label >= 0) & (pool.first_cycle == cycle))
+        members = members[np.argsort(draws[members], kind="stable")]
+        classes = pool.first_label[members]
+        seen += np.bincount(classes, minlength=len(seen))
+        count = int(share * seen.sum() + 0.5) - int(taken.sum())
+        place = _places(classes)
+        # What a class is owed, less what those before in the same class have of it.
+        owed = share * seen[classes] - taken[classes] - place
+        is_last = place >= seen[classes] - taken[classes] - 1
+        chosen = np.lexsort((np.arange(len(members)), -owed, is_last))[:count]
+        held.append(members[chosen])
+        taken += np.bincount(classes[chosen], minlength=len(seen))
+    found = np.sort(np.concatenate(held))
+    # Someone may have been refused since.
+    return found[pool.labels[found] >= 0]
+
+
+def _places(classes: np.ndarray) -> np.ndarray:
+    """(M,) how many of the same class come before each: 0, 0, 1, 0 for classes 3, 5, 3, 7."""
+    order = np.argsort(classes, kind="stable")
+    ordered = classes[order]
+    first = np.searchsorted(ordered, ordered)
+    places = np.empty(len(classes), dtype=np.int64)
+    places[order] = np.arange(len(classes)) - first
+    return places
+
+
+def classes_without_training(pool: Pool, split: Split) -> np.ndarray:
+    """Class indices that have labels, all of them held out."""
+    return np.setdiff1d(pool.labels[pool.labeled], split.labels)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usb_active.arrays import nonfinite_rows
-from usb_active.artifacts import load_artifact, save_artifact
+from usb_active.artifacts import load_artifact, new_map, save_artifact
 from usb_active.errors import UsageError, name_some
 from usb_active.randomness import generator
 from usb_active.run_dir import make_folder
@@ -132,8 +132,7 @@ class PoolView:
             return np.empty(shape, dtype=np.float32)
         # Without the step: the last pass of a kind is enough, and a map of an earlier one keeps its own data.
         path = self.scratch / f"{self._role.partition('@')[0].replace('/', '_')}_{name}.npy"
-        path.unlink(missing_ok=True)
-        return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        return new_map(path, shape)
 
     # ------------------------------------------------------------------------------------------ the model
     @property

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from usb_active.errors import UsageError, name_some
+from usb_active.journal_checks import check_labels
+from usb_active.records import finished_trainings
 from usb_active.run_dir import RunDir
 
 # What a report calls an accuracy, by what it was evaluated on.
@@ -57,7 +59,9 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """The runs with metrics, each directory once, and a line for every one without."""
     unique = {Path(path).resolve(): Path(path) for path in paths}
     directories = {path: RunDir.read(path) for path in unique.values()}
-    runs = [Run(path, found, found.config, found.metrics()) for path, found in directories.items()]
+    for found in directories.values():
+        check_labels(found)
+    runs = [Run(path, found, found.config, finished_trainings(found)) for path, found in directories.items()]
     empty = [run.path for run in runs if not run.metrics]
     if len(empty) == len(runs):
         where = name_some(empty) if empty else "no run given"

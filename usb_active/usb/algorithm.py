@@ -17,9 +17,10 @@ from semilearn.core.utils import ALGORITHMS, TBLog
 from torch.utils.data import DataLoader
 
 from usb_active.acquisition import TrainingInfo
-from usb_active.checkpoint import read_checkpoint, write_checkpoint
+from usb_active.checkpoint import must_fit, read_cycle_checkpoint, write_checkpoint
 from usb_active.classification import evaluate
-from usb_active.errors import UsageError
+from usb_active.divergence import DivergenceWatch, advice, nonfinite_tensors
+from usb_active.errors import UsageError, name_some
 from usb_active.experiment import Session
 from usb_active.inference import evaluating
 from usb_active.randomness import seed_globals, seeded_globals
@@ -86,6 +87,7 @@ class ActiveMixin(DeviceMixin):
         self._plugin_hooks = {role: PluginHook(plugin) for role, plugin in self.session.plugins.items()}
         # Holds what the algorithm itself registers, as a plugin's hook holds what that does.
         self._own_hook = RegisteredState("active/algorithm")
+        self._watch = DivergenceWatch(self.device)
         self._capture = StepCapture(self.base_name, self._fields, self._hidden_modules())
         # USB prints from constructors; what matters is in the log.
         with contextlib.redirect_stdout(io.StringIO()), seeded_globals(self.session.seed, "construct"):
@@ -268,6 +270,7 @@ class ActiveMixin(DeviceMixin):
         self._capture.open()
         try:
             out_dict, log_dict = super().train_step(**inputs)
+            self._see_loss(out_dict)
             shown = self._observers or self._loss_adders
             batch = None
             if shown:
@@ -302,6 +305,7 @@ class ActiveMixin(DeviceMixin):
                 got = f"a tensor of shape {tuple(extra.shape)}" if isinstance(extra, torch.Tensor) else type(extra).__name__
                 raise UsageError(f"{name}: extra_loss must return a scalar tensor, got {got}")
             out_dict["loss"] = out_dict["loss"] + extra
+            self._see_loss(out_dict)
             log_dict[f"train/{name}_loss"] = float(extra.detach())
 
     def compute_prob(self, logits: torch.Tensor) -> torch.Tensor:
@@ -316,6 +320,45 @@ class ActiveMixin(DeviceMixin):
         dispatch = lambda **values: super(ActiveMixin, self).call_hook(fn_name, hook_name, **values)  # noqa: E731 — closure over the names
         return self.prior_seam.call(fn_name, dispatch, named)
 
+    # ------------------------------------------------------------------------------------------ divergence
+    def _see_loss(self, out_dict: Mapping[str, Any]) -> None:
+        if isinstance(out_dict.get("loss"), torch.Tensor):
+            self._watch.see(out_dict["loss"], self.it + 1)
+
+    def check_divergence(self, thoroughly: bool) -> None:
+        """Between two steps: UsageError when weights, buffers or EMA weights are not finite.
+
+        Args:
+            thoroughly: look at the weights in any case; else only where the loss of a step since the last look was not finite. Mixed
+                precision skips such a step, and all is well.
+        """
+        since = self._watch.first()
+        if since is None and not thoroughly:
+            return
+        found = self._nonfinite_weights()
+        if found:
+            seen = "" if since is None else f"the loss is not finite since step {since} of {self.num_train_iter}; "
+            raise UsageError(f"{self._diverged}: {seen}at step {self.it + 1}, {found}; {self._advice}")
+        self._watch.forget()
+
+    def _nonfinite_weights(self) -> str:
+        modules = {"the model": self.model, "the EMA model": self.ema_model}
+        for hook in self._state_hooks.values():
+            modules |= {f"{hook.name}: '{name}'": made for name, made in hook.registered.items() if isinstance(made, torch.nn.Module)}
+        for who, module in modules.items():
+            bad = nonfinite_tensors(module)
+            if bad:
+                return f"{len(bad)} of {len(module.state_dict())} tensors of {who} are not finite ({name_some(bad, 3)})"
+        return ""
+
+    @property
+    def _diverged(self) -> str:
+        return f"{self.session.run_dir.path}: the training of cycle {self.cycle} diverged and has no result"
+
+    @property
+    def _advice(self) -> str:
+        return advice(self.session.config.usb)
+
     # ------------------------------------------------------------------------------------------ evaluation and checkpoints
     @torch.no_grad()
     def evaluate(self, eval_dest: str = "eval", out_key: str = "logits", return_logits: bool = False) -> dict[str, Any]:
@@ -324,13 +367,17 @@ class ActiveMixin(DeviceMixin):
 
     @torch.no_grad()
     def score(self, model: torch.nn.Module, split: str, out_key: str = "logits", return_logits: bool = False) -> dict[str, Any]:
-        """Scores of a model on the split ("eval", "validation")."""
+        """Scores of a model on the split ("eval", "validation"). UsageError when its logits are not finite."""
         logits, targets = [], []
         with evaluating(model):
             for batch in self.loader_dict[split]:
                 logits.append(model(self.to_device(batch["x_lb"]))[out_key].float().cpu().numpy())
                 targets.append(batch["y_lb"].numpy())
         logits = np.concatenate(logits)
+        bad = int((~np.isfinite(logits)).any(axis=1).sum())
+        if bad:
+            where = {"eval": "the test set"}.get(split, f"the {split} set")
+            raise UsageError(f"{self._diverged}: the logits of {bad} of {len(logits)} samples of {where} are not finite; {self._advice}")
         scores = {f"{split}/{name}": value for name, value in evaluate(logits, np.concatenate(targets)).items()}
         return {**scores, f"{split}/logits": logits} if return_logits else scores
 
@@ -357,6 +404,7 @@ class ActiveMixin(DeviceMixin):
         elapsed = self.elapsed + time.perf_counter() - self._started
         return {
             **super().get_save_dict(),
+            **self.session.owner(self.cycle).stamp(),
             "best_eval_acc": float(self.best_eval_acc),
             "active": {
                 "cycle": self.cycle,
@@ -385,15 +433,21 @@ class ActiveMixin(DeviceMixin):
 
     def load_model(self, load_path: str) -> dict[str, Any]:
         """Go on from a checkpoint of this cycle. (A run finds its own; USB's train.py need not name one.)"""
-        checkpoint = read_checkpoint(Path(load_path))
-        self.model.load_state_dict(checkpoint["model"])
-        self.ema_model.load_state_dict(checkpoint["ema_model"])
-        # Empty when it was written without mixed precision on a GPU.
-        if checkpoint["loss_scaler"]:
-            self.loss_scaler.load_state_dict(checkpoint["loss_scaler"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(checkpoint["scheduler"])
+        path = Path(load_path)
+        checkpoint = read_cycle_checkpoint(path, self.session.owner(self.cycle))
+        with must_fit(path, "weights"):
+            self.model.load_state_dict(checkpoint["model"])
+            self.ema_model.load_state_dict(checkpoint["ema_model"])
+        found = self._nonfinite_weights()
+        if found:
+            raise UsageError(f"{path}: {found}: the training had diverged; {self._advice}")
+        with must_fit(path, "optimizer and schedule"):
+            # Empty when it was written without mixed precision on a GPU.
+            if checkpoint["loss_scaler"]:
+                self.loss_scaler.load_state_dict(checkpoint["loss_scaler"])
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(checkpoint["scheduler"])
         self.it, self.best_it, self.best_eval_acc = checkpoint["it"], checkpoint["best_it"], checkpoint["best_eval_acc"]
         self._load_active(checkpoint["active"])
         return checkpoint
@@ -441,6 +495,10 @@ class ActiveMixin(DeviceMixin):
         self._started = time.perf_counter()
         try:
             super().train()
+        except Exception:
+            # A plugin or the algorithm itself may be the first who cannot go on: why, is said all the same.
+            self.check_divergence(thoroughly=True)
+            raise
         finally:
             self._progress.close()
             self._stop_workers()

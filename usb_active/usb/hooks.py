@@ -132,7 +132,11 @@ class ActiveEvaluationHook(EvaluationHook):
     """
 
     def after_train_step(self, algorithm: Any) -> None:
-        if not (self.every_n_iters(algorithm, algorithm.num_eval_iter) or self.is_last_iter(algorithm)):
+        due = self.every_n_iters(algorithm, algorithm.num_eval_iter) or self.is_last_iter(algorithm)
+        # Before anything of this step is evaluated or kept, and before plugins look at the model.
+        if due or self.every_n_iters(algorithm, algorithm.num_log_iter):
+            algorithm.check_divergence(thoroughly=due)
+        if not due:
             return
         scores = {}
         for split in ("eval", "validation"):

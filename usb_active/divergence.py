@@ -1,0 +1,71 @@
+"""Trainings that diverged: found before anything of them is kept as a result.
+
+Weights that are not finite are an error, and so are such logits. A loss that is not finite is only a trace: mixed precision
+skips the update of such a step by design, and the weights stay as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from usb_active.errors import UsageError, name_some
+
+_NEVER = 2**62
+
+
+class DivergenceWatch:
+    """Since which step the loss was not finite: kept on the device, so that no step waits for it."""
+
+    def __init__(self, device: torch.device):
+        self._since = torch.full((), _NEVER, dtype=torch.long, device=device)
+
+    @torch.no_grad()
+    def see(self, loss: torch.Tensor, step: int) -> None:
+        """Take note of the loss of a step, counted from 1."""
+        bad = torch.where(torch.isfinite(loss.detach()), _NEVER, step)
+        self._since = torch.minimum(self._since, bad.amin().to(self._since.device))
+
+    def first(self) -> int | None:
+        """The first step whose loss was not finite, None for none. The device is waited for."""
+        since = int(self._since)
+        return None if since == _NEVER else since
+
+    def forget(self) -> None:
+        """Begin anew: what was seen did no harm."""
+        self._since.fill_(_NEVER)
+
+
+def nonfinite_tensors(module: torch.nn.Module) -> list[str]:
+    """Names of the weights and buffers that are not finite. The device is waited for once."""
+    return nonfinite_of(module.state_dict())
+
+
+@torch.no_grad()
+def nonfinite_of(state: Mapping[str, Any]) -> list[str]:
+    """Names of the tensors of a state that are not finite, in its order."""
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor) and value.is_floating_point()}
+    if not tensors:
+        return []
+    finite = torch.stack([torch.isfinite(value).all() for value in tensors.values()]).tolist()
+    return [name for name, good in zip(tensors, finite, strict=True) if not good]
+
+
+def check_finite_states(who: str, states: Mapping[str, Mapping[str, Any]]) -> None:
+    """UsageError that names the weights that are not finite; `states`: name → state dict."""
+    for name, state in states.items():
+        bad = nonfinite_of(state)
+        if bad:
+            raise UsageError(f"{who}: diverged: weights of {name} that are not finite: {name_some(bad)}")
+
+
+def advice(usb: Mapping[str, Any]) -> str:
+    """What may help against a divergence, as far as it has not been tried."""
+    tries: Iterable[str] = [
+        f"a smaller lr than {usb['lr']:g}",
+        *([] if usb.get("clip_grad") else ["clip_grad: 1"]),
+        *(["amp: false"] if usb.get("amp") else []),
+    ]
+    return f"try {' or '.join(tries)}, under another save_name: a run keeps its configuration"
