@@ -99,8 +99,9 @@ def test_the_model_of_a_run_without_validation_is_its_last(tmp_path, capsys):
     before = predict(capsys, run)
     assert len(before) == len(RunDir.read(run).keys()) - 10
     # Nothing but the EMA weights of that file counts.
-    torch.save({"ema_model": {name: torch.zeros_like(value) for name, value in checkpoint(run, 0)["ema_model"].items()}},
-               run / "cycle_000" / "latest_model.pth")  # fmt: skip
+    last = checkpoint(run, 0)
+    zeros = {name: torch.zeros_like(value) for name, value in last["ema_model"].items()}
+    torch.save({**last, "ema_model": zeros}, run / "cycle_000" / "latest_model.pth")
     assert {row[2] for row in predict(capsys, run)} == {0.1}
 
 

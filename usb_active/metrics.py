@@ -51,10 +51,11 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
 
 
 def _class_counts(session: Session) -> dict[str, list[int]]:
-    counts = session.pool.class_counts(session.dataset.num_classes)
+    pool = session.training_pool()
+    counts = pool.class_counts(session.dataset.num_classes)
     if not session.config.active.validation or not session.is_stratified:
         return {"class_counts": counts.tolist()}
-    held = np.bincount(session.pool.labels[session.held_out()], minlength=len(counts))
+    held = np.bincount(pool.labels[session.held_out()], minlength=len(counts))
     return {"class_counts": (counts - held).tolist(), "validation_class_counts": held.tolist()}
 
 
