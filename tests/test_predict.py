@@ -141,7 +141,7 @@ def test_what_is_missing_is_said_in_a_line(copy, tmp_path, capsys):
     path = copy / "cycle_002" / "model_best.pth"
     assert refused(capsys, copy) == f"{path} is gone, and with it the model to predict with; restore it from a copy"
     (copy / "metrics.jsonl").unlink()
-    assert refused(capsys, copy) == f"{copy}: no cycle has been finished yet, so there is no model to predict with"
+    assert refused(capsys, copy) == f"{copy / 'metrics.jsonl'} is gone or empty; usb-active run with the run's YAML writes it again"
 
 
 def test_an_image_that_breaks_later_is_named_from_a_worker_too(run, copy, tmp_path, capsys):
