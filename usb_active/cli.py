@@ -230,7 +230,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
-    return guarded(lambda: _command(argv))
+    return guarded(lambda: _command(argv), is_last=argv is None)
 
 
 def _command(argv: Sequence[str] | None) -> int:
@@ -239,22 +239,24 @@ def _command(argv: Sequence[str] | None) -> int:
     return args.handler(args)
 
 
-def guarded(work: Callable[[], int]) -> int:
+def guarded(work: Callable[[], int], is_last: bool = False) -> int:
     """The exit code of what was done; what the user can mend, or is asked to do, as lines without a traceback.
 
-    Also where a signal ends the program, and where the standard output takes nothing any more.
+    Also where a signal ends the program, and where the standard output takes nothing any more. `is_last`: nothing but the
+    interpreter's end comes after it.
     """
-    with StopSignals() as stop:
+    with StopSignals(is_last) as stop:
+        code = FAILED
         try:
             code = _outcome(work)
         except BaseException as error:
             # A worker that the signal hit first is missed before the signal itself is seen here.
             if not stop.came(0.5 if "DataLoader worker" in str(error) else 0.0):
                 raise
-        if stop.received is None:
-            return code
-        stop.say()
-        return exit_code(stop.received)
+        stop.code = code if stop.received is None else exit_code(stop.received)
+        if stop.received is not None:
+            stop.say()
+        return stop.code
 
 
 def _outcome(work: Callable[[], int]) -> int:

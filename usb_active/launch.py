@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     args, others = build_parser().parse_known_args(argv)
-    return guarded(lambda: launch(args.script, args.config, args.overrides, others))
+    return guarded(lambda: launch(args.script, args.config, args.overrides, others), is_last=argv is None)
 
 
 def launch(script: Path | None, config_name: str | None, overrides: Sequence[str] = (), others: Sequence[str] = ()) -> int:
@@ -48,10 +48,9 @@ def launch(script: Path | None, config_name: str | None, overrides: Sequence[str
     show_warnings(config)
     _check_epochs(config)
     # Imported late: they bring numpy and matplotlib.
-    from usb_active.runner import finish, log_progress
-    from usb_active.setup import build_parts
+    from usb_active.runner import check_all, finish, log_progress
 
-    build_parts(config)
+    check_all(config)
     log_progress()
     from usb_active.usb.launching import run_script
 

@@ -13,21 +13,21 @@ from usb_active.report import summary_table, write_report
 from usb_active.run_dir import RunDir, make_folder
 from usb_active.setup import build_dataset, build_parts, check_directory, say_remarks
 
-__all__ = ["build_dataset", "check", "run"]
+__all__ = ["build_dataset", "check", "check_all", "run"]
 
 logger = logging.getLogger("usb_active")
 
 
 def check(config: RunConfig) -> int:
     """Everything that `run` would refuse before it trains. Exit code 0, or UsageError."""
-    _check_all(config)
+    check_all(config)
     print(f"{config.source}: fine; it would run in {config.run_path}")
     return 0
 
 
 def run(config: RunConfig, verbose: bool = False) -> int:
     """Run an experiment to its end, or on from where it stopped; then report. Exit code 0, or an exception that says why not."""
-    parts = _check_all(config)
+    parts = check_all(config)
     make_folder(config.run_path.parent)
     log_progress(verbose)
     from usb_active.usb.launch import make_algorithm
@@ -38,7 +38,7 @@ def run(config: RunConfig, verbose: bool = False) -> int:
     return 0
 
 
-def _check_all(config: RunConfig) -> dict[str, Any]:
+def check_all(config: RunConfig) -> dict[str, Any]:
     """The parts of the run, checked: first what costs nothing, so that a mistake there is not waited for while USB is imported.
 
     Raises:

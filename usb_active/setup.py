@@ -203,7 +203,9 @@ def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:
     counts = None
     if oracle.simulated:
         counts = np.bincount(dataset.targets[queryable], minlength=dataset.num_classes).tolist()
-    check_against_pool(config, int(queryable.sum()), dataset.num_classes, counts)
+    # Labels that exist already take their samples from those that may be asked: before a run begins, `usb/trial.py` counts them.
+    if not hasattr(config.active.initial.cls, "known_labels") or (config.run_path / "queries").is_dir():
+        check_against_pool(config, int(queryable.sum()), dataset.num_classes, counts)
     prior, steps = config.active.prior, config.usb["num_train_iter"]
     if prior is not None and prior.until_iter is not None and prior.until_iter > steps - (prior.then == "update"):
         where = f"{config.source}: active.prior.until_iter: {prior.until_iter}"

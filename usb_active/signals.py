@@ -52,7 +52,10 @@ class StopSignals:
     # The innermost one that is entered.
     _active: StopSignals | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, is_last: bool = False) -> None:
+        """`is_last`: after it there is only the interpreter's own end, which a signal then shortens, with the exit code `code`."""
+        self._is_last = is_last
+        self.code = 0
         self.received: int | None = None
         self._pid = os.getpid()
         self._before: dict[int, Any] = {}
@@ -77,7 +80,7 @@ class StopSignals:
         if self._timer is not None:
             self._timer.cancel()
         for number, before in self._before.items():
-            signal.signal(number, before)
+            signal.signal(number, self._shorten if self._is_last else before)
         if self._hook is not None:
             sys.unraisablehook = self._hook
             StopSignals._active = self._outer
@@ -150,6 +153,10 @@ class StopSignals:
             again = threading.Timer(0.05, os.kill, (self._pid, number))
             again.daemon = True
             again.start()
+
+    def _shorten(self, number: int, frame: Any) -> None:
+        if os.getpid() == self._pid:
+            os._exit(self.code)
 
     def _end(self) -> None:
         """At once: a second signal, or the first one came to nothing."""
