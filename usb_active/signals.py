@@ -30,7 +30,7 @@ if hasattr(signal, "SIGHUP"):
 # Those that reach the workers as well, when a terminal sends them; SIGTERM is how a loader ends its own.
 _OF_TERMINALS = tuple(number for number in LINES if number != signal.SIGTERM)
 # Seconds from the first signal to the hard end: longer than loaders wait for their workers.
-GRACE = 8.0
+GRACE = 15.0
 
 
 def exit_code(number: int) -> int:
