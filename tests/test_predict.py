@@ -99,9 +99,9 @@ def test_the_model_of_a_run_without_validation_is_its_last(tmp_path, capsys):
     before = predict(capsys, run)
     assert len(before) == len(RunDir.read(run).keys()) - 10
     # Nothing but the EMA weights of that file counts.
-    last = checkpoint(run, 0)
-    zeros = {name: torch.zeros_like(value) for name, value in last["ema_model"].items()}
-    torch.save({**last, "ema_model": zeros}, run / "cycle_000" / "latest_model.pth")
+    kept = checkpoint(run, 0)
+    zeros = {name: torch.zeros_like(value) for name, value in kept["ema_model"].items()}
+    torch.save({**kept, "model": {}, "ema_model": zeros}, run / "cycle_000" / "latest_model.pth")
     assert {row[2] for row in predict(capsys, run)} == {0.1}
 
 
@@ -141,7 +141,11 @@ def test_what_is_missing_is_said_in_a_line(copy, tmp_path, capsys):
     path = copy / "cycle_002" / "model_best.pth"
     assert refused(capsys, copy) == f"{path} is gone, and with it the model to predict with; restore it from a copy"
     (copy / "metrics.jsonl").unlink()
-    assert refused(capsys, copy) == f"{copy / 'metrics.jsonl'} is gone or empty; usb-active run with the run's YAML writes it again"
+    missed = f"{copy / 'metrics.jsonl'} is gone or empty; usb-active run with the run's YAML writes it again"
+    assert refused(capsys, copy) == missed
+    for path in copy.glob("cycle_*/done.json"):
+        path.unlink()
+    assert refused(capsys, copy) == f"{copy}: no cycle has been finished yet, so there is no model to predict with"
 
 
 def test_an_image_that_breaks_later_is_named_from_a_worker_too(run, copy, tmp_path, capsys):
