@@ -226,7 +226,9 @@ def test_the_line_of_a_cycle(tmp_path):
     targets, pool = session.dataset.targets, session.pool
     assert [first["num_labels"], second["num_labels"]] == [20, 30]
     assert [first["acquisition"], second["acquisition"]] == ["random", "explorer"]
-    assert second["class_counts"] == np.bincount(targets[pool.labeled], minlength=10).tolist()
+    held = np.bincount(targets[session.held_out()], minlength=10)
+    assert held.sum() > 0 and second["validation_class_counts"] == held.tolist()
+    assert second["class_counts"] == (np.bincount(targets[pool.labeled], minlength=10) - held).tolist()
     assert second["selected_class_counts"] == np.bincount(targets[session.run_dir.query(1).idx], minlength=10).tolist()
     assert second["log"] == {"budget": 10.0} and first["log"] == {}
     assert second["evaluated_on"] == "test" and 0 <= second["accuracy"] <= second["best_accuracy"] <= 1
