@@ -1,21 +1,21 @@
 """Mutated label files through the csv oracle: what is read was written by somebody, everything else is refused in lines.
 
-    python tests/fuzz_labels.py 1000
+    python benchmarks/fuzz.py labels --cases 1000
 """
 
 from __future__ import annotations
 
-import argparse
 import collections
 import csv
 import io
 import random
-import sys
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from data_makers import write_image
 from fuzz_yaml import faults_of
+from run_helpers import command, settings, write_yaml
 
 from usb_active.errors import UsageError
 from usb_active.label_file import read_known_labels
@@ -122,16 +122,26 @@ def run(cases: int, seed: int, folder: Path) -> dict[str, int]:
     return dict(counts)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The large run."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("cases", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder:
-        print(run(given.cases, given.seed, Path(folder)))
-    return 0
+def run_commands(cases: int, seed: int, folder: Path) -> dict[str, int]:
+    """As labels that exist already, through the real command line: exit code 0, or 2 with lines that a terminal can show."""
+    rng, counts = random.Random(seed), collections.Counter()
+    for key in range(4):
+        write_image(folder / "photos" / "unlabeled" / f"{key}.png")
+    dataset = {"name": "image_folder", "class_names": ["cat", "3"]}
+    data = settings(folder, active={"initial": {"name": "file", "path": "labels.csv"}, "cycles": 0, "oracle": "csv"}, dataset=dataset)
+    config = write_yaml(folder / "c.yaml", {**data, "data_dir": str(folder / "photos")})
+    for number in range(cases):
+        content = mutated(rng).replace(b"train/0000", b"unlabeled/")
+        (folder / "labels.csv").write_bytes(content)
+        ended = command("check", config)
+        lines = ended.stderr.splitlines()
+        assert ended.returncode in (0, 2) and all(line.startswith("usb-active: ") for line in lines), (number, content[:500], ended)
+        counts[f"exit code {ended.returncode}"] += 1
+    return dict(counts)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def fuzz(folder: Path, cases: int, seed: int, real: int, say: Callable[[str], None]) -> dict[str, int]:
+    """The large run: so many in this process, and `real` more through the command line. AssertionError with the first that went wrong."""
+    counts = run(cases, seed, folder)
+    say(f"{cases} in this process: {counts}")
+    return {**counts, "command line": run_commands(real, seed + 1, folder)}

@@ -277,7 +277,7 @@ def _process(arguments: list[str]) -> tuple[int, str]:
     return ended.returncode, ended.stderr
 
 
-def run(folder: Path, cases: int, seed: int, real: int, say: Callable[[str], None] = print) -> Tally:
+def fuzz(folder: Path, cases: int, seed: int, real: int, say: Callable[[str], None] = print) -> Tally:
     """So many cases, the last `real` of them through the command line."""
     fuzz, tally = Fuzz(folder), Tally()
     for number in range(cases):

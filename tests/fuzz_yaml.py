@@ -1,17 +1,15 @@
 """Mutated YAMLs: every one is a configuration, or refused in lines that a terminal can show.
 
-    python tests/fuzz_yaml.py 2000 --commands 50
+    python benchmarks/fuzz.py yaml --cases 2000
 """
 
 from __future__ import annotations
 
-import argparse
 import collections
 import random
 import re
 import subprocess
 import sys
-import tempfile
 import time
 import unicodedata
 from collections.abc import Callable
@@ -199,18 +197,8 @@ def run_commands(cases: int, seed: int, folder: Path) -> dict[str, int]:
     return dict(counts)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The large run."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("cases", type=int)
-    parser.add_argument("--commands", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder:
-        print(run(given.cases, given.seed, Path(folder)), flush=True)
-        print(run_commands(given.commands, given.seed + 1, Path(folder)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def fuzz(folder: Path, cases: int, seed: int, real: int, say: Callable[[str], None]) -> dict[str, int]:
+    """The large run: so many in this process, and `real` more through the command line. AssertionError with the first that went wrong."""
+    counts = run(cases, seed, folder)
+    say(f"{cases} in this process: {counts}")
+    return {**counts, "refused by the command line": run_commands(real, seed + 1, folder)["refused"] if real else 0}

@@ -41,9 +41,8 @@ WORKERS = "\n".join([
 
 def ended(body, *sent, wait=0.3, grace=signals.GRACE):
     """Exit code, stderr, and seconds from the first signal to the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WORK.format(body=body, grace=grace)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    program, pipe = WORK.format(body=body, grace=grace), subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     assert process.stdout.readline() == "ready\n"
     started = time.monotonic()
     for number in sent:
