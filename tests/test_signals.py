@@ -33,17 +33,21 @@ SWALLOW = "\n".join(["while True:", "        try:", "            time.sleep(60)"
 IN_DESTRUCTOR = "\n".join([
     "class D:", "        def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(0.01)", "    D()", "    time.sleep(60)",
 ])  # fmt: skip
+# Ready when the first batch has come from the workers.
 WORKERS = "\n".join([
-    "from torch.utils.data import Dataset", "    from usb_active.sampling import make_loader, SequentialSampler",
-    "    rows = list(range(10**6))", "    for _ in make_loader(rows, SequentialSampler(10**6, 1), 2, list): pass",
+    "import torch", "    from usb_active.sampling import SeededRows, SequentialSampler, make_loader",
+    "    rows = SeededRows(range(10**6), 0, 'test')",
+    "    for number, _ in enumerate(make_loader(rows, SequentialSampler(10**6, 1), 2, list)):",
+    "        if number == 10: print('working', flush=True)",
 ])  # fmt: skip
 
 
 def ended(body, *sent, wait=0.3, grace=signals.GRACE):
     """Exit code, stderr, and seconds from the first signal to the end."""
-    program, pipe = WORK.format(body=body, grace=grace), subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=pipe, stderr=pipe, text=True, start_new_session=True)
-    assert process.stdout.readline() == "ready\n"
+    code = WORK.format(body=body, grace=grace)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", code], **pipes, start_new_session=True)
+    assert process.stdout.readline() == "ready\n" and (body != WORKERS or process.stdout.readline() == "working\n")
     started = time.monotonic()
     for number in sent:
         time.sleep(wait)
@@ -77,7 +81,7 @@ def test_one_in_a_destructor_is_neither_lost_nor_shown():
 @pytest.mark.parametrize("number", list(LINES), ids=lambda number: number.name)
 def test_workers_of_a_loader(number):
     # The pipes end with the last process that holds them: no worker stays.
-    assert ended(f"import torch\n    {WORKERS}", number, wait=6)[:2] == (exit_code(number), LINES[number] + "\n")
+    assert ended(WORKERS, number)[:2] == (exit_code(number), LINES[number] + "\n")
 
 
 def test_handlers_are_put_back_and_an_ignored_signal_stays_ignored():

@@ -285,7 +285,7 @@ def _told(work: Callable[[], int]) -> int:
     except UsageError as error:
         # One raised in a loader's worker comes with that process's traceback before it.
         message = str(error).rpartition(f"{UsageError.__module__}.{UsageError.__name__}: ")[2]
-        for line in message.strip("\n").split("\n"):
+        for line in message.rstrip("\n").split("\n"):
             print(f"usb-active: error: {plain(line)}", file=sys.stderr)
         return WRONG_USE
     except WaitingForLabels as waiting:
