@@ -154,8 +154,8 @@ def faults_of(message: str) -> list[str]:
 
 def run(cases: int, seed: int, folder: Path) -> dict[str, int]:
     """Mutate and load; how many were taken and refused. AssertionError with the case that went wrong: a traceback, a bad message, or
-    more than five seconds (one, on a machine of its own)."""
-    rng, counts = random.Random(seed), collections.Counter(taken=0, refused=0, over_one_second=0, tracebacks=0)
+    more than five seconds of the processor."""
+    rng, counts = random.Random(seed), collections.Counter(taken=0, refused=0, over_one_cpu_second=0, tracebacks=0)
     path = folder / "c.yaml"
     # Importing the plugins it names takes seconds, once.
     path.write_text(BASE, encoding="utf-8")
@@ -163,7 +163,7 @@ def run(cases: int, seed: int, folder: Path) -> dict[str, int]:
     for number in range(cases):
         data = mutated(rng)
         path.write_bytes(data)
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             load_config(path)
             counts["taken"] += 1
@@ -173,8 +173,8 @@ def run(cases: int, seed: int, folder: Path) -> dict[str, int]:
             assert not faults, f"case {number} of seed {seed}: {faults}: {str(error)[:300]!r} of {data[:2000]!r}"
         except Exception as error:
             raise AssertionError(f"case {number} of seed {seed}: {type(error).__name__}: {error} of {data[:2000]!r}") from error
-        seconds = time.perf_counter() - started
-        counts["over_one_second"] += seconds > 1
+        seconds = time.process_time() - started
+        counts["over_one_cpu_second"] += seconds > 1
         assert seconds < 5, f"case {number} of seed {seed}: {seconds:.1f} s"
     return dict(counts)
 
