@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +68,6 @@ def _command(arguments: list[str], env: Mapping[str, str], out: str, err: str) -
     for number, name, path in ((1, "stdout", out), (2, "stderr", err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666), number)
         setattr(sys, name, open(number, "w", buffering=1, encoding="utf-8", closefd=False))
-    # About the machine the tests run on, not about us.
-    warnings.filterwarnings("ignore", message="This DataLoader will create")
     from usb_active.cli import main
 
     sys.exit(main(arguments))
