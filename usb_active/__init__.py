@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from usb_active.datasets import Dataset, DatasetOptions, Samples
     from usb_active.features import Features
     from usb_active.network import Network
+    from usb_active.observer import Observer
     from usb_active.oracle import Answers, Oracle, Query
+    from usb_active.own_algorithm import OwnAlgorithm
     from usb_active.plugin import PluginConfig
     from usb_active.pretraining import Pretrained, Pretrainer
     from usb_active.prior import Prior, PriorTable
@@ -40,7 +42,9 @@ _LAZY = {
     "PriorTable": "usb_active.prior",
     "Pretrainer": "usb_active.pretraining",
     "Pretrained": "usb_active.pretraining",
+    "Observer": "usb_active.observer",
     "Oracle": "usb_active.oracle",
+    "OwnAlgorithm": "usb_active.own_algorithm",
     "Query": "usb_active.oracle",
     "Answers": "usb_active.oracle",
     "Dataset": "usb_active.datasets",
@@ -60,7 +64,9 @@ __all__ = [
     "Declaration",
     "Features",
     "Network",
+    "Observer",
     "Oracle",
+    "OwnAlgorithm",
     "PluginConfig",
     "PoolView",
     "Pretrained",
