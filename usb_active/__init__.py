@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from usb_active.observer import Observer
     from usb_active.oracle import Answers, Oracle, Query
     from usb_active.own_algorithm import OwnAlgorithm
-    from usb_active.plugin import PluginConfig
+    from usb_active.plugin import PluginConfig, free_key
     from usb_active.pretraining import Pretrained, Pretrainer
     from usb_active.prior import Prior, PriorTable
     from usb_active.usb.algorithm import register
@@ -52,6 +52,7 @@ _LAZY = {
     "Samples": "usb_active.datasets",
     "Network": "usb_active.network",
     "PluginConfig": "usb_active.plugin",
+    "free_key": "usb_active.plugin",
     "PoolView": "usb_active.view",
 }
 
@@ -79,6 +80,7 @@ __all__ = [
     "TrainingInfo",
     "UsageError",
     "WaitingForLabels",
+    "free_key",
     "register",
     "register_plugin",
 ]

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, InstanceOf
 
 from usb_active.choices import PluginChoice, Problems, Strict, choose, choose_with, validate
 from usb_active.errors import UsageError, nearest
+from usb_active.free_keys import free_keys
 from usb_active.own_algorithm import declared
 from usb_active.path_texts import is_url, name_problem, path_problem
 from usb_active.paths import absolute, user_path
@@ -24,27 +25,6 @@ from usb_active.usb_keys import ALGORITHMS, INVALID, algorithm_keys, algorithm_n
 from usb_active.usb_names import other_modality
 from usb_active.yaml_input import apply_overrides, find_yaml, read_yaml
 
-# Keys that may differ when a run goes on: they change neither what is trained nor what is selected. (Image size and class names
-# may be the data set's own choice: what they come to is kept in the run's dataset.json, and compared there.)
-FREE_KEYS = (
-    "save_dir",
-    "save_name",
-    "data_dir",
-    "num_workers",
-    "num_log_iter",
-    "use_tensorboard",
-    "use_wandb",
-    "use_aim",
-    "gpu",
-    "img_size",
-    "num_classes",
-    "dataset.class_names",
-    "active.cycles",
-    "active.keep",
-    "active.pretrain.num_workers",
-    "active.fast_hooks",
-    "active.oracle.accept_partial",
-)
 # USB's keys that are paths. They count from where the command is given, and are absolute in a run's config.yaml.
 PATH_KEYS = ("save_dir", "data_dir", "pretrain_path")
 # Keys without an effect on results that must stay as they are all the same: what an observer has not seen of the first cycles cannot
@@ -160,6 +140,11 @@ class RunConfig:
     def run_path(self) -> Path:
         """The run directory."""
         return Path(self.usb["save_dir"]) / self.usb["save_name"]
+
+    @property
+    def free_keys(self) -> tuple[str, ...]:
+        """Dotted keys that may differ when the run goes on."""
+        return free_keys(self.resolved())
 
     def resolved(self) -> dict[str, Any]:
         """Everything as plain data, defaults filled in; `config_from_dict` gives the same configuration again."""

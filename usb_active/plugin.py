@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 # The defaults themselves, not a mark on them: `functools.wraps` would copy a mark onto what a plugin puts in their place.
@@ -32,6 +32,19 @@ def optional_methods(base: type) -> list[str]:
     """Names of the methods of a contract that a plugin may define."""
     members = {name: inspect.getattr_static(base, name) for name in dir(base) if not name.startswith("_")}
     return [name for name, member in members.items() if inspect.isfunction(member) and member in _OPTIONAL]
+
+
+_FREE = {"usb_active": "free"}
+
+
+def free_key(default: Any = ..., **constraints: Any) -> Any:
+    """A pydantic `Field` for a key that may change when a run goes on: it changes neither what is trained nor what is selected."""
+    return Field(default, json_schema_extra=_FREE, **constraints)
+
+
+def free_names(model: type[BaseModel]) -> list[str]:
+    """Names of the fields that were declared by `free_key`."""
+    return [name for name, info in model.model_fields.items() if info.json_schema_extra == _FREE]
 
 
 class PluginConfig(BaseModel):

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usb_active.acquisition import NEEDS
-from usb_active.config import FREE_KEYS, RunConfig, check_against_pool
+from usb_active.config import RunConfig, check_against_pool
 from usb_active.datasets import Dataset, DatasetOptions, ImageDataset
 from usb_active.errors import UsageError, name_some
+from usb_active.features import independent_sources
 from usb_active.paths import nfc
 from usb_active.plugin import overrides
 from usb_active.records import read_dataset
@@ -120,12 +121,12 @@ def open_run(parts: dict[str, Any]) -> Components:
     if "run_dir" in parts:
         return Components(**parts)
     config = parts["config"]
-    return Components(**parts, run_dir=RunDir.open(config.run_path, config.stored(), free_keys=FREE_KEYS))
+    return Components(**parts, run_dir=RunDir.open(config.run_path, config.stored(), free_keys=config.free_keys))
 
 
 def check_directory(config: RunConfig) -> None:
     """UsageError when the run's directory holds a run of another configuration, or is none of a run."""
-    check_reopening(config.run_path, config.stored(), free_keys=FREE_KEYS)
+    check_reopening(config.run_path, config.stored(), free_keys=config.free_keys)
 
 
 def pin(run_dir: RunDir, dataset: Dataset) -> None:
@@ -183,8 +184,7 @@ def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, 
         if "features" not in plugin.needs:
             continue
         if (before_training or (role == "prior" and plugin.features_at_start)) and source.follows_model:
-            valid = "pixels, file, timm or pretrain"
-            raise UsageError(f"{who} needs features before a training; give `features:` {valid} instead of '{source.name}'")
+            raise UsageError(f"{who} needs features before a training; give `features:` {independent_sources()} instead of '{source.name}'")
         if source.from_pretraining and not has_pretrainer:
             raise UsageError(f"{who} takes its features from '{source.name}', but there is no `pretrain:` block")
 
