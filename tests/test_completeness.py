@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from usb_active.config import load_config
-from usb_active.registry import CONTRACTS, GROUP, REGISTRY, Declaration
+from usb_active.registry import CONTRACTS, GROUP, REGISTRY, Declaration, resolve
 from usb_active.setup import build_parts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -198,6 +198,55 @@ def test_the_core_names_no_plugin():
         if isinstance(node, ast.Constant) and node.value in names
     ]  # fmt: skip
     assert not found
+
+
+# Where a configuration names a plugin, and of which kind; what stands there beside a plugin's own keys is the core's.
+PLACES = {
+    "dataset": "dataset", "net": "network", "active.initial": "acquisition", "active.acquisition": "acquisition", "active.prior": "prior",
+    "active.analysis": "analysis", "active.pretrain": "pretrainer", "active.oracle": "oracle", "active.features": "features",
+}  # fmt: skip
+CORES_KEYS = {"name", "features", "size", "until_iter", "then", "update_every"}
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, text) of the strings of a file, parts of f-strings and docstrings too."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+
+
+def keys_of_plugins(kind: str) -> set[str]:
+    """The keys that the package's plugins of a kind declare, without those that give a plugin what its contract asks for."""
+    classes = [REGISTRY.get(kind, declaration.name) for declaration in DECLARED if declaration.kind == kind]
+    return {name for cls in classes for name in cls.Config.model_fields} - set(dir(resolve(CONTRACTS[kind][0])))
+
+
+def test_the_core_names_no_key_of_a_plugin():
+    own = {place: keys_of_plugins(kind) - CORES_KEYS for place, kind in PLACES.items()}
+    assert "num_workers" in own["active.pretrain"] and "accept_partial" in own["active.oracle"]
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, PLACES))})\.(\w+)")
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {text!r}"
+        for path in modules_below(CORE) for line, text in texts(path)
+        if any(key in own[place] for place, key in pattern.findall(text))
+    ]  # fmt: skip
+    assert not found
+
+
+def test_the_core_lists_no_sources_of_features():
+    names = {declaration.name for declaration in DECLARED if declaration.kind == "features"}
+    together = re.compile(rf"\b({'|'.join(names)})\b(, | or )({'|'.join(names)})\b")
+    files = modules_below(CORE)
+    listed = [f"{path.relative_to(ROOT)}:{line}: {text!r}" for path in files for line, text in texts(path) if together.search(text)]
+    # The other names are words for more than a source.
+    telling = names - {"file", "model", "pretrain"}
+    compared = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in files for node in ast.walk(tree(path)) if isinstance(node, ast.Compare)
+        for side in (node.left, *node.comparators) if isinstance(side, ast.Constant) and side.value in telling
+    ]  # fmt: skip
+    assert telling
+    assert not listed and not compared
 
 
 def test_semilearn_is_imported_in_one_room_only():

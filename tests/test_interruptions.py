@@ -36,12 +36,12 @@ def assert_labels_intact(data, reference):
 
 # ---------------------------------------------------------------------------------------------------------- two processes
 def test_second_process_is_refused(tmp_path, reference):
-    from usb_active.config import FREE_KEYS
     from usb_active.run_dir import RunDir
 
     data = settings(tmp_path)
     # The first process is this one.
-    with RunDir.open(directory(data), run_helpers.config_of(data).resolved(), free_keys=FREE_KEYS):
+    config = run_helpers.config_of(data)
+    with RunDir.open(directory(data), config.resolved(), free_keys=config.free_keys):
         message = refusal(data)
         assert f"another process (pid {os.getpid()}) uses {directory(data)}" in message and message.count("\n") == 1
     assert_same_end(finish(data), reference())

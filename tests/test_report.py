@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from usb_active.artifacts import timm_key
 from usb_active.datasets import Dataset
 from usb_active.errors import UsageError
 from usb_active.report import embedding, summary_table, write_report
@@ -555,12 +555,12 @@ def test_the_map_is_of_what_the_selection_chose_by(tmp_path, role, kind):
     """Not of the pretraining beside it."""
     run = mapped_run(tmp_path, np.zeros((8, 5), dtype=np.float32))
     features = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
-    path = tmp_path / "own.npy" if kind == "file" else run / "artifacts" / f"{timm_key('resnet18', 'weights.pth', 8)}.npy"
+    path = tmp_path / "own.npy" if kind == "file" else run / "artifacts" / f"timm_resnet18_{zlib.crc32(b'weights.pth'):08x}_8.npy"
     path.parent.mkdir(exist_ok=True)
     np.save(path, features)
     # Another network's, which another part of the run uses.
     (run / "artifacts").mkdir(exist_ok=True)
-    np.save(run / "artifacts" / f"{timm_key('a', 'weights.pth', 8)}.npy", features + 1)
+    np.save(run / "artifacts" / f"timm_a_{zlib.crc32(b'weights.pth'):08x}_8.npy", features + 1)
     loaded = as_runs([run])[0]
     choice = {"name": kind, **({"path": str(path)} if kind == "file" else {"model": "resnet18", "path": "weights.pth"})}
     loaded.config["active"].update({"initial": {"name": "coreset", "size": 3, "features": choice}} if role else {"features": choice})

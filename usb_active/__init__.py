@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from usb_active.datasets import Dataset, DatasetOptions, Samples
     from usb_active.features import Features
     from usb_active.network import Network
+    from usb_active.observer import Observer
     from usb_active.oracle import Answers, Oracle, Query
-    from usb_active.plugin import PluginConfig
+    from usb_active.own_algorithm import OwnAlgorithm
+    from usb_active.plugin import PluginConfig, free_key
     from usb_active.pretraining import Pretrained, Pretrainer
     from usb_active.prior import Prior, PriorTable
     from usb_active.usb.algorithm import register
@@ -40,7 +42,9 @@ _LAZY = {
     "PriorTable": "usb_active.prior",
     "Pretrainer": "usb_active.pretraining",
     "Pretrained": "usb_active.pretraining",
+    "Observer": "usb_active.observer",
     "Oracle": "usb_active.oracle",
+    "OwnAlgorithm": "usb_active.own_algorithm",
     "Query": "usb_active.oracle",
     "Answers": "usb_active.oracle",
     "Dataset": "usb_active.datasets",
@@ -48,6 +52,7 @@ _LAZY = {
     "Samples": "usb_active.datasets",
     "Network": "usb_active.network",
     "PluginConfig": "usb_active.plugin",
+    "free_key": "usb_active.plugin",
     "PoolView": "usb_active.view",
 }
 
@@ -60,7 +65,9 @@ __all__ = [
     "Declaration",
     "Features",
     "Network",
+    "Observer",
     "Oracle",
+    "OwnAlgorithm",
     "PluginConfig",
     "PoolView",
     "Pretrained",
@@ -73,6 +80,7 @@ __all__ = [
     "TrainingInfo",
     "UsageError",
     "WaitingForLabels",
+    "free_key",
     "register",
     "register_plugin",
 ]

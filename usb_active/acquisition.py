@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from usb_active.errors import UsageError, name_some
-from usb_active.plugin import Plugin
+from usb_active.observer import Contributor
+from usb_active.plugin import optional
 
 if TYPE_CHECKING:
     import torch
@@ -79,48 +80,30 @@ class TrainingInfo:
     register_state: Callable[..., Any]
 
 
-class Acquisition(Plugin):
-    """Chooses samples. Override `select`; everything else is optional.
+class Acquisition(Contributor):
+    """Chooses samples. Override `select`; everything else is optional, and the core calls what a class defines.
 
-    The instance lives for the whole run. The core masks labelled samples, seeds, moves, checks and stores: `select` only
-    ranks. What a plugin may also define, found by the core when it is there:
-
-    - `setup(info: TrainingInfo)`: at the start of every cycle's training; makes fresh state.
-    - `observe(batch: TrainBatch)`: at every training step; never changes the training.
-    - `extra_loss(batch: TrainBatch) -> scalar tensor`: added to the loss before the update; None for a step without.
-    - `on_interval(view: PoolView)`: every `interval` steps.
-    - methods named as USB's hook stages (`before_run`, `before_train_epoch`, `before_train_step`, `after_train_step`,
-      `after_train_epoch`, `after_run`), called with the algorithm at those stages. A process that goes on from a
-      checkpoint calls `setup`, loads the state, calls `before_run`, and then only what had not been called yet.
-    - `pseudo_labels(view) -> (idx (P,), labels (P,))`: asked when the answers are in; joins the next training only.
-    - `known_labels(view) -> (idx (P,), labels (P,))` instead of `select`: labels that exist already; nobody is asked.
+    The instance lives for the whole run. The core masks labelled samples, seeds, moves, checks and stores: `select` only ranks. What
+    may be defined besides, to watch the training or to take part in it, is in usb_active/observer.py.
     """
 
     kind: ClassVar[str] = "acquisition"
-    # Fields of TrainBatch without which `observe`, `extra_loss` make no sense; an algorithm that lacks one is refused.
-    batch_fields: frozenset[str] = frozenset()
-    # Names of modules of the network (as in `named_modules`) whose outputs `batch.hidden` shall carry.
-    hidden_modules: tuple[str, ...] = ()
-    # Steps between two calls of `on_interval`; None: never.
-    interval: int | None = None
-    # True or False where the method demands that labelled samples are (not) in the unlabelled stream.
-    include_labeled: bool | None = None
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What `view` must hold: a subset of {"features", "probs", "truth"}. May depend on the config."""
-        return frozenset()
+    # Whether it picks equally many of each class, so that the budget must be a multiple of the classes.
+    per_class: ClassVar[bool] = False
 
     def select(self, view: PoolView, budget: int) -> np.ndarray:
         """The picks: (budget,) distinct dataset indices, best first, all of them in `view.candidates`."""
         raise NotImplementedError(f"{type(self).__name__}.select")
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold of this plugin: tensors, numbers, strings and containers of them."""
-        return {}
+    @optional
+    def pseudo_labels(self, view: PoolView) -> tuple[Any, Any]:
+        """idx (P,) and labels (P,) that nobody was asked for. Asked when the answers are in; they join the next training only."""
+        return (), ()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+    @optional
+    def known_labels(self, view: PoolView) -> tuple[Any, Any]:
+        """In place of `select`: idx (P,) and labels (P,) that exist already; nobody is asked."""
+        raise NotImplementedError(f"{type(self).__name__}.known_labels")
 
 
 def check_picks(picks: Any, candidates: np.ndarray, budget: int, who: str) -> np.ndarray:

@@ -5,42 +5,31 @@ Dimension letters: N pool, U unlabelled, C classes, B batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from usb_active.errors import UsageError
-from usb_active.plugin import Plugin
+from usb_active.observer import Observer
 
 if TYPE_CHECKING:
     from usb_active.report.runs import Run
 
 
-class Analysis(Plugin):
+class Analysis(Observer):
     """Watches the trainings of a run, and reports on them afterwards. Override `report`; everything else is optional.
 
-    It sees what an acquisition sees (`setup(info)`, `observe(batch)`, `on_interval(view)` every `interval` steps, and the methods
-    named as USB's hook stages), but has no part in what is trained, picked or labelled: a run with it ends with the same weights
-    and labels, to the bit, as one without. One instance lives for the whole run; the report is made by another one, that was
-    made from the run's configuration and has seen nothing: what it needs must be in files.
+    It sees what any observer sees (usb_active/observer.py), but has no part in what is trained, picked or labelled: a run with it ends
+    with the same weights and labels, to the bit, as one without. One instance lives for the whole run; the report is made by another
+    one, that was made from the run's configuration and has seen nothing: what it needs must be in files.
     """
 
     kind: ClassVar[str] = "analysis"
-    # As an acquisition's: see usb_active/acquisition.py.
-    batch_fields: frozenset[str] = frozenset()
-    hidden_modules: tuple[str, ...] = ()
-    interval: int | None = None
     # How many intervals a training must have for the report to say anything; a configuration with fewer is refused.
     least_intervals: int = 1
     # Set by the core before any training: where the analysis may keep files. Nothing there is ever removed, under `keep: last`
     # neither. A file's name should tell cycle and step, and a file be written whole (`usb_active.artifacts.save_artifact`): steps
     # that a killed run repeats are observed again, with the same result.
     folder: Path | None = None
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the view of `on_interval` must hold: a subset of {"features", "probs", "truth"}. May depend on the config."""
-        return frozenset()
 
     def report(self, run: Run, out: Path) -> str | None:
         """A Markdown section on a run (headings from ### down), or None where the run holds nothing for it yet.
@@ -50,13 +39,6 @@ class Analysis(Plugin):
             out: a folder for this section's figures alone. The page lies beside it: link a figure as `{out.name}/figure.png`.
         """
         raise NotImplementedError(f"{type(self).__name__}.report")
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold of this plugin: tensors, numbers, strings and containers of them."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
 
 
 def analysis_folder(run_path: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +80,3 @@ def check_array(path: Path, array: object, kinds: str, shape: tuple[int | None, 
     if array.dtype.kind not in kinds or not fits:
         raise UsageError(f"{path} is damaged ({array.dtype} of shape {array.shape}, must be of shape {expected}); {remedy}")
     return array
-
-
-def timm_key(model: str, path: str, size: int) -> str:
-    """The key of the features of a timm network. A run may use several: a file of weights is told from another by its path."""
-    return f"timm_{model}_{zlib.crc32(path.encode()):08x}_{size}".replace("/", "_")

@@ -14,35 +14,17 @@ from pydantic import BeforeValidator, Field, InstanceOf
 
 from usb_active.choices import PluginChoice, Problems, Strict, choose, choose_with, validate
 from usb_active.errors import UsageError, nearest
+from usb_active.free_keys import free_keys
+from usb_active.own_algorithm import declared
 from usb_active.path_texts import is_url, name_problem, path_problem
 from usb_active.paths import absolute, user_path
+from usb_active.plugin import overrides
 from usb_active.registry import REGISTRY
 from usb_active.upper_bound import wants_all_labels
 from usb_active.usb_keys import ALGORITHMS, INVALID, algorithm_keys, algorithm_names, check_usb_keys, convert, imbalance, show
 from usb_active.usb_names import other_modality
 from usb_active.yaml_input import apply_overrides, find_yaml, read_yaml
 
-# Keys that may differ when a run goes on: they change neither what is trained nor what is selected. (Image size and class names
-# may be the data set's own choice: what they come to is kept in the run's dataset.json, and compared there.)
-FREE_KEYS = (
-    "save_dir",
-    "save_name",
-    "data_dir",
-    "num_workers",
-    "num_log_iter",
-    "use_tensorboard",
-    "use_wandb",
-    "use_aim",
-    "gpu",
-    "img_size",
-    "num_classes",
-    "dataset.class_names",
-    "active.cycles",
-    "active.keep",
-    "active.pretrain.num_workers",
-    "active.fast_hooks",
-    "active.oracle.accept_partial",
-)
 # USB's keys that are paths. They count from where the command is given, and are absolute in a run's config.yaml.
 PATH_KEYS = ("save_dir", "data_dir", "pretrain_path")
 # Keys without an effect on results that must stay as they are all the same: what an observer has not seen of the first cycles cannot
@@ -159,6 +141,11 @@ class RunConfig:
         """The run directory."""
         return Path(self.usb["save_dir"]) / self.usb["save_name"]
 
+    @property
+    def free_keys(self) -> tuple[str, ...]:
+        """Dotted keys that may differ when the run goes on."""
+        return free_keys(self.resolved())
+
     def resolved(self) -> dict[str, Any]:
         """Everything as plain data, defaults filled in; `config_from_dict` gives the same configuration again."""
         block = {"dataset": self.dataset.resolved(), "net": self.net.resolved()}
@@ -229,7 +216,7 @@ def check_against_pool(config: RunConfig, num_queryable: int, num_classes: int, 
             f"{config.source}: active.budget: {size} initial + {active.cycles} cycles of {active.budget} = {total} labels, but only "
             f"{num_queryable} samples may be asked; at most {most} a cycle"
         )
-    if getattr(active.initial.cls, "per_class", False):
+    if active.initial.cls.per_class:
         _check_per_class(config, size, num_classes, class_counts)
 
 
@@ -344,7 +331,7 @@ def _prior(value: Any, base: Path, problems: Problems) -> PriorSettings | None:
 def _settle_initial(active: ActiveConfig, num_labels: Any, problems: Problems) -> ActiveConfig:
     """The number of initial labels: `initial.size`, or USB's `num_labels`; a plugin that brings labels has no need of it."""
     size = active.initial.size
-    if hasattr(active.initial.cls, "known_labels"):
+    if overrides(active.initial.cls, "known_labels"):
         if size is not None:
             problems.add("active.initial.size", f"'{active.initial.name}' brings its own labels ({size}); remove size")
         elif num_labels is not None:
@@ -373,7 +360,7 @@ def _cross_check(usb: dict[str, Any], active: ActiveConfig, problems: Problems) 
     if active.cycles > 0 and active.budget < 1:
         problems.add("active.budget", f"labels a cycle must be at least 1 ({active.budget})")
     # An algorithm that plans its cycles takes the iterations from the epochs.
-    if usb["epoch"] > usb["num_train_iter"] and not hasattr(_own_algorithm(usb["algorithm"]), "plan"):
+    if usb["epoch"] > usb["num_train_iter"] and not overrides(_own_algorithm(usb["algorithm"]), "plan"):
         problems.add("epoch", f"more epochs than iterations ({usb['epoch']}); at most num_train_iter, {usb['num_train_iter']}")
     if usb["use_pretrain"] and not usb["pretrain_path"]:
         problems.add("pretrain_path", "missing, with use_pretrain: true")
@@ -398,12 +385,11 @@ def _settle_stream(usb: dict[str, Any], active: ActiveConfig, given: bool, probl
     """`include_lb_to_ulb`, where a method demands that labelled samples are, or are not, in the unlabelled stream."""
     choices = [choice for choice in (active.initial, active.acquisition, active.prior and active.prior.choice) if choice]
     # Of an instance, because what it wants may depend on its keys.
-    asking = {choice.name: choice.make() for choice in choices}
+    asking = {choice.name: choice.make().include_labeled for choice in choices}
     own = _own_algorithm(usb["algorithm"])
     if own is not None:
-        asking[usb["algorithm"]] = own
-    for name, owner in asking.items():
-        wanted = getattr(owner, "include_labeled", None)
+        asking[usb["algorithm"]] = declared(own, "include_labeled")
+    for name, wanted in asking.items():
         if wanted is None or usb["include_lb_to_ulb"] is wanted:
             continue
         if given:

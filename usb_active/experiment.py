@@ -22,6 +22,7 @@ from usb_active.initial_weights import InitialWeights
 from usb_active.journal_checks import check_labels, journal_sums
 from usb_active.metrics import training_record
 from usb_active.oracle import Answers, Query
+from usb_active.plugin import overrides
 from usb_active.plugin_states import PluginStates
 from usb_active.pool import Pool
 from usb_active.prior import When
@@ -232,7 +233,7 @@ class Session:
         plugin = self.plugins[self._role(cycle)]
         with seeded_globals(self.seed, cycle, self._role(cycle)):
             view = self.view(self._role(cycle), cycle, held_out=NOBODY)
-            if hasattr(plugin, "known_labels"):
+            if overrides(plugin, "known_labels"):
                 return self._make_query(cycle, plugin, self._take_known(cycle, plugin, view))
             wanted = self.config.active.initial.size if cycle == 0 else self.config.active.budget
             budget = min(wanted, len(view.candidates))
@@ -359,7 +360,7 @@ class Session:
 
     def _save_pseudo_labels(self, cycle: int) -> None:
         role = self._role(cycle)
-        if not hasattr(self.plugins[role], "pseudo_labels"):
+        if not overrides(self.plugins[role], "pseudo_labels"):
             return
         if cycle > 0:
             self._restore(cycle - 1)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
-from usb_active.artifacts import load_array, timm_key
+from usb_active.artifacts import load_array
 from usb_active.checkpoint import read_weights
 from usb_active.errors import UsageError, name_some, nearest
-from usb_active.features import Features
+from usb_active.features import Features, Kept
 from usb_active.plugin import PluginConfig
 from usb_active.view import PoolView, check_finite_rows
 
@@ -67,6 +68,9 @@ class FileFeatures(Features):
     def check(self, num_samples: int, num_classes: int) -> None:
         self._read(num_samples)
 
+    def kept(self, run_path: Path, num_samples: int) -> Kept:
+        return Kept(self.config.path, f"features in {self.config.path.name}")
+
     def get(self, view: PoolView) -> np.ndarray:
         features = self._read(len(view))
         return features if features.dtype == np.float32 else features.astype(np.float32)
@@ -88,8 +92,16 @@ class TimmFeatures(Features):
         path: Path
         batch_size: int = Field(128, ge=1)
 
+    def kept(self, run_path: Path, num_samples: int) -> Kept:
+        return Kept(run_path / "artifacts" / f"{self._key(num_samples)}.npy", f"features of {self.config.model}")
+
     def get(self, view: PoolView) -> np.ndarray:
-        return view.artifact(timm_key(self.config.model, str(self.config.path), len(view)), lambda: self._run(view))
+        return view.artifact(self._key(len(view)), lambda: self._run(view))
+
+    def _key(self, num_samples: int) -> str:
+        """A run may use several: a file of weights is told from another by its path."""
+        path = zlib.crc32(str(self.config.path).encode())
+        return f"timm_{self.config.model}_{path:08x}_{num_samples}".replace("/", "_")
 
     def _run(self, view: PoolView) -> np.ndarray:
         import torch

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from usb_active.errors import name_some
-from usb_active.plugin import PluginConfig
+from usb_active.plugin import PluginConfig, free_key
 
 # By number of channels; grey is the mean of ImageNet's three.
 IMAGENET_MEAN = {3: (0.485, 0.456, 0.406), 1: (0.449,)}
@@ -26,7 +26,8 @@ class FolderConfig(PluginConfig):
         of more than 8 bits a channel; 0 and 65,535 unless given.
     """
 
-    class_names: tuple[str, ...] | None = None
+    # What they come to is kept in the run's dataset.json, and compared there.
+    class_names: tuple[str, ...] | None = free_key(None)
     in_channels: Literal[1, 3] = 3
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from usb_active.plugin import Plugin
+from usb_active.plugin import Plugin, optional
 
 if TYPE_CHECKING:
     from usb_active.datasets import Dataset
@@ -58,11 +58,13 @@ class Oracle(Plugin):
     # True when answers come from the data set itself: methods may then see `view.truth`.
     simulated: bool = False
 
+    @optional
     def setup(self, dataset: Dataset, run_path: Path) -> None:
         """Called once, before the first `ask`: the pool, and the run's directory (`run_path / "queries"` is the oracle's)."""
         self.dataset = dataset
         self.run_path = run_path
 
+    @optional
     def ask(self, query: Query) -> None:
         """Put the question. Called again after a crash with the same query: must do no harm."""
 
@@ -70,10 +72,12 @@ class Oracle(Plugin):
         """What is answered so far, of this query and (optionally) of earlier ones, corrections included."""
         raise NotImplementedError(f"{type(self).__name__}.collect")
 
+    @optional
     def accepts_partial(self) -> bool:
         """True: training goes on with what is answered; False: it waits until nothing is pending."""
         return False
 
+    @optional
     def instructions(self, query: Query, pending: int) -> str:
         """Two lines that tell a person what to do; shown when the run stops to wait."""
         return f"{pending} labels are missing; give them and run the same command again."

@@ -15,7 +15,7 @@ from usb_active.errors import UsageError, name_some
 from usb_active.journal import read_journal
 from usb_active.label_file import ClassReader, Problems
 from usb_active.oracle import Answers, Oracle, Query
-from usb_active.plugin import PluginConfig
+from usb_active.plugin import PluginConfig, free_key
 from usb_active.run_dir import read_query
 from usb_active.spreadsheet import text_cell
 
@@ -51,7 +51,7 @@ class CsvOracle(Oracle):
     class Config(PluginConfig):
         """accept_partial: train as soon as something is answered, instead of waiting until everything is."""
 
-        accept_partial: bool = False
+        accept_partial: bool = free_key(False)
 
     def accepts_partial(self) -> bool:
         """As configured."""

@@ -1,10 +1,50 @@
-"""What every plugin has: a kind, a Config that is validated, and a name given to it by the registry."""
+"""What every plugin has: a kind, a Config that is validated, a name given to it by the registry, and methods that it may define."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+# The defaults themselves, not a mark on them: `functools.wraps` would copy a mark onto what a plugin puts in their place.
+_OPTIONAL: set[Any] = set()
+
+
+def optional(method: Method) -> Method:
+    """Decorator for a method that a plugin may define, and of which this one is the default: see `overrides`."""
+    _OPTIONAL.add(method)
+    return method
+
+
+def overrides(owner: Any, name: str) -> bool:
+    """Whether a plugin (a class or an instance) has a method of its own in place of the optional one of this name.
+
+    A class that lacks the contract's base, as an algorithm of USB's may, has it when it has any method of this name.
+    """
+    method = getattr(owner, name, None)
+    return callable(method) and getattr(method, "__func__", method) not in _OPTIONAL
+
+
+def optional_methods(base: type) -> list[str]:
+    """Names of the methods of a contract that a plugin may define."""
+    members = {name: inspect.getattr_static(base, name) for name in dir(base) if not name.startswith("_")}
+    return [name for name, member in members.items() if inspect.isfunction(member) and member in _OPTIONAL]
+
+
+_FREE = {"usb_active": "free"}
+
+
+def free_key(default: Any = ..., **constraints: Any) -> Any:
+    """A pydantic `Field` for a key that may change when a run goes on: it changes neither what is trained nor what is selected."""
+    return Field(default, json_schema_extra=_FREE, **constraints)
+
+
+def free_names(model: type[BaseModel]) -> list[str]:
+    """Names of the fields that were declared by `free_key`."""
+    return [name for name, info in model.model_fields.items() if info.json_schema_extra == _FREE]
 
 
 class PluginConfig(BaseModel):
@@ -19,6 +59,7 @@ class Plugin:
     kind: ClassVar[str]
     # Set by the registry; the name under which users ask for this plugin.
     name: ClassVar[str] = ""
+    config: PluginConfig
 
     class Config(PluginConfig):
         """No keys of its own."""
@@ -26,6 +67,7 @@ class Plugin:
     def __init__(self, config: PluginConfig | None = None):
         self.config = self.Config() if config is None else config
 
+    @optional
     def check(self, num_samples: int, num_classes: int) -> None:
         """UsageError where keys do not go with a pool of this size. Called before anything runs, for what chooses, guides, watches or
         pretrains."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from usb_active.checkpoint import Owner, read_checkpoint, write_checkpoint
 from usb_active.errors import UsageError
+from usb_active.plugin import overrides
 
 Step = Literal["query", "answers", "training"]
 _REMEDY = "restore it from a copy: what plugins had learned is nowhere else"
@@ -20,8 +21,8 @@ class PluginStates:
         self._plugins, self._folder, self._run_id = plugins, folder, run_id
 
     def collect(self) -> dict[str, Any]:
-        """The state of every plugin, by role."""
-        return {role: plugin.state_dict() for role, plugin in self._plugins.items() if hasattr(plugin, "state_dict")}
+        """The state of every plugin that has one, by role."""
+        return {role: plugin.state_dict() for role, plugin in self._plugins.items() if overrides(plugin, "state_dict")}
 
     def give(self, states: Mapping[str, Any]) -> None:
         """The inverse of `collect`."""

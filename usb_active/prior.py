@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from usb_active.errors import UsageError, name_some
-from usb_active.plugin import Plugin
+from usb_active.observer import Contributor
 
 if TYPE_CHECKING:
     from usb_active.view import PoolView
@@ -47,17 +47,15 @@ class PriorTable:
         return self.probs[idx]
 
 
-class Prior(Plugin):
-    """Makes the table; the core feeds it into the trainer's pseudo-labels (AS3L, Eq. 5: normalize(prior + p))."""
+class Prior(Contributor):
+    """Makes the table; the core feeds it into the trainer's pseudo-labels (AS3L, Eq. 5: normalize(prior + p)).
+
+    It may watch the training too: see usb_active/observer.py.
+    """
 
     kind: ClassVar[str] = "prior"
     # Whether `fit(view, "start")` looks at features. Before a training there is no model to take them from: such a source is refused.
     features_at_start: ClassVar[bool] = False
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """As for an acquisition: a subset of {"features", "probs", "truth"}."""
-        return frozenset()
 
     def fit(self, view: PoolView, when: When) -> PriorTable | None:
         """The table, or None to keep the one there is.

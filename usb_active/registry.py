@@ -17,7 +17,8 @@ from typing import Any
 
 from usb_active.errors import UsageError, nearest, plain, printable
 from usb_active.file_imports import import_file
-from usb_active.plugin import Plugin
+from usb_active.misspelling import misspelt
+from usb_active.plugin import Plugin, optional_methods, overrides
 
 GROUP = "usb_active.plugins"
 
@@ -31,18 +32,10 @@ CONTRACTS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "oracle": ("usb_active.oracle:Oracle", {"collect": ("query",)}),
     "dataset": ("usb_active.datasets:Dataset", {"prepare": (), "load": ("index",)}),
     "network": ("usb_active.network:Network", {"build": ("num_classes", "img_size", "in_channels")}),
-    "algorithm": ("", {"train_step": ()}),
+    "algorithm": ("usb_active.own_algorithm:OwnAlgorithm", {"train_step": ()}),
 }
-OPTIONAL = {
-    "acquisition": {
-        "setup": ("info",), "observe": ("batch",), "extra_loss": ("batch",), "on_interval": ("view",),
-        "pseudo_labels": ("view",), "known_labels": ("view",),
-    },
-    "prior": {"setup": ("info",), "observe": ("batch",), "extra_loss": ("batch",)},
-    "analysis": {"setup": ("info",), "observe": ("batch",), "on_interval": ("view",)},
-    "oracle": {"setup": ("dataset", "run_path"), "ask": ("query",), "instructions": ("query", "pending")},
-    "algorithm": {"plan": ("pool",), "make_sampler": ("split", "epoch", "start")},
-}  # fmt: skip
+# Kinds whose base says what may be defined, and need not be derived from: USB's own algorithms are plugins too.
+DUCK_TYPED = frozenset({"algorithm"})
 # What a plugin of a kind must not define, because its effect would be one that this kind promises not to have.
 FORBIDDEN = {"analysis": ("extra_loss", "select", "known_labels", "pseudo_labels", "include_labeled")}
 
@@ -187,13 +180,15 @@ def check_contract(kind: str, name: str, cls: Any) -> None:
     where = f"{kind} '{name}' ({getattr(cls, '__module__', '?')}:{getattr(cls, '__qualname__', cls)})"
     if not inspect.isclass(cls):
         raise UsageError(f"{where}: must be a class")
-    base = resolve(base_target) if base_target else object
-    if not issubclass(cls, base):
+    base = resolve(base_target)
+    if not issubclass(cls, base) and kind not in DUCK_TYPED:
         raise UsageError(f"{where}: must derive from {base_target.replace(':', '.')}")
+    _check_spelling(where, cls, base, {*required, *FORBIDDEN.get(kind, ())})
     for method, parameters in required.items():
         if getattr(cls, method, None) is getattr(base, method, None) and not _replaced(cls, base, method):
             raise UsageError(f"{where}: must define {method}({', '.join(('self', *parameters))})")
-    for method, parameters in {**required, **OPTIONAL.get(kind, {})}.items():
+    optional = {method: _parameters(base, method) for method in optional_methods(base) if overrides(cls, method)}
+    for method, parameters in {**required, **optional}.items():
         if callable(getattr(cls, method, None)):
             _check_signature(where, cls, method, parameters)
     for method in FORBIDDEN.get(kind, ()):
@@ -203,7 +198,39 @@ def check_contract(kind: str, name: str, cls: Any) -> None:
 
 def _replaced(cls: type, base: type, method: str) -> bool:
     """Whether the class offers something in place of a required method: `known_labels` stands for `select`."""
-    return method == "select" and hasattr(cls, "known_labels")
+    return method == "select" and overrides(cls, "known_labels")
+
+
+def _parameters(base: type, method: str) -> tuple[str, ...]:
+    """What the core gives an optional method, by position, after `self`."""
+    given = list(inspect.signature(getattr(base, method)).parameters.values())[1:]
+    return tuple(parameter.name for parameter in given if parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _check_spelling(where: str, cls: type, base: type, more: set[str]) -> None:
+    """UsageError for public names of a plugin that are one edit away from a name of its contract: nobody would ever ask for them.
+
+    Names that the class has from elsewhere (another library's class that it derives from) are not its own.
+
+    Args:
+        more: names of the contract that the base lacks.
+    """
+    known = {*_public(base), *more}
+    annotated = {name for one in base.__mro__ for name in one.__dict__.get("__annotations__", ())}
+    package = cls.__module__.partition(".")[0]
+    added = [one for one in cls.__mro__ if one not in base.__mro__]
+    own = [one for one in added if issubclass(one, base) or one.__module__.partition(".")[0] == package]
+    inherited = {name for one in added if one not in own for name in vars(one)}
+    names = dict.fromkeys(name for one in own for name in vars(one) if not name.startswith("_"))
+    found = {name: misspelt(name, known) for name in names if name not in known | annotated | inherited}
+    wrong = [f"{name}: did you mean '{meant}'?" for name, meant in found.items() if meant]
+    if wrong:
+        way_out = "a name of the plugin's own that is so near to one of its contract must begin with an underscore"
+        raise UsageError(f"{where}: {' '.join(wrong)} ({way_out})")
+
+
+def _public(base: type) -> set[str]:
+    return {name for name in dir(base) if not name.startswith("_")}
 
 
 def _check_signature(where: str, cls: type, method: str, parameters: tuple[str, ...]) -> None:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usb_active.acquisition import NEEDS
-from usb_active.config import FREE_KEYS, RunConfig, check_against_pool
+from usb_active.config import RunConfig, check_against_pool
 from usb_active.datasets import Dataset, DatasetOptions, ImageDataset
 from usb_active.errors import UsageError, name_some
+from usb_active.features import independent_sources
 from usb_active.paths import nfc
+from usb_active.plugin import overrides
 from usb_active.records import read_dataset
 from usb_active.run_dir import RunDir, check_reopening
 from usb_active.run_format import PINNED_FILE, run_format
@@ -119,12 +121,12 @@ def open_run(parts: dict[str, Any]) -> Components:
     if "run_dir" in parts:
         return Components(**parts)
     config = parts["config"]
-    return Components(**parts, run_dir=RunDir.open(config.run_path, config.stored(), free_keys=FREE_KEYS))
+    return Components(**parts, run_dir=RunDir.open(config.run_path, config.stored(), free_keys=config.free_keys))
 
 
 def check_directory(config: RunConfig) -> None:
     """UsageError when the run's directory holds a run of another configuration, or is none of a run."""
-    check_reopening(config.run_path, config.stored(), free_keys=FREE_KEYS)
+    check_reopening(config.run_path, config.stored(), free_keys=config.free_keys)
 
 
 def pin(run_dir: RunDir, dataset: Dataset) -> None:
@@ -172,7 +174,7 @@ def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, 
             raise UsageError(f"{who} declares unknown needs: {name_some(sorted(unknown))}; known: {', '.join(sorted(NEEDS))}")
         if "truth" in plugin.needs and not oracle.simulated:
             raise UsageError(f"{who} needs the true labels, which only a simulated oracle knows; use oracle: dataset")
-        if role == "acquisition" and hasattr(plugin, "known_labels"):
+        if role == "acquisition" and overrides(plugin, "known_labels"):
             raise UsageError(f"{who} brings labels that exist already; it can only be `initial`")
         before_training = role == "initial"
         if before_training and "probs" in plugin.needs:
@@ -181,9 +183,8 @@ def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, 
             raise UsageError(f"{who} chooses by what it sees of a training, and before the first there is none")
         if "features" not in plugin.needs:
             continue
-        if (before_training or getattr(plugin, "features_at_start", False)) and source.follows_model:
-            valid = "pixels, file, timm or pretrain"
-            raise UsageError(f"{who} needs features before a training; give `features:` {valid} instead of '{source.name}'")
+        if (before_training or (role == "prior" and plugin.features_at_start)) and source.follows_model:
+            raise UsageError(f"{who} needs features before a training; give `features:` {independent_sources()} instead of '{source.name}'")
         if source.from_pretraining and not has_pretrainer:
             raise UsageError(f"{who} takes its features from '{source.name}', but there is no `pretrain:` block")
 
@@ -204,7 +205,7 @@ def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:
     if oracle.simulated:
         counts = np.bincount(dataset.targets[queryable], minlength=dataset.num_classes).tolist()
     # Labels that exist already take their samples from those that may be asked: before a run begins, `usb/trial.py` counts them.
-    if not hasattr(config.active.initial.cls, "known_labels") or (config.run_path / "queries").is_dir():
+    if not overrides(config.active.initial.cls, "known_labels") or (config.run_path / "queries").is_dir():
         check_against_pool(config, int(queryable.sum()), dataset.num_classes, counts)
     prior, steps = config.active.prior, config.usb["num_train_iter"]
     if prior is not None and prior.until_iter is not None and prior.until_iter > steps - (prior.then == "update"):

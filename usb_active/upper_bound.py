@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usb_active.errors import UsageError
+from usb_active.own_algorithm import declared
 from usb_active.registry import REGISTRY
 from usb_active.usb_keys import ALGORITHMS, ALL_LABELS
 
@@ -24,7 +25,7 @@ def wants_all_labels(algorithm: str) -> bool:
     """Whether an algorithm trains on all known labels: by USB's tables, or by a plugin's class attribute `all_labels`."""
     if algorithm in ALGORITHMS or algorithm not in REGISTRY.names("algorithm"):
         return algorithm in ALL_LABELS
-    return bool(getattr(REGISTRY.get("algorithm", algorithm), "all_labels", False))
+    return bool(declared(REGISTRY.get("algorithm", algorithm), "all_labels"))
 
 
 def check_upper_bound(config: RunConfig, dataset: Dataset, oracle: Any) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from usb_active.arrays import nonfinite_rows
 from usb_active.artifacts import load_artifact, new_map, save_artifact
 from usb_active.errors import UsageError, name_some
+from usb_active.features import independent_sources
 from usb_active.randomness import generator
 from usb_active.run_dir import make_folder
 from usb_active.split import NOBODY
@@ -140,7 +141,7 @@ class PoolView:
         """The EMA network, eval mode. Read-only: the core checks nothing here, but nothing of it is kept."""
         model = self._source.model()
         if model is None:
-            raise UsageError(f"{self._role}: there is no trained model yet; take features from pretrain, pixels, file or timm")
+            raise UsageError(f"{self._role}: there is no trained model yet; take features from {independent_sources()}")
         return model.eval()
 
     def predict(

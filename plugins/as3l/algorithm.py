@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from usb_active.inference import evaluating
-from usb_active.usb.bases import AlgorithmBase
+from usb_active.usb.bases import AlgorithmBase, OwnAlgorithm
 
 logger = logging.getLogger("usb_active")
 
 
-class LinearEvaluation(AlgorithmBase):
+class LinearEvaluation(OwnAlgorithm, AlgorithmBase):
     """Cross-entropy on labelled samples, in the weak view, of which only the classifier learns ("freezing the encoder", §4.1.2).
 
     Everything before the classifier stays as pretraining left it: it gets no gradient and no weight decay, and is in eval mode, so

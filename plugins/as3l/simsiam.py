@@ -19,7 +19,7 @@ from usb_active.plugins.as3l.views import SimSiamView
 from usb_active.datasets import Dataset
 from usb_active.errors import UsageError
 from usb_active.inference import PoolRows, view_loader
-from usb_active.plugin import PluginConfig
+from usb_active.plugin import PluginConfig, free_key
 from usb_active.pretraining import Pretrained, Pretrainer
 from usb_active.pretraining_loop import EpochTraining
 from usb_active.randomness import generator, seeded_globals
@@ -59,7 +59,7 @@ class SimSiamConfig(PluginConfig):
     crop: float = Field(0.2, gt=0, le=1)
     flip: bool | None = None
     stop_gradient: bool = True
-    num_workers: int = Field(0, ge=0)
+    num_workers: int = free_key(0, ge=0)
 
 
 class SimSiam(Pretrainer):

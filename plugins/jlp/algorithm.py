@@ -21,10 +21,11 @@ from usb_active.arrays import named, nonfinite_rows
 from usb_active.errors import UsageError
 from usb_active.inference import evaluating
 from usb_active.neighbors import affinity
+from usb_active.plugin import overrides
 from usb_active.propagation import WEIGHTINGS, diffuse, label_matrix, left_open, rows_to_probs
 from usb_active.randomness import generator
 from usb_active.sampling import Loader, PermutationStream, PositionSampler, SeededRows, TravellingRows, make_loader
-from usb_active.usb.bases import AlgorithmBase, Argument, Hook, get_optimizer, str2bool
+from usb_active.usb.bases import AlgorithmBase, Argument, Hook, OwnAlgorithm, get_optimizer, str2bool
 
 logger = logging.getLogger("usb_active")
 
@@ -32,7 +33,7 @@ logger = logging.getLogger("usb_active")
 TOLERANCE = 1e-6
 
 
-class LabelPropagation(AlgorithmBase):
+class LabelPropagation(OwnAlgorithm, AlgorithmBase):
     """Cross-entropy on labelled samples and on samples drawn by the certainty of their propagated labels.
 
     Of every mini-batch of `batch_size`, `lp_labeled` samples are labelled and the rest are pseudo-labelled, drawn with
@@ -81,7 +82,7 @@ class LabelPropagation(AlgorithmBase):
 
     def _warn_of_two_kinds_of_pseudo_labels(self) -> None:
         asks = self.session.plugins.get("acquisition") if hasattr(self, "session") else None
-        if self.args.lp_semi and hasattr(asks, "pseudo_labels"):
+        if self.args.lp_semi and overrides(asks, "pseudo_labels"):
             logger.warning(f"lp: pseudo-labels of '{asks.name}' join the labelled samples; the paper does not combine them with SEMI")
 
     @property

@@ -18,7 +18,7 @@ from usb_active.arrays import unit_rows
 from usb_active.datasets import Dataset
 from usb_active.errors import UsageError
 from usb_active.inference import PoolRows, collect, predict, view_loader
-from usb_active.plugin import PluginConfig
+from usb_active.plugin import PluginConfig, free_key
 from usb_active.pretraining import Pretrained, Pretrainer
 from usb_active.pretraining_loop import EpochTraining
 from usb_active.randomness import generator, position_seed, seeded_globals
@@ -55,7 +55,7 @@ class DeepClusterConfig(PluginConfig):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-5, ge=0, allow_inf_nan=False)
     batch_size: int = Field(128, ge=2)
-    num_workers: int = Field(0, ge=0)
+    num_workers: int = free_key(0, ge=0)
 
     @model_validator(mode="after")
     def _no_key_without_effect(self) -> DeepClusterConfig:

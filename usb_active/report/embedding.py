@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from usb_active.artifacts import load_array, timm_key
+from usb_active.artifacts import load_array
 from usb_active.errors import UsageError, name_some
+from usb_active.features import source_of
 from usb_active.report.drawing import MARKERS, add_title, new_figure, save_figure
 from usb_active.report.galleries import reason_of
 from usb_active.report.runs import Run
@@ -92,17 +93,15 @@ def _choose(
 
 
 def _kept_features(run: Run, size: int) -> tuple[np.ndarray | None, str]:
-    """(N, D) for a pool of this size, mapped, and what they are: those that a selection chose by, from a file or timm; else those of
-    the pretrainer, or of its backbone."""
+    """(N, D) for a pool of this size, mapped, and what they are: those that a selection chose by, where their source keeps
+    them; else those of the pretrainer, or of its backbone."""
     active, folder = run.config["active"], run.path / "pretrain"
     choices = [(active.get(role) or {}).get("features") for role in ("initial", "acquisition")]
     places: list[tuple[Path, str]] = []
-    for choice in [*filter(None, choices), active.get("features") or {}]:
-        if choice.get("name") == "file":
-            places.append((Path(choice["path"]), f"features in {Path(choice['path']).name}"))
-        elif choice.get("name") == "timm":
-            key = timm_key(choice["model"], choice["path"], size)
-            places.append((run.path / "artifacts" / f"{key}.npy", f"features of {choice['model']}"))
+    for choice in [*choices, active.get("features")]:
+        source = source_of(choice, f"{run.path}: config.yaml")
+        kept = None if source is None else source.kept(run.path, size)
+        places += [] if kept is None else [kept]
     places += [(folder / name, "features of pretraining") for name in ("features.npy", f"backbone_features_{size}.npy")]
     for path, source in places:
         if path.is_file():

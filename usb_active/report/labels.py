@@ -24,12 +24,13 @@ CHOICES = ("initial", "acquisition", "oracle", "pretrain", "features", "prior", 
 
 def method_settings(config: dict) -> dict[str, Any]:
     """The configuration, flat (`active.acquisition.name`), without the seed and what changes no results."""
-    from usb_active.config import FREE_KEYS, OBSERVING_KEYS
+    from usb_active.config import OBSERVING_KEYS
+    from usb_active.free_keys import free_keys
 
     active = dict(config.get("active") or {})
     # The short form of a choice, `acquisition: margin`, means the same as `{name: margin}`.
     active |= {key: {"name": active[key]} for key in CHOICES if isinstance(active.get(key), str)}
-    free = (*RUN_KEYS, *FREE_KEYS, *OBSERVING_KEYS)
+    free = (*RUN_KEYS, *free_keys(config), *OBSERVING_KEYS)
     flat = _flatten({**config, "active": active})
     return {key: flat[key] for key in flat if not any(f"{key}.".startswith(f"{other}.") for other in free)}
 

@@ -23,6 +23,8 @@ from usb_active.divergence import DivergenceWatch, advice, nonfinite_tensors
 from usb_active.errors import UsageError, name_some
 from usb_active.experiment import Session
 from usb_active.inference import evaluating
+from usb_active.own_algorithm import OwnAlgorithm
+from usb_active.plugin import overrides
 from usb_active.randomness import seed_globals, seeded_globals
 from usb_active.registry import REGISTRY
 from usb_active.sampling import EpochSampler, Loader, PermutationStream, PositionSampler, SeededRows, make_loader
@@ -109,12 +111,12 @@ class ActiveMixin(DeviceMixin):
         return None if self._tensorboard is None else CycleLog(self._tensorboard, cycle * steps)
 
     def _hidden_modules(self) -> list[str]:
-        names = [name for plugin in self.session.plugins.values() for name in getattr(plugin, "hidden_modules", ())]
+        names = [name for plugin in self.session.plugins.values() for name in plugin.hidden_modules]
         return list(dict.fromkeys(names))
 
     def prepare(self, cycle: int, split: Split) -> None:
         """Everything sized by the labelled set is rebuilt, weights are fresh (or carried, under `warm_start`)."""
-        if hasattr(self, "plan"):
+        if overrides(self, "plan"):
             # A plan may depend on the streams, which hold more than the pool's labels when pseudo-labels have joined them.
             self.split = split
             self.args.epoch, self.args.num_train_iter = self.plan(self.session.pool)
@@ -188,7 +190,7 @@ class ActiveMixin(DeviceMixin):
         stream, seed = self.dataset_dict[name], self.session.seed
         permutations = PermutationStream(len(stream), batch_size, seed, self.cycle, name)
         sampler = PositionSampler(permutations.batch, lambda: self.it, self._epoch_end)
-        if hasattr(self, "make_sampler"):
+        if overrides(self, "make_sampler"):
             split = name.partition("_")[2]
             make = lambda epoch, start: self.make_sampler(split, epoch, start)  # noqa: E731 — it is a closure, not a function
             sampler = EpochSampler(make, stream.rows_of, self._epoch_position, sampler)
@@ -242,8 +244,7 @@ class ActiveMixin(DeviceMixin):
         # Its samplers are seeded by the epoch alone; ours need no telling.
         remove_hook(self, "DistSamplerSeedHook")
         for role, hook in self._plugin_hooks.items():
-            wanted = getattr(hook.plugin, "batch_fields", frozenset())
-            check_fields(f"{role} '{hook.plugin.name}'", wanted, self.base_name, self._fields)
+            check_fields(f"{role} '{hook.plugin.name}'", hook.plugin.batch_fields, self.base_name, self._fields)
             self.register_hook(hook, f"active/{role}", "VERY_HIGH")
         self.register_hook(self._own_hook, self._own_hook.name, "VERY_HIGH")
         self._observers = [hook.name for hook in self._plugin_hooks.values() if hook.defines("observe")]
@@ -274,8 +275,7 @@ class ActiveMixin(DeviceMixin):
             shown = self._observers or self._loss_adders
             batch = None
             if shown:
-                unused = getattr(self, "unused_fields", ())
-                batch = self._capture.batch(self.cycle, self.it, self._loaded, inputs, out_dict.get("feat"), unused)
+                batch = self._capture.batch(self.cycle, self.it, self._loaded, inputs, out_dict.get("feat"), self.unused_fields)
         finally:
             self._capture.close()
             self.prior_seam.close()
@@ -537,7 +537,9 @@ def _load_into(existing: torch.nn.Module, fresh: torch.nn.Module) -> torch.nn.Mo
 def make_active(name: str, cls: type) -> type:
     """The class behind `active_<name>`."""
     attributes = {"base_name": name, "base_class": cls, "__module__": __name__}
-    return type(f"Active{cls.__name__}", (ActiveMixin, cls), {**attributes, "__doc__": f"USB's {name}, in active cycles."})
+    # Last, so that nothing of it hides a method of a class that has one without deriving from it.
+    contract = () if issubclass(cls, OwnAlgorithm) else (OwnAlgorithm,)
+    return type(f"Active{cls.__name__}", (ActiveMixin, cls, *contract), {**attributes, "__doc__": f"USB's {name}, in active cycles."})
 
 
 def register(names: list[str] | None = None) -> None:

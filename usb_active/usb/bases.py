@@ -10,7 +10,9 @@ from semilearn.core import AlgorithmBase
 from semilearn.core.hooks import Hook
 from semilearn.core.utils import get_optimizer
 
-__all__ = ["AlgorithmBase", "Argument", "Hook", "get_optimizer", "str2bool"]
+from usb_active.own_algorithm import OwnAlgorithm
+
+__all__ = ["AlgorithmBase", "Argument", "Hook", "OwnAlgorithm", "get_optimizer", "str2bool"]
 
 
 class Argument(SSL_Argument):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from semilearn.core.hooks import EvaluationHook, Hook
 
+from usb_active.plugin import overrides
 from usb_active.randomness import global_generators_kept, seeded_globals
 
 
@@ -42,8 +43,8 @@ class PluginHook(RegisteredState):
         self.plugin = plugin
 
     def defines(self, method: str) -> bool:
-        """Whether the plugin has this optional method."""
-        return callable(getattr(self.plugin, method, None))
+        """Whether the plugin has this optional method of its own."""
+        return overrides(self.plugin, method)
 
     def observe(self, algorithm: Any, batch: Any) -> None:
         with global_generators_kept():
@@ -88,7 +89,7 @@ class PluginHook(RegisteredState):
 
     def on_interval(self, algorithm: Any) -> None:
         """Every `interval` steps, with the pool and the EMA model of this moment."""
-        interval = getattr(self.plugin, "interval", None)
+        interval = self.plugin.interval
         if interval and self.every_n_iters(algorithm, interval) and self.defines("on_interval"):
             self._forward("on_interval", algorithm, algorithm.session.interval_view(self.name.partition("/")[2]))
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from semilearn.core import utils
 
-from usb_active.config import FREE_KEYS, RunConfig, config_from_dict
+from usb_active.config import RunConfig, config_from_dict
 from usb_active.run_dir import RunDir
 from usb_active.script_main import as_main
 from usb_active.usb.algorithm import register
@@ -30,7 +30,7 @@ def run_script(script: Path, config: RunConfig) -> None:
     """
     register([config.usb["algorithm"]])
     # Made a run before train.py puts a log into the directory: in a directory with unknown files no run starts.
-    RunDir.open(config.run_path, config.stored(), free_keys=FREE_KEYS).close()
+    RunDir.open(config.run_path, config.stored(), free_keys=config.free_keys).close()
     log_to_file(config)
     code = compile(script.read_bytes(), str(script), "exec")
     with _replaced(sys, argv=[str(script), "--c", config.source]), _replaced(utils, **_stand_ins(config)), _device_counted():

@@ -10,6 +10,7 @@ import torch
 
 from usb_active.acquisition import BATCH_FIELDS, TrainBatch
 from usb_active.errors import UsageError
+from usb_active.own_algorithm import declared
 from usb_active.prior import PriorTable
 
 ALWAYS = frozenset({"idx_lb", "x_lb", "y_lb"})
@@ -30,9 +31,9 @@ MASKS_LABELED = frozenset({"defixmatch"})
 
 def batch_fields(name: str, cls: type) -> frozenset[str]:
     """The fields of TrainBatch that algorithm `name` has; an algorithm of one's own declares `batch_fields` itself."""
-    declared = getattr(cls, "batch_fields", None)
-    if declared is not None:
-        return frozenset(declared)
+    own = declared(cls, "batch_fields")
+    if own is not None:
+        return frozenset(own)
     return FIELDS.get(name, ALWAYS | UNLABELED | {"hidden"})
 
 

@@ -18,6 +18,7 @@ from semilearn.algorithms import get_algorithm
 from usb_active.config import RunConfig
 from usb_active.errors import UsageError
 from usb_active.inference import evaluating
+from usb_active.plugin import overrides
 from usb_active.randomness import global_generators_kept, seeded_globals
 from usb_active.run_dir import RunDir
 from usb_active.setup import make_plugins, queryable_mask
@@ -73,7 +74,7 @@ def _show_images(algorithm: Any, config: RunConfig) -> None:
 def _check_known(session: Any, config: RunConfig) -> None:
     """Labels that exist already: they are read, and what they leave to be asked must last for the cycles."""
     plugin, active = session.plugins["initial"], config.active
-    if not hasattr(plugin, "known_labels"):
+    if not overrides(plugin, "known_labels"):
         return
     with seeded_globals(session.seed, 0, "initial"):
         known = session.known_labels(session.view("initial", 0, held_out=NOBODY))["idx"]
