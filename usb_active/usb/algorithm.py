@@ -42,6 +42,7 @@ from usb_active.usb.hooks import (
 from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_fields, check_prior_stages
 from usb_active.usb.state import algorithm_state, load_algorithm_state
 from usb_active.usb.support import check_supported
+from usb_active.usb.unlabeled import declared_views
 
 logger = logging.getLogger("usb_active")
 
@@ -162,10 +163,10 @@ class ActiveMixin(DeviceMixin):
     # ------------------------------------------------------------------------------------------ what USB's constructor asks for
     def set_dataset(self) -> dict[str, Any]:
         """The pool's labelled and unlabelled streams, the test set, and the labels held out for validation."""
-        dataset, split = self.session.dataset, self.split
+        dataset, split, views = self.session.dataset, self.split, declared_views(self)
         streams = {
-            "train_lb": PoolStream(self.base_name, dataset, split.labeled, split.labels),
-            "train_ulb": PoolStream(self.base_name, dataset, split.unlabeled, None),
+            "train_lb": PoolStream(self.base_name, dataset, split.labeled, split.labels, views),
+            "train_ulb": PoolStream(self.base_name, dataset, split.unlabeled, None, views),
         }
         self.args.lb_dest_len, self.args.ulb_dest_len = len(split.labeled), len(split.unlabeled)
         self._dataset_idx = {name: torch.from_numpy(stream.idx) for name, stream in streams.items()}

@@ -11,6 +11,7 @@ import torch
 from usb_active.acquisition import BATCH_FIELDS, TrainBatch
 from usb_active.errors import UsageError
 from usb_active.prior import PriorTable
+from usb_active.usb.unlabeled import view_names
 
 ALWAYS = frozenset({"idx_lb", "x_lb", "y_lb"})
 UNLABELED = frozenset({"idx_ulb", "x_ulb_w"})
@@ -33,7 +34,8 @@ def batch_fields(name: str, cls: type) -> frozenset[str]:
     declared = getattr(cls, "batch_fields", None)
     if declared is not None:
         return frozenset(declared)
-    return FIELDS.get(name, ALWAYS | UNLABELED | {"hidden"})
+    fields = FIELDS.get(name, ALWAYS | UNLABELED | {"hidden"})
+    return fields if name in FIELDS or "x_ulb_w" in view_names(name, cls) else fields - {"x_ulb_w"}
 
 
 def check_fields(who: str, wanted: Iterable[str], algorithm: str, available: frozenset[str]) -> None:

@@ -13,6 +13,7 @@ from usb_active.errors import UsageError, printable
 from usb_active.registry import REGISTRY
 from usb_active.usb.device import pick_device
 from usb_active.usb.seams import PRIOR_HOOKS, batch_fields, check_fields, check_prior_stages
+from usb_active.usb.unlabeled import check_views
 
 # These move tensors with `.cuda()` in their own code.
 CUDA_ONLY = frozenset({"comatch", "crmatch", "simmatch", "vat"})
@@ -55,6 +56,7 @@ def check_supported(name: str, cls: type, device: torch.device) -> None:
         raise UsageError(f"algorithm '{name}' cannot run in active cycles: it wants its warmup() called before any label exists")
     if name in CUDA_ONLY and device.type != "cuda":
         raise UsageError(f"algorithm '{name}' needs a CUDA device: its own code says .cuda()")
+    check_views(name, cls)
 
 
 def build_network(network: Any, config: RunConfig, *shape: Any) -> torch.nn.Module:
