@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from PIL import ImageOps
 from semilearn.algorithms.mixmatch import MixMatch
 from semilearn.algorithms.remixmatch import ReMixMatch
 
-from usb_active import register_plugin
+from usb_active import Acquisition, PluginConfig, register_plugin
+from usb_active.inference import evaluating
+from usb_active.ranking import top_k
 from usb_active.usb.bases import AlgorithmBase
 
 
@@ -69,3 +72,97 @@ class UnknownView(NoViews):
     """Names a view that no data set has."""
 
     unlabeled_views = {"x_ulb_w": "weka"}
+
+
+# ---------------------------------------------------------------------------------------------- hidden outputs, modules of one's own
+LAYERS = ("stem.conv", "blocks.0.conv")
+
+
+class LossModule(torch.nn.Module):
+    """Predicts a sample's loss from pooled outputs of inner layers (after Yoo & Kweon 2019)."""
+
+    def __init__(self, widths):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(width, 8) for width in widths])
+        self.last = torch.nn.Linear(8 * len(widths), 1)
+
+    def forward(self, maps):
+        pooled = [layer(x.mean(dim=(2, 3)).relu()) for layer, x in zip(self.layers, maps, strict=True)]
+        return self.last(torch.cat(pooled, dim=1))[:, 0]
+
+
+@register_plugin("acquisition", "learning_loss")
+class LearningLoss(Acquisition):
+    """A module of its own learns the labelled loss from inner layers; picks where it says most, by EMA or live weights."""
+
+    class Config(PluginConfig):
+        layers: list[str] = list(LAYERS)
+        live: bool = False
+
+    batch_fields = frozenset({"logits_lb", "hidden"})
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.grads = []
+
+    @property
+    def hidden_modules(self):
+        return tuple(self.config.layers)
+
+    def setup(self, info):
+        modules = dict(info.net.named_modules())
+        widths = [modules[name].out_channels for name in self.config.layers]
+        adam = lambda parameters: torch.optim.Adam(parameters, lr=0.01)  # noqa: E731 — a one-line factory
+        self.predictor = info.register_state("predictor", lambda: LossModule(widths), optimizer=adam)
+
+    def extra_loss(self, batch):
+        maps = [batch.hidden["x_lb"][name] for name in self.config.layers]
+        self.grads.append([x.requires_grad for x in maps])
+        target = torch.nn.functional.cross_entropy(batch.logits_lb, batch.y_lb, reduction="none")
+        return ((self.predictor(maps) - target.detach()) ** 2).mean()
+
+    def select(self, view, budget):
+        module = view.registered("predictor").module
+
+        def predicted_loss(seen):
+            return module([seen[name] for name in self.config.layers])
+
+        stream = view.predict([predicted_loss], view.candidates, modules=self.config.layers, live=self.config.live)
+        with evaluating(module):
+            self.scores = np.concatenate([values["predicted_loss"][0] for _, values in stream])
+        self.picked_with = {name: value.clone() for name, value in module.state_dict().items()}
+        return top_k(self.scores, view.candidates, budget, view.rng)
+
+
+@register_plugin("acquisition", "critic")
+class Critic(Acquisition):
+    """Two updates a step: USB's, then this plugin's own critic on the features that USB's has just changed, by its own optimizer."""
+
+    def setup(self, info):
+        self.order = []
+        self.critic = info.register_state("critic", lambda: torch.nn.Linear(info.feature_dim, 1))
+        # An optimizer is a state like any other; one that is registered so steps only when its plugin says.
+        self.optimizer = info.register_state("optimizer", lambda: torch.optim.Adam(self.critic.parameters(), lr=0.05))
+
+    def observe(self, batch):
+        self._x, self._before = batch.x_lb, None
+
+    def before_train_step(self, algorithm):
+        self._weights = algorithm.model.classifier.weight.detach().clone()
+
+    def after_train_step(self, algorithm):
+        self.order.append(not torch.equal(self._weights, algorithm.model.classifier.weight))
+        with torch.no_grad(), evaluating(algorithm.model):
+            features = algorithm.model(self._x)["feat"]
+        self.optimizer.zero_grad()
+        (self.critic(features) - features.norm(dim=1, keepdim=True)).square().mean().backward()
+        self.optimizer.step()
+
+    def select(self, view, budget):
+        critic = view.registered("critic").module
+        with torch.no_grad():
+            scores = critic(torch.from_numpy(self._features(view)))[:, 0].numpy()
+        return top_k(scores[view.candidates], view.candidates, budget, view.rng)
+
+    def _features(self, view):
+        return np.concatenate([values["features"][0] for _, values in view.predict(["features"], np.arange(len(view)))])

@@ -12,7 +12,7 @@ from usb_active.config import RunConfig
 from usb_active.errors import UsageError, printable
 from usb_active.registry import REGISTRY
 from usb_active.usb.device import pick_device
-from usb_active.usb.seams import PRIOR_HOOKS, batch_fields, check_fields, check_prior_stages
+from usb_active.usb.seams import PRIOR_HOOKS, batch_fields, check_fields, check_prior_stages, wanted_fields
 from usb_active.usb.unlabeled import check_views
 
 # These move tensors with `.cuda()` in their own code.
@@ -37,8 +37,7 @@ def check_training(parts: dict[str, Any]) -> None:
     cls = REGISTRY.get("algorithm", name)
     check_supported(name, cls, pick_device(config.usb["gpu"]))
     for role, plugin in parts["plugins"].items():
-        wanted = getattr(plugin, "batch_fields", frozenset())
-        check_fields(f"{role} '{plugin.name}'", wanted, name, batch_fields(name, cls))
+        check_fields(f"{role} '{plugin.name}'", wanted_fields(plugin), name, batch_fields(name, cls))
     # An algorithm with a plan of its own says only then how long it trains.
     if "analysis" in parts["plugins"] and not hasattr(cls, "plan"):
         check_intervals(config.source, parts["plugins"]["analysis"], config.usb["num_train_iter"])
