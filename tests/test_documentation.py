@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import killer
 import numpy as np
 import pytest
+import run_helpers
 import torch
 import yaml
 from run_helpers import ALGORITHMS, ROOT, checkpoint, command, settings, train
@@ -189,7 +191,8 @@ def test_pictures_are_small():
 def examples(tmp_path_factory) -> Path:
     """The files of the examples, as a reader would write them."""
     folder = tmp_path_factory.mktemp("examples")
-    for language, name in (("python", "target_confidence.py"), ("python", "flips.py"), ("yaml", "target_confidence.yaml")):
+    python = ("target_confidence.py", "flips.py", "discriminative.py")
+    for language, name in (*(("python", name) for name in python), ("yaml", "target_confidence.yaml")):
         (folder / name).write_text(named_block(CONTRIBUTING, language, name), encoding="utf-8")
     return folder
 
@@ -254,6 +257,47 @@ def test_the_observing_example_picks_what_changed_most(examples, monkeypatch):
     first, second = (session.run_dir.query(cycle).idx.tolist() for cycle in (0, 1))
     counts = sorted((flips[i] for i in flips if i not in first), reverse=True)
     assert [flips[i] for i in second] == counts[:10]
+
+
+KILL_AFTER = """
+import os, signal
+from usb_active import pretraining_loop
+
+_write = pretraining_loop.write_checkpoint
+
+
+def write(path, state):
+    _write(path, state)
+    if os.environ.get("USB_ACTIVE_TEST_POINT") == f"epoch {state['epoch']}":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+pretraining_loop.write_checkpoint = write
+"""
+
+
+@pytest.mark.slow
+def test_the_example_that_trains_inside_select_goes_on_where_it_was_killed(examples, monkeypatch):
+    monkeypatch.chdir(examples)
+    (examples / "kill_after.py").write_text(KILL_AFTER, encoding="utf-8")
+    (overrides,) = [words[2:] for words in run_commands() if "save_name=discriminative" in words]
+    data = load_config("target_confidence.yaml", [override for override in overrides if override != "--set"]).resolved()
+    data["plugins"].append(str(examples / "kill_after.py"))
+    whole = killer.finish({**data, "save_name": "whole"})
+    killed = {**data, "save_name": "killed"}
+    for epoch in (1, 4, 10):
+        assert killer.run(killed, f"epoch {epoch}").code == killer.KILLED
+        lines = (killer.directory(killed) / "scratch/cycle_001/discriminative.jsonl").read_text(encoding="utf-8").splitlines()
+        assert len(lines) == epoch and not (killer.directory(killed) / "queries/cycle_001.json").exists()
+    went_on = killer.finish(killed)
+    killer.assert_same_end(whole, went_on, cycle=1)
+    states = [torch.load(path / "scratch/cycle_001/discriminative.pth", weights_only=True) for path in (whole, went_on)]
+    assert all(torch.equal(value, states[1]["net"][name]) for name, value in states[0]["net"].items())
+    assert [line["loss"] for line in states[0]["log"]] == [line["loss"] for line in states[1]["log"]]
+    # It has learned something, and what it picks is what it takes for unlabelled.
+    assert states[0]["log"][-1]["loss"] < states[0]["log"][0]["loss"]
+    random = killer.finish({**data, "save_name": "random", "active": {**data["active"], "acquisition": "random"}})
+    assert run_helpers.labels_of(random)[21:] != run_helpers.labels_of(whole)[21:]
 
 
 @pytest.mark.slow

@@ -33,7 +33,10 @@ class TrainBatch:
         probs_weak: (B_u, C) the training model's softmax on the weak view, before sharpening, alignment and prior.
         logits_strong: (B_u, C) logits on the strong view.
         feats: features by view name (`x_lb`, `x_ulb_w`, `x_ulb_s`).
-        hidden: outputs of the modules named by the plugin's `hidden_modules`, in the order of the forward passes.
+        hidden: `hidden[view][module]` is what a module named by the plugin's `hidden_modules` gave for a view (`x_lb`, `x_ulb_w`,
+            `x_ulb_s`, and what else train_step takes), (B, …), whatever forward passes the algorithm made of them. Gradients flow
+            where the algorithm's own do: not where it looks at a weak view without. Of a view that passes several times, the first
+            pass with gradients counts. What passes as a mixture is no view.
         cycle, iteration: the training's cycle, and the step in it (from 0).
 
     A field that the algorithm does not have is None. The indices are on the CPU, all else is on the training's device;
@@ -52,7 +55,7 @@ class TrainBatch:
     probs_weak: torch.Tensor | None = None
     logits_strong: torch.Tensor | None = None
     feats: Mapping[str, torch.Tensor] | None = None
-    hidden: Mapping[str, list[torch.Tensor]] = field(default_factory=dict)
+    hidden: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
 
 
 BATCH_FIELDS = frozenset(TrainBatch.__dataclass_fields__) - {"cycle", "iteration"}

@@ -35,7 +35,7 @@ from usb_active.run_format import FIRST, run_format
 from usb_active.setup import Components, components_from_args, pin, queryable_mask
 from usb_active.split import NOBODY, Split, classes_without_training, held_out, make_split, provisional_split
 from usb_active.upper_bound import wants_all_labels, with_known_labels
-from usb_active.view import PoolView, ViewSource
+from usb_active.view import PoolView, Registered, ViewSource
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,7 @@ class Trainer(Protocol):
 
     base_name: str
     device: torch.device
+    model: torch.nn.Module
     ema_model: torch.nn.Module
     it: int
     num_train_iter: int
@@ -59,6 +60,7 @@ class Trainer(Protocol):
     def load_model(self, load_path: str) -> Any: ...
     def fit(self) -> None: ...
     def score(self, model: torch.nn.Module, split: str) -> dict[str, float]: ...
+    def registered(self) -> Mapping[str, Mapping[str, Registered]]: ...
     def log_record(self, record: Mapping[str, Any]) -> None: ...
 
 
@@ -166,7 +168,8 @@ class Session:
             model=lambda: self.trainer.ema_model if self._has_model else None, batch_size=usb["eval_batch_size"],
             num_workers=usb["num_workers"], simulated=self.oracle.simulated, pretrained_features=self._pretrained_features,
             metrics=self.logged, pretrained_modules=self.weights.modules,
-            held_out=self.held_out(),
+            held_out=self.held_out(), live_model=lambda: self.trainer.model if self._has_model else None,
+            registered=self.trainer.registered,
         )  # fmt: skip
 
     def held_out(self) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from usb_active import hidden
 from usb_active.datasets import Dataset
 from usb_active.errors import UsageError, name_some
 from usb_active.randomness import seeded_globals
@@ -56,9 +57,9 @@ def view_loader(rows: PoolRows, batches: Iterable[Batch], num_workers: int) -> t
     return make_loader(rows, batches, num_workers, _as_it_is)
 
 
-def pool_loader(rows: PoolRows, batch_size: int, num_workers: int) -> torch.utils.data.DataLoader:
-    """Batches of `rows` in their order."""
-    return view_loader(rows, SequentialSampler(len(rows), batch_size), num_workers)
+def pool_loader(rows: PoolRows, batch_size: int, num_workers: int, start: int = 0) -> torch.utils.data.DataLoader:
+    """Batches of `rows` in their order, from batch number `start` on."""
+    return view_loader(rows, SequentialSampler(len(rows), batch_size, start), num_workers)
 
 
 @contextmanager
@@ -73,38 +74,85 @@ def evaluating(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
             module.training = training
 
 
+Output = str | Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
+
+
 def predict(
-    model: torch.nn.Module, rows: PoolRows, outputs: Sequence[str], batch_size: int, num_workers: int, device: torch.device
+    model: torch.nn.Module,
+    rows: PoolRows,
+    outputs: Sequence[Output] | Mapping[str, Output],
+    batch_size: int,
+    num_workers: int,
+    device: torch.device,
+    modules: Sequence[str] = (),
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Stream (idx (B,), {name: (passes, B, …) float32}) over `rows`, in their order.
+    """Stream (idx (B,), {name: (passes, B, …) float32}) over `rows`, in their order. The arguments are those of `PoolView.predict`.
 
     Raises:
-        UsageError: an output is not finite; names the samples.
+        UsageError: an output is not known, or not finite; names the samples.
     """
-    unknown = set(outputs) - set(OUTPUTS)
+    wanted = named_outputs(outputs)
+    check_transform("predict", rows.transform)
+    names = [value for value in wanted.values() if isinstance(value, str) and value not in OUTPUTS]
+    inner = hidden.module_names(model)
+    unknown = sorted({*names, *modules} - set(inner))
     if unknown:
-        raise UsageError(f"predict: unknown outputs {name_some(sorted(unknown))}; known: {', '.join(OUTPUTS)}")
-    if rows.transform not in TRANSFORMS:
-        raise UsageError(f"predict: unknown transform '{rows.transform}'; known: {', '.join(TRANSFORMS)}")
+        known = f"{', '.join(OUTPUTS)}, functions, and the network's modules, e.g. {', '.join(inner[:5])}"
+        raise UsageError(f"predict: unknown outputs {name_some(unknown)}; known: {known}")
+    found = hidden.named(model, dict.fromkeys([*names, *modules]), "predict")
     for batch in pool_loader(rows, batch_size, num_workers):
         with torch.no_grad(), evaluating(model):
-            values = _forward(model, batch["x"].to(device), outputs)
+            values = _forward(model, batch["x"].to(device), wanted, found)
         idx = batch["idx"].numpy()
         for name, value in values.items():
             _check_finite(name, value, idx)
         yield idx, values
 
 
-def _forward(model: torch.nn.Module, x: torch.Tensor, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+def named_outputs(outputs: Sequence[Output] | Mapping[str, Output]) -> dict[str, Output]:
+    """What is wanted, under the names by which it comes. UsageError where two would have one name."""
+    if isinstance(outputs, str):
+        raise UsageError(f"predict: outputs must be a list or a mapping, such as ['{outputs}']")
+    if isinstance(outputs, Mapping):
+        return dict(outputs)
+    named = {value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__): value for value in outputs}
+    if len(named) < len(set(outputs)):
+        raise UsageError("predict: two outputs have one name; give a mapping {name: function}")
+    return named
+
+
+def check_transform(who: str, transform: str) -> None:
+    """UsageError for a view that there is not."""
+    if transform not in TRANSFORMS:
+        raise UsageError(f"{who}: unknown transform '{transform}'; known: {', '.join(TRANSFORMS)}")
+
+
+def _forward(
+    model: torch.nn.Module, x: torch.Tensor, wanted: Mapping[str, Output], modules: dict[str, torch.nn.Module]
+) -> dict[str, np.ndarray]:
     passes, size = x.shape[:2]
-    result = model(x.flatten(0, 1))
+    with hidden.outputs_of(modules) as calls:
+        result = model(x.flatten(0, 1))
     logits = result["logits"].float()
     tensors = {"logits": logits, "probs": torch.softmax(logits, dim=-1), "features": result["feat"].float()}
-    return {name: tensors[name].reshape(passes, size, -1).cpu().numpy() for name in outputs}
+    tensors |= {name: hidden.only_output(name, given, passes * size, "predict").float() for name, given in calls.items()}
+    arrays = {}
+    for name, output in wanted.items():
+        value = tensors[output] if isinstance(output, str) else _computed(name, output, tensors, passes * size)
+        arrays[name] = value.reshape(passes, size, *value.shape[1:]).cpu().numpy()
+    return arrays
+
+
+def _computed(name: str, function: Callable, tensors: Mapping[str, torch.Tensor], rows: int) -> torch.Tensor:
+    value = function(tensors)
+    if not isinstance(value, torch.Tensor) or value.ndim == 0 or len(value) != rows:
+        got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise UsageError(f"predict: '{name}' must return a tensor with a row for each of the {rows} samples, got {got}")
+    return value.float()
 
 
 def _check_finite(name: str, value: np.ndarray, idx: np.ndarray) -> None:
-    finite = np.isfinite(value).all(axis=(0, 2))
+    finite = np.isfinite(value).all(axis=(0, *range(2, value.ndim)))
     if not finite.all():
         raise UsageError(f"{name} of the model are not finite for samples {name_some(idx[~finite])}; did the training diverge?")
 
@@ -116,7 +164,7 @@ def collect(stream: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], size: in
     for idx, values in stream:
         for name, value in values.items():
             if name not in arrays:
-                arrays[name] = allocate(name, (size, value.shape[2]))
+                arrays[name] = allocate(name, (size, *value.shape[2:]))
             arrays[name][start : start + len(idx)] = value[0]
         start += len(idx)
     return arrays

@@ -1,11 +1,14 @@
-"""What pretrainers that train a network in epochs have in common: the loop, its checkpoint, its log, and going on to the bit."""
+"""Training a network of one's own in epochs: the loop, its checkpoint, its log, and going on to the bit.
+
+For pretrainers, and for methods that train something inside `select` (CONTRIBUTING has an example).
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,20 +31,27 @@ REPORTED = 10
 
 
 class EpochTraining:
-    """The state of a pretraining between two epochs, and what leads from one to the next.
+    """The state of a training between two epochs, and what leads from one to the next.
 
     A subclass sets `optimizer`, defines `train_epoch`, and `own_state`, `load_own_state` where it has more than a network and an
     optimizer. All that it draws must depend on (`seed`, `name`, `epoch`, …) alone: then a run that was killed goes on after the
     last whole epoch and, on the CPU, ends with the same bits.
 
+    A pretrainer returns `run(scratch)`. Inside `select`, `train(view.scratch)` trains `net`; the seed is drawn from `view.rng` before
+    anything else is, batches are those of `view.loader(…, epoch=self.epoch)`, and `part_of = "acquisition"`. The scratch folder is
+    the cycle's: a process that goes on finds it, and the next cycle begins anew.
+
     `scratch/<name>.jsonl` has a line for each epoch, `scratch/<name>.pth` the state after the last.
 
     Args:
-        name: the plugin's. config: its keys, `epochs` and `lr` among them; `num_workers` may differ when a run goes on.
+        name: the plugin's, or another that nobody else uses in this folder.
+        config: its keys, `epochs` and `lr` among them; `num_workers` may differ when a run goes on.
         begun_with: what else must be the same when a run goes on.
     """
 
     optimizer: torch.optim.Optimizer
+    # How messages begin, before the name.
+    part_of: ClassVar[str] = "pretrain:"
 
     def __init__(
         self, name: str, config: PluginConfig, net: torch.nn.Module, dataset: Dataset, seed: int, device: torch.device, **begun_with: Any
@@ -54,7 +64,11 @@ class EpochTraining:
     @property
     def who(self) -> str:
         """How messages begin."""
-        return f"pretrain: '{self.name}'"
+        return f"{self.part_of} '{self.name}'"
+
+    @property
+    def _remedy(self) -> str:
+        return REPEAT_PRETRAINING if self.part_of == EpochTraining.part_of else "remove it to repeat this training"
 
     # ------------------------------------------------------------------------------------------ of a subclass
     def train_epoch(self) -> dict[str, Any]:
@@ -91,10 +105,16 @@ class EpochTraining:
     # ------------------------------------------------------------------------------------------ the loop
     def run(self, scratch: Path) -> Pretrained:
         """All epochs that are still to be trained; the network."""
+        self.train(scratch)
+        # With the classifier, which no step has changed: whoever loads a backbone leaves that out.
+        return Pretrained({name: value.cpu() for name, value in self.net.state_dict().items()})
+
+    def train(self, scratch: Path) -> None:
+        """All epochs that are still to be trained: `net` is then trained. A checkpoint of another training there is refused."""
         kept = scratch / f"{self.name}.pth"
         if kept.exists():
             parts = ("begun_with", "epoch", "net", "optimizer", "log")
-            self.load_state_dict(read_checkpoint(kept, REPEAT_PRETRAINING, parts), kept)
+            self.load_state_dict(read_checkpoint(kept, self._remedy, parts), kept)
         while self.epoch < self.config.epochs:
             with seeded_globals(self.seed, *self.position):
                 line = self.train_epoch()
@@ -106,8 +126,6 @@ class EpochTraining:
             write_checkpoint(kept, self.state_dict())
             if self.epoch in (1, self.config.epochs) or self.epoch % REPORTED == 0:
                 self.report(self.log[-1])
-        # With the classifier, which no step has changed: whoever loads a backbone leaves that out.
-        return Pretrained({name: value.cpu() for name, value in self.net.state_dict().items()})
 
     def _check_finite(self, line: Mapping[str, Any]) -> None:
         """Before the epoch is kept: the checkpoint of a diverged one would be gone on from for ever."""
@@ -134,7 +152,7 @@ class EpochTraining:
                 raise UsageError(
                     f"{self.who}: {path} was begun with {name}: {value}, now {now}; put it back, or remove the file to begin anew"
                 )
-        with must_fit(path, "weights", REPEAT_PRETRAINING):
+        with must_fit(path, "weights", self._remedy):
             self.net.load_state_dict(state["net"])
             self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.log = state["epoch"], state["log"]

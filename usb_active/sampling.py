@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -149,16 +150,16 @@ def sequential_batches(num_rows: int, batch_size: int) -> Iterator[Batch]:
 
 
 class SequentialSampler(Sampler):
-    """`sequential_batches` as often as asked."""
+    """`sequential_batches` as often as asked; from batch number `first` on."""
 
-    def __init__(self, num_rows: int, batch_size: int):
-        self.num_rows, self.batch_size = num_rows, batch_size
+    def __init__(self, num_rows: int, batch_size: int, first: int = 0):
+        self.num_rows, self.batch_size, self.first = num_rows, batch_size, first
 
     def __iter__(self) -> Iterator[Batch]:
-        return sequential_batches(self.num_rows, self.batch_size)
+        return islice(sequential_batches(self.num_rows, self.batch_size), self.first, None)
 
     def __len__(self) -> int:
-        return -(-self.num_rows // self.batch_size)
+        return -(-self.num_rows // self.batch_size) - self.first
 
 
 def make_loader(rows: SeededRows, sampler: Sampler, num_workers: int, collate: Callable | None, persistent: bool = False) -> DataLoader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ import numpy as np
 
 from usb_active.arrays import nonfinite_rows
 from usb_active.artifacts import load_artifact, new_map, save_artifact
-from usb_active.errors import UsageError, name_some
+from usb_active.errors import UsageError, name_some, nearest
 from usb_active.features import independent_sources
 from usb_active.randomness import generator
 from usb_active.run_dir import make_folder
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from usb_active.datasets import Dataset
     from usb_active.features import Features
+    from usb_active.inference import Output
     from usb_active.pool import Pool
 
 # Arrays of the whole pool above this size are kept in a file and mapped.
@@ -50,6 +52,17 @@ class ViewSource:
     metrics: dict[str, float] = field(default_factory=dict)
     pretrained_modules: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
     held_out: np.ndarray = field(default_factory=lambda: NOBODY)
+    live_model: Callable[[], torch.nn.Module | None] = lambda: None
+    # By the plugin's role, or "algorithm", then by name.
+    registered: Callable[[], Mapping[str, Mapping[str, Registered]]] = dict
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What `register_state` made: a module or another object with a state, and its optimizer where it was given one."""
+
+    module: Any
+    optimizer: torch.optim.Optimizer | None = None
 
 
 class PoolView:
@@ -120,7 +133,7 @@ class PoolView:
         outputs = [name for name, wanted in (("features", follows), ("probs", "probs" in self._needs)) if wanted]
         return self.model_pass(outputs)
 
-    def model_pass(self, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+    def model_pass(self, outputs: Sequence[Output]) -> dict[str, np.ndarray]:
         """{name: (N, …) float32, read-only} of the EMA model on the eval views of the whole pool."""
         from usb_active.inference import collect
 
@@ -128,7 +141,7 @@ class PoolView:
         arrays = collect(stream, len(self), self._allocate)
         return {name: _read_only(array) for name, array in arrays.items()}
 
-    def _allocate(self, name: str, shape: tuple[int, int]) -> np.ndarray:
+    def _allocate(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         if np.prod(shape, dtype=np.int64) * 4 <= MEMORY_LIMIT:
             return np.empty(shape, dtype=np.float32)
         # Without the step: the last pass of a kind is enough, and a map of an earlier one keeps its own data.
@@ -144,31 +157,98 @@ class PoolView:
             raise UsageError(f"{self._role}: there is no trained model yet; take features from {independent_sources()}")
         return model.eval()
 
+    @property
+    def live_model(self) -> torch.nn.Module:
+        """The network with the weights that are trained, beside the EMA ones of `model`; after a training, those of its last step.
+
+        In the mode in which the training has it: look at it inside `usb_active.inference.evaluating(model)`, or by
+        `predict(…, live=True)`; a forward pass in train mode would move its batch norms. Read-only.
+        """
+        model = self._source.live_model()
+        if model is None:
+            raise UsageError(f"{self._role}: there is no trained model yet")
+        return model
+
+    def registered(self, name: str) -> Registered:
+        """What this plugin registered under `name` by `register_state` in the last (or running) training, else what the algorithm did.
+
+        "algorithm/NAME" is the algorithm's in any case. What `select` does to a module is not kept: a run that goes on takes it from
+        the training's checkpoint. To be looked at, or trained on in a copy of one's own.
+
+        Raises:
+            UsageError: nothing is registered under this name.
+        """
+        states = self._source.registered()
+        owner = re.split("[/@]", self._role)[0]
+        of_algorithm = states.get("algorithm", {})
+        known = {**of_algorithm, **{f"algorithm/{key}": value for key, value in of_algorithm.items()}, **states.get(owner, {})}
+        if name not in known:
+            raise UsageError(f"{self._role}: nothing is registered as '{name}'{nearest(name, known)}")
+        return known[name]
+
     def predict(
-        self, outputs: Sequence[str], idx: np.ndarray, *, transform: str = "eval", passes: int = 1
+        self,
+        outputs: Sequence[Output] | Mapping[str, Output],
+        idx: np.ndarray,
+        *,
+        transform: str = "eval",
+        passes: int = 1,
+        modules: Sequence[str] = (),
+        live: bool = False,
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """Stream (idx (B,), {name: (passes, B, …) float32}) in the order of `idx`.
+        """Stream (idx (B,), {name: (passes, B, …) float32}) in the order of `idx`, one batch in memory at a time.
 
         Args:
-            outputs: of "features", "logits", "probs".
+            outputs: any of
+                - "features" (…, D), "logits" (…, C), "probs" (…, C);
+                - the name of a module of the network (as in `named_modules`): its output as it is, neither pooled nor flattened, so
+                  (passes, B, channels, height, width) of a convolution. The network must call it once in a forward pass;
+                - a function of {name: (passes · B, …) tensor on the device} to a tensor (passes · B, …), called without gradients.
+                  The mapping has features, logits, probs and the modules named in `outputs` or `modules`. It comes under its
+                  `__name__`: what is large may so be reduced before it leaves the device.
+                A mapping {name: output} gives them other names.
             transform: "eval", "weak" or "strong"; augmentation depends on (seed, cycle, transform, batch) alone.
             passes: how many augmented views of every sample.
+            modules: further modules, for functions alone.
+            live: by the weights that are trained instead of the EMA ones.
+
+        Raises:
+            UsageError: an output is not known or not finite (names the samples); a module that is called several times.
         """
         from usb_active import inference
 
-        source, rows = self._source, self._rows(idx, transform, passes)
-        yield from inference.predict(self.model, rows, outputs, max(1, source.batch_size // passes), source.num_workers, self.device)
+        source, rows, model = self._source, self._rows(idx, transform, passes), self.live_model if live else self.model
+        batch_size = max(1, source.batch_size // passes)
+        yield from inference.predict(model, rows, outputs, batch_size, source.num_workers, self.device, modules)
 
-    def loader(self, idx: np.ndarray, transform: str = "eval", batch_size: int | None = None) -> torch.utils.data.DataLoader:
-        """Batches {idx (B,), x (1, B, channels, height, width)} for methods that train modules of their own."""
+    def loader(
+        self, idx: np.ndarray, transform: str = "eval", batch_size: int | None = None, *, epoch: int = 0, start: int = 0
+    ) -> torch.utils.data.DataLoader:
+        """Batches {idx (B,), x (1, B, channels, height, width)} for methods that train modules of their own.
+
+        In the order of `idx`, which is the caller's to draw. Augmentation depends on (seed, cycle, role, transform, epoch, batch) alone:
+        give each pass its own `epoch`, or all passes see the same.
+
+        Args:
+            start: the number of the batch to begin with. The batches from there on are those of a loader that began at 0.
+
+        Raises:
+            UsageError: an unknown transform, a negative epoch, or a start beyond the end.
+        """
         from usb_active import inference
 
-        return inference.pool_loader(self._rows(idx, transform, 1), batch_size or self._source.batch_size, self._source.num_workers)
+        inference.check_transform("loader", transform)
+        rows, batch_size = self._rows(idx, transform, 1, epoch), batch_size or self._source.batch_size
+        batches = -(-len(rows) // batch_size)
+        if epoch < 0 or not 0 <= start <= batches:
+            raise UsageError(f"loader: epoch: {epoch}, start: {start}; epoch must be at least 0, start from 0 to {batches}")
+        return inference.pool_loader(rows, batch_size, self._source.num_workers, start)
 
-    def _rows(self, idx: np.ndarray, transform: str, passes: int) -> Any:
+    def _rows(self, idx: np.ndarray, transform: str, passes: int, epoch: int = 0) -> Any:
         from usb_active.inference import PoolRows
 
-        position = (self.cycle, self._role, "views")
+        # The first epoch has the position that there was before there were several.
+        position = (self.cycle, self._role, "views", *(("epoch", epoch) if epoch else ()))
         return PoolRows(self.dataset, np.asarray(idx, dtype=np.int64), transform, passes, self._source.seed, position)
 
     @property

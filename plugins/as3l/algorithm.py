@@ -25,12 +25,14 @@ class LinearEvaluation(OwnAlgorithm, AlgorithmBase):
     images are not loaded. Optimizer and schedule are the YAML's: the paper does not say.
     """
 
+    unlabeled_views: dict[str, str] = {}
     batch_fields = frozenset({"idx_lb", "x_lb", "y_lb", "logits_lb", "feats", "hidden"})
 
     def __init__(self, args: Any, net_builder: Callable, tb_log: Any = None, logger: Any = None, **keywords: Any):
         super().__init__(args, net_builder, tb_log, logger, **keywords)
-        # USB's rows would bring views that nothing here looks at.
-        self.dataset_dict["train_ulb"].alg = "fullysupervised"
+        if not hasattr(self, "session"):
+            # In USB's own loop, whose rows know nothing of `unlabeled_views` and would bring two.
+            self.dataset_dict["train_ulb"].alg = "fullysupervised"
         self._warn_if_untrained()
 
     def _warn_if_untrained(self) -> None:

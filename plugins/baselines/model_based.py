@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -11,16 +11,9 @@ from usb_active.plugins.baselines.badge import badge
 from usb_active.plugins.baselines.cdal import cdal
 
 from usb_active.acquisition import Acquisition
-from usb_active.errors import UsageError
+from usb_active.heads import task_head
 from usb_active.plugin import PluginConfig
 from usb_active.view import PoolView
-
-if TYPE_CHECKING:
-    import torch
-
-# Samples by which a head is recognized, and how far its probabilities may be from the pool's.
-_PROBE = 256
-_TOLERANCE = 1e-3
 
 
 class Badge(Acquisition):
@@ -75,40 +68,5 @@ def head_of(view: PoolView, who: str) -> Head:
     Raises:
         UsageError: `view.features` are not what the model's classifier takes.
     """
-    import torch
-
-    probe = view.candidates[:_PROBE]
-    features = torch.as_tensor(np.array(view.features[probe]), device=view.device)
-    expected = torch.as_tensor(np.array(view.probs[probe]), device=view.device)
-    model = view.model
-
-    def logits(z: torch.Tensor) -> torch.Tensor:
-        return model(z, only_fc=True)
-
-    with torch.no_grad():
-        try:
-            found = logits(features).float()
-        except RuntimeError as error:
-            raise _foreign_features(who, features) from error
-        if not torch.allclose(found.softmax(dim=1), expected, atol=_TOLERANCE):
-            raise _foreign_features(who, features)
-        for layer in model.modules():
-            if _takes(layer, features) and torch.equal(layer(features).float(), found):
-                bias = np.zeros(layer.out_features) if layer.bias is None else _array(layer.bias)
-                return LinearHead(_array(layer.weight), bias)
-    return TorchHead(logits, view.device)
-
-
-def _takes(layer: torch.nn.Module, features: torch.Tensor) -> bool:
-    import torch
-
-    return isinstance(layer, torch.nn.Linear) and layer.in_features == features.shape[1]
-
-
-def _array(values: torch.Tensor) -> np.ndarray:
-    return values.detach().double().cpu().numpy()
-
-
-def _foreign_features(who: str, features: torch.Tensor) -> UsageError:
-    what = f"features of {features.shape[1]} dimensions are not what the model's classifier takes"
-    return UsageError(f"acquisition '{who}': {what}; use features: model")
+    head = task_head(view, f"acquisition '{who}'")
+    return TorchHead(head.logits, view.device) if head.layer is None else LinearHead(head.weight, head.bias)

@@ -57,6 +57,7 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
     USB's `uratio`, `ulb_loss_ratio`, `use_cat` and `num_warmup_iter` have no part in it.
     """
 
+    unlabeled_views = {"x_ulb_w": "weak"}
     batch_fields = frozenset({"idx_lb", "x_lb", "y_lb", "idx_ulb", "x_ulb_w", "feats", "hidden"})
 
     def __init__(self, args: Any, net_builder: Callable, tb_log: Any = None, logger: Any = None, **keywords: Any):
@@ -68,8 +69,9 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
             wrong.append(f"lp_supervised_epochs: {args.lp_supervised_epochs}, but there are {args.epoch} epochs in all")
         if wrong:
             raise UsageError("\n".join(wrong))
-        # USB's rows would bring a strong view that nothing here looks at.
-        self.dataset_dict["train_ulb"].alg = "pseudolabel"
+        if not hasattr(self, "session"):
+            # In USB's own loop, whose rows know nothing of `unlabeled_views` and would bring a strong view too.
+            self.dataset_dict["train_ulb"].alg = "pseudolabel"
         # Tensors, so that they are in checkpoints: (U,) pseudo-labels and cumulated weights, (L + U, C) the last solution, as a start
         # for the next, in single precision.
         # None: this epoch is supervised.

@@ -41,9 +41,11 @@ from usb_active.usb.hooks import (
     ProgressHook,
     RegisteredState,
 )
-from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_fields, check_prior_stages
+from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_fields, check_prior_stages, wanted_fields
 from usb_active.usb.state import algorithm_state, load_algorithm_state
 from usb_active.usb.support import check_supported
+from usb_active.usb.unlabeled import declared_views
+from usb_active.view import Registered
 
 logger = logging.getLogger("usb_active")
 
@@ -100,7 +102,7 @@ class ActiveMixin(DeviceMixin):
             self.ema_model.to(self.device)
         self.ce_loss = self._capture.watch_loss(self.ce_loss, "_logits_lb")
         self.consistency_loss = self._capture.watch_loss(self.consistency_loss, "_logits_strong")
-        self._capture.watch_modules(self.model)
+        self._capture.passes.watch(self.model)
         if self.session.prior.exists:
             check_prior_stages(self.base_name, self.hooks_dict)
         if config.fast_hooks:
@@ -142,6 +144,13 @@ class ActiveMixin(DeviceMixin):
         """
         return self._registrar(self._own_hook)(name, factory, optimizer)
 
+    def registered(self) -> dict[str, dict[str, Registered]]:
+        """What plugins (by role) and the algorithm itself registered for this cycle's training, by name."""
+        return {
+            role: {name: Registered(made, hook.optimizers.get(name)) for name, made in hook.registered.items()}
+            for role, hook in self._state_hooks.items()
+        }
+
     @property
     def _state_hooks(self) -> dict[str, RegisteredState]:
         return {**self._plugin_hooks, "algorithm": self._own_hook}
@@ -164,10 +173,10 @@ class ActiveMixin(DeviceMixin):
     # ------------------------------------------------------------------------------------------ what USB's constructor asks for
     def set_dataset(self) -> dict[str, Any]:
         """The pool's labelled and unlabelled streams, the test set, and the labels held out for validation."""
-        dataset, split = self.session.dataset, self.split
+        dataset, split, views = self.session.dataset, self.split, declared_views(self)
         streams = {
-            "train_lb": PoolStream(self.base_name, dataset, split.labeled, split.labels),
-            "train_ulb": PoolStream(self.base_name, dataset, split.unlabeled, None),
+            "train_lb": PoolStream(self.base_name, dataset, split.labeled, split.labels, views),
+            "train_ulb": PoolStream(self.base_name, dataset, split.unlabeled, None, views),
         }
         self.args.lb_dest_len, self.args.ulb_dest_len = len(split.labeled), len(split.unlabeled)
         self._dataset_idx = {name: torch.from_numpy(stream.idx) for name, stream in streams.items()}
@@ -244,7 +253,7 @@ class ActiveMixin(DeviceMixin):
         # Its samplers are seeded by the epoch alone; ours need no telling.
         remove_hook(self, "DistSamplerSeedHook")
         for role, hook in self._plugin_hooks.items():
-            check_fields(f"{role} '{hook.plugin.name}'", hook.plugin.batch_fields, self.base_name, self._fields)
+            check_fields(f"{role} '{hook.plugin.name}'", wanted_fields(hook.plugin), self.base_name, self._fields)
             self.register_hook(hook, f"active/{role}", "VERY_HIGH")
         self.register_hook(self._own_hook, self._own_hook.name, "VERY_HIGH")
         self._observers = [hook.name for hook in self._plugin_hooks.values() if hook.defines("observe")]
@@ -268,7 +277,7 @@ class ActiveMixin(DeviceMixin):
         seed_globals(self.session.seed, self.cycle, "step", self.it, self.rank)
         self.prior_seam.table = self.session.prior.at(self.it)
         self.prior_seam.open(self._loaded.get("idx_ulb"), self.device)
-        self._capture.open()
+        self._capture.open(inputs)
         try:
             out_dict, log_dict = super().train_step(**inputs)
             self._see_loss(out_dict)

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
 
 from usb_active.datasets import Dataset, Samples
 from usb_active.errors import UsageError, name_some
 from usb_active.sampling import TravellingRows
+from usb_active.usb.unlabeled import View, view_functions
 
 
 class PoolStream(BasicDataset):
-    """Rows of the pool in the views that USB gives to an algorithm (its own `__getitem__`).
+    """Rows of the pool in the views that USB gives to an algorithm (its own `__getitem__`), or in those that the algorithm declares.
 
     USB's `idx_lb`, `idx_ulb` are rows of this stream, because its tables and banks have as many entries as the stream;
     `idx[row]` is the dataset index.
     """
 
-    def __init__(self, algorithm: str, base: Dataset, idx: np.ndarray, labels: np.ndarray | None):
+    def __init__(
+        self, algorithm: str, base: Dataset, idx: np.ndarray, labels: np.ndarray | None, declared: Mapping[str, View] | str | None = None
+    ):
         views = base.views
+        # Of another algorithm's name USB makes that one's rows, of both streams.
+        rows_of = declared if isinstance(declared, str) else algorithm
         # A strong transform is always given: USB's check of it is inverted. By keyword: another USB has another order.
         super().__init__(
-            alg=algorithm, data=idx, targets=labels, num_classes=base.num_classes, transform=views.weak,
+            alg=rows_of, data=idx, targets=labels, num_classes=base.num_classes, transform=views.weak,
             is_ulb=labels is None, strong_transform=views.strong,
         )  # fmt: skip
         self.base, self.idx = base, idx
+        self._own_views = view_functions(views, declared, algorithm) if isinstance(declared, Mapping) and labels is None else None
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        if self._own_views is None:
+            return super().__getitem__(row)
+        # An algorithm that looks at no unlabelled image pays for none.
+        sample = self.base.load(int(self.idx[row])) if self._own_views else None
+        if isinstance(sample, np.ndarray):
+            # As USB's rows do.
+            sample = Image.fromarray(sample)
+        return {"idx_ulb": row, **{name: view(sample) for name, view in self._own_views.items()}}
 
     def __sample__(self, row: int) -> tuple[Any, int | None]:
         return self.base.load(int(self.idx[row])), None if self.targets is None else int(self.targets[row])

@@ -12,6 +12,8 @@ from usb_active.acquisition import BATCH_FIELDS, TrainBatch
 from usb_active.errors import UsageError
 from usb_active.own_algorithm import declared
 from usb_active.prior import PriorTable
+from usb_active.usb.forward_passes import ForwardPasses, HiddenViews
+from usb_active.usb.unlabeled import view_names
 
 ALWAYS = frozenset({"idx_lb", "x_lb", "y_lb"})
 UNLABELED = frozenset({"idx_ulb", "x_ulb_w"})
@@ -20,13 +22,15 @@ UNLABELED = frozenset({"idx_ulb", "x_ulb_w"})
 FIELDS: dict[str, frozenset[str]] = {
     **{name: BATCH_FIELDS for name in ("fixmatch", "flexmatch", "freematch", "softmatch", "uda", "adamatch")},
     "pseudolabel": BATCH_FIELDS - {"x_ulb_s", "logits_strong"},
-    "mixmatch": BATCH_FIELDS - {"x_ulb_s", "logits_strong", "logits_lb"},
+    "mixmatch": BATCH_FIELDS - {"x_ulb_s", "logits_strong", "logits_lb", "hidden"},
     "supervised": ALWAYS | {"logits_lb", "hidden"},
     "fullysupervised": ALWAYS | {"logits_lb", "hidden"},
 }
 PRIOR_STAGES = ("masking", "gen_ulb_targets")
 PRIOR_HOOKS = ("MaskingHook", "PseudoLabelingHook")
 MASKS_LABELED = frozenset({"defixmatch"})
+# Classes whose steps train on mixtures of samples: what the network sees then is no view of anything.
+MIXING = frozenset({"MixMatch", "ReMixMatch"})
 
 
 def batch_fields(name: str, cls: type) -> frozenset[str]:
@@ -34,7 +38,17 @@ def batch_fields(name: str, cls: type) -> frozenset[str]:
     own = declared(cls, "batch_fields")
     if own is not None:
         return frozenset(own)
-    return FIELDS.get(name, ALWAYS | UNLABELED | {"hidden"})
+    if name in FIELDS:
+        return FIELDS[name]
+    fields = ALWAYS | UNLABELED
+    if "x_ulb_w" not in view_names(name, cls):
+        fields -= {"x_ulb_w"}
+    return fields if MIXING & {base.__name__ for base in cls.__mro__} else fields | {"hidden"}
+
+
+def wanted_fields(plugin: Any) -> frozenset[str]:
+    """The fields of TrainBatch that a plugin declares to need; who names modules needs their outputs."""
+    return plugin.batch_fields | {"hidden"} if plugin.hidden_modules else frozenset(plugin.batch_fields)
 
 
 def check_fields(who: str, wanted: Iterable[str], algorithm: str, available: frozenset[str]) -> None:
@@ -44,7 +58,11 @@ def check_fields(who: str, wanted: Iterable[str], algorithm: str, available: fro
         raise UsageError(f"{who}: batch_fields names unknown fields: {', '.join(sorted(unknown))}")
     missing = frozenset(wanted) - available
     if missing:
-        reason = "it has no strong view" if missing & {"logits_strong", "x_ulb_s"} else "its train_step does not have it"
+        reason = "its train_step does not have it"
+        if missing & {"logits_strong", "x_ulb_s"}:
+            reason = "it has no strong view"
+        elif "hidden" in missing:
+            reason = "what its network sees is a mixture of samples, and no view of any"
         raise UsageError(f"{who}: needs {', '.join(sorted(missing))} of every step, but algorithm '{algorithm}' cannot give it: {reason}")
 
 
@@ -64,8 +82,7 @@ class StepCapture:
 
     def __init__(self, algorithm: str, fields: frozenset[str], hidden_modules: Iterable[str] = ()):
         self.algorithm, self.fields = algorithm, fields
-        self._hidden_names = tuple(hidden_modules)
-        self._handles: list[Any] = []
+        self.passes = ForwardPasses(hidden_modules)
         self.active = False
         self._clear()
 
@@ -74,32 +91,16 @@ class StepCapture:
         self._logits_weak: torch.Tensor | None = None
         self._logits_strong: torch.Tensor | None = None
         self._logits_lb: torch.Tensor | None = None
-        self._hidden: dict[str, list[torch.Tensor]] = {name: [] for name in self._hidden_names}
 
-    def watch_modules(self, model: torch.nn.Module) -> None:
-        """Put forward hooks on the modules named; they record only while a step is open."""
-        for handle in self._handles:
-            handle.remove()
-        modules = dict(model.named_modules())
-        absent = [name for name in self._hidden_names if name not in modules]
-        if absent:
-            raise UsageError(f"hidden_modules: the network has no module '{absent[0]}'; it has e.g. {', '.join(list(modules)[1:6])}")
-        self._handles = [modules[name].register_forward_hook(self._recorder(name)) for name in self._hidden_names]
-
-    def _recorder(self, name: str) -> Callable[..., None]:
-        def record(module: Any, inputs: Any, output: torch.Tensor) -> None:
-            if self.active:
-                self._hidden[name].append(output)
-
-        return record
-
-    def open(self) -> None:
-        """A train_step begins."""
+    def open(self, inputs: Mapping[str, Any]) -> None:
+        """A train_step on these arguments begins."""
         self.active = True
+        self.passes.open(inputs)
 
     def close(self) -> None:
         """It has ended; nothing of it is kept alive."""
         self.active = False
+        self.passes.close()
         self._clear()
 
     def see_hook(self, stage: str, values: Mapping[str, Any]) -> None:
@@ -146,7 +147,7 @@ class StepCapture:
             "logits_strong": _as_float(self._logits_strong),
             "logits_lb": _as_float(self._logits_lb),
             "feats": _as_float(feats),
-            "hidden": _as_float(self._hidden),
+            "hidden": HiddenViews(_as_float(self.passes.hidden())),
         }
         values.update({name: values[name][:0] for name in unused if values[name] is not None})
         return TrainBatch(cycle, iteration, **{name: value for name, value in values.items() if name in self.fields})

@@ -13,7 +13,8 @@ from usb_active.errors import UsageError, printable
 from usb_active.plugin import overrides
 from usb_active.registry import REGISTRY
 from usb_active.usb.device import pick_device
-from usb_active.usb.seams import PRIOR_HOOKS, batch_fields, check_fields, check_prior_stages
+from usb_active.usb.seams import PRIOR_HOOKS, batch_fields, check_fields, check_prior_stages, wanted_fields
+from usb_active.usb.unlabeled import check_views
 
 # These move tensors with `.cuda()` in their own code.
 CUDA_ONLY = frozenset({"comatch", "crmatch", "simmatch", "vat"})
@@ -37,7 +38,7 @@ def check_training(parts: dict[str, Any]) -> None:
     cls = REGISTRY.get("algorithm", name)
     check_supported(name, cls, pick_device(config.usb["gpu"]))
     for role, plugin in parts["plugins"].items():
-        check_fields(f"{role} '{plugin.name}'", plugin.batch_fields, name, batch_fields(name, cls))
+        check_fields(f"{role} '{plugin.name}'", wanted_fields(plugin), name, batch_fields(name, cls))
     # An algorithm with a plan of its own says only then how long it trains.
     if "analysis" in parts["plugins"] and not overrides(cls, "plan"):
         check_intervals(config.source, parts["plugins"]["analysis"], config.usb["num_train_iter"])
@@ -55,6 +56,7 @@ def check_supported(name: str, cls: type, device: torch.device) -> None:
         raise UsageError(f"algorithm '{name}' cannot run in active cycles: it wants its warmup() called before any label exists")
     if name in CUDA_ONLY and device.type != "cuda":
         raise UsageError(f"algorithm '{name}' needs a CUDA device: its own code says .cuda()")
+    check_views(name, cls)
 
 
 def build_network(network: Any, config: RunConfig, *shape: Any) -> torch.nn.Module:
