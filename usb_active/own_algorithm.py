@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from usb_active.plugin import optional
@@ -32,6 +32,8 @@ class OwnAlgorithm:
     batch_fields: frozenset[str] | None = None
     # Those of them that were loaded and not trained on, which observers see empty; may change from step to step.
     unused_fields: Sequence[str] = ()
+    # The views of unlabelled samples that its step gets: {"x_ulb_w": "weak"}, or the name of a USB algorithm that gets the same.
+    unlabeled_views: Mapping[str, Any] | str | None = None
 
     @optional
     def plan(self, pool: Pool) -> tuple[int, int]:
