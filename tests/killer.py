@@ -47,16 +47,34 @@ def settings(tmp_path: Path, name: str = "run", /, active: Mapping[str, Any] | N
 
 def run(data: Mapping[str, Any], point: str = "", act: str = "kill") -> Ended:
     """`usb-active run` on these settings in a process of its own."""
-    folder = Path(data["save_dir"])
-    yaml = run_helpers.write_yaml(folder / f"{data['save_name']}.yaml", data)
-    texts = [folder / f"{data['save_name']}.{name}.txt" for name in ("out", "err")]
-    process = _server.Process(target=_command, args=(["run", str(yaml)], environment(point, act), *map(str, texts)))
-    process.start()
+    process = start(data, point, act)
     process.join(LIMIT_SECONDS)
     if process.exitcode is None:
         process.kill()
         raise AssertionError(f"still running after {LIMIT_SECONDS} s")
-    return Ended(process.exitcode, *(text.read_text(encoding="utf-8") for text in texts))
+    return Ended(process.exitcode, *said(data))
+
+
+def start(data: Mapping[str, Any], point: str = "", act: str = "kill") -> multiprocessing.process.BaseProcess:
+    """The process of `run`, which has just begun; it leads a process group as soon as it comes to our code."""
+    yaml = run_helpers.write_yaml(_beside(data, "yaml"), data)
+    process = _server.Process(target=_command, args=(["run", str(yaml)], environment(point, act), *map(str, _texts(data))))
+    process.start()
+    return process
+
+
+def said(data: Mapping[str, Any]) -> tuple[str, str]:
+    """What the last process of these settings wrote to stdout and stderr; "" when it died before it wrote anything."""
+    out, err = (text.read_text(encoding="utf-8") if text.exists() else "" for text in _texts(data))
+    return out, err
+
+
+def _texts(data: Mapping[str, Any]) -> list[Path]:
+    return [_beside(data, f"{name}.txt") for name in ("out", "err")]
+
+
+def _beside(data: Mapping[str, Any], suffix: str) -> Path:
+    return Path(data["save_dir"]) / f"{data['save_name']}.{suffix}"
 
 
 def _command(arguments: list[str], env: Mapping[str, str], out: str, err: str) -> None:
