@@ -11,13 +11,14 @@ import stat
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from usb_active.durable import atomic_write
+from usb_active.durable import atomic_write, remove_leftovers
 from usb_active.errors import UsageError
 from usb_active.journal import append_journal, read_journal
 from usb_active.oracle import Query
@@ -669,3 +670,14 @@ def test_light_to_import():
     code = "import sys, usb_active.oracles, usb_active.pool, usb_active.run_dir; print({'torch', 'semilearn', 'PIL'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "queries/query.json", "queries/cycle_001/17.png", "pretrain/scratch/net.pth"])
+def test_what_a_killed_write_left_goes_however_deep_it_lies(tmp_path, name):
+    left = (tmp_path / name).with_name(f".{Path(name).name}.4711.tmp")
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_text("half of it")
+    somebodys = left.with_name(".notes.tmp")
+    somebodys.write_text("kept")
+    remove_leftovers(tmp_path)
+    assert not left.exists() and somebodys.exists()

@@ -83,13 +83,12 @@ def atomic_write(path: Path, writer: Callable[[BinaryIO], Any], *, durable: bool
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed `atomic_write`s left in a folder and the folders in it; nobody else may be writing there."""
+    """Remove what killed `atomic_write`s left in a folder and below it; nobody else may be writing there."""
     with no_os_error("clean up", folder):
-        for pattern in (".*.tmp", "*/.*.tmp"):
-            for path in folder.glob(pattern):
-                # `.name.pid.tmp`, as atomic_write calls them.
-                if path.suffixes[-2:-1] and path.suffixes[-2][1:].isdigit():
-                    path.unlink()
+        for path in folder.rglob(".*.tmp"):
+            # `.name.pid.tmp`, as atomic_write calls them.
+            if path.suffixes[-2:-1] and path.suffixes[-2][1:].isdigit():
+                path.unlink()
 
 
 def write_all(fd: int, data: bytes) -> None:
