@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import run_helpers
 
-from usb_active import cli, file_imports
+from usb_active import cli, file_imports, trust
 from usb_active.errors import UsageError
 from usb_active.file_imports import import_file
 from usb_active.trust import check_plugins, foreign_plugins, is_installed
@@ -76,13 +76,63 @@ def test_what_is_installed_is_found_without_importing_it(tmp_path, monkeypatch):
     (tmp_path / "some_package").mkdir()
     (tmp_path / "some_package" / "__init__.py").write_text(EVIL)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert all(map(is_installed, ("numpy", "torch.nn", "usb_active.plugins.jlp", "json", "sys")))
-    foreign = ["numpy_beside", "some_package.part", "no_such_module", "", ".", "a b", "x.py"]
-    assert foreign_plugins(["numpy", *foreign]) == foreign
+    assert all(is_installed(name, tmp_path / "run") for name in ("numpy", "torch.nn", "usb_active.plugins.jlp", "yaml"))
+    foreign = ["numpy_beside", "some_package.part", "no_such_module", "numpy.no_such_module", "pip.__main__"]
+    foreign += ["", ".", ".numpy", "a b", "x.py"]
+    assert foreign_plugins(["numpy", *foreign], tmp_path / "run") == foreign
     assert not executed(tmp_path / "x")
     check_plugins(tmp_path, ["numpy"], False)
     check_plugins(tmp_path, foreign, True)
     check_plugins(tmp_path, None, False)
+
+
+@pytest.mark.parametrize("module", ["this", "antigravity", "json", "idlelib.idle", "sys", "_frozen_importlib", "__hello__", "__main__"])
+def test_the_standard_library_holds_no_plugins(received, capsys, module):
+    run = received(module)
+    assert cli.main(["predict", str(run)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and f"plugins: {module}: of no package that is installed here" in err
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """An editable project, as `python -m` finds it in its own folder: a package, and folders without `__init__.py`."""
+    metadata, root = tmp_path / "site" / "hostile_clone-1.dist-info", tmp_path / "clone"
+    files = {
+        metadata / "METADATA": "Name: hostile-clone\nVersion: 1\n",
+        metadata / "top_level.txt": "hostile_clone\n",
+        metadata / "direct_url.json": json.dumps({"url": root.as_uri(), "dir_info": {"editable": True}}),
+        root / "hostile_clone" / "__init__.py": "",
+        root / "hostile_clone" / "part.py": "",
+        root / "hostile_clone" / "runs" / "got" / "evil.py": EVIL,
+        root / "hostile_clone" / "sub" / "__init__.py": EVIL,
+        root / "runs" / "got" / "evil.py": EVIL,
+        root / "beside.py": EVIL,
+        root / "beside_package" / "__init__.py": EVIL,
+    }
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path / "site")])
+    monkeypatch.syspath_prepend(str(root))
+    monkeypatch.chdir(root)
+    trust._roots.cache_clear()
+    yield root
+    trust._roots.cache_clear()
+
+
+@pytest.mark.parametrize("place", [".", "runs/got", "hostile_clone/runs/got", "elsewhere"])
+def test_a_run_inside_of_an_editable_project_is_no_part_of_it(clone, received, capsys, place):
+    foreign = ["runs.got.evil", "runs.got", "hostile_clone.runs.got.evil", "beside", "beside_package"]
+    assert foreign_plugins(foreign, clone / place) == foreign
+    if place != ".":
+        assert foreign_plugins(["hostile_clone", "hostile_clone.part"], clone / place) == []
+    assert foreign_plugins(["hostile_clone.sub"], clone / "hostile_clone" / "sub") == ["hostile_clone.sub"], "below the run directory"
+    (clone / place).mkdir(exist_ok=True)
+    (received(*foreign) / "config.yaml").rename(clone / place / "config.yaml")
+    assert cli.main(["predict", place]) == 2
+    assert "plugins: runs.got.evil, runs.got, hostile_clone" in capsys.readouterr().err
+    assert not executed(clone / place) and not list(clone.rglob("executed"))
 
 
 # --- neighbours -------------------------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def _make(run: Run, trusted: bool) -> Any:
 
     problems = Problems(str(run.path / "config.yaml"))
     names = run.config.get("plugins") or []
-    foreign = [] if trusted else foreign_plugins(names)
+    foreign = [] if trusted else foreign_plugins(names, run.path)
     REGISTRY.load_modules([name for name in names if name not in foreign], run.path)
     asked = _asked(run)
     if (asked["name"] if isinstance(asked, dict) else asked) not in REGISTRY.names("analysis"):

@@ -54,7 +54,7 @@ def write_report(
     """
     loaded, notes = read_runs(runs)
     dataset_of = dataset_of or partial(load_dataset, trusted=trusted)
-    foreign = [] if trusted else [str(run.path) for run in loaded if foreign_plugins(run.config.get("plugins") or [])]
+    foreign = [] if trusted else [str(run.path) for run in loaded if foreign_plugins(run.config.get("plugins") or [], run.path)]
     if foreign:
         logger.warning("%s: plugins that are not installed are not imported; what needs them is left out (%s)", name_some(foreign), FLAG)
     groups = group_runs(loaded)
