@@ -103,6 +103,27 @@ def test_a_correction_is_not_held_up_by_a_mistake_in_the_file(desk):
     assert desk.correct("--set", "k0=B") == "k0: A -> B\n"
 
 
+def test_readable_rows_came_before_a_correction_whatever_else_is_in_the_file(desk):
+    desk.write("A", "no class", "", "")
+    assert desk.correct("--set", "k0=B") == "k0: pending -> B\n"
+    desk.write("A", "C", "", "")
+    assert desk.run()[0] == ["B", "C", "", ""], "only the mistake was mended"
+    desk.write("C", "C", "", "")
+    assert desk.run()[0][0] == "C"
+
+
+@pytest.mark.parametrize("damaged", [".csv", ".xlsx"])
+def test_a_file_that_cannot_be_decoded_hides_nothing_of_the_other(desk, damaged):
+    desk.write("A", "", "", "")
+    save_workbook(desk, [HEADER, (0, "k0", "A")], 10)
+    path = desk.sheet.with_suffix(damaged)
+    data = path.read_bytes()
+    path.write_bytes(b"PK\x03\x04")
+    desk.correct("--set", "k0=B")
+    path.write_bytes(data)
+    assert desk.run()[0][0] == "B"
+
+
 def test_agreeing_is_no_correction(desk):
     desk.write("A", "", "", "")
     desk.run()
@@ -144,11 +165,47 @@ def save_workbook(desk, rows, seconds):
     return path
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(10, "B"), (-10, "A")])
-def test_the_file_that_was_changed_last_counts(desk, seconds, expected):
+HEADER = ("index", "key", "label")
+
+
+def test_the_files_complete_each_other(desk):
     desk.write("A", "", "C", "")
-    save_workbook(desk, [("index", "key", "label"), (0, "k0", "B"), (1, "k1", "C"), (2.0, "k2", None)], seconds)
-    assert desk.run()[0] == [expected, "C", "C", ""]
+    save_workbook(desk, [HEADER, (0, "k0", "A"), (1, "k1", "C"), (2.0, "k2", None)], 10)
+    assert desk.run()[0] == ["A", "C", "C", ""]
+
+
+@pytest.mark.parametrize("seconds", [10, -10])
+@pytest.mark.parametrize(("one", "other"), [("A", "B"), ("skip", "B"), ("A", "skip")])
+def test_files_that_contradict_each_other_are_refused(desk, seconds, one, other):
+    desk.write(one, "", "C", "")
+    save_workbook(desk, [HEADER, (0, "k0", other), (2.0, "k2", "C")], seconds)
+    with pytest.raises(UsageError) as caught:
+        desk.run()
+    expected = f"{desk.sheet}: 'k0' is '{other}' in cycle_000.xlsx, and here it is another ('{one}'); valid: the same in both"
+    assert str(caught.value).startswith(expected) and "\n" not in str(caught.value) and desk.standing() == [""] * 4
+
+
+def test_what_a_workbook_corrected_does_not_go_back_when_the_csv_is_saved(desk):
+    desk.write("A", "", "", "")
+    desk.run()
+    desk.write("", "", "", "")
+    workbook = save_workbook(desk, [HEADER, (0, "k0", "B")], 10)
+    assert desk.run()[0][0] == "B"
+    desk.write("A", "C", "", "")
+    os.utime(desk.sheet, (workbook.stat().st_mtime + 10,) * 2)
+    with pytest.raises(UsageError, match="'k0' is 'B' in cycle_000.xlsx"):
+        desk.run()
+    assert desk.standing()[0] == "B"
+    desk.write("B", "C", "", "")
+    assert desk.run()[0] == ["B", "C", "", ""]
+
+
+def test_a_correction_waits_for_files_that_agree_on_its_sample(desk, capsys):
+    desk.write("A", "", "", "")
+    save_workbook(desk, [HEADER, (0, "k0", "B")], 10)
+    assert desk.correct("--set", "k1=C") == "k1: pending -> C\n"
+    assert cli.main(["labels", str(desk.path), "--set", "k0=C"]) == 2
+    assert "'k0' is 'B' in cycle_000.xlsx, and here it is another ('A')" in capsys.readouterr().err and desk.standing()[0] == ""
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"no workbook", b"PK\x05\x06" + b"\0" * 18])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from usb_active.errors import UsageError, printable
 from usb_active.label_file import SKIP, Problems, Sheet, read_sheet
 from usb_active.oracle import Query
 from usb_active.workbook import can_read
@@ -21,6 +25,8 @@ class FoundAnswers:
     skipped: frozenset[int] = frozenset()
     empty: frozenset[int] = frozenset()
     missing: frozenset[int] = frozenset()
+    # Those of which the two files say different things; they are in none of the others.
+    disputed: frozenset[int] = frozenset()
 
 
 def csv_path(run_path: Path, cycle: int) -> Path:
@@ -29,19 +35,29 @@ def csv_path(run_path: Path, cycle: int) -> Path:
 
 
 def read_answers(run_path: Path, query: Query, problems: Problems | None = None) -> FoundAnswers:
-    """What the files of a query say. Where the CSV and a workbook both answer for a sample, the file that was changed last counts.
+    """What the files of a query say. Of a sample for which the CSV and a workbook both answer they must say the same.
+
+    When a file was changed tells nothing of its cells: the one that was saved last may hold an answer that was corrected in the other.
 
     Raises:
-        UsageError: a file cannot be read; with `problems`, what is wrong in the rows goes there instead.
+        UsageError: a file cannot be read, or the files contradict each other; with `problems`, what is wrong in them goes there instead.
     """
-    found, own = Problems() if problems is None else problems, problems is None
-    csv_file = csv_path(run_path, query.cycle)
-    sheets = [sheet for path in sorted(_files(csv_file), key=_changed) if (sheet := read_sheet(path, query, found)) is not None]
-    if own:
+    found = Problems() if problems is None else problems
+    sheets = {path: sheet for path in _files(csv_path(run_path, query.cycle)) if (sheet := read_sheet(path, query, found)) is not None}
+    merged = _merged(sheets.values())
+    _say_disputes(sheets, merged, query, found)
+    if problems is None:
         found.raise_if_any()
-    if not sheets:
-        return FoundAnswers({})
-    return _merged(sheets)
+    return merged
+
+
+def readable_answers(run_path: Path, query: Query) -> FoundAnswers:
+    """As `read_answers`, of all rows that can be understood: what is wrong with the others, or with a whole file, is passed over."""
+    sheets = []
+    for path in _files(csv_path(run_path, query.cycle)):
+        with suppress(UsageError):
+            sheets.append(read_sheet(path, query, Problems()))
+    return _merged([sheet for sheet in sheets if sheet is not None])
 
 
 def _files(csv_file: Path) -> list[Path]:
@@ -52,16 +68,28 @@ def _files(csv_file: Path) -> list[Path]:
     return [csv_file, workbook]
 
 
-def _changed(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def _merged(sheets: list[Sheet]) -> FoundAnswers:
-    """Of files in the order in which they were changed."""
-    labels: dict[int, int] = {}
-    for sheet in sheets:
-        labels |= sheet.labels
-    empty = frozenset().union(*(sheet.empty for sheet in sheets)).difference(labels)
-    missing = sheets[0].missing.intersection(*(sheet.missing for sheet in sheets)).difference(labels)
+def _merged(sheets: Collection[Sheet]) -> FoundAnswers:
+    if not sheets:
+        return FoundAnswers({})
+    said = {pair for sheet in sheets for pair in sheet.labels.items()}
+    times = Counter(index for index, _ in said)
+    disputed = frozenset(index for index, count in times.items() if count > 1)
+    labels = {index: label for sheet in sheets for index, label in sheet.labels.items() if index not in disputed}
+    empty = frozenset().union(*(sheet.empty for sheet in sheets)).difference(times)
+    missing = frozenset.intersection(*(sheet.missing for sheet in sheets))
     skipped = frozenset(index for index, label in labels.items() if label == SKIP)
-    return FoundAnswers({index: label for index, label in labels.items() if label != SKIP}, skipped, empty, missing)
+    return FoundAnswers({index: label for index, label in labels.items() if label != SKIP}, skipped, empty, missing, disputed)
+
+
+def _say_disputes(sheets: Mapping[Path, Sheet], merged: FoundAnswers, query: Query, problems: Problems) -> None:
+    if not merged.disputed:
+        return
+    (csv_file, one), (workbook, other) = sheets.items()
+    for index, key in zip(query.idx.tolist(), query.keys, strict=True):
+        if index in merged.disputed:
+            what = f"'{printable(key)}' is '{_shown(other.labels[index], query)}' in {workbook.name}, and here it is another"
+            problems.add(str(csv_file), what, _shown(one.labels[index], query), "the same in both, or an empty cell in one of them")
+
+
+def _shown(label: int, query: Query) -> str:
+    return "skip" if label == SKIP else printable(query.class_names[label])

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TextIO
 
-from usb_active.answer_files import read_answers
+from usb_active.answer_files import read_answers, readable_answers
 from usb_active.answers import CORRECTION, merge_answers
 from usb_active.errors import UsageError, nearest, plain, printable
 from usb_active.journal_checks import check_labels, find_edits
@@ -143,14 +143,16 @@ def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: T
 
 def _said_before(run: RunDir, queries: Sequence[Query], idx: set[int]) -> list[LabelRow]:
     """What people wrote of these samples into the queries' files and no run has taken yet: it came before the correction, and must not
-    be taken for an answer that came after it."""
+    be taken for an answer that came after it.
+
+    The run will name what is wrong in other rows of the files; a correction is not held up by it. UsageError where two files contradict
+    each other on one of these samples: whichever of them will be mended would be taken for the newer.
+    """
     rows = []
     for query in queries:
-        try:
-            found = read_answers(run.path, query)
-        except UsageError:
-            # The run will name what is wrong in the file; a correction is not held up by it.
-            continue
+        found = readable_answers(run.path, query)
+        if found.disputed & idx:
+            read_answers(run.path, query)
         labels = {index: label for index, label in found.labels.items() if index in idx}
         news = merge_answers(run.rows(), labels, found.skipped & idx, query.class_names)
         keys, now = dict(zip(query.idx.tolist(), query.keys, strict=True)), utc_now()

@@ -45,8 +45,7 @@ class DatasetOracle(Oracle):
 class CsvOracle(Oracle):
     """People write labels into `queries/cycle_NNN.csv`, with a spreadsheet or an editor.
 
-    A workbook `cycle_NNN.xlsx` beside it is read too, with openpyxl. Where both answer for a sample, the file that was changed last
-    counts.
+    A workbook `cycle_NNN.xlsx` beside it is read too, with openpyxl. Where both answer for a sample, they must say the same.
     """
 
     class Config(PluginConfig):
