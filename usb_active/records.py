@@ -168,7 +168,9 @@ def finished_trainings(run: RunDir) -> list[dict[str, Any]]:
         check_record(TrainingMetrics, where, line, METRICS_REMEDY)
         folder = run.path / f"cycle_{line['cycle']:03d}"
         # Of a run that was copied without any of its trainings, for its curve alone, nothing is known of them.
-        if has_folders and not any((folder / name).exists() for name in ("start.json", "done.json")):
+        # A folder that was moved away, to train its cycle again, leaves the query.
+        traces = folder / "start.json", folder / "done.json", run.path / "queries" / f"{folder.name}.json"
+        if has_folders and not any(path.exists() for path in traces):
             raise UsageError(f"{where} is of cycle {line['cycle']}, which was never trained: no {folder.name}/start.json; {LINE_REMEDY}")
     return lines
 
