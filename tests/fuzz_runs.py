@@ -22,6 +22,8 @@ from typing import Any
 
 import run_helpers
 
+from usb_active.trust import FLAG
+
 # One file of each kind; {other} is the same file of a run with another seed.
 FILES = (
     "config.yaml", "dataset.json", "keys.txt", "labels.csv", "metrics.jsonl", "state.json",
@@ -106,7 +108,9 @@ class Fuzz:
             tally.cases += 1
             for command in commands:
                 target = str(self.folder / "copy.yaml") if command[0] == "run" else str(run)
-                code, err = (_process if real else _here)([command[0], target, *command[1:]])
+                # The plugin of these runs is a file.
+                trust = [FLAG] if command[0] in ("report", "predict") else []
+                code, err = (_process if real else _here)([command[0], target, *command[1:], *trust])
                 judge(f"case {number} (seed {seed}): {what}: {' '.join(command)}", code, err, altered, tally)
 
 

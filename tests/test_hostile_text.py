@@ -19,7 +19,7 @@ from usb_active import cli
 from usb_active.errors import UsageError, name_some, nearest, plain, printable
 from usb_active.path_texts import is_url, name_problem, path_problem
 from usb_active.report.tables import code, escape, table
-from usb_active.spreadsheet import escaped, unescaped
+from usb_active.spreadsheet import cell, escaped, text_cell, unescaped
 from usb_active.usb_keys import show
 from usb_active.yaml_input import MAX_BYTES, apply_overrides, find_yaml, parse_yaml, read_yaml
 
@@ -245,3 +245,8 @@ def test_mutated_yamls(tmp_path):
 def test_mutated_label_files(tmp_path):
     counts = fuzz_labels.run(120, 7, tmp_path)
     assert counts["refused"] > 50 and counts["taken"] > 50 and counts["misread"] == counts["tracebacks"] == 0
+
+
+@pytest.mark.parametrize("text", ["\t=x", "=1\t+1", "\r@x", "a\tb", "'\t'=x", "=1\n=2"])
+def test_what_is_read_back_is_the_cell(text):
+    assert unescaped(text_cell(text)) == cell(text) != text

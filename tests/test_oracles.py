@@ -468,7 +468,7 @@ def test_all_problems_of_all_files_at_once_and_the_first_ten(run, files):
         fill(oracle, dict.fromkeys(idx, "x" * 100), cycle)
     lines = errors(oracle, query)
     assert [line.partition(": ")[0] for line in lines] == [f"cycle_{c:03d}.csv:{r}" for c in (0, 1) for r in range(2, 6)]
-    assert f"({'x' * 57 + '...'!r})" in lines[0]
+    assert f"({'x' * 59 + '…'!r})" in lines[0]
     write(oracle, "index,label\n" + "0,x\n" * 9)
     assert len(lines := errors(oracle, query)) == 11 and lines[-1] == "and 3 more"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from usb_active.errors import UsageError, name_some
+from usb_active.errors import UsageError, name_some, printable
 from usb_active.run_dir import atomic_write, make_folder
 
 REPEAT = "remove it to repeat this cycle's training"
@@ -52,7 +52,7 @@ class Owner:
             raise UsageError(f"{path} is damaged (belongs_to: no mapping in it); {remedy}")
         for name, own in asdict(self).items():
             if found.get(name) != own:
-                raise UsageError(f"{path} is of another {name} ({found.get(name)}, and here it must be {own}); {remedy}")
+                raise UsageError(f"{path} is of another {name} ({printable(found.get(name))}, and here it must be {own}); {remedy}")
 
 
 def read_cycle_checkpoint(path: Path, owner: Owner, remedy: str = REPEAT) -> dict[str, Any]:
@@ -82,8 +82,7 @@ def must_fit(path: Path, what: str, remedy: str = REPEAT) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())
-        reason = reason if len(reason) <= 200 else reason[:197] + "..."
+        reason = printable(" ".join(str(error).split()), 200)
         raise UsageError(f"{path}: {what} in it do not fit this run ({reason}); {remedy}") from error
 
 

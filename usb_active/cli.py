@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -283,9 +284,7 @@ def _told(work: Callable[[], int]) -> int:
     try:
         return work()
     except UsageError as error:
-        # One raised in a loader's worker comes with that process's traceback before it.
-        message = str(error).rpartition(f"{UsageError.__module__}.{UsageError.__name__}: ")[2]
-        for line in message.rstrip("\n").split("\n"):
+        for line in _own_words(str(error)).rstrip("\n").split("\n"):
             print(f"usb-active: error: {plain(line)}", file=sys.stderr)
         return WRONG_USE
     except WaitingForLabels as waiting:
@@ -298,6 +297,19 @@ def _told(work: Callable[[], int]) -> int:
         # Where no handler could be set, or raised by the work itself.
         print(LINES[signal.SIGINT], file=sys.stderr)
         return INTERRUPTED
+
+
+def _own_words(message: str) -> str:
+    """A UsageError's message without the traceback that one raised in a loader's worker brings before it."""
+    if "\nOriginal Traceback" not in message:
+        return message
+    kinds, todo = set(), [UsageError]
+    while todo:
+        kind = todo.pop()
+        kinds.add(f"{kind.__module__}.{kind.__qualname__}")
+        todo += kind.__subclasses__()
+    heads = list(re.finditer(rf"^(?:{'|'.join(map(re.escape, kinds))}): ", message, re.MULTILINE))
+    return message[heads[-1].end() :] if heads else message
 
 
 def _output_fails() -> bool:

@@ -16,10 +16,11 @@ from usb_active.choices import PluginChoice, Problems, Strict, choose, choose_wi
 from usb_active.errors import UsageError, nearest
 from usb_active.free_keys import free_keys
 from usb_active.own_algorithm import declared
-from usb_active.path_texts import is_url, name_problem, path_problem
+from usb_active.path_texts import is_url, name_problem, old_name_problem, path_problem
 from usb_active.paths import absolute, user_path
 from usb_active.plugin import overrides
 from usb_active.registry import REGISTRY
+from usb_active.run_format import PINNED_FILE
 from usb_active.upper_bound import wants_all_labels
 from usb_active.usb_keys import ALGORITHMS, INVALID, algorithm_keys, algorithm_names, check_usb_keys, convert, imbalance, show
 from usb_active.usb_names import other_modality
@@ -191,7 +192,7 @@ def config_from_dict(data: Mapping[str, Any], *, base: Path, source: str, overri
     problems.raise_if_any()
     usb |= {"dataset": dataset.name, "net": net.name, "num_labels": active.initial.size}
     usb["save_name"] = _save_name(usb, active) if usb["save_name"] is None else usb["save_name"]
-    _check_paths(usb, problems)
+    _check_paths(usb, base, problems)
     problems.raise_if_any()
     return RunConfig(usb, dataset, net, active, plugins, base, source, tuple(problems.warnings))
 
@@ -366,14 +367,26 @@ def _cross_check(usb: dict[str, Any], active: ActiveConfig, problems: Problems) 
         problems.add("pretrain_path", "missing, with use_pretrain: true")
 
 
-def _check_paths(usb: dict[str, Any], problems: Problems) -> None:
+def _check_paths(usb: dict[str, Any], base: Path, problems: Problems) -> None:
     for name in ("save_dir", "data_dir", "load_path", "pretrain_path"):
         if what := path_problem(usb[name]):
             problems.add(name, what)
-    if what := name_problem(usb["save_name"]):
+    what = name_problem(usb["save_name"])
+    if what and (_is_run(base) or not path_problem(usb["save_dir"]) and _is_run(Path(usb["save_dir"]) / usb["save_name"])):
+        what = old_name_problem(usb["save_name"])
+    if what:
         problems.add("save_name", what)
     if usb["use_pretrain"] and is_url(usb["pretrain_path"]):
         problems.add("pretrain_path", f"nothing is downloaded ({show(usb['pretrain_path'])}); fetch the file, and give its path")
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a run has been begun there: a folder with a config.yaml alone may be anything."""
+    try:
+        return (path / "config.yaml").is_file() and (path / PINNED_FILE).is_file()
+    except (OSError, ValueError):
+        # No path of this machine.
+        return False
 
 
 def _own_algorithm(name: str) -> type | None:

@@ -56,6 +56,13 @@ def printable(value: Any, limit: int = SHOWN) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def reason_of(error: Exception) -> str:
+    """What somebody's code says, on one line; with its type, and shortened, where it was not meant for the user."""
+    if isinstance(error, UsageError):
+        return plain(" ".join(str(error).split()))
+    return f"{type(error).__name__}: {printable(str(error).strip().partition(chr(10))[0], 200)}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"`, or what there is when nothing is near."""
     known = sorted(map(str, known))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from usb_active.errors import UsageError, name_some
+from usb_active.errors import SHOWN, UsageError, name_some, printable
 from usb_active.journal import LabelRow, whole_rows
 from usb_active.oracle import Query
 from usb_active.records import read_accepted, read_dataset, read_start
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from usb_active.run_dir import RunDir
 
 BLOCKS = 1000
+# A line of labels.csv is several values.
+_LINE = 2 * SHOWN
 # Of what a change is looked for in, this many lines are named.
 _NAMED = 20
 _QUERY_REMEDY = "restore it from a copy: it says what was asked"
@@ -126,6 +128,12 @@ def started_cycles(path: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
+def asked_cycles(path: Path) -> list[int]:
+    """The cycles of a run whose queries there are."""
+    found = (re.fullmatch(r"cycle_(\d{3,})\.json", query.name) for query in (path / "queries").glob("cycle_*.json"))
+    return sorted(int(match[1]) for match in found if match)
+
+
 # ------------------------------------------------------------------------------------------------- the checks
 def check_prefix(run: RunDir) -> None:
     """The rows that cycles began with are there, and as they were.
@@ -184,18 +192,17 @@ def check_rows(path: Path, rows: Sequence[LabelRow], keys: Sequence[str] | None)
             raise UsageError(f"{path / 'labels.csv'}:{line}: no sample {row.index}; valid: 0 to {len(keys) - 1}; restore it from a copy")
         if keys[row.index] != row.key:
             raise UsageError(
-                f"{path / 'labels.csv'}:{line}: the key '{row.key}' is not that of sample {row.index}, '{keys[row.index]}' (keys.txt); "
-                "restore it from a copy"
+                f"{path / 'labels.csv'}:{line}: the key '{printable(row.key)}' is not that of sample {row.index}, "
+                f"'{printable(keys[row.index])}' (keys.txt); restore it from a copy"
             )
 
 
 def check_queries(run: RunDir, rows: Sequence[LabelRow], keys: Sequence[str] | None) -> list[Query]:
     """All queries, checked against the pool's order and the data set's classes. UsageError when one is gone or was altered."""
     folder = run.path / "queries"
-    found = (re.fullmatch(r"cycle_(\d{3,})\.json", path.name) for path in folder.glob("cycle_*.json"))
     # Known labels are journalled before the query that stands for them; those are of cycle 0.
     asked = {row.cycle + 1 for row in rows if row.cycle > 0}
-    number = max([0, *(int(match[1]) + 1 for match in found if match), *(cycle + 1 for cycle in started_cycles(run.path)), *asked])
+    number = max([0, *(cycle + 1 for cycle in (*asked_cycles(run.path), *started_cycles(run.path))), *asked])
     # Whoever trains or predicts refuses a run that has lost it.
     names = read_dataset(run)["class_names"] if (run.path / PINNED_FILE).exists() else None
     queries = []
@@ -216,7 +223,8 @@ def _check_picks(path: Path, query: Query, keys: Sequence[str]) -> None:
         if not 0 <= index < len(keys):
             raise UsageError(f"{path} is damaged (no sample {index}; valid: 0 to {len(keys) - 1}); {_QUERY_REMEDY}")
         if keys[index] != key:
-            raise UsageError(f"{path} is damaged ('{key}' is not the key of sample {index}, '{keys[index]}'); {_QUERY_REMEDY}")
+            shown = f"'{printable(key)}' is not the key of sample {index}, '{printable(keys[index])}'"
+            raise UsageError(f"{path} is damaged ({shown}); {_QUERY_REMEDY}")
 
 
 def check_answered(
@@ -303,11 +311,12 @@ def find_edits(run: RunDir, now: str) -> list[dict[str, Any]]:
 
 
 def _described(journal: Journal, line: int, size: int) -> str:
-    return f"line {line}: now {journal.line(line)}" if size == 1 else f"somewhere in lines {line} to {line + size - 1}"
+    return f"line {line}: now {printable(journal.line(line), _LINE)}" if size == 1 else f"somewhere in lines {line} to {line + size - 1}"
 
 
 def _check_classes(run: RunDir, queries: Sequence[Query]) -> None:
     names = {name for query in queries for name in query.class_names}
     for line, row in enumerate(run.rows(), start=2):
         if names and row.label and row.label not in names:
-            raise UsageError(f"{run.path / 'labels.csv'}:{line}: unknown class '{row.label}'; valid: {name_some(sorted(names), 20)}")
+            valid = name_some(sorted(names), 20)
+            raise UsageError(f"{run.path / 'labels.csv'}:{line}: unknown class '{printable(row.label)}'; valid: {valid}")

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from usb_active.durable import read_bytes
-from usb_active.errors import UsageError, name_some, plain, printable
+from usb_active.errors import UsageError, name_some, printable
 from usb_active.oracle import Query
 from usb_active.sample_keys import KeyFinder
 from usb_active.sample_keys import unique as _unique
@@ -41,7 +41,7 @@ class Problems:
         # Only what is shown is worked out: a file may have a hundred thousand wrong rows.
         if self.count > self.limit:
             return
-        value = plain(value) if len(value) <= 60 else plain(value[:57]) + "..."
+        value = printable(value, 60)
         if not isinstance(valid, str):
             valid = list(valid)
             close = difflib.get_close_matches(value, valid, n=1) if near and len(valid) <= 1000 else []

@@ -176,7 +176,7 @@ def accept_edits(path: Path, out: TextIO) -> None:
         print(f"{path / 'labels.csv'}: nothing to accept: the rows are as they were when cycles began with them", file=out)
         return
     for line in dict.fromkeys(line for edit in edits for line in edit["lines"]):
-        print(line, file=out)
+        print(plain(line), file=out)
     trained = ", ".join(str(edit["cycle"]) for edit in edits)
     print(f"accepted; what cycle {trained} trained before stays as it is, the next training takes the rows as they are now", file=out)
     print("an oracle that still answers otherwise is taken at its word: --set corrects a label against it", file=out)

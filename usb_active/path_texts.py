@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import PurePath
 from typing import Any
 
 from usb_active.errors import plain, printable
@@ -44,4 +45,12 @@ def name_problem(text: str) -> str:
         return f"is a name, not a path ({printable(text)}); the folder goes into save_dir"
     if plain(text) != text or text != text.strip():
         return f"must hold no control characters, and no blank at its ends ({printable(text)!r})"
+    return path_problem(text)
+
+
+def old_name_problem(text: str) -> str:
+    """As `name_problem`, of a run that is there already: version 0.1.0 took paths below save_dir, and blanks at the ends of a name."""
+    path = PurePath(text)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        return f"must be a path below save_dir ({printable(text)!r})"
     return path_problem(text)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TextIO
@@ -23,7 +25,7 @@ from usb_active.records import finished_trainings
 from usb_active.run_dir import RunDir
 from usb_active.setup import build_dataset, check_pinned, make
 from usb_active.spreadsheet import text_cell
-from usb_active.trust import check_plugins
+from usb_active.trust import FLAG, check_plugins
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +34,8 @@ logger = logging.getLogger("usb_active")
 
 _REMEDY = "restore it from a copy"
 COLUMNS = ("key", "class", "probability")
+# Images at a time: 1,024 of 224 pixels take 600 MB.
+MAX_BATCH = 1024
 
 
 def predict(path: Path, data: Path | None, out: TextIO, *, trusted: bool = False) -> None:
@@ -50,6 +54,7 @@ def predict(path: Path, data: Path | None, out: TextIO, *, trusted: bool = False
     run = RunDir.read(path)
     check_plugins(path, run.config.get("plugins"), trusted)
     config = load_config(path / "config.yaml")
+    config = config if trusted else within_machine(config)
     checkpoint = final_checkpoint(run)
     keys, samples, idx, inputs = _pool_rest(run, config) if data is None else _folder(data, run, config)
     # Imported late: it takes seconds, and mistakes should be told before.
@@ -65,6 +70,23 @@ def predict(path: Path, data: Path | None, out: TextIO, *, trusted: bool = False
     for rows, probs in _with_progress(_probabilities(config, model, samples, idx), len(idx)):
         for row, label, probability in zip(rows, probs.argmax(axis=1), probs.max(axis=1), strict=True):
             writer.writerow([text_cell(keys[row]), text_cell(inputs.class_names[label]), f"{probability:.6f}"])
+
+
+def within_machine(config: RunConfig) -> RunConfig:
+    """The configuration with no more workers and threads than this machine has cores, and no larger batches than `MAX_BATCH`.
+
+    They change nothing in what is predicted, and a run received from somebody names any number of them. A line says what is lowered.
+    """
+    cores = os.cpu_count() or 1
+    usb, threads = dict(config.usb), config.active.threads
+    for name, most, why in (("num_workers", cores, "the cores"), ("eval_batch_size", MAX_BATCH, "the most")):
+        if usb[name] > most:
+            logger.warning("%s: %d, lowered to %s here, %d (%s takes it as it is)", name, usb[name], why, most, FLAG)
+            usb[name] = most
+    if threads is not None and threads > cores:
+        logger.warning("active.threads: %d, lowered to the cores here, %d (%s takes it as it is)", threads, cores, FLAG)
+        threads = cores
+    return replace(config, usb=usb, active=config.active.model_copy(update={"threads": threads}))
 
 
 def final_checkpoint(run: RunDir) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from usb_active.errors import UsageError
+from usb_active.errors import UsageError, printable
 from usb_active.run_format import PINNED_FILE, read_pinned
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ CYCLE_REMEDY = "restore it from a copy, or move its folder away to train the cyc
 DATASET_REMEDY = "restore it from a copy: it says what the run began with"
 META_REMEDY = "remove it: nothing but seconds and what was logged is lost"
 METRICS_REMEDY = "done.json of its cycle holds the same line"
+LINE_REMEDY = "restore the folder from a copy, or remove the line"
 ACCEPTED_REMEDY = "restore it from a copy: it says which edits of labels.csv were meant"
 
 
@@ -34,6 +35,7 @@ class ConfigRecord(Record):
 
     seed: int | None = None
     num_train_iter: int | None = None
+    plugins: list[str] | None = None
     active: dict[str, Any] | None = None
 
 
@@ -145,7 +147,7 @@ def check_record(model: type[Record], where: Path | str, value: Any, remedy: str
         model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
+        key = printable(".".join(map(str, first["loc"])))
         problem = first["msg"][:1].lower() + first["msg"][1:] if key else "no object in it"
         raise UsageError(f"{where} is damaged ({key}{': ' if key else ''}{problem}); {remedy}") from None
     return value
@@ -160,8 +162,16 @@ def read_dataset(run: RunDir) -> dict[str, Any] | None:
 def finished_trainings(run: RunDir) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, by cycle, each with all that reports and predictions need."""
     lines = run.metrics()
+    has_folders = any(run.path.glob("cycle_*/*.json"))
     for number, line in enumerate(lines, start=1):
-        check_record(TrainingMetrics, f"{run.path / 'metrics.jsonl'}:{number}", line, METRICS_REMEDY)
+        where = f"{run.path / 'metrics.jsonl'}:{number}"
+        check_record(TrainingMetrics, where, line, METRICS_REMEDY)
+        folder = run.path / f"cycle_{line['cycle']:03d}"
+        # Of a run that was copied without any of its trainings, for its curve alone, nothing is known of them.
+        # A folder that was moved away, to train its cycle again, leaves the query.
+        traces = folder / "start.json", folder / "done.json", run.path / "queries" / f"{folder.name}.json"
+        if has_folders and not any(path.exists() for path in traces):
+            raise UsageError(f"{where} is of cycle {line['cycle']}, which was never trained: no {folder.name}/start.json; {LINE_REMEDY}")
     return lines
 
 

@@ -219,9 +219,9 @@ class RunDir:
             return
         if old is not None and keys[: len(old)] != old:
             at = next((i for i, key in enumerate(keys) if key != old[i]), len(keys))
-            now = f"now it is '{keys[at]}'" if at < len(keys) else "now there is none"
+            now = f"now it is '{printable(keys[at])}'" if at < len(keys) else "now there is none"
             rule = "samples may only be added at the end"
-            raise UsageError(f"{self.path / 'keys.txt'}: sample {at} was '{old[at]}', {now}; {rule}")
+            raise UsageError(f"{self.path / 'keys.txt'}: sample {at} was '{printable(old[at])}', {now}; {rule}")
         text = json.dumps(keys, separators=("\n", ":"))[1:-1] + ("\n" if keys else "")
         atomic_write(self.path / "keys.txt", lambda file: file.write(text.encode("ascii")))
 
@@ -298,7 +298,7 @@ class RunDir:
         path = self.path / "metrics.jsonl"
         *lines, torn = (read_bytes(path) or b"").split(b"\n")
         if torn:
-            logger.warning("%s: the last line is torn and left out: %r", path, torn)
+            logger.warning("%s: the last line is torn and left out: %s", path, printable(torn))
         found: dict[int, dict] = {}
         for number, line in enumerate(lines, start=1):
             record = parse_json(f"{path}:{number}", line, METRICS_REMEDY)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from usb_active.durable import atomic_write, make_folder
-from usb_active.errors import UsageError
-from usb_active.report.galleries import reason_of
+from usb_active.errors import UsageError, reason_of
 from usb_active.report.groups import Group, common_title
 from usb_active.report.pairwise import compare
 from usb_active.report.pairwise_page import pairwise_section

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usb_active.artifacts import load_array
-from usb_active.errors import UsageError, name_some
+from usb_active.errors import UsageError, name_some, reason_of
 from usb_active.features import source_of
 from usb_active.report.drawing import MARKERS, add_title, new_figure, save_figure
-from usb_active.report.galleries import reason_of
 from usb_active.report.runs import Run
 from usb_active.report.tables import escape
 from usb_active.run_dir import RunDir

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usb_active.durable import atomic_write
-from usb_active.errors import UsageError, name_some
+from usb_active.errors import UsageError, name_some, reason_of
+from usb_active.journal_checks import asked_cycles
 from usb_active.report.runs import Run
 from usb_active.run_dir import RunDir
 
@@ -28,21 +29,13 @@ def draw_galleries(run: Run, dataset_of: Callable[[RunDir], Dataset], out: Path)
     except Exception as error:  # a dataset may be anyone's code; the report says why its pictures are missing
         return [], [f"The gallery is left out: the dataset is not available: {reason_of(error)}"]
     drawn, lines = [], []
-    # The query after the last training may be waiting for its answers.
-    for cycle in range(run.metrics[-1]["cycle"] + 2):
-        if run.directory.query(cycle) is None:
-            continue
+    # Those that there are: the one after the last training may be waiting for its answers.
+    for cycle in asked_cycles(run.path):
         try:
             drawn.append(gallery(run.directory, dataset, cycle, out))
         except Exception as error:  # as above
             lines.append(f"The gallery of cycle {cycle} is left out: {reason_of(error)}")
     return drawn, lines
-
-
-def reason_of(error: Exception) -> str:
-    """An error of anyone's code on one line, with its type where it was not meant for the user."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UsageError) else f"{type(error).__name__}: {text}"
 
 
 def gallery(run: RunDir, dataset: Dataset, cycle: int, out: Path) -> Path:

@@ -9,7 +9,7 @@ from semilearn.core import AlgorithmBase
 
 from usb_active.analysis import check_intervals
 from usb_active.config import RunConfig
-from usb_active.errors import UsageError, printable
+from usb_active.errors import UsageError, reason_of
 from usb_active.plugin import overrides
 from usb_active.registry import REGISTRY
 from usb_active.usb.device import pick_device
@@ -67,8 +67,3 @@ def build_network(network: Any, config: RunConfig, *shape: Any) -> torch.nn.Modu
         raise
     except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError, ArithmeticError) as error:
         raise UsageError(f"{config.source}: net: '{config.net.name}' cannot be built: {reason_of(error)}; look at its keys") from error
-
-
-def reason_of(error: Exception) -> str:
-    """What somebody's code says, on one line."""
-    return printable(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", 200)

@@ -16,7 +16,7 @@ import torch
 from semilearn.algorithms import get_algorithm
 
 from usb_active.config import RunConfig
-from usb_active.errors import UsageError
+from usb_active.errors import UsageError, reason_of
 from usb_active.inference import evaluating
 from usb_active.plugin import overrides
 from usb_active.randomness import global_generators_kept, seeded_globals
@@ -25,7 +25,6 @@ from usb_active.setup import make_plugins, queryable_mask
 from usb_active.split import NOBODY
 from usb_active.usb.algorithm import register
 from usb_active.usb.arguments import make_args
-from usb_active.usb.support import reason_of
 
 logger = logging.getLogger("usb_active.usb")
 
