@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+import threading
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
 from run_helpers import settings, write_yaml
 
-from usb_active.import_guard import STOOD_IN
+from usb_active import import_guard
+from usb_active.import_guard import STOOD_IN, StandIn
 
 BROKEN = "raise OSError('libtorch: undefined symbol: torch_exception_get_what')"
 
@@ -82,6 +86,63 @@ print(json.dumps([loaded, found, ["wandb" in sys.modules, "transformers" in sys.
     loaded, found, later = printed(code, tmp_path)
     assert loaded == [False, False] and later == [True, True]
     assert found == [True, "real", "bert", "wandb"]
+
+
+@pytest.fixture
+def finder(tmp_path, monkeypatch):
+    """A finder that is asked first, and small packages in the place of those that are stood in for."""
+    for name in STOOD_IN:
+        for path, text in {name: "answer = 42\n", f"{name}/part": "answer = 43\n"}.items():
+            (tmp_path / path).mkdir()
+            (tmp_path / path / "__init__.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = [name for name in sys.modules if name.partition(".")[0] in STOOD_IN]
+    kept = {name: sys.modules.pop(name) for name in loaded}
+    made = import_guard._Finder()
+    sys.meta_path.insert(0, made)
+    yield made
+    sys.meta_path.remove(made)
+    for name in [name for name in sys.modules if name.partition(".")[0] in STOOD_IN]:
+        del sys.modules[name]
+    sys.modules.update(kept)
+
+
+def in_thread(work):
+    """What another thread comes to."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_another_thread_gets_the_real_packages(finder):
+    """While this one imports semilearn: one that nobody has asked for, one that is stood in for already, and a module of it."""
+    with finder._stand_ins():
+        import transformers
+        import wandb
+
+        assert isinstance(transformers, StandIn)
+        other = in_thread(lambda: importlib.import_module("torchaudio"))
+        assert not isinstance(other, StandIn) and other.answer == 42
+        assert in_thread(lambda: importlib.import_module("transformers").answer) == 42
+        assert in_thread(lambda: importlib.import_module("wandb.part")).answer == 43
+        assert isinstance(transformers.answer, type) and isinstance(wandb, StandIn)
+        # What is loaded is taken as it is, here too.
+        assert importlib.import_module("torchaudio") is other
+    assert transformers.answer == wandb.answer == 42 and not isinstance(sys.modules["wandb"], StandIn)
+    assert not any(isinstance(module, StandIn) for module in sys.modules.values())
+
+
+def test_a_stand_in_knows_the_version_of_the_package(finder, monkeypatch):
+    with finder._stand_ins():
+        transformers = importlib.import_module("transformers")
+        assert transformers.__version__ == version("transformers")
+        for module, name in ((transformers, "__wrapped__"), (importlib.import_module("transformers.part"), "__version__")):
+            with pytest.raises(AttributeError):
+                getattr(module, name)
+        monkeypatch.setattr(import_guard, "_installed", lambda name: None)
+        assert not hasattr(transformers, "__version__")
 
 
 def test_a_module_that_timm_has_announced_to_remove_may_go(tmp_path):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,15 +44,23 @@ def install() -> None:
 
 
 class _Finder:
-    """Has semilearn executed by `_execute`; during that, finds stand-ins for what is not loaded already."""
+    """Has semilearn executed by `_execute`; during that, finds stand-ins for what is not loaded already, in the same thread alone."""
 
     def __init__(self) -> None:
-        self.standing_in = False
+        self._thread: int | None = None
+
+    @property
+    def standing_in(self) -> bool:
+        """Whether this thread is importing semilearn."""
+        return self._thread == threading.get_ident()
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        top = fullname.partition(".")[0]
+        top, parent = fullname.partition(".")[0], fullname.rpartition(".")[0]
         if top in STOOD_IN and self.standing_in and (top == fullname or isinstance(sys.modules.get(top), StandIn)):
             return ModuleSpec(fullname, _Loader(self), is_package=True)
+        if isinstance(sys.modules.get(parent), StandIn):
+            # Another thread wants the real one now.
+            return self._real_spec(fullname, getattr(_load(parent), "__path__", None), target)
         if fullname != GUARDED:
             return None
         spec = self._real_spec(fullname, path, target)
@@ -81,13 +90,12 @@ class _Finder:
 
     @contextmanager
     def _stand_ins(self) -> Iterator[None]:
-        self.standing_in = True
+        self._thread = threading.get_ident()
         try:
             yield
         finally:
-            self.standing_in = False
-            for name in [name for name, module in sys.modules.items() if isinstance(module, StandIn)]:
-                del sys.modules[name]
+            self._thread = None
+            _forget_stand_ins()
 
 
 class _Loader:
@@ -106,7 +114,8 @@ class _Loader:
 class StandIn(ModuleType):
     """A module that is not imported before an attribute of it is used.
 
-    While semilearn is imported an attribute is a `_Deferred` class, as `from x import Y` wants it; later it is the real one.
+    While semilearn is imported an attribute is a `_Deferred` class, as `from x import Y` wants it; later, and in other threads, it is
+    the real one. `__version__` is that of the package installed.
     """
 
     def __init__(self, name: str, finder: _Finder):
@@ -114,6 +123,8 @@ class StandIn(ModuleType):
         self.__finder = finder
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute == "__version__" and "." not in self.__name__ and (found := _installed(self.__name__)):
+            return found
         # What asks for special names only looks around.
         if attribute.startswith("__"):
             raise AttributeError(f"module '{self.__name__}' has no attribute '{attribute}'")
@@ -144,6 +155,8 @@ class _Deferred(type):
 def _load(name: str) -> ModuleType:
     """The real module. BrokenInstall, in one line, when it does not load."""
     try:
+        # Where another thread is still importing semilearn, which takes what is loaded as it is.
+        _forget_stand_ins(name.partition(".")[0])
         return importlib.import_module(name)
     except Exception as error:  # whatever a library that does not load raises
         top = name.partition(".")[0]
@@ -151,6 +164,13 @@ def _load(name: str) -> ModuleType:
             f"{top} {_version(top)} does not load beside torch {_version('torch')} on Python {sys.version.partition(' ')[0]} "
             f"({_reason(error)}); nothing for images needs it. Versions that go together: {CONSTRAINTS}"
         ) from error
+
+
+def _forget_stand_ins(top: str = "") -> None:
+    """Take stand-ins out of the loaded modules: all, or those of one package."""
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, StandIn) and top in ("", name.partition(".")[0]):
+            sys.modules.pop(name, None)
 
 
 @contextmanager
@@ -180,14 +200,19 @@ def _reason(error: BaseException) -> str:
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
-def _version(distribution: str) -> str:
+def _installed(distribution: str) -> str | None:
+    """The version of a package that is installed, None where it is not."""
     # Imported late: nothing that goes well asks for it.
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version(distribution)
     except PackageNotFoundError:
-        return "(not installed)"
+        return None
+
+
+def _version(distribution: str) -> str:
+    return _installed(distribution) or "(not installed)"
 
 
 def _distribution_of(traceback: TracebackType | None) -> str:

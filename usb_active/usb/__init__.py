@@ -7,4 +7,4 @@ try:
     import semilearn  # noqa: F401
 except ModuleNotFoundError as error:
     # Not installed at all, which the guard cannot see; what it sees it has explained.
-    raise error if isinstance(error, BrokenInstall) else BrokenInstall(explain(error)) from error
+    raise BrokenInstall(explain(error)) from error
