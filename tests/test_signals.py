@@ -33,6 +33,14 @@ SWALLOW = "\n".join(["while True:", "        try:", "            time.sleep(60)"
 IN_DESTRUCTOR = "\n".join([
     "class D:", "        def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(0.01)", "    D()", "    time.sleep(60)",
 ])  # fmt: skip
+# Two signals, so that the handler itself has to say the line.
+IN_STDERR = "\n".join([
+    "import io", "    class Raw(io.RawIOBase):", "        def writable(self): return True", "        def write(self, data):",
+    "            for _ in range(2):", "                try:", "                    os.kill(os.getpid(), signal.SIGINT); time.sleep(0.01)",
+    "                except BaseException: pass", "            return len(data)",
+    "    sys.stderr = io.TextIOWrapper(io.BufferedWriter(Raw()), write_through=True)", "    print('x', file=sys.stderr, flush=True)",
+    "    time.sleep(60)",
+])  # fmt: skip
 # Ready when the first batch has come from the workers.
 WORKERS = "\n".join([
     "import torch", "    from usb_active.sampling import SeededRows, SequentialSampler, make_loader",
@@ -75,6 +83,11 @@ def test_a_second_one_ends_at_once():
 
 def test_one_in_a_destructor_is_neither_lost_nor_shown():
     assert ended(IN_DESTRUCTOR)[:2] == (130, LINES[signal.SIGINT] + "\n")
+
+
+def test_one_that_comes_while_stderr_is_written_ends_the_program():
+    """stderr then refuses a second writer: "reentrant call"."""
+    assert ended(IN_STDERR)[:2] == (130, LINES[signal.SIGINT] + "\n")
 
 
 @pytest.mark.slow

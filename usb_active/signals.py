@@ -104,9 +104,12 @@ class StopSignals:
     def say(self) -> None:
         """The line of the signal that came, once."""
         if self._said.acquire(blocking=False):
-            # Nobody may be there to read it.
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                print(LINES[self.received], file=sys.stderr, flush=True)
+            # Nobody may be there to read it, and whatever stderr is must not keep the program from its end.
+            with contextlib.suppress(Exception):
+                try:
+                    print(LINES[self.received], file=sys.stderr, flush=True)
+                except RuntimeError:  # a "reentrant call": the signal came while stderr was being written
+                    os.write(2, f"{LINES[self.received]}\n".encode())
 
     def came(self, seconds: float = 0.0) -> bool:
         """Whether a signal has come, or comes within so many seconds: workers that it hit first are reported before it.
