@@ -38,6 +38,33 @@ def test_what_is_broken_is_named_and_the_rest_is_shown(tmp_path):
     assert lines[-1] == "3 problems"
 
 
+def test_what_libraries_print_does_not_end_the_report(monkeypatch, tmp_path):
+    (tmp_path / "noisy.py").write_text("print('[2026 INFO] ready'); print('[1, 2]'); print('no end of line', end='')")
+    (tmp_path / "torch.py").write_text("print('[INFO]', end=''); raise ImportError('no such symbol')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "MODULES", {"noisy": True, "torch": True, "json": True})
+    out = io.StringIO()
+    assert list(doctor._imports(out)) == ["torch does not import (ImportError: no such symbol)"]
+    assert re.findall(r"^(\w+) +(ok|ImportError.*)$", out.getvalue(), re.MULTILINE) == [
+        ("noisy", "ok"), ("torch", "ImportError: no such symbol"), ("json", "ok")
+    ]  # fmt: skip
+
+
+def test_folders_that_there_are_none_of_are_said(monkeypatch):
+    def gone():
+        raise FileNotFoundError(2, "No such file or directory")
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(doctor.Path, "cwd", gone)
+    monkeypatch.setattr(doctor.Path, "home", homeless)
+    out = io.StringIO()
+    assert list(doctor._folders(out)) == []
+    assert "working directory  none: No such file or directory" in out.getvalue()
+    assert re.search(r"home +none: Could not determine home directory\.", out.getvalue())
+
+
 @pytest.mark.slow
 def test_a_sound_environment_has_no_problems(tmp_path):
     result = run_doctor(cwd=tmp_path)

@@ -116,3 +116,12 @@ def test_other_folders_are_left_alone(inside, monkeypatch, capsys):
     monkeypatch.chdir(inside.parent)
     working_directory.prefer_installed_semilearn()
     assert sys.path == before and not capsys.readouterr().err
+
+
+def test_a_working_directory_that_was_removed_holds_nothing(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    before = list(sys.path)
+    working_directory.prefer_installed_semilearn()
+    assert sys.path == before

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TextIO
@@ -25,22 +25,26 @@ MODULES = {
     **dict.fromkeys(("usb_active.usb", "faiss"), True),
     **dict.fromkeys(STOOD_IN, False),
 }
+# What the lines of our own begin with, among those that libraries print.
+_MARK = "usb-active doctor: "
 # Runs in a process of its own: a library that crashes shall not end the report, and the last line tells which one it was.
 _IMPORTS = """
 import importlib, json, sys, warnings
 warnings.simplefilter("ignore")
-for name in sys.argv[1:]:
-    print(json.dumps([name, None]), flush=True)
+def say(*found):
+    print("", sys.argv[1] + json.dumps(found), sep="\\n", flush=True)
+for name in sys.argv[2:]:
+    say(name, None)
     try:
         importlib.import_module(name)
         problem = ""
     except BaseException as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())
-    print(json.dumps([name, problem]), flush=True)
+    say(name, problem)
 import torch
 cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 mps = getattr(torch.backends, "mps", None) is not None and torch.backends.mps.is_available()
-print(json.dumps(["", {"cuda": cuda, "cuda_version": torch.version.cuda, "mps": mps, "threads": torch.get_num_threads()}]), flush=True)
+say("", {"cuda": cuda, "cuda_version": torch.version.cuda, "mps": mps, "threads": torch.get_num_threads()})
 """
 
 
@@ -100,8 +104,8 @@ def _imports(out: TextIO) -> Iterator[str]:
     print("\nimports", file=out)
     # Optional ones only where they are installed.
     names = [name for name, needed in MODULES.items() if needed or _installed(name)]
-    child = subprocess.run([sys.executable, "-c", _IMPORTS, *names], capture_output=True, text=True)
-    lines = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("[")]
+    child = subprocess.run([sys.executable, "-c", _IMPORTS, _MARK, *names], capture_output=True, text=True)
+    lines = [json.loads(line.removeprefix(_MARK)) for line in child.stdout.splitlines() if line.startswith(_MARK)]
     found = {name: problem for name, problem in lines if name}
     for name in names:
         problem = found.get(name, "not tried")
@@ -135,12 +139,22 @@ def _plugins() -> Iterator[str]:
 
 def _folders(out: TextIO) -> Iterator[str]:
     print("\nwrite access", file=out)
-    for what, folder in {"working directory": Path.cwd(), "temporary files": Path(tempfile.gettempdir()), "home": Path.home()}.items():
-        problem = _not_writable(folder)
+    places = {"working directory": Path.cwd, "temporary files": lambda: Path(tempfile.gettempdir()), "home": Path.home}
+    for what, find in places.items():
+        folder, problem = _place(find)
         print(f"{what:<18} {folder}: {problem or 'ok'}", file=out)
         # The others are only noted: a run writes into save_dir.
         if problem and what == "temporary files":
             yield f"{folder} cannot be written ({problem}); set TMPDIR to a folder that can"
+
+
+def _place(find: Callable[[], Path]) -> tuple[str, str]:
+    """A folder, and why nothing can be written there; there may be none: it was removed, or the user has no home."""
+    try:
+        folder = find()
+    except (OSError, RuntimeError) as error:
+        return "none", _reason(error)
+    return str(folder), _not_writable(folder)
 
 
 def _not_writable(folder: Path) -> str:
@@ -148,4 +162,8 @@ def _not_writable(folder: Path) -> str:
         with tempfile.TemporaryFile(dir=folder):
             return ""
     except OSError as error:
-        return error.strerror or str(error)
+        return _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

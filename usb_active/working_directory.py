@@ -13,7 +13,10 @@ def prefer_installed_semilearn() -> None:
 
     For programs started by `python -m`, before anything imports semilearn. Processes that are spawned inherit the path.
     """
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError:  # it was removed: nothing is found there
+        return
     # With -P, or PYTHONSAFEPATH, the first entry is one that somebody wanted.
     if getattr(sys.flags, "safe_path", False) or "semilearn" in sys.modules or not (here / "semilearn" / "__init__.py").is_file():
         return
