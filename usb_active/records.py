@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from usb_active.errors import UsageError
-from usb_active.run_format import PINNED_FILE, read_pinned
+from usb_active.run_format import DATASET_REMEDY, PINNED_FILE, read_pinned
 
 if TYPE_CHECKING:
     from usb_active.run_dir import RunDir
@@ -17,7 +17,7 @@ _Count = Annotated[int, Field(ge=0)]
 _Log = dict[str, float]
 
 CYCLE_REMEDY = "restore it from a copy, or move its folder away to train the cycle again"
-DATASET_REMEDY = "restore it from a copy: it says what the run began with"
+QUERY_REMEDY = "restore it from a copy: it says what was asked"
 META_REMEDY = "remove it: nothing but seconds and what was logged is lost"
 METRICS_REMEDY = "done.json of its cycle holds the same line"
 ACCEPTED_REMEDY = "restore it from a copy: it says which edits of labels.csv were meant"
@@ -159,10 +159,7 @@ def read_dataset(run: RunDir) -> dict[str, Any] | None:
 
 def finished_trainings(run: RunDir) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, by cycle, each with all that reports and predictions need."""
-    lines = run.metrics()
-    for number, line in enumerate(lines, start=1):
-        check_record(TrainingMetrics, f"{run.path / 'metrics.jsonl'}:{number}", line, METRICS_REMEDY)
-    return lines
+    return run.metrics(TrainingMetrics)
 
 
 def read_start(run: RunDir, cycle: int) -> dict[str, Any] | None:
