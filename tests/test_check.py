@@ -101,6 +101,14 @@ def test_a_network_that_torch_cannot_build(do, monkeypatch):
                                            "allocate 1e20 bytes; look at its keys")  # fmt: skip
 
 
+def test_a_check_builds_the_network_once(do, monkeypatch):
+    from usb_active.usb import networks
+
+    built, make = [], networks.SmallCNN
+    monkeypatch.setattr(networks, "SmallCNN", lambda *arguments: built.append(arguments) or make(*arguments))
+    assert do("check") == (0, []) and len(built) == 1
+
+
 def test_nothing_is_left_of_a_check(do, tmp_path):
     assert do("check") == (0, [])
     assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ import torch
 from run_helpers import checkpoint, settings, train, weights_equal, write_yaml
 
 from usb_active import cli
-from usb_active.checkpoint import Owner, read_cycle_checkpoint
+from usb_active.checkpoint import Owner, read_checkpoint, read_cycle_checkpoint, read_weights
 from usb_active.errors import UsageError
 from usb_active.records import DoneRecord, StartRecord, check_record, finished_trainings, read_start
 from usb_active.run_dir import RunDir
@@ -170,6 +170,38 @@ def test_metrics_without_what_a_report_needs(run):
     path.write_text('{"cycle": 0}\n')
     with pytest.raises(UsageError, match="metrics.jsonl:1 is damaged \\(num_labels: field required\\)"):
         finished_trainings(RunDir.read(run))
+
+
+def test_the_line_of_metrics_is_that_of_the_file(run):
+    """They need not be in order."""
+    path = run / "metrics.jsonl"
+    first, second = path.read_text().splitlines()
+    path.write_text(second + "\n" + json.dumps({**json.loads(first), "num_labels": None}) + "\n")
+    with pytest.raises(UsageError, match=r"metrics\.jsonl:2 is damaged \(num_labels: "):
+        finished_trainings(RunDir.read(run))
+
+
+# What torch's safe reader answers with an IndexError, a KeyError and a struct.error; and what is no pickle at all.
+@pytest.mark.parametrize("data", [b"\x80\x02.", b"\x80\x02]q\x00K\x01s.", b"\x80\x02h\x05.", b"\x80\x02J.", b"", b"PK\x03\x04"])
+def test_whatever_a_damaged_pickle_provokes_is_one_line(tmp_path, data):
+    path = tmp_path / "x.pth"
+    path.write_bytes(data)
+    with pytest.raises(UsageError) as caught:
+        read_checkpoint(path, "mend it")
+    assert str(caught.value).startswith(f"{path} is damaged (") and str(caught.value).endswith("; mend it. Labels are intact")
+    assert "()" not in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match=f"^net: {path}: cannot be read in torch's safe mode"):
+        read_weights(path, "net")
+
+
+@pytest.mark.parametrize("error", [AssertionError(), TypeError("two\nlines"), MemoryError()])
+def test_errors_without_a_text_have_their_names(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(UsageError, match=rf"is damaged \(({type(error).__name__}|two)\); mend it\. Labels are intact$"):
+        read_checkpoint(tmp_path / "x.pth", "mend it")
 
 
 def test_keys_of_later_versions_do_no_harm(run):

@@ -21,8 +21,9 @@ from usb_active.array_datasets import Cifar10, Cifar100, Digits, ImageParts, Mni
 from usb_active.datasets import Dataset, DatasetOptions
 from usb_active.errors import UsageError
 from usb_active.image_check import check_images
-from usb_active.image_files import ImageFiles, folder_images, list_images, read_image
+from usb_active.image_files import ImageFiles, folder_images, read_image
 from usb_active.image_folder import ImageFolder
+from usb_active.image_listing import look_through
 from usb_active.inference import PoolRows
 
 
@@ -562,7 +563,7 @@ def test_what_was_read_before_an_interruption_is_kept(tmp_path, monkeypatch):
             return super().load(index)
 
     monkeypatch.setattr("usb_active.image_check.BLOCK", 1)
-    keys = list_images(write_folder(tmp_path / "root", {"cat": 4}))
+    keys = look_through(write_folder(tmp_path / "root", {"cat": 4})).images
     cache = tmp_path / "readable.npy"
     with pytest.raises(KeyboardInterrupt):
         check_images(InterruptedAtTheThird(str(tmp_path / "root"), keys, 3), cache)

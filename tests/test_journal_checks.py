@@ -158,6 +158,13 @@ def test_picks_without_an_answer_are_named(run):
     check_labels(RunDir.read(run))
 
 
+def test_a_start_reads_the_rows_for_their_checksums_once(run, monkeypatch):
+    read, sums = [], Journal.sha256
+    monkeypatch.setattr(Journal, "sha256", lambda self, rows: read.append(self.path) or sums(self, rows))
+    run_helpers.train(settings(run.parent, **FAST))
+    assert read == [run / "labels.csv"]
+
+
 def test_line_ends_are_no_change(run, capsys):
     path = run / "labels.csv"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))

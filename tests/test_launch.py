@@ -14,6 +14,7 @@ from pathlib import Path
 import killer
 import pytest
 import run_helpers
+from data_makers import write_folder
 from killer import assert_same_end, directory
 from run_helpers import checkpoint, labels_of, settings, train, weights_equal, write_yaml
 
@@ -97,6 +98,32 @@ def test_a_foreign_directory_is_left_alone(tmp_path, capsys):
     assert launch.main([str(SCRIPT), "--c", str(yaml)]) == 2
     assert "is not empty and no run" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_a_start_that_is_refused_late_takes_its_directory_back(tmp_path, capsys):
+    """All images are read only once the run has begun; the launcher made its directory before train.py began."""
+    photos = write_folder(tmp_path / "photos", {"train/cat": 30, "train/dog": 30})
+    broken = photos / "train/dog/029.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    data = settings(tmp_path, dataset="image_folder", data_dir=str(photos), img_size=8, active={"cycles": 0})
+    yaml = write_yaml(tmp_path / "c.yaml", data)
+    assert launch.main([str(SCRIPT), "--c", str(yaml)]) == 2
+    assert "1 of 60 images below" in capsys.readouterr().err
+    assert not (tmp_path / "run/config.yaml").exists() and not (tmp_path / "run/dataset.json").exists()
+    # A corrected configuration may go into the same directory; one that began earlier is not taken back.
+    broken.write_bytes(whole)
+    assert launch.main([str(SCRIPT), "--c", str(yaml), "--set", "seed=4"]) == 0
+    broken.write_bytes(whole[: len(whole) // 2])
+    assert launch.main([str(SCRIPT), "--c", str(yaml), "--set", "seed=4"]) == 2
+    assert RunDir.read(tmp_path / "run").config["seed"] == 4
+
+
+def test_a_network_that_cannot_be_built_is_one_line(tmp_path, capsys):
+    yaml = write_yaml(tmp_path / "c.yaml", settings(tmp_path, net={"name": "small_cnn", "width": 2**40}))
+    assert launch.main([str(SCRIPT), "--c", str(yaml)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "net" in line and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

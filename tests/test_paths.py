@@ -13,7 +13,7 @@ from run_helpers import config_of, settings, write_yaml
 from usb_active import cli
 from usb_active.config import config_from_dict, load_config
 from usb_active.errors import UsageError
-from usb_active.label_file import Problems, read_known_labels, read_labels
+from usb_active.label_file import Problems, read_known_labels, read_sheet
 from usb_active.labels import correct
 from usb_active.oracle import Query
 from usb_active.paths import absolute, user_path
@@ -139,7 +139,8 @@ def test_keys_of_label_files(tmp_path, text, index):
     path = tmp_path / "labels.csv"
     path.write_text(f'key,label\n"{text}",dog\n', encoding="utf-8")
     problems = Problems()
-    found = read_labels(path, Query(0, np.arange(len(KEYS)), tuple(KEYS), "random", ("cat", "dog")), problems)
+    query = Query(0, np.arange(len(KEYS)), tuple(KEYS), "random", ("cat", "dog"))
+    found = read_sheet(path, query, problems).labels
     if index is None:
         assert found == {} and problems.count == 1 and "key is not in this query" in problems.lines[0]
         with pytest.raises(UsageError, match="key is not in the pool"):
@@ -149,9 +150,9 @@ def test_keys_of_label_files(tmp_path, text, index):
     assert read_known_labels(path, KEYS, ("cat", "dog")) == {index: 1}
     # Beside an index, the key must be that of the same sample, in whatever spelling.
     path.write_text(f'index,key,label\n{index},"{text}",dog\n', encoding="utf-8")
-    assert read_labels(path, Query(0, np.arange(len(KEYS)), tuple(KEYS), "random", ("cat", "dog")), problems) == {index: 1}
+    assert read_sheet(path, query, problems).labels == {index: 1}
     path.write_text(f'index,key,label\n{(index + 1) % 6},"{text}",dog\n', encoding="utf-8")
-    assert read_labels(path, Query(0, np.arange(len(KEYS)), tuple(KEYS), "random", ("cat", "dog")), problems) == {}
+    assert read_sheet(path, query, problems).labels == {}
     assert "key does not agree" in problems.lines[0]
 
 

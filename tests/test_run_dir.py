@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from usb_active.durable import atomic_write, remove_leftovers
 from usb_active.errors import UsageError
 from usb_active.journal import append_journal, read_journal
 from usb_active.oracle import Query
-from usb_active.run_dir import LabelRow, RunDir, differences, utc_now
+from usb_active.run_dir import LabelRow, RunDir, check_reopening, differences, utc_now
 
 CONFIG = {"algorithm": "fixmatch", "lr": 0.03, "num_workers": 2, "active": {"cycles": 3, "oracle": {"name": "csv"}}}
 ROW = LabelRow(0, 5, "train/00005", "cat", "labeled", "random", "2024-05-01T12:00:00+00:00")
@@ -154,6 +155,20 @@ def test_lists_and_nan_are_no_difference_to_themselves(tmp_path):
     RunDir.open(tmp_path, config).close()
     RunDir.open(tmp_path, config).close()
     assert differences({"a": 1}, {"a": None}) == [("a", 1, None)]
+
+
+def test_paths_that_lead_to_the_same_place_are_no_difference(tmp_path, monkeypatch):
+    """Relative in a run of version 0.1.0, absolute now; one after the other: what is asked before a start, and the start itself."""
+    monkeypatch.chdir(tmp_path)
+    old = {"pretrain_path": "w.pth", "plugins": ["package", "own/mine.py"]}
+    now = {"pretrain_path": str(tmp_path / "w.pth"), "plugins": ["package", str(tmp_path / "own/mine.py")]}
+    for number, changed in enumerate(({}, {"pretrain_path": str(tmp_path / "v.pth")}, {"plugins": ["other", now["plugins"][1]]})):
+        path, new = tmp_path / str(number), {**now, **changed}
+        RunDir.open(path, old).close()
+        for way in (check_reopening, RunDir.open):
+            with pytest.raises(UsageError, match=f"{next(iter(changed))}: ") if changed else nullcontext():
+                (way(path, new) or RunDir.read(path)).close()
+    assert RunDir.read(tmp_path / "0").config == now
 
 
 def test_a_damaged_config_is_named(tmp_path):
@@ -508,11 +523,27 @@ def test_unchanged_keys_are_not_written_again(run, monkeypatch):
 
 def test_damaged_keys_are_named_with_their_line(run):
     (run.path / "keys.txt").write_text('"a"\n"b\n"c"\n')
-    with pytest.raises(UsageError, match=r"keys\.txt:2: damaged"):
+    with pytest.raises(UsageError, match=r"keys\.txt is damaged \(Invalid control character at: line 2 .*; restore it from a copy"):
         run.keys()
     (run.path / "keys.txt").write_text('"a"\n7\n')
     with pytest.raises(UsageError, match=r"keys\.txt is damaged"):
         run.keys()
+
+
+# What json.loads answers with another error than that the text is no JSON.
+ODD_JSON = {"nested": "[" * 200_000, "a number of 5,000 digits": "1" * 5000, "no UTF-8": "\udcff"}
+
+
+@pytest.mark.parametrize("text", ODD_JSON.values(), ids=ODD_JSON)
+def test_json_that_no_reader_takes_is_one_line(run, text):
+    data = text.encode("utf-8", "surrogateescape")
+    for name, read in {"keys.txt": run.keys, "dataset.json": lambda: run.read_json("dataset.json"), "metrics.jsonl": run.metrics}.items():
+        (run.path / name).write_bytes(data + b"\n")
+        with pytest.raises(UsageError) as caught:
+            read()
+        assert f"{name}" in str(caught.value) and " is damaged (" in str(caught.value) and "\n" not in str(caught.value)
+    (run.path / "state.json").write_bytes(data)
+    assert run.state() is None
 
 
 def test_a_million_keys(run):
@@ -573,6 +604,8 @@ def test_probabilities_of_an_attempt_that_died_are_not_taken(run, monkeypatch):
         ({"idx": [4, 2, True]}, "idx must be whole numbers"),
         ({"idx": [4, 2, 2]}, "twice"),
         ({"idx": [4, 2, 1.5]}, "whole numbers"),
+        ({"idx": [4, 2, 2**63]}, "idx must be whole numbers of 64 bits"),
+        ({"idx": [4, 2, -(10**30)]}, "idx must be whole numbers of 64 bits"),
         ({"keys": ["d"]}, "1 keys for 3 idx"),
         ({"cycle": 7}, "cycle is 7, must be 1"),
         ({"class_names": "xy"}, "class_names must be texts"),

@@ -10,7 +10,7 @@ from run_helpers import config_of, settings
 from usb_active.errors import UsageError
 from usb_active.run_dir import RunDir
 from usb_active.run_format import CURRENT, FIRST, read_pinned, run_format
-from usb_active.setup import build_dataset, build_parts, check_pinned, pin
+from usb_active.setup import build_dataset, build_parts, pin, take_pinned
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_run_without_a_number_is_of_version_0_1_0_and_stays_so(run):
     dataset = build_parts(config)["dataset"]
     assert run_format(run) == FIRST == dataset.options.run_format
     assert build_dataset(config).options.run_format == CURRENT
-    check_pinned(run, dataset)
+    take_pinned(run, dataset)
     pin(run, dataset)
     assert (run.path / "dataset.json").read_bytes() == before
 

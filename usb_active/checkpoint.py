@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import pickle
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,13 +107,25 @@ def read_checkpoint(path: Path, remedy: str = REPEAT, parts: Collection[str] = (
 
 
 def _load(path: Path, remedy: str) -> Any:
+    def damaged(error: Exception) -> str:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return f"{path} is damaged ({reason}); {remedy}. Labels are intact"
+
+    return _load_safely(path, f"{path}: no such checkpoint", damaged)
+
+
+def _load_safely(path: Path, missing: str, damaged: Callable[[Exception], str]) -> Any:
+    """What a file of torch's, or of safetensors', holds, without running code of it. UsageError in the words given."""
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such checkpoint") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"{path} is damaged ({reason}); {remedy}. Labels are intact") from None
+        raise UsageError(missing) from None
+    except Exception as error:  # whatever a damaged or foreign file provokes
+        raise UsageError(damaged(error)) from error
 
 
 def read_weights(path: Path, who: str) -> dict[str, torch.Tensor]:
@@ -126,18 +137,12 @@ def read_weights(path: Path, who: str) -> dict[str, torch.Tensor]:
     Raises:
         UsageError: missing, damaged, python objects in it, or no state dict; begins with `who`.
     """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
 
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UsageError(f"{who}: {path}: no such file") from None
-    except Exception as error:  # whatever a foreign file provokes
+    def damaged(error: Exception) -> str:
         reason = f"{type(error).__name__}; damaged, or it holds python objects"
-        raise UsageError(f"{who}: {path}: cannot be read in torch's safe mode ({reason}); save a state dict with torch.save") from error
+        return f"{who}: {path}: cannot be read in torch's safe mode ({reason}); save a state dict with torch.save"
+
+    state = _load_safely(path, f"{who}: {path}: no such file", damaged)
     if isinstance(state, dict):
         state = next((state[name] for name in ("ema_model", "model", "state_dict", "backbone") if isinstance(state.get(name), dict)), state)
     if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -88,8 +88,8 @@ class Dataset(Plugin):
     def verify(self, cache: Path | None = None) -> None:
         """Whatever can be wrong with the samples in use, before training starts; UsageError names them.
 
-        `cache`: a file in which the dataset may remember what it found in order. To be called again after
-        `align` has grown the pool.
+        `cache`: a file in which the dataset may remember what it found in order. Called at the start of a run and before each
+        later query, when `align` may have grown the pool: what is known already should cost next to nothing.
         """
 
     def remarks(self) -> list[str]:

@@ -140,7 +140,7 @@ def parse_json(where: Path | str, data: bytes, remedy: str) -> Any:
     """The object in `data`. UsageError names the file, what is wrong with it and what to do."""
     try:
         return json.loads(data.decode("utf-8"))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError both
+    except (ValueError, RecursionError) as error:  # what JSON or UTF-8 does not allow, a number of 5,000 digits; a deep nesting
         raise UsageError(f"{where} is damaged ({error}); {remedy}") from error
 
 

@@ -19,7 +19,7 @@ from usb_active.artifacts import check_array, load_artifact, save_artifact
 from usb_active.checkpoint import Owner
 from usb_active.errors import UsageError, WaitingForLabels, name_some
 from usb_active.initial_weights import InitialWeights
-from usb_active.journal_checks import check_labels, journal_sums
+from usb_active.journal_checks import check_labels_but_sums, journal_sums, read_starts
 from usb_active.metrics import training_record
 from usb_active.oracle import Answers, Query
 from usb_active.plugin import overrides
@@ -127,7 +127,9 @@ class Session:
 
     # ------------------------------------------------------------------------------------------ pool and pretraining
     def _open_pool(self) -> None:
-        check_labels(self.run_dir, complete=not self.oracle.accepts_partial())
+        # What `accept_partial` says today may not have been so when version 0.1.0 began a cycle.
+        complete = not self.oracle.accepts_partial() and not hasattr(self.oracle.config, "accept_partial")
+        check_labels_but_sums(self.run_dir, read_starts(self.run_dir), complete)
         pin(self.run_dir, self.dataset)
         self.dataset.align(self.run_dir.keys() or self.dataset.keys, grow=False)
         self.run_dir.write_keys(self.dataset.keys)
@@ -150,13 +152,16 @@ class Session:
             self._starts.append(record["journal_rows"])
         return sorted(self._starts)
 
-    def _grow(self) -> None:
-        """Between cycles, samples that were added to the data join the pool at its end."""
+    def _grow(self, cycle: int) -> None:
+        """Between cycles, samples that were added to the data join the pool at its end; those that were replaced are named."""
         before = len(self.dataset)
         self.dataset.align(self.dataset.keys, grow=True)
         if len(self.dataset) > before:
             logger.info("new samples in the pool: %d", len(self.dataset) - before)
+        # The start itself has looked at them before the first query.
+        if len(self.dataset) > before or cycle > 0:
             self._verify()
+        if len(self.dataset) > before:
             self.run_dir.write_keys(self.dataset.keys)
 
     # ------------------------------------------------------------------------------------------ views
@@ -212,7 +217,7 @@ class Session:
             return query
         if cycle > 0:
             self._restore(cycle - 1)
-        self._grow()
+        self._grow(cycle)
         self._replay()
         for earlier in range(cycle):
             self.pool.set_pending(self.run_dir.query(earlier).idx)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usb_active.errors import UsageError
-from usb_active.image_listing import Listing, list_images, look_through
+from usb_active.image_listing import Listing, look_through
 from usb_active.image_reading import AS_USUAL, Reading, image_size, image_suffixes, read_image
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ImageFiles", "folder_images", "image_size", "image_suffixes", "list_images", "read_image"]
+__all__ = ["ImageFiles", "folder_images", "image_size", "image_suffixes", "read_image"]
 
 
 @dataclass(frozen=True)

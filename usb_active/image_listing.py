@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,18 +53,14 @@ class Listing:
         if self.others:
             lines.append(_describe_others(self.others))
         if self.folders or self.hidden:
-            hidden = f"{len(self.hidden)} hidden image{'s' * (len(self.hidden) != 1)} ({_names(self.hidden)})" if self.hidden else ""
-            folders = f"folders that are hidden, or that archivers and file servers make: {_names(self.folders)}" if self.folders else ""
+            hidden = f"{len(self.hidden)} hidden image{'s' * (len(self.hidden) != 1)} ({name_some(self.hidden)})" if self.hidden else ""
+            folders = f"folders that are hidden, or that archivers and file servers make: {name_some(self.folders)}" if self.folders else ""
             lines.append(f"left out: {'; '.join(filter(None, [folders, hidden]))}")
         if self.special:
-            lines.append(f"named like images, but no files, and left out: {_names(self.special)}")
+            lines.append(f"named like images, but no files, and left out: {name_some(self.special)}")
         if self.broken:
-            lines.append(f"links that lead nowhere, which a run refuses: {_names(self.broken)}")
+            lines.append(f"links that lead nowhere, which a run refuses: {name_some(self.broken)}")
         return lines
-
-
-def _names(paths: Iterable[str]) -> str:
-    return name_some(paths)
 
 
 def _describe_others(others: Counter[str]) -> str:
@@ -75,11 +70,6 @@ def _describe_others(others: Counter[str]) -> str:
     heif = HEIF_SUFFIXES & others.keys()
     way_out = f" (for {', '.join(sorted(heif))}: pip install pillow-heif)" if heif else ""
     return f"{number} {what} that Pillow can read: {name_some((f'{count} {kind}' for kind, count in kinds), 8)}; left out{way_out}"
-
-
-def list_images(root: Path, below: str = "") -> list[str]:
-    """Sorted paths, relative to `root` and with `/`, of all images at any depth of `root/below`; the rest as for `look_through`."""
-    return look_through(root, below).images
 
 
 def look_through(root: Path, below: str = "", everything: bool = False) -> Listing:

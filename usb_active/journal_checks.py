@@ -19,7 +19,7 @@ import numpy as np
 from usb_active.errors import SHOWN, UsageError, name_some, printable
 from usb_active.journal import LabelRow, whole_rows
 from usb_active.oracle import Query
-from usb_active.records import read_accepted, read_dataset, read_start
+from usb_active.records import QUERY_REMEDY, read_accepted, read_dataset, read_start
 from usb_active.run_format import PINNED_FILE
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ BLOCKS = 1000
 _LINE = 2 * SHOWN
 # Of what a change is looked for in, this many lines are named.
 _NAMED = 20
-_QUERY_REMEDY = "restore it from a copy: it says what was asked"
 
 
 class Journal:
@@ -209,9 +208,9 @@ def check_queries(run: RunDir, rows: Sequence[LabelRow], keys: Sequence[str] | N
     for cycle in range(number):
         path, query = folder / f"cycle_{cycle:03d}.json", run.query(cycle, probs=False)
         if query is None:
-            raise UsageError(f"{path} is gone; {_QUERY_REMEDY}")
+            raise UsageError(f"{path} is gone; {QUERY_REMEDY}")
         if names is not None and list(query.class_names) != names:
-            raise UsageError(f"{path} is damaged (class_names are not those of {PINNED_FILE}); {_QUERY_REMEDY}")
+            raise UsageError(f"{path} is damaged (class_names are not those of {PINNED_FILE}); {QUERY_REMEDY}")
         if keys is not None:
             _check_picks(path, query, keys)
         queries.append(query)
@@ -221,10 +220,10 @@ def check_queries(run: RunDir, rows: Sequence[LabelRow], keys: Sequence[str] | N
 def _check_picks(path: Path, query: Query, keys: Sequence[str]) -> None:
     for index, key in zip(query.idx.tolist(), query.keys, strict=True):
         if not 0 <= index < len(keys):
-            raise UsageError(f"{path} is damaged (no sample {index}; valid: 0 to {len(keys) - 1}); {_QUERY_REMEDY}")
+            raise UsageError(f"{path} is damaged (no sample {index}; valid: 0 to {len(keys) - 1}); {QUERY_REMEDY}")
         if keys[index] != key:
             shown = f"'{printable(key)}' is not the key of sample {index}, '{printable(keys[index])}'"
-            raise UsageError(f"{path} is damaged ({shown}); {_QUERY_REMEDY}")
+            raise UsageError(f"{path} is damaged ({shown}); {QUERY_REMEDY}")
 
 
 def check_answered(
@@ -233,7 +232,7 @@ def check_answered(
     """Whom a cycle asked has a row among those it began with, but for the answers that were pending then.
 
     Args:
-        complete: where a start says nothing of pending answers, there were none.
+        complete: where a start says nothing of pending answers, as in runs of version 0.1.0, there can have been none.
     """
     answered: set[int] = set()
     done = 0
@@ -277,7 +276,7 @@ def check_labels(run: RunDir, complete: bool = False) -> list[Query]:
 
 
 def check_labels_but_sums(run: RunDir, starts: Sequence[Start], complete: bool = False) -> list[Query]:
-    """Everything that does not need a checksum, as for a run that has none, or whose edits are to be accepted."""
+    """Everything that does not need a checksum: for a run just opened, which has compared them, or whose edits are to be accepted."""
     rows = run.rows()
     # After the rows: a run at work makes keys first.
     keys = run.keys()

@@ -223,15 +223,6 @@ def read_sheet(path: Path, query: Query, problems: Problems) -> Sheet | None:
     return Sheet(found, frozenset(empty - found.keys()), frozenset() if problems.count else missing)
 
 
-def read_labels(path: Path, query: Query, problems: Problems) -> dict[int, int]:
-    """The labels in a query's file: dataset index → class index, or `SKIP`. What is wrong goes to `problems`.
-
-    A row without a label says nothing, nor does a row or a whole file that is not there.
-    """
-    sheet = read_sheet(path, query, problems)
-    return {} if sheet is None else sheet.labels
-
-
 def _read_class(classes: ClassReader, row: _Row, problems: Problems) -> int | None:
     label = classes.read(row.label)
     if label is None:

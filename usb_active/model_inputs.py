@@ -11,7 +11,7 @@ from usb_active.image_reading import AS_USUAL, Reading
 from usb_active.records import read_dataset
 from usb_active.run_dir import RunDir
 from usb_active.run_format import run_format
-from usb_active.setup import build_dataset, check_pinned
+from usb_active.setup import build_dataset, take_pinned
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def model_inputs(run: RunDir, config: RunConfig) -> ModelInputs:
         known = cls.normalization(config.dataset.config)
     if known is None or not {"img_size", "in_channels", "class_names"} <= pinned.keys():
         dataset = build_dataset(config, run)
-        check_pinned(run, dataset)
+        take_pinned(run, dataset)
         return inputs_of(dataset, reading)
     # Imported late: it takes seconds.
     from usb_active.usb.transforms import Views

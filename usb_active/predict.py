@@ -23,7 +23,7 @@ from usb_active.model_inputs import ModelInputs, inputs_of, model_inputs
 from usb_active.pool import Pool
 from usb_active.records import finished_trainings
 from usb_active.run_dir import RunDir
-from usb_active.setup import build_dataset, check_pinned, make
+from usb_active.setup import build_dataset, make, take_pinned
 from usb_active.spreadsheet import text_cell
 from usb_active.trust import FLAG, check_plugins
 
@@ -116,7 +116,7 @@ def _pool_rest(run: RunDir, config: RunConfig) -> tuple[Sequence[str], Any, np.n
         dataset = build_dataset(config, run)
     except UsageError as error:
         raise UsageError(f"{run.path}: the rest of its pool cannot be labelled without its images: {error}; others: --data DIR") from error
-    check_pinned(run, dataset)
+    take_pinned(run, dataset)
     dataset.align(run.keys() or dataset.keys, grow=False)
     pool = Pool.from_rows(run.rows(), np.asarray(dataset.queryable, dtype=bool), dataset.class_names)
     return dataset.keys, dataset, pool.unlabeled, inputs_of(dataset)

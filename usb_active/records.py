@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from usb_active.errors import UsageError, printable
-from usb_active.run_format import PINNED_FILE, read_pinned
+from usb_active.run_format import DATASET_REMEDY, PINNED_FILE, read_pinned
 
 if TYPE_CHECKING:
     from usb_active.run_dir import RunDir
@@ -17,7 +17,7 @@ _Count = Annotated[int, Field(ge=0)]
 _Log = dict[str, float]
 
 CYCLE_REMEDY = "restore it from a copy, or move its folder away to train the cycle again"
-DATASET_REMEDY = "restore it from a copy: it says what the run began with"
+QUERY_REMEDY = "restore it from a copy: it says what was asked"
 META_REMEDY = "remove it: nothing but seconds and what was logged is lost"
 METRICS_REMEDY = "done.json of its cycle holds the same line"
 LINE_REMEDY = "restore the folder from a copy, or remove the line"
@@ -161,16 +161,15 @@ def read_dataset(run: RunDir) -> dict[str, Any] | None:
 
 def finished_trainings(run: RunDir) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, by cycle, each with all that reports and predictions need."""
-    lines = run.metrics()
+    lines = run.metrics(TrainingMetrics)
     has_folders = any(run.path.glob("cycle_*/*.json"))
     for number, line in enumerate(lines, start=1):
-        where = f"{run.path / 'metrics.jsonl'}:{number}"
-        check_record(TrainingMetrics, where, line, METRICS_REMEDY)
         folder = run.path / f"cycle_{line['cycle']:03d}"
         # Of a run that was copied without any of its trainings, for its curve alone, nothing is known of them.
         # A folder that was moved away, to train its cycle again, leaves the query.
         traces = folder / "start.json", folder / "done.json", run.path / "queries" / f"{folder.name}.json"
         if has_folders and not any(path.exists() for path in traces):
+            where = f"{run.path / 'metrics.jsonl'}:{number}"
             raise UsageError(f"{where} is of cycle {line['cycle']}, which was never trained: no {folder.name}/start.json; {LINE_REMEDY}")
     return lines
 

@@ -39,7 +39,7 @@ from usb_active.journal import (
 )
 from usb_active.journal_checks import check_prefix
 from usb_active.oracle import Query
-from usb_active.records import METRICS_REMEDY, ConfigRecord, MetricsLine, check_record, read_dataset
+from usb_active.records import METRICS_REMEDY, QUERY_REMEDY, ConfigRecord, MetricsLine, check_record, read_dataset
 from usb_active.yaml_input import parse_yaml
 
 __all__ = ["LABELED", "SKIPPED", "LabelRow", "RunDir", "atomic_write", "differences", "read_query", "utc_now"]
@@ -47,6 +47,8 @@ __all__ = ["LABELED", "SKIPPED", "LabelRow", "RunDir", "atomic_write", "differen
 logger = logging.getLogger("usb_active")
 
 _MISSING = object()
+# What an array of indices can hold.
+_MAX_INDEX = 2**63 - 1
 
 
 class RunDir:
@@ -58,10 +60,12 @@ class RunDir:
         self._lock_fd = lock_fd
         self._rows: list[LabelRow] | None = None
         # Whether this very start has made the run.
-        self._is_new = False
+        self.is_new = False
 
     @classmethod
-    def open(cls, path: str | Path, config: dict, *, free_keys: Collection[str] = (), check_labels: bool = True) -> RunDir:
+    def open(
+        cls, path: str | Path, config: dict, *, free_keys: Collection[str] = (), check_labels: bool = True, is_new: bool = False
+    ) -> RunDir:
         """Create the run, or resume it.
 
         Args:
@@ -69,6 +73,7 @@ class RunDir:
             config: the resolved configuration, plain YAML values.
             free_keys: dotted keys that may differ, with all below them, from those the run was started with.
             check_labels: refuse a journal whose rows are not as they were when a cycle began to train on them.
+            is_new: the same start has made the run before, and closed it.
 
         Raises:
             UsageError: another process uses it; a different configuration (its keys are shown, old -> new); a
@@ -81,6 +86,7 @@ class RunDir:
         try:
             remove_leftovers(path)
             run._settle_config(config, free_keys)
+            run.is_new |= is_new
             # Before anything is cut off: a row that a cycle was trained on is not torn, it was altered.
             if check_labels:
                 check_prefix(run)
@@ -110,7 +116,7 @@ class RunDir:
         Only when this start made the run, and only while there is neither a query nor a label nor anything else that was worked for:
         otherwise nothing is touched. What is left (a lock, a log) keeps no corrected configuration from the directory.
         """
-        if self._lock_fd is None or not self._is_new:
+        if self._lock_fd is None or not self.is_new:
             return
         with no_os_error("look into", self.path):
             names = set(os.listdir(self.path))
@@ -145,17 +151,10 @@ class RunDir:
         return check_record(ConfigRecord, path, config, "restore it from a copy")
 
     def _settle_config(self, config: dict, free_keys: Collection[str]) -> None:
+        self.is_new = not (self.path / "config.yaml").exists()
+        if not self.is_new and not _check_differences(self, config, free_keys):
+            return
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-        if (self.path / "config.yaml").exists():
-            # Read back, so that tuples and lists, which YAML does not tell apart, are no difference.
-            found = differences(self.config, yaml.safe_load(text))
-            fixed = [item for item in found if not _is_free(item[0], free_keys) and not _same_place(*item[1:])]
-            if fixed:
-                _refuse_difference(self.path, fixed)
-            if not found:
-                return
-        else:
-            self._is_new = True
         atomic_write(self.path / "config.yaml", lambda file: file.write(text.encode("utf-8")))
 
     # Labels
@@ -196,11 +195,7 @@ class RunDir:
         if data is None:
             return None
         # JSON escapes newlines, so the lines can be parsed as one list: a million of them in a second.
-        lines = data.decode("utf-8", "replace").removesuffix("\n")
-        try:
-            keys = json.loads("[" + lines.replace("\n", ",\n") + "]")
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}:{error.lineno}: damaged ({error.msg}); restore a copy") from error
+        keys = parse_json(path, b"[" + data.removesuffix(b"\n").replace(b"\n", b",\n") + b"]", "restore it from a copy")
         if not all(isinstance(key, str) for key in keys):
             raise UsageError(f"{path} is damaged (a line that is no text in quotes); restore it from a copy")
         return keys
@@ -293,8 +288,8 @@ class RunDir:
         """Replace state.json, atomically."""
         self.write_json("state.json", state)
 
-    def metrics(self) -> list[dict]:
-        """One dict per finished training, by cycle. A torn last line is left out, other damage an error."""
+    def metrics(self, model: type[MetricsLine] = MetricsLine) -> list[dict]:
+        """One dict per finished training, by cycle, each with what `model` says. A torn last line is left out, other damage an error."""
         path = self.path / "metrics.jsonl"
         *lines, torn = (read_bytes(path) or b"").split(b"\n")
         if torn:
@@ -302,7 +297,7 @@ class RunDir:
         found: dict[int, dict] = {}
         for number, line in enumerate(lines, start=1):
             record = parse_json(f"{path}:{number}", line, METRICS_REMEDY)
-            check_record(MetricsLine, f"{path}:{number}", record, METRICS_REMEDY)
+            check_record(model, f"{path}:{number}", record, METRICS_REMEDY)
             found[record["cycle"]] = record
         return [found[cycle] for cycle in sorted(found)]
 
@@ -326,10 +321,7 @@ def check_reopening(path: Path, config: dict, *, free_keys: Collection[str] = ()
     """What `RunDir.open` would refuse of a directory that exists, without touching it."""
     _refuse_foreign(path)
     if (path / "config.yaml").is_file():
-        found = differences(RunDir.read(path).config, yaml.safe_load(yaml.safe_dump(config)))
-        fixed = [item for item in found if not _is_free(item[0], free_keys)]
-        if fixed:
-            _refuse_difference(path, fixed)
+        _check_differences(RunDir.read(path), config, free_keys)
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -371,8 +363,20 @@ def _is_free(key: str, free_keys: Collection[str]) -> bool:
     return any(key == free or key.startswith(free + ".") for free in free_keys)
 
 
+def _check_differences(run: RunDir, config: dict, free_keys: Collection[str]) -> bool:
+    """Whether the configuration of a run changes at all. UsageError where it does in a key that is not free."""
+    # Read back, so that tuples and lists, which YAML does not tell apart, are no difference.
+    found = differences(run.config, yaml.safe_load(yaml.safe_dump(config, sort_keys=False)))
+    fixed = [item for item in found if not _is_free(item[0], free_keys) and not _same_place(*item[1:])]
+    if fixed:
+        _refuse_difference(run.path, fixed)
+    return bool(found)
+
+
 def _same_place(old: Any, new: Any) -> bool:
-    """Whether a relative path of version 0.1.0's config.yaml leads, from here, to the absolute one that is kept now."""
+    """Whether relative paths of version 0.1.0's config.yaml lead, from here, to the absolute ones that are kept now."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return all(one == other or _same_place(one, other) for one, other in zip(old, new, strict=True))
     texts = isinstance(old, str) and isinstance(new, str)
     return texts and os.path.isabs(new) and not os.path.isabs(old) and os.path.abspath(old) == new
 
@@ -396,9 +400,6 @@ def _check_distinct(keys: list[str]) -> None:
 
 
 # Queries
-
-_QUERY_REMEDY = "restore it from a copy: it says what was asked"
-
 
 def _query_path(run_path: Path, cycle: int, suffix: str) -> Path:
     return run_path / "queries" / f"cycle_{cycle:03d}{suffix}"
@@ -425,12 +426,12 @@ def read_query(run_path: Path, cycle: int, *, probs: bool = True) -> Query | Non
     data = read_bytes(path)
     if data is None:
         return None
-    record = parse_json(path, data, _QUERY_REMEDY)
+    record = parse_json(path, data, QUERY_REMEDY)
     try:
         _check_query(record, cycle)
     except (KeyError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise UsageError(f"{path} is damaged ({reason}); {_QUERY_REMEDY}") from error
+        raise UsageError(f"{path} is damaged ({reason}); {QUERY_REMEDY}") from error
     names = tuple(record["class_names"])
     idx = np.array(record["idx"], dtype=np.int64)
     known = probs and record.get("probs")
@@ -446,6 +447,8 @@ def _check_query(record: Any, cycle: int) -> None:
     for name, kind, what in (("idx", int, "whole numbers"), ("keys", str, "texts"), ("class_names", str, "texts")):
         if not isinstance(record[name], list) or not all(type(item) is kind for item in record[name]):
             raise ValueError(f"{name} must be {what}")
+    if max(map(abs, record["idx"]), default=0) > _MAX_INDEX:
+        raise ValueError("idx must be whole numbers of 64 bits")
     if len(set(record["idx"])) != len(record["idx"]):
         raise ValueError("idx has a sample twice")
     if len(record["keys"]) != len(record["idx"]):

@@ -18,7 +18,7 @@ FIRST = 1
 # divided among the classes, and class_counts are of what is trained on.
 CURRENT = 2
 PINNED_FILE = "dataset.json"
-_REMEDY = "restore it from a copy: it says what the run began with"
+DATASET_REMEDY = "restore it from a copy: it says what the run began with"
 
 
 def run_format(run: RunDir) -> int:
@@ -34,17 +34,17 @@ def run_format(run: RunDir) -> int:
 def read_pinned(run: RunDir) -> dict[str, Any] | None:
     """What dataset.json holds, None before the first start has written it. UsageError as for `run_format`."""
     path = run.path / PINNED_FILE
-    pinned = run.read_json(PINNED_FILE, _REMEDY)
+    pinned = run.read_json(PINNED_FILE, DATASET_REMEDY)
     if pinned is None:
         # It is written before the order of the pool is, so that a run with an order has lost it.
         if (run.path / "keys.txt").exists():
-            raise UsageError(f"{path} is gone; {_REMEDY}")
+            raise UsageError(f"{path} is gone; {DATASET_REMEDY}")
         return None
     if not isinstance(pinned, dict):
-        raise UsageError(f"{path} is damaged (no object in it); {_REMEDY}")
+        raise UsageError(f"{path} is damaged (no object in it); {DATASET_REMEDY}")
     number = pinned.get("format", FIRST)
     if type(number) is not int or number < FIRST:
-        raise UsageError(f"{path} is damaged (format: {number!r}, must be {FIRST} to {CURRENT}); {_REMEDY}")
+        raise UsageError(f"{path} is damaged (format: {number!r}, must be {FIRST} to {CURRENT}); {DATASET_REMEDY}")
     if number > CURRENT:
         raise UsageError(f"{path}: format {number} is of a later version of usb-active than this one, which knows up to {CURRENT}; upgrade")
     return pinned

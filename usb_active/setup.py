@@ -83,7 +83,7 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     dataset, made = build_dataset(config, run), make_plugins(config)
     oracle, plugins, features, pretrainer = (made[name] for name in ("oracle", "plugins", "features", "pretrainer"))
     if run is not None:
-        check_pinned(run, dataset)
+        take_pinned(run, dataset)
     check_needs(plugins, features, oracle, has_pretrainer=pretrainer is not None)
     check_keys(config, {**plugins, **({"pretrain": pretrainer} if pretrainer else {})}, dataset)
     check_sizes(config, dataset, oracle)
@@ -116,12 +116,15 @@ def say_remarks(parts: dict[str, Any]) -> None:
         logger.warning("%s", line)
 
 
-def open_run(parts: dict[str, Any]) -> Components:
-    """The parts with the run directory, opened and locked last, when nothing else can go wrong any more; unless they bring one."""
+def open_run(parts: dict[str, Any], is_new: bool = False) -> Components:
+    """The parts with the run directory, opened and locked last, when nothing else can go wrong any more; unless they bring one.
+
+    is_new: this start has made it before, and closed it.
+    """
     if "run_dir" in parts:
         return Components(**parts)
     config = parts["config"]
-    return Components(**parts, run_dir=RunDir.open(config.run_path, config.stored(), free_keys=config.free_keys))
+    return Components(**parts, run_dir=RunDir.open(config.run_path, config.stored(), free_keys=config.free_keys, is_new=is_new))
 
 
 def check_directory(config: RunConfig) -> None:
@@ -138,15 +141,18 @@ def pin(run_dir: RunDir, dataset: Dataset) -> None:
         run_dir.write_json(PINNED_FILE, began_with)
 
 
-def check_pinned(run_dir: RunDir, dataset: Dataset) -> None:
-    """UsageError when image size, channels or classes are not those the run began with; names the key that brings them back."""
+def take_pinned(run_dir: RunDir, dataset: Dataset) -> None:
+    """Have the data set call its classes as the run does, whose files may be of a disk that composes accents in another way.
+
+    Raises:
+        UsageError: image size, channels or classes are not those the run began with; names the key that brings them back.
+    """
     before = read_dataset(run_dir) or {}
     for name, now in _pinned(dataset).items():
         then = before.get(name, now)
         if then == now:
             continue
         if name == "class_names" and list(map(nfc, then)) == list(map(nfc, now)):
-            # Accents composed in another way, as on another disk: the names are those in the run's files.
             dataset.class_names = tuple(then)
             continue
         old, new = (f"[{', '.join(value)}]" if name == "class_names" else value for value in (then, now))
@@ -256,4 +262,5 @@ def components_from_args(args: Any) -> Components:
     if parts is None:
         parts = build_parts(args.run_config)
         say_remarks(parts)
-    return open_run(parts)
+    # Said by the launcher, which makes it before train.py writes into it.
+    return open_run(parts, is_new=vars(args).pop("made_run", False))

@@ -43,7 +43,7 @@ from usb_active.usb.hooks import (
 )
 from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_fields, check_prior_stages, wanted_fields
 from usb_active.usb.state import algorithm_state, load_algorithm_state
-from usb_active.usb.support import check_supported
+from usb_active.usb.support import build_network, check_supported
 from usb_active.usb.unlabeled import declared_views
 from usb_active.view import Registered
 
@@ -228,7 +228,7 @@ class ActiveMixin(DeviceMixin):
         if existing is not None and self.session.continues_weights():
             return existing
         # USB's builder is what algorithms that wrap the network (remixmatch, simmatch) call in the end.
-        self.net_builder = lambda **options: self.session.weights.build()
+        self.net_builder = lambda **options: build_network(self.session.weights.build, self.session.config)
         model = super().set_model()
         return model if existing is None else _load_into(existing, model)
 

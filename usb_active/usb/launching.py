@@ -30,19 +30,21 @@ def run_script(script: Path, config: RunConfig) -> None:
     """
     register([config.usb["algorithm"]])
     # Made a run before train.py puts a log into the directory: in a directory with unknown files no run starts.
-    RunDir.open(config.run_path, config.stored(), free_keys=config.free_keys).close()
+    with RunDir.open(config.run_path, config.stored(), free_keys=config.free_keys) as run:
+        made_run = run.is_new
     log_to_file(config)
     code = compile(script.read_bytes(), str(script), "exec")
-    with _replaced(sys, argv=[str(script), "--c", config.source]), _replaced(utils, **_stand_ins(config)), _device_counted():
+    with _replaced(sys, argv=[str(script), "--c", config.source]), _replaced(utils, **_stand_ins(config, made_run)), _device_counted():
         with as_main(script) as main:
             exec(code, main.__dict__)  # noqa: S102 — the file that the user named
 
 
-def _stand_ins(config: RunConfig) -> dict[str, Callable]:
+def _stand_ins(config: RunConfig, made_run: bool) -> dict[str, Callable]:
     """What train.py imports by name from USB's utilities, as this run needs it."""
 
     def over_write_args_from_file(args: argparse.Namespace, yml: str) -> None:
-        vars(args).update(script_args(config))
+        # That this start has made the run goes with the arguments, as the algorithm may be built in a process of its own.
+        vars(args).update({**script_args(config), "made_run": made_run})
 
     def get_net_builder(net_name: str, from_name: bool) -> Callable:
         return config.net.make().build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,12 +29,12 @@ STAGES: dict[str, tuple[str, ...]] = {
 
 
 def check_training(parts: dict[str, Any]) -> None:
-    """UsageError when the algorithm cannot do what the run's plugins ask of it, or the network cannot be built.
+    """UsageError when the algorithm cannot do what the run's plugins ask of it.
 
     Args:
         parts: those of `setup.Components`, without the run directory.
     """
-    config, dataset = parts["config"], parts["dataset"]
+    config = parts["config"]
     name = config.usb["algorithm"]
     cls = REGISTRY.get("algorithm", name)
     check_supported(name, cls, pick_device(config.usb["gpu"]))
@@ -44,7 +45,6 @@ def check_training(parts: dict[str, Any]) -> None:
         check_intervals(config.source, parts["plugins"]["analysis"], config.usb["num_train_iter"])
     if "prior" in parts["plugins"]:
         check_prior_stages(name, STAGES.get(name, PRIOR_HOOKS))
-    build_network(parts["network"], config, dataset.num_classes, dataset.img_size, dataset.in_channels)
 
 
 def check_supported(name: str, cls: type, device: torch.device) -> None:
@@ -59,10 +59,10 @@ def check_supported(name: str, cls: type, device: torch.device) -> None:
     check_views(name, cls)
 
 
-def build_network(network: Any, config: RunConfig, *shape: Any) -> torch.nn.Module:
-    """The network. UsageError where its keys make none: sizes that torch refuses, or more weights than there is memory."""
+def build_network(build: Callable[[], torch.nn.Module], config: RunConfig) -> torch.nn.Module:
+    """What `build` makes. UsageError where the network's keys make none: sizes that torch refuses, or more weights than there is memory."""
     try:
-        return network.build(*shape)
+        return build()
     except UsageError:
         raise
     except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError, ArithmeticError) as error:
