@@ -33,6 +33,10 @@ class OwnAlgorithm:
     # Those of them that were loaded and not trained on, which observers see empty; may change from step to step.
     unused_fields: Sequence[str] = ()
 
+    # What its steps use of the network beyond USB's calling convention: names of attributes, or of arguments that `forward` takes. A
+    # network that lacks one is refused before anything runs.
+    needs_network: Sequence[str] = ()
+
     @optional
     def plan(self, pool: Pool) -> tuple[int, int]:
         """The cycle's (epochs, iterations), from the labels there are; in place of `epoch` and `num_train_iter`."""

@@ -11,9 +11,10 @@ from usb_active.analysis import check_intervals
 from usb_active.config import RunConfig
 from usb_active.errors import UsageError, printable
 from usb_active.plugin import overrides
-from usb_active.registry import REGISTRY
 from usb_active.usb.device import pick_device
+from usb_active.usb.missing_parts import check_network
 from usb_active.usb.seams import PRIOR_HOOKS, batch_fields, check_fields, check_prior_stages
+from usb_active.usb_keys import algorithm_class
 
 # These move tensors with `.cuda()` in their own code.
 CUDA_ONLY = frozenset({"comatch", "crmatch", "simmatch", "vat"})
@@ -34,16 +35,16 @@ def check_training(parts: dict[str, Any]) -> None:
     """
     config, dataset = parts["config"], parts["dataset"]
     name = config.usb["algorithm"]
-    cls = REGISTRY.get("algorithm", name)
+    cls = algorithm_class(name)
     check_supported(name, cls, pick_device(config.usb["gpu"]))
     for role, plugin in parts["plugins"].items():
-        check_fields(f"{role} '{plugin.name}'", plugin.batch_fields, name, batch_fields(name, cls))
+        check_fields(f"active.{role}: '{plugin.name}'", plugin.batch_fields, name, batch_fields(name, cls))
     # An algorithm with a plan of its own says only then how long it trains.
     if "analysis" in parts["plugins"] and not overrides(cls, "plan"):
         check_intervals(config.source, parts["plugins"]["analysis"], config.usb["num_train_iter"])
     if "prior" in parts["plugins"]:
         check_prior_stages(name, STAGES.get(name, PRIOR_HOOKS))
-    build_network(parts["network"], config, dataset.num_classes, dataset.img_size, dataset.in_channels)
+    check_network(config, cls, build_network(parts["network"], config, dataset.num_classes, dataset.img_size, dataset.in_channels))
 
 
 def check_supported(name: str, cls: type, device: torch.device) -> None:
