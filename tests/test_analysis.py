@@ -107,7 +107,7 @@ def test_with_or_without_it_is_the_same_run_to_the_bit(tmp_path, usb):
 
 
 def test_a_step_must_have_what_it_needs(tmp_path):
-    with pytest.raises(UsageError, match="analysis 'noisy_witness': needs probs_weak of every step, but algorithm 'supervised'"):
+    with pytest.raises(UsageError, match=r"active\.analysis: 'noisy_witness': needs probs_weak of every step, but algorithm 'supervised'"):
         run_helpers.train(run_helpers.settings(tmp_path, algorithm="supervised", active=active(cycles=0)))
 
 

@@ -167,7 +167,7 @@ def test_a_module_of_a_plugin_counts(tmp_path):
     critic = algorithm.register_state("critic", lambda: torch.nn.Linear(3, 1))
     assert algorithm._nonfinite_weights() == ""
     critic.bias.data.fill_(float("nan"))
-    assert "1 of 2 tensors of active/algorithm: 'critic' are not finite (bias)" in algorithm._nonfinite_weights()
+    assert "1 of 2 tensors of algorithm: 'critic' are not finite (bias)" in algorithm._nonfinite_weights()
     algorithm.session.close()
 
 

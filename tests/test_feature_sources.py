@@ -76,7 +76,7 @@ def test_model_features_need_a_model(tmp_path):
 
 def test_features_that_were_not_declared_are_not_given(world):
     view = world.view(["probs"], ModelFeatures())
-    with pytest.raises(UsageError, match=r"acquisition: 'features' was not declared in `needs` \(probs\)"):
+    with pytest.raises(UsageError, match=r"^active\.acquisition: 'features' was not declared in `needs` \(probs\)"):
         _ = view.features
 
 

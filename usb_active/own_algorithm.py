@@ -35,6 +35,10 @@ class OwnAlgorithm:
     # The views of unlabelled samples that its step gets: {"x_ulb_w": "weak"}, or the name of a USB algorithm that gets the same.
     unlabeled_views: Mapping[str, Any] | str | None = None
 
+    # What its steps use of the network beyond USB's calling convention: names of attributes, or of arguments that `forward` takes. A
+    # network that lacks one is refused before anything runs.
+    needs_network: Sequence[str] = ()
+
     @optional
     def plan(self, pool: Pool) -> tuple[int, int]:
         """The cycle's (epochs, iterations), from the labels there are; in place of `epoch` and `num_train_iter`."""

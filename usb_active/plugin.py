@@ -34,6 +34,16 @@ def optional_methods(base: type) -> list[str]:
     return [name for name, member in members.items() if inspect.isfunction(member) and member in _OPTIONAL]
 
 
+def call_check(plugin: Any, num_samples: int, num_classes: int, **parts: Callable[[], type]) -> None:
+    """Have a plugin check itself: `check` with those of the keyword arguments `parts` that it takes, made when one is wanted."""
+    if not overrides(plugin, "check"):
+        return
+    parameters = inspect.signature(plugin.check).parameters.values()
+    named = {parameter.name for parameter in parameters if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)}
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    plugin.check(num_samples, num_classes, **{name: make() for name, make in parts.items() if takes_all or name in named})
+
+
 _FREE = {"usb_active": "free"}
 
 
@@ -68,6 +78,12 @@ class Plugin:
         self.config = self.Config() if config is None else config
 
     @optional
-    def check(self, num_samples: int, num_classes: int) -> None:
-        """UsageError where keys do not go with a pool of this size. Called before anything runs, for what chooses, guides, watches or
-        pretrains."""
+    def check(self, num_samples: int, num_classes: int, *, algorithm: type | None = None, network: type | None = None) -> None:
+        """UsageError where keys do not go with the pool, or the plugin not with the algorithm or the network.
+
+        Called before anything runs, for what chooses, guides, watches or pretrains and for sources of features. A plugin names those of
+        the two keyword arguments that it wants to see: `check(self, num_samples, num_classes)` is called without them.
+
+        Args:
+            algorithm: the algorithm's class, without what the core puts around it. network: the network plugin's class.
+        """

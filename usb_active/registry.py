@@ -187,10 +187,12 @@ def check_contract(kind: str, name: str, cls: Any) -> None:
     for method, parameters in required.items():
         if getattr(cls, method, None) is getattr(base, method, None) and not _replaced(cls, base, method):
             raise UsageError(f"{where}: must define {method}({', '.join(('self', *parameters))})")
-    optional = {method: _parameters(base, method) for method in optional_methods(base) if overrides(cls, method)}
-    for method, parameters in {**required, **optional}.items():
+    for method, parameters in required.items():
         if callable(getattr(cls, method, None)):
             _check_signature(where, cls, method, parameters)
+    for method in optional_methods(base):
+        if overrides(cls, method):
+            _check_signature(where, cls, method, *_parameters(base, method))
     for method in FORBIDDEN.get(kind, ()):
         if hasattr(cls, method):
             raise UsageError(f"{where}: must not define {method}: an {kind} only observes")
@@ -201,10 +203,11 @@ def _replaced(cls: type, base: type, method: str) -> bool:
     return method == "select" and overrides(cls, "known_labels")
 
 
-def _parameters(base: type, method: str) -> tuple[str, ...]:
-    """What the core gives an optional method, by position, after `self`."""
+def _parameters(base: type, method: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the core gives an optional method: by position, after `self`; and by name, to those that take it."""
     given = list(inspect.signature(getattr(base, method)).parameters.values())[1:]
-    return tuple(parameter.name for parameter in given if parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
+    by_name = tuple(parameter.name for parameter in given if parameter.kind is parameter.KEYWORD_ONLY)
+    return tuple(parameter.name for parameter in given if parameter.name not in by_name), by_name
 
 
 def _check_spelling(where: str, cls: type, base: type, more: set[str]) -> None:
@@ -233,12 +236,12 @@ def _public(base: type) -> set[str]:
     return {name for name in dir(base) if not name.startswith("_")}
 
 
-def _check_signature(where: str, cls: type, method: str, parameters: tuple[str, ...]) -> None:
+def _check_signature(where: str, cls: type, method: str, parameters: tuple[str, ...], by_name: tuple[str, ...] = ()) -> None:
     if not parameters:
         return
     signature = inspect.signature(getattr(cls, method))
     try:
-        signature.bind(None, *parameters)
+        signature.bind(None, *parameters, **{name: None for name in by_name if name in signature.parameters})
     except TypeError as error:
         wanted = f"{method}({', '.join(('self', *parameters))})"
         raise UsageError(f"{where}: {method}{signature} cannot be called as {wanted}: {error}") from error

@@ -16,11 +16,12 @@ from usb_active.datasets import Dataset, DatasetOptions, ImageDataset
 from usb_active.errors import UsageError, name_some
 from usb_active.features import independent_sources
 from usb_active.paths import nfc
-from usb_active.plugin import overrides
+from usb_active.plugin import call_check, overrides
 from usb_active.records import read_dataset
 from usb_active.run_dir import RunDir, check_reopening
 from usb_active.run_format import PINNED_FILE, run_format
 from usb_active.upper_bound import check_upper_bound
+from usb_active.usb_keys import algorithm_class
 
 if TYPE_CHECKING:
     from usb_active.choices import PluginChoice
@@ -92,7 +93,7 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     for role, source in features.items():
         # The default source may be nobody's.
         if role != "algorithm" and "features" in plugins[role].needs:
-            source.check(len(dataset), dataset.num_classes)
+            check_plugin(config, source, dataset)
     return {"config": config, "dataset": dataset, **made}
 
 
@@ -199,9 +200,15 @@ def check_keys(config: RunConfig, plugins: dict[str, Any], dataset: Dataset) -> 
     """The plugins' own keys against the pool."""
     for role, plugin in plugins.items():
         try:
-            plugin.check(len(dataset), dataset.num_classes)
+            check_plugin(config, plugin, dataset)
         except UsageError as error:
             raise UsageError(f"{config.source}: active.{role}: '{plugin.name}': {error}") from error
+
+
+def check_plugin(config: RunConfig, plugin: Any, dataset: Dataset) -> None:
+    """The plugin's own `check`, with the classes of the algorithm and the network where it wants to see them."""
+    algorithm = lambda: algorithm_class(config.usb["algorithm"])  # noqa: E731 — imports semilearn, so only when it is wanted
+    call_check(plugin, len(dataset), dataset.num_classes, algorithm=algorithm, network=lambda: config.net.cls)
 
 
 def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:

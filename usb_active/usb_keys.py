@@ -248,12 +248,16 @@ def algorithm_keys(name: str) -> dict[str, Key]:
         return ALGORITHMS[name]
     if name not in algorithm_names():
         raise UsageError(why_not("algorithm", name) or f"unknown algorithm '{printable(name)}'{nearest(name, algorithm_names())}")
-    if name in REGISTRY.names("algorithm"):
-        cls = REGISTRY.get("algorithm", name)
-    else:
-        cls = sys.modules["semilearn.core.utils.registry"].ALGORITHMS[name]
+    cls = algorithm_class(name)
     arguments = cls.get_argument() if hasattr(cls, "get_argument") else ()
     return {argument.name.lstrip("-"): _from_argument(argument) for argument in arguments}
+
+
+def algorithm_class(name: str) -> type:
+    """The class of one of `algorithm_names()`: the registry's, or the one that a loaded module gave to USB. Imports semilearn."""
+    if name in REGISTRY.names("algorithm"):
+        return REGISTRY.get("algorithm", name)
+    return sys.modules["semilearn.core.utils.registry"].ALGORITHMS[name]
 
 
 def _from_argument(argument: Any) -> Key:

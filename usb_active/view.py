@@ -114,12 +114,18 @@ class PoolView:
         """(N,) class indices, -1 unknown. Only if "truth" is in `needs`, and only under a simulated oracle."""
         self._require("truth")
         if not self._source.simulated:
-            raise UsageError(f"{self._role}: needs the true labels, which only a simulated oracle knows; use oracle: dataset")
+            raise UsageError(f"{self._who}: needs the true labels, which only a simulated oracle knows; use oracle: dataset")
         return _read_only(self.dataset.targets)
 
     def _require(self, need: str) -> None:
         if need not in self._needs:
-            raise UsageError(f"{self._role}: '{need}' was not declared in `needs` ({name_some(sorted(self._needs)) or 'nothing'})")
+            raise UsageError(f"{self._who}: '{need}' was not declared in `needs` ({name_some(sorted(self._needs)) or 'nothing'})")
+
+    @property
+    def _who(self) -> str:
+        """Whose view it is, in the words of a YAML."""
+        role = self._role.partition("/")[0].partition("@")[0]
+        return role if role == "algorithm" else f"active.{role}"
 
     def prepare(self) -> None:
         """Compute what was declared, before the method runs."""
@@ -154,7 +160,7 @@ class PoolView:
         """The EMA network, eval mode. Read-only: the core checks nothing here, but nothing of it is kept."""
         model = self._source.model()
         if model is None:
-            raise UsageError(f"{self._role}: there is no trained model yet; take features from {independent_sources()}")
+            raise UsageError(f"{self._who}: there is no trained model yet; take features from {independent_sources()}")
         return model.eval()
 
     @property

@@ -323,7 +323,7 @@ def test_an_extra_loss_of_zero_changes_nothing_in_any_algorithm(tmp_path, algori
 
 @pytest.mark.parametrize(("value", "got"), [(1.0, "got float"), ([1.0, 2.0], r"got a tensor of shape \(2,\)")])
 def test_an_extra_loss_that_is_no_scalar_tensor_is_refused(tmp_path, value, got):
-    with pytest.raises(UsageError, match=rf"active/acquisition: extra_loss must return a scalar tensor, {got}"):
+    with pytest.raises(UsageError, match=rf"^active\.acquisition: extra_loss must return a scalar tensor, {got}"):
         run(tmp_path, "run", {"name": "odd_loss", "value": value})
 
 
@@ -378,7 +378,7 @@ def test_a_fresh_cycle_makes_fresh_modules(tmp_path):
 
 
 def test_one_name_is_registered_once(tmp_path):
-    with pytest.raises(UsageError, match="active/acquisition: state 'head' is registered twice"):
+    with pytest.raises(UsageError, match=r"^active\.acquisition: state 'head' is registered twice"):
         run(tmp_path, "run", "twice_registered")
 
 

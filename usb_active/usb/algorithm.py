@@ -41,6 +41,7 @@ from usb_active.usb.hooks import (
     ProgressHook,
     RegisteredState,
 )
+from usb_active.usb.missing_parts import network_named
 from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_fields, check_prior_stages, wanted_fields
 from usb_active.usb.state import algorithm_state, load_algorithm_state
 from usb_active.usb.support import build_network, check_supported
@@ -94,7 +95,8 @@ class ActiveMixin(DeviceMixin):
         self._watch = DivergenceWatch(self.device)
         self._capture = StepCapture(self.base_name, self._fields, self._hidden_modules())
         # USB prints from constructors; what matters is in the log.
-        with contextlib.redirect_stdout(io.StringIO()), seeded_globals(self.session.seed, "construct"):
+        named = network_named(self.session.config)
+        with contextlib.redirect_stdout(io.StringIO()), seeded_globals(self.session.seed, "construct"), named:
             super().__init__(args, net_builder, self._cycle_log(cycle, args.num_train_iter), logger, **keywords)
         # A model that a launcher moved stays where it is; one that nobody moved goes to the device.
         if self.device.type != "cpu":
@@ -158,7 +160,7 @@ class ActiveMixin(DeviceMixin):
     def _registrar(self, hook: RegisteredState) -> Callable[..., Any]:
         def register_state(name: str, factory: Callable[[], Any], optimizer: Callable | None = None) -> Any:
             if name in hook.registered:
-                raise UsageError(f"{hook.name}: state '{name}' is registered twice")
+                raise UsageError(f"{hook.title}: state '{name}' is registered twice")
             with seeded_globals(self.session.seed, self.cycle, hook.name, name):
                 made = factory()
             if isinstance(made, torch.nn.Module):
@@ -253,7 +255,7 @@ class ActiveMixin(DeviceMixin):
         # Its samplers are seeded by the epoch alone; ours need no telling.
         remove_hook(self, "DistSamplerSeedHook")
         for role, hook in self._plugin_hooks.items():
-            check_fields(f"{role} '{hook.plugin.name}'", wanted_fields(hook.plugin), self.base_name, self._fields)
+            check_fields(f"active.{role}: '{hook.plugin.name}'", wanted_fields(hook.plugin), self.base_name, self._fields)
             self.register_hook(hook, f"active/{role}", "VERY_HIGH")
         self.register_hook(self._own_hook, self._own_hook.name, "VERY_HIGH")
         self._observers = [hook.name for hook in self._plugin_hooks.values() if hook.defines("observe")]
@@ -279,7 +281,8 @@ class ActiveMixin(DeviceMixin):
         self.prior_seam.open(self._loaded.get("idx_ulb"), self.device)
         self._capture.open(inputs)
         try:
-            out_dict, log_dict = super().train_step(**inputs)
+            with network_named(self.session.config, self.model):
+                out_dict, log_dict = super().train_step(**inputs)
             self._see_loss(out_dict)
             shown = self._observers or self._loss_adders
             batch = None
@@ -312,7 +315,7 @@ class ActiveMixin(DeviceMixin):
                 continue
             if not isinstance(extra, torch.Tensor) or extra.ndim > 0:
                 got = f"a tensor of shape {tuple(extra.shape)}" if isinstance(extra, torch.Tensor) else type(extra).__name__
-                raise UsageError(f"{name}: extra_loss must return a scalar tensor, got {got}")
+                raise UsageError(f"{self.hooks_dict[name].title}: extra_loss must return a scalar tensor, got {got}")
             out_dict["loss"] = out_dict["loss"] + extra
             self._see_loss(out_dict)
             log_dict[f"train/{name}_loss"] = float(extra.detach())
@@ -353,7 +356,7 @@ class ActiveMixin(DeviceMixin):
     def _nonfinite_weights(self) -> str:
         modules = {"the model": self.model, "the EMA model": self.ema_model}
         for hook in self._state_hooks.values():
-            modules |= {f"{hook.name}: '{name}'": made for name, made in hook.registered.items() if isinstance(made, torch.nn.Module)}
+            modules |= {f"{hook.title}: '{name}'": made for name, made in hook.registered.items() if isinstance(made, torch.nn.Module)}
         for who, module in modules.items():
             bad = nonfinite_tensors(module)
             if bad:

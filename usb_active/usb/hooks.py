@@ -22,6 +22,12 @@ class RegisteredState(Hook):
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self._scale = 1.0
 
+    @property
+    def title(self) -> str:
+        """Whose it is, in the words of a YAML."""
+        role = self.name.partition("/")[2]
+        return role if role == "algorithm" else f"active.{role}"
+
     def before_train_step(self, algorithm: Any) -> None:
         # The scale under which this step's loss will be differentiated; ParamUpdateHook changes it afterwards. Asked only where
         # needed, because on a GPU the answer has to be waited for.

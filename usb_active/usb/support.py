@@ -12,10 +12,11 @@ from usb_active.analysis import check_intervals
 from usb_active.config import RunConfig
 from usb_active.errors import UsageError, reason_of
 from usb_active.plugin import overrides
-from usb_active.registry import REGISTRY
 from usb_active.usb.device import pick_device
+from usb_active.usb.missing_parts import check_network
 from usb_active.usb.seams import PRIOR_HOOKS, batch_fields, check_fields, check_prior_stages, wanted_fields
 from usb_active.usb.unlabeled import check_views
+from usb_active.usb_keys import algorithm_class
 
 # These move tensors with `.cuda()` in their own code.
 CUDA_ONLY = frozenset({"comatch", "crmatch", "simmatch", "vat"})
@@ -36,10 +37,10 @@ def check_training(parts: dict[str, Any]) -> None:
     """
     config = parts["config"]
     name = config.usb["algorithm"]
-    cls = REGISTRY.get("algorithm", name)
+    cls = algorithm_class(name)
     check_supported(name, cls, pick_device(config.usb["gpu"]))
     for role, plugin in parts["plugins"].items():
-        check_fields(f"{role} '{plugin.name}'", wanted_fields(plugin), name, batch_fields(name, cls))
+        check_fields(f"active.{role}: '{plugin.name}'", wanted_fields(plugin), name, batch_fields(name, cls))
     # An algorithm with a plan of its own says only then how long it trains.
     if "analysis" in parts["plugins"] and not overrides(cls, "plan"):
         check_intervals(config.source, parts["plugins"]["analysis"], config.usb["num_train_iter"])
@@ -60,10 +61,13 @@ def check_supported(name: str, cls: type, device: torch.device) -> None:
 
 
 def build_network(build: Callable[[], torch.nn.Module], config: RunConfig) -> torch.nn.Module:
-    """What `build` makes. UsageError where the network's keys make none: sizes that torch refuses, or more weights than there is memory."""
+    """What `build` makes. UsageError where the network's keys make none: sizes that torch refuses, or more weights than there is memory;
+    or where it lacks what the algorithm declares to need."""
     try:
-        return build()
+        net = build()
     except UsageError:
         raise
     except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError, ArithmeticError) as error:
         raise UsageError(f"{config.source}: net: '{config.net.name}' cannot be built: {reason_of(error)}; look at its keys") from error
+    check_network(config, algorithm_class(config.usb["algorithm"]), net)
+    return net

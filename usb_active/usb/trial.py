@@ -25,6 +25,8 @@ from usb_active.setup import make_plugins, queryable_mask
 from usb_active.split import NOBODY
 from usb_active.usb.algorithm import register
 from usb_active.usb.arguments import make_args
+from usb_active.usb.missing_parts import check_outputs
+from usb_active.usb.seams import batch_fields
 
 logger = logging.getLogger("usb_active.usb")
 
@@ -68,6 +70,7 @@ def _show_images(algorithm: Any, config: RunConfig) -> None:
     shape = tuple(getattr(out.get("logits") if isinstance(out, dict) else None, "shape", ()))
     if shape != (2, dataset.num_classes):
         raise UsageError(f"{who}: two {size} must give logits of shape {(2, dataset.num_classes)}, got {shape or type(out).__name__}")
+    check_outputs(config, batch_fields(algorithm.base_name, type(algorithm)), out)
 
 
 def _check_known(session: Any, config: RunConfig) -> None:

@@ -1,0 +1,102 @@
+"""A network that lacks what the algorithm calls: found before a run where the algorithm says what it needs, and named in any case."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+
+from usb_active.config import RunConfig
+from usb_active.errors import UsageError, name_some, printable
+from usb_active.own_algorithm import declared
+
+# What a network gives by USB's calling convention. An algorithm may do with less.
+OUTPUTS = ("logits", "feat")
+
+
+def check_network(config: RunConfig, cls: type, net: torch.nn.Module) -> None:
+    """UsageError where the network has not what algorithm `cls` declares in `needs_network`."""
+    arguments = inspect.signature(net.forward).parameters
+    missing = [name for name in declared(cls, "needs_network") if not hasattr(net, name) and name not in arguments]
+    if missing:
+        raise _lacking(config, name_some(f"'{name}'" for name in missing))
+
+
+def check_outputs(config: RunConfig, fields: frozenset[str], out: dict[str, Any]) -> None:
+    """UsageError where an algorithm whose steps have these fields of a TrainBatch works with features, and the network gives none."""
+    if "feats" in fields and "feat" not in out:
+        raise _lacking(config, "'feat' in what it gives")
+
+
+@contextmanager
+def network_named(config: RunConfig, model: torch.nn.Module | None = None) -> Iterator[None]:
+    """What an algorithm does not find in its network (attribute, argument of `forward`, output), as a UsageError that names all three.
+
+    What the network's own code does not find in itself is its fault alone, and is raised as it is.
+
+    Args:
+        model: the network, if it is known; None while it is made: any module then counts.
+    """
+    try:
+        yield
+    except AttributeError as error:
+        module = error.obj
+        if error.name is None or not _is_of(module, model) or _is_its_own(_asking(error), module):
+            raise
+        raise _lacking(config, f"'{error.name}'") from error
+    except TypeError as error:
+        argument = _unexpected_argument(error, model)
+        if argument is None:
+            raise
+        raise _lacking(config, f"an argument {argument} of forward") from error
+    except KeyError as error:
+        # In code of the network's own it is something else.
+        if model is None or error.args[0] not in OUTPUTS or isinstance(_frames(error)[-1].f_locals.get("self"), torch.nn.Module):
+            raise
+        raise _lacking(config, f"'{error.args[0]}' in what it gives") from error
+
+
+def _lacking(config: RunConfig, what: str) -> UsageError:
+    algorithm = config.usb["algorithm"]
+    reason = f"'{config.net.name}' has no {printable(what)}, which algorithm '{algorithm}' calls"
+    return UsageError(f"{config.source}: net: {reason}; choose another net or algorithm")
+
+
+def _is_of(module: Any, model: torch.nn.Module | None) -> bool:
+    return isinstance(module, torch.nn.Module) and (model is None or any(one is module for one in model.modules()))
+
+
+def _frames(error: BaseException) -> list[FrameType]:
+    frames, traceback = [], error.__traceback__
+    while traceback is not None:
+        frames.append(traceback.tb_frame)
+        traceback = traceback.tb_next
+    return frames
+
+
+def _asking(error: AttributeError) -> FrameType:
+    """Where the attribute was asked for; torch's modules answer in a method of their own."""
+    return next(frame for frame in reversed(_frames(error)) if frame.f_code.co_name != "__getattr__")
+
+
+def _is_its_own(frame: FrameType, module: torch.nn.Module) -> bool:
+    """Whether the code is a method of the module, or of one that holds it; USB's wrappers of networks are a part of the algorithm."""
+    owner = frame.f_locals.get("self")
+    if not isinstance(owner, torch.nn.Module) or type(owner).__module__.startswith("semilearn."):
+        return False
+    return owner is module or any(child is module for child in vars(owner).get("_modules", {}).values())
+
+
+def _unexpected_argument(error: TypeError, model: torch.nn.Module | None) -> str | None:
+    """The argument that a network's `forward` was called with and does not take."""
+    frame = _frames(error)[-1]
+    module: Any = frame.f_locals.get("self")
+    # torch hands all arguments on, in a method of its own.
+    if not _is_of(module, model) or not frame.f_code.co_filename.startswith(inspect.getfile(torch.nn.Module)):
+        return None
+    _, found, argument = str(error).partition(f"{type(module).forward.__qualname__}() got an unexpected keyword argument ")
+    return argument.partition(".")[0] if found else None
