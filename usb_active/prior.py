@@ -56,7 +56,7 @@ class Prior(Plugin):
 
     @property
     def needs(self) -> frozenset[str]:
-        """As for an acquisition: a subset of {"features", "probs", "truth"}."""
+        """As for an acquisition: a subset of {"features", "probs", "truth"}; and "previous_features", see `PoolView`."""
         return frozenset()
 
     def fit(self, view: PoolView, when: When) -> PriorTable | None:

@@ -15,6 +15,7 @@ from usb_active.config import FREE_KEYS, RunConfig, check_against_pool
 from usb_active.datasets import Dataset, DatasetOptions, ImageDataset
 from usb_active.errors import UsageError, name_some
 from usb_active.paths import nfc
+from usb_active.previous_features import NEED
 from usb_active.records import read_dataset
 from usb_active.run_dir import RunDir, check_reopening
 from usb_active.run_format import PINNED_FILE, run_format
@@ -170,6 +171,8 @@ def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, 
         unknown = plugin.needs - NEEDS
         if unknown:
             raise UsageError(f"{who} declares unknown needs: {name_some(sorted(unknown))}; known: {', '.join(sorted(NEEDS))}")
+        if NEED in plugin.needs and role != "prior":
+            raise UsageError(f"{who} needs {NEED}, which only a prior is given; what is asked after a training has its model")
         if "truth" in plugin.needs and not oracle.simulated:
             raise UsageError(f"{who} needs the true labels, which only a simulated oracle knows; use oracle: dataset")
         if role == "acquisition" and hasattr(plugin, "known_labels"):
