@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from usb_active.acquisition import check_picks, check_pseudo_labels
-from usb_active.analysis import analysis_folder
+from usb_active.analysis import analysis_folder, is_analysis
 from usb_active.answers import check_answers, emptied_answers, merge_answers
 from usb_active.artifacts import check_array, load_artifact, save_artifact
 from usb_active.checkpoint import Owner
@@ -80,8 +80,9 @@ class Session:
         self.cycle = 0
         self.logged: dict[str, float] = {}
         path = self.run_dir.path
-        if "analysis" in self.plugins:
-            self.plugins["analysis"].folder = analysis_folder(path)
+        for role, plugin in self.plugins.items():
+            if is_analysis(role):
+                plugin.folder = analysis_folder(path, role, plugin.name)
         self.states = PluginStates(self.plugins, path / "queries", lambda: self.run_dir.run_id)
         self.prior = PriorSchedule(self.plugins.get("prior"), self.config.active.prior, path / "artifacts")
         self.prior_log = PriorLog()

@@ -52,7 +52,7 @@ def make(choice: PluginChoice, *args: Any) -> Any:
 def role_choices(active: ActiveConfig) -> dict[str, PluginChoice]:
     """The plugins of the roles that look at the pool, as far as the configuration names them."""
     prior = active.prior and active.prior.choice
-    choices = {"initial": active.initial, "acquisition": active.acquisition, "prior": prior, "analysis": active.analysis}
+    choices = {"initial": active.initial, "acquisition": active.acquisition, "prior": prior, **active.analyses}
     return {role: choice for role, choice in choices.items() if choice is not None}
 
 
