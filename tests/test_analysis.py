@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,79 @@ def test_a_run_that_began_without_cannot_be_watched_from_the_middle(tmp_path):
     run_helpers.train(run_helpers.settings(tmp_path, active={"cycles": 0}))
     with pytest.raises(UsageError, match=r'(?s)another configuration.*active.analysis.name: \(not set\) -> "noisy_witness"'):
         run_helpers.train(run_helpers.settings(tmp_path, active=active(cycles=0)))
+
+
+# ------------------------------------------------------------------------------------------ several
+@register_plugin("analysis", "loss_witness")
+class LossWitness(NoisyWitness):
+    """The same, from labelled batches, under another name."""
+
+    batch_fields = frozenset({"logits_lb"})
+
+    def report(self, run, out):
+        Image.new("L", (3, 3)).save(out / "dot.png")
+        found = load_artifact(self.folder / "0_end")
+        return f"{self.name} saw {int(found[0])} steps.\n\n![dot]({out.name}/dot.png)"
+
+
+SEVERAL = [{"name": "loss_witness", "interval": 4}, {"name": "loss_witness", "interval": 6}, {"name": "loss_witness", "interval": 3}]
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory) -> Path:
+    """A run of two trainings with three analyses."""
+    folder = tmp_path_factory.mktemp("several")
+    run_helpers.train(run_helpers.settings(folder, active={"analysis": SEVERAL, "keep": "all"}))
+    return folder / "run"
+
+
+def test_several_analyses_change_no_bit_and_have_states_and_files_of_their_own(tmp_path, several):
+    run_helpers.train(run_helpers.settings(tmp_path, "alone", active={"keep": "all"}))
+    for cycle in (0, 1):
+        assert run_helpers.weights_equal(run_helpers.checkpoint(several, cycle), run_helpers.checkpoint(tmp_path / "alone", cycle))
+    assert run_helpers.labels_of(several) == run_helpers.labels_of(tmp_path / "alone") and lines_of(several) == lines_of(tmp_path / "alone")
+    states = run_helpers.checkpoint(several, 1)["active"]["plugins"]
+    assert {role: state for role, state in states.items() if state} == {f"analysis[{number}]": {"steps": 12} for number in range(3)}
+    folders = {path.name: sorted(file.name for file in path.iterdir()) for path in (several / "analysis").iterdir()}
+    expected = {f"{n}_loss_witness": [f"{c}_{s:02d}.npy" for c in (0, 1) for s in range(i, 13, i)] for n, i in enumerate((4, 6, 3))}
+    assert {name: [file for file in files if "end" not in file] for name, files in folders.items()} == expected
+
+
+def test_a_run_with_several_goes_on(tmp_path, several):
+    whole = run_helpers.settings(tmp_path, "whole", active={"analysis": SEVERAL, "cycles": 2, "keep": "all"})
+    run_helpers.train(whole)
+    shutil.copytree(several, tmp_path / "run")
+    run_helpers.train({**whole, "save_name": "run"})
+    one, other = ({path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name / "analysis").rglob("*.npy")}
+                  for name in ("whole", "run"))  # fmt: skip
+    assert one == other and len(one) == 3 * (3 + 2 + 4 + 3)
+
+
+def test_every_one_of_several_has_its_section(several, tmp_path):
+    files, text = page_of(several, out=tmp_path / "out")
+    for number in range(3):
+        assert (several / f"analysis/{number}_loss_witness").is_dir()
+        figure = f"analysis_run_{number}/dot.png"
+        said = f"\n\n## {several}: loss_witness\n\nloss_witness saw 12 steps.\n\n![dot]({figure})\n"
+        assert said in text and tmp_path / "out" / figure in files
+
+
+def test_each_of_several_is_checked_under_its_own_key(tmp_path):
+    from usb_active.runner import check
+
+    data = run_helpers.settings(tmp_path, active={"analysis": [SEVERAL[0], {"name": "noisy_witness", "interval": 7}]})
+    with pytest.raises(UsageError, match=r"active.analysis\[1\].interval: 7: a training of 12 steps"):
+        check(run_helpers.config_of(data))
+    data = run_helpers.settings(tmp_path, algorithm="pseudolabel", active={"analysis": [SEVERAL[0], "needy_witness"]})
+    with pytest.raises(UsageError, match=r"analysis\[1\] 'needy_witness': needs logits_strong"):
+        check(run_helpers.config_of(data))
+
+
+@register_plugin("analysis", "needy_witness")
+class NeedyWitness(LossWitness):
+    """Needs a strong view."""
+
+    batch_fields = frozenset({"logits_strong"})
 
 
 # ------------------------------------------------------------------------------------------ reporting

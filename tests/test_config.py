@@ -232,6 +232,18 @@ def test_prior_settings():
     assert build(["active.prior=toy_prior"]).active.prior.until_iter is None
 
 
+def test_several_analyses_are_a_list_and_one_is_as_it_was():
+    one = build(["active.analysis={name: toy_witness, interval: 2}"])
+    listed = build(["active.analysis=[{name: toy_witness, interval: 2}]"])
+    assert listed.resolved() == one.resolved() and isinstance(one.resolved()["active"]["analysis"], dict)
+    several = build(["active.analysis=[toy_witness, {name: toy_witness, interval: 2, features: toy_zeros}]"])
+    assert [choice.config.interval for choice in several.active.analyses.values()] == [5, 2]
+    assert list(several.active.analyses) == ["analysis[0]", "analysis[1]"] and list(one.active.analyses) == ["analysis"]
+    assert [item["name"] for item in several.resolved()["active"]["analysis"]] == ["toy_witness"] * 2
+    again = config_from_dict(several.resolved(), base=Path(), source="again")
+    assert again.resolved() == several.resolved()
+
+
 def test_an_analysis_is_asked_for_by_name():
     assert build().active.analysis is None and "analysis" not in build().resolved()["active"]
     analysis = build(["active.analysis=toy_witness"]).active.analysis
@@ -306,6 +318,14 @@ WRONG = {
     "unknown analysis": (
         changed(active__analysis="toy_witnes"),
         "c.yaml: active.analysis: unknown analysis 'toy_witnes'; did you mean 'toy_witness'?",
+    ),
+    "no analysis": (
+        changed(active__analysis=[]),
+        "c.yaml: active.analysis: an empty list; name at least one analysis, or leave the key out",
+    ),
+    "analysis in a list": (
+        changed(active__analysis=["toy_witness", {"name": "toy_witness", "interval": 0}]),
+        "c.yaml: active.analysis[1].interval: should be greater than or equal to 1 (0)",
     ),
     "analysis value": (
         changed(active__analysis={"name": "toy_witness", "interval": 0}),

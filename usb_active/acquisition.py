@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from usb_active.view import PoolView
 
-NEEDS = frozenset({"features", "probs", "truth"})
+# The last is for priors alone.
+NEEDS = frozenset({"features", "probs", "truth", "previous_features"})
 
 
 @dataclass(frozen=True)

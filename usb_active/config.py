@@ -99,7 +99,15 @@ class ActiveConfig(ActiveKeys):
     features: InstanceOf[PluginChoice]
     pretrain: InstanceOf[PluginChoice] | None
     prior: InstanceOf[PriorSettings] | None
-    analysis: InstanceOf[PluginChoice] | None = None
+    # One, or several; `analyses` has them all.
+    analysis: InstanceOf[PluginChoice] | tuple[InstanceOf[PluginChoice], ...] | None = None
+
+    @property
+    def analyses(self) -> dict[str, PluginChoice]:
+        """Role → analysis: `analysis` for one alone, `analysis[0]`, `analysis[1]`, … in the order of a list."""
+        if isinstance(self.analysis, tuple):
+            return {f"analysis[{number}]": choice for number, choice in enumerate(self.analysis)}
+        return {} if self.analysis is None else {"analysis": self.analysis}
 
     def resolved(self) -> dict[str, Any]:
         """The block as a plain mapping, defaults filled in."""
@@ -108,7 +116,8 @@ class ActiveConfig(ActiveKeys):
             value = getattr(self, name)
             block[name] = None if value is None else value.resolved()
         # Only where there is one: a run that began before there were analyses is a run without.
-        return block if self.analysis is None else {**block, "analysis": self.analysis.resolved()}
+        found = [choice.resolved() for choice in self.analyses.values()]
+        return {**block, "analysis": found if len(found) > 1 else found[0]} if found else block
 
 
 @dataclass(frozen=True)
@@ -303,7 +312,7 @@ def _active(block: Any, base: Path, problems: Problems) -> ActiveConfig | None:
         value = block.pop("acquisition")
         plugins["acquisition"] = choose("acquisition", value, "active.acquisition", base, problems, features=True)
     if "analysis" in block:
-        plugins["analysis"] = choose("analysis", block.pop("analysis"), "active.analysis", base, problems, features=True)
+        plugins["analysis"] = _analyses(block.pop("analysis"), base, problems)
     if "pretrain" in block:
         plugins["pretrain"] = choose("pretrainer", block.pop("pretrain"), "active.pretrain", base, problems)
     if "prior" in block:
@@ -313,6 +322,22 @@ def _active(block: Any, base: Path, problems: Problems) -> ActiveConfig | None:
         return None
     settings = InitialSettings(initial.kind, initial.name, initial.config, initial.features, own.size)
     return ActiveConfig(**keys.model_dump(), **plugins, initial=settings)
+
+
+def _analyses(value: Any, base: Path, problems: Problems) -> PluginChoice | tuple[PluginChoice, ...] | None:
+    """One, or a list of several; a list of one is that one."""
+    if not isinstance(value, list):
+        return choose("analysis", value, "active.analysis", base, problems, features=True)
+    if not value:
+        problems.add("active.analysis", "an empty list; name at least one analysis, or leave the key out")
+        return None
+    chosen = tuple(
+        choose("analysis", item, f"active.analysis[{number}]" if len(value) > 1 else "active.analysis", base, problems, features=True)
+        for number, item in enumerate(value)
+    )
+    if None in chosen:
+        return None
+    return chosen if len(chosen) > 1 else chosen[0]
 
 
 def _prior(value: Any, base: Path, problems: Problems) -> PriorSettings | None:

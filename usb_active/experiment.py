@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from usb_active.acquisition import check_picks, check_pseudo_labels
-from usb_active.analysis import analysis_folder
+from usb_active.analysis import analysis_folder, is_analysis
 from usb_active.answers import check_answers, emptied_answers, merge_answers
 from usb_active.artifacts import check_array, load_artifact, save_artifact
 from usb_active.checkpoint import Owner
@@ -25,6 +25,7 @@ from usb_active.oracle import Answers, Query
 from usb_active.plugin import overrides
 from usb_active.plugin_states import PluginStates
 from usb_active.pool import Pool
+from usb_active.previous_features import PreviousFeatures
 from usb_active.prior import When
 from usb_active.prior_log import PriorLog
 from usb_active.prior_schedule import PriorSchedule
@@ -80,11 +81,13 @@ class Session:
         self.cycle = 0
         self.logged: dict[str, float] = {}
         path = self.run_dir.path
-        if "analysis" in self.plugins:
-            self.plugins["analysis"].folder = analysis_folder(path)
+        for role, plugin in self.plugins.items():
+            if is_analysis(role):
+                plugin.folder = analysis_folder(path, role, plugin.name)
         self.states = PluginStates(self.plugins, path / "queries", lambda: self.run_dir.run_id)
         self.prior = PriorSchedule(self.plugins.get("prior"), self.config.active.prior, path / "artifacts")
         self.prior_log = PriorLog()
+        self.previous = PreviousFeatures(self.plugins.values(), path / "artifacts")
         self.weights = InitialWeights(parts.network, parts.pretrainer, self.dataset, self.config.usb, path / "pretrain")
         # The cycle whose training this process has in memory, finished or under way.
         self._in_memory: int | None = None
@@ -174,7 +177,7 @@ class Session:
             num_workers=usb["num_workers"], simulated=self.oracle.simulated, pretrained_features=self._pretrained_features,
             metrics=self.logged, pretrained_modules=self.weights.modules,
             held_out=self.held_out(), live_model=lambda: self.trainer.model if self._has_model else None,
-            registered=self.trainer.registered,
+            registered=self.trainer.registered, previous_features=lambda cycle: self.previous.before(cycle, len(self.dataset)),
         )  # fmt: skip
 
     def held_out(self) -> np.ndarray:
@@ -461,6 +464,9 @@ class Session:
         """USB's training of a cycle on `self.pool`, from its latest checkpoint if there is one."""
         checkpoint = self.run_dir.cycle_path(cycle) / "latest_model.pth"
         resumed = checkpoint.exists()
+        if self.previous.is_missing(cycle):
+            self._restore(cycle - 1)
+            self._keep_features(cycle - 1)
         if self.config.active.warm_start and cycle > 0 and not resumed:
             self._restore(cycle - 1)
         self._carries_weights = self.config.active.warm_start and cycle > 0 and not resumed
@@ -482,6 +488,12 @@ class Session:
             self._fit_prior("start", cycle)
         self._in_memory, self._has_model = cycle, True
         self.trainer.fit()
+
+    def _keep_features(self, cycle: int) -> None:
+        """Put the features of a finished training's model, which is in memory, on disk: of the pool as it was in that cycle."""
+        view = PoolView(self.view_source(), cycle, "previous_features", frozenset(), None)
+        samples = need_start(self.run_dir, cycle).get("samples")
+        self.previous.keep(cycle, view.model_pass(["features"], first=samples)["features"])
 
     def _restore(self, cycle: int) -> None:
         """Have the finished training of a cycle in memory, as it was when it ended: from its checkpoint, or trained again."""
@@ -509,6 +521,7 @@ class Session:
         for path in [*sorted(old), *self.prior.outdated(range(cycle + 1), tables)]:
             path.unlink()
             logger.debug("removed %s (keep: last)", path)
+        self.previous.forget(cycle)
         shutil.rmtree(self.run_dir.path / "scratch" / f"cycle_{cycle:03d}", ignore_errors=True)
 
     def _write_state(self, cycle: int, stage: str, pending: int) -> None:

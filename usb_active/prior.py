@@ -57,6 +57,11 @@ class Prior(Contributor):
     # Whether `fit(view, "start")` looks at features. Before a training there is no model to take them from: such a source is refused.
     features_at_start: ClassVar[bool] = False
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """As for an acquisition: a subset of {"features", "probs", "truth"}; and "previous_features", see `PoolView`."""
+        return frozenset()
+
     def fit(self, view: PoolView, when: When) -> PriorTable | None:
         """The table, or None to keep the one there is.
 

@@ -17,6 +17,7 @@ from usb_active.errors import UsageError, name_some
 from usb_active.features import independent_sources
 from usb_active.paths import nfc
 from usb_active.plugin import call_check, overrides
+from usb_active.previous_features import NEED
 from usb_active.records import read_dataset
 from usb_active.run_dir import RunDir, check_reopening
 from usb_active.run_format import PINNED_FILE, run_format
@@ -54,7 +55,7 @@ def make(choice: PluginChoice, *args: Any) -> Any:
 def role_choices(active: ActiveConfig) -> dict[str, PluginChoice]:
     """The plugins of the roles that look at the pool, as far as the configuration names them."""
     prior = active.prior and active.prior.choice
-    choices = {"initial": active.initial, "acquisition": active.acquisition, "prior": prior, "analysis": active.analysis}
+    choices = {"initial": active.initial, "acquisition": active.acquisition, "prior": prior, **active.analyses}
     return {role: choice for role, choice in choices.items() if choice is not None}
 
 
@@ -179,6 +180,8 @@ def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, 
         unknown = plugin.needs - NEEDS
         if unknown:
             raise UsageError(f"{who} declares unknown needs: {name_some(sorted(unknown))}; known: {', '.join(sorted(NEEDS))}")
+        if NEED in plugin.needs and role != "prior":
+            raise UsageError(f"{who} needs {NEED}, which only a prior is given; what is asked after a training has its model")
         if "truth" in plugin.needs and not oracle.simulated:
             raise UsageError(f"{who} needs the true labels, which only a simulated oracle knows; use oracle: dataset")
         if role == "acquisition" and overrides(plugin, "known_labels"):

@@ -55,6 +55,8 @@ class ViewSource:
     live_model: Callable[[], torch.nn.Module | None] = lambda: None
     # By the plugin's role, or "algorithm", then by name.
     registered: Callable[[], Mapping[str, Mapping[str, Registered]]] = dict
+    # Of a cycle.
+    previous_features: Callable[[int], np.ndarray | None] = lambda cycle: None
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,17 @@ class PoolView:
             raise UsageError(f"{self._who}: needs the true labels, which only a simulated oracle knows; use oracle: dataset")
         return _read_only(self.dataset.targets)
 
+    @cached_property
+    def previous_features(self) -> np.ndarray | None:
+        """(M, D) float32, read-only: features of the EMA model that the last cycle's training ended with. None in cycle 0.
+
+        Row i is sample i, for the samples that the pool had then: M ≤ N, what has joined since is at the end of the pool. For priors,
+        whose "start" comes when the next training's model is in its place already. Only if "previous_features" is in `needs`.
+        """
+        self._require("previous_features")
+        features = self._source.previous_features(self.cycle)
+        return None if features is None else _read_only(features)
+
     def _require(self, need: str) -> None:
         if need not in self._needs:
             raise UsageError(f"{self._who}: '{need}' was not declared in `needs` ({name_some(sorted(self._needs)) or 'nothing'})")
@@ -139,12 +152,12 @@ class PoolView:
         outputs = [name for name, wanted in (("features", follows), ("probs", "probs" in self._needs)) if wanted]
         return self.model_pass(outputs)
 
-    def model_pass(self, outputs: Sequence[Output]) -> dict[str, np.ndarray]:
-        """{name: (N, …) float32, read-only} of the EMA model on the eval views of the whole pool."""
+    def model_pass(self, outputs: Sequence[Output], first: int | None = None) -> dict[str, np.ndarray]:
+        """{name: (N, …) float32, read-only} of the EMA model on the eval views of the whole pool, or of its `first` samples."""
         from usb_active.inference import collect
 
-        stream = ((idx, values) for idx, values in self.predict(outputs, np.arange(len(self))))
-        arrays = collect(stream, len(self), self._allocate)
+        size = len(self) if first is None else first
+        arrays = collect(self.predict(outputs, np.arange(size)), size, self._allocate)
         return {name: _read_only(array) for name, array in arrays.items()}
 
     def _allocate(self, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -16,7 +16,7 @@ from usb_active.plugins.assl.analysis_page import page
 from usb_active.plugins.assl.observations import pool_name, read_cycles, step_name, training_name
 
 from usb_active.acquisition import TrainBatch, TrainingInfo
-from usb_active.analysis import Analysis, analysis_folder
+from usb_active.analysis import Analysis
 from usb_active.artifacts import save_artifact
 from usb_active.errors import errors_named
 from usb_active.plugin import PluginConfig
@@ -136,5 +136,5 @@ class TemporalInstability(Analysis):
 
     # ------------------------------------------------------------------------------------------ reporting
     def report(self, run: Run, out: Path) -> str | None:
-        cycles = read_cycles(analysis_folder(run.path), self.interval)
+        cycles = read_cycles(self.folder, self.interval)
         return page(cycles, out, self.config) if cycles else None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from usb_active.analysis import analysis_folder
 from usb_active.durable import atomic_write, make_folder
 from usb_active.errors import UsageError, reason_of
 from usb_active.report.groups import Group, common_title
@@ -35,11 +36,15 @@ def write_analyses(groups: Sequence[Group], out: Path, trusted: bool = False) ->
     """Write analysis.md and its figures into `out`; their paths, the page first. `trusted`: see `usb_active.trust`."""
     parts, drawn = [f"# {escape(common_title('Analyses', groups))}"], []
     runs = [run for group in groups for run in group.runs]
-    for run, folder in _folders([run for run in runs if _asked(run)], out):
-        text = _section(run, folder, trusted)
-        parts += [f"## {escape(run.path)}", text]
-        # Those it shows: an earlier report may have left others.
-        drawn += [path for path in sorted(folder.glob("*")) if f"({folder.name}/{path.name})" in text]
+    for run, run_folder in _folders([run for run in runs if _asked(run)], out):
+        several = len(_asked(run)) > 1
+        for role, asked in _asked(run).items():
+            title = f"{run.path}: {_name(asked)}" if several else run.path
+            folder = run_folder.with_name(f"{run_folder.name}_{_number(role)}") if several else run_folder
+            text = _section(run, role, asked, folder, trusted)
+            parts += [f"## {escape(title)}", text]
+            # Those it shows: an earlier report may have left others.
+            drawn += [path for path in sorted(folder.glob("*")) if f"({folder.name}/{path.name})" in text]
     comparison = compare(groups)
     if comparison is not None:
         text, figures = pairwise_section(comparison, out)
@@ -50,9 +55,21 @@ def write_analyses(groups: Sequence[Group], out: Path, trusted: bool = False) ->
     return [page, *drawn]
 
 
-def _asked(run: Run) -> Any:
-    """What the run's configuration says of its analysis; None for none."""
-    return (run.config.get("active") or {}).get("analysis")
+def _asked(run: Run) -> dict[str, Any]:
+    """What the run's configuration says of its analyses, by role: see `ActiveConfig.analyses`."""
+    found = (run.config.get("active") or {}).get("analysis")
+    if isinstance(found, list) and len(found) > 1:
+        return {f"analysis[{number}]": item for number, item in enumerate(found)}
+    one = found[0] if isinstance(found, list) and found else found
+    return {"analysis": one} if one else {}
+
+
+def _name(asked: Any) -> Any:
+    return asked.get("name") if isinstance(asked, dict) else asked
+
+
+def _number(role: str) -> str:
+    return role.partition("[")[2].rstrip("]")
 
 
 def _folders(runs: Sequence[Run], out: Path) -> list[tuple[Run, Path]]:
@@ -65,10 +82,10 @@ def _folders(runs: Sequence[Run], out: Path) -> list[tuple[Run, Path]]:
     return [(run, out / name) for run, name in zip(runs, names, strict=True)]
 
 
-def _section(run: Run, folder: Path, trusted: bool) -> str:
-    """What the run's analysis reports, or why it does not."""
+def _section(run: Run, role: str, asked: Any, folder: Path, trusted: bool) -> str:
+    """What one of the run's analyses reports, or why it does not."""
     try:
-        analysis = _make(run, trusted)
+        analysis = _make(run, role, asked, trusted)
         make_folder(folder)
         text = analysis.report(run, folder)
     except Exception as error:  # an analysis may be anyone's code; the page says why its section is missing
@@ -76,8 +93,8 @@ def _section(run: Run, folder: Path, trusted: bool) -> str:
     return text or f"'{escape(analysis.name)}' has nothing to report yet: no training that it watched has finished."
 
 
-def _make(run: Run, trusted: bool) -> Any:
-    """The run's analysis, from its configuration; the rest of it need not be valid here (a data set may be elsewhere)."""
+def _make(run: Run, role: str, asked: Any, trusted: bool) -> Any:
+    """An analysis of the run, from its configuration; the rest of it need not be valid here (a data set may be elsewhere)."""
     from usb_active.choices import Problems, choose
     from usb_active.registry import REGISTRY
     from usb_active.trust import check_plugins, foreign_plugins
@@ -86,11 +103,11 @@ def _make(run: Run, trusted: bool) -> Any:
     names = run.config.get("plugins") or []
     foreign = [] if trusted else foreign_plugins(names, run.path)
     REGISTRY.load_modules([name for name in names if name not in foreign], run.path)
-    asked = _asked(run)
-    if (asked["name"] if isinstance(asked, dict) else asked) not in REGISTRY.names("analysis"):
+    if _name(asked) not in REGISTRY.names("analysis"):
         check_plugins(run.path, names, trusted)
-    choice = choose("analysis", _asked(run), "active.analysis", run.path, problems, features=True)
+    choice = choose("analysis", asked, f"active.{role}", run.path, problems, features=True)
     problems.raise_if_any()
     analysis = choice.make()
     analysis.name = choice.name
+    analysis.folder = analysis_folder(run.path, role, choice.name)
     return analysis

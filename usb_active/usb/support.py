@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from semilearn.core import AlgorithmBase
 
-from usb_active.analysis import check_intervals
+from usb_active.analysis import check_intervals, is_analysis
 from usb_active.config import RunConfig
 from usb_active.errors import UsageError, reason_of
 from usb_active.plugin import overrides
@@ -42,8 +42,9 @@ def check_training(parts: dict[str, Any]) -> None:
     for role, plugin in parts["plugins"].items():
         check_fields(f"active.{role}: '{plugin.name}'", wanted_fields(plugin), name, batch_fields(name, cls))
     # An algorithm with a plan of its own says only then how long it trains.
-    if "analysis" in parts["plugins"] and not overrides(cls, "plan"):
-        check_intervals(config.source, parts["plugins"]["analysis"], config.usb["num_train_iter"])
+    for role, plugin in parts["plugins"].items():
+        if is_analysis(role) and not overrides(cls, "plan"):
+            check_intervals(config.source, plugin, config.usb["num_train_iter"], role)
     if "prior" in parts["plugins"]:
         check_prior_stages(name, STAGES.get(name, PRIOR_HOOKS))
 
