@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import run_helpers
 import yaml
 from data_makers import picture, write_folder, write_image
 from PIL import Image
@@ -16,6 +17,7 @@ from run_helpers import config_of, settings
 from usb_active import cli
 from usb_active.datasets import DatasetOptions
 from usb_active.errors import UsageError
+from usb_active.experiment import Session
 from usb_active.image_check import PRINT, check_images
 from usb_active.image_files import ImageFiles
 from usb_active.image_folder import ImageFolder
@@ -132,3 +134,21 @@ def test_wrong_keys_are_one_line_of_check(photos, tmp_path, capsys, replaced):
     assert cli.main(["check", str(tmp_path / "c.yaml")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"usb-active: error: {tmp_path / 'c.yaml'}: dataset.{next(iter(replaced))}: must be ")
+
+
+def test_images_replaced_while_a_run_trains_are_named_at_the_next_query(tmp_path, monkeypatch, caplog):
+    """Once each, and not only at the next start."""
+    photos = write_folder(tmp_path / "photos", {"train/cat": 20, "train/dog": 20})
+    active = {"initial": {"name": "random", "size": 6}, "acquisition": {"name": "random"}, "budget": 4, "cycles": 2}
+    data = run_helpers.settings(tmp_path, dataset="image_folder", data_dir=str(photos), num_train_iter=2, num_eval_iter=2, active=active)
+    training = Session._training
+
+    def replacing(session, cycle):
+        training(session, cycle)
+        if cycle == 0:
+            write_image(photos / "train/cat/003.png", picture(999, 9))
+            caplog.clear()
+
+    monkeypatch.setattr(Session, "_training", replacing)
+    run_helpers.train(data)
+    assert caplog.text.count(f"1 image {SAID}train/cat/003.png") == 1 == caplog.text.count(SAID)
