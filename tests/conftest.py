@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 
 import pytest
 
@@ -27,6 +28,9 @@ def pytest_configure(config):
     """
     if not config.option.markexpr.startswith("cuda"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # A shell starts a job in its background with Ctrl-C ignored, and so would be all that the tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
