@@ -53,22 +53,22 @@ BOMB = fuzz_yaml._bomb("a")
     ],
 )
 def test_values_that_cannot_be_read_are_one_line_at_once(value, said):
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(UsageError) as caught:
         parse_yaml(f"x: {value}", "c.yaml")
     message = str(caught.value)
     assert message.startswith("c.yaml, line 1, column ") and said in message and "\n" not in message and not fuzz_yaml.faults_of(message)
     with pytest.raises(UsageError, match="^--set a"):
         apply_overrides({}, [f"a={value}"])
-    assert time.perf_counter() - started < 4
+    assert time.process_time() - started < 4
 
 
 @pytest.mark.parametrize("text", [BOMB, fuzz_yaml._merges(), "- " * 3000, "? " * 3000], ids=["aliases", "merges", "lists", "keys"])
 def test_documents_that_grow_without_bounds_are_refused_at_once(text):
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(UsageError, match="this is no configuration"):
         parse_yaml(text, "c.yaml")
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_what_is_allowed_still_is():

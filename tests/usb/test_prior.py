@@ -551,7 +551,7 @@ def test_a_table_in_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("what", "message"),
-    [("shape", r"expected \(1343, 10\), got \(3, 10\)"), ("absent", "there is no file"), ("text", "not a readable .npy array")],
+    [("shape", r"expected \(1343, 10\), got \(3, 10\)"), ("absent", "no such file"), ("text", "not a readable .npy array")],
 )
 def test_a_file_that_is_no_table_of_this_pool(tmp_path, what, message):
     path = tmp_path / "table.npy"
