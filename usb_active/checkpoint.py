@@ -108,8 +108,8 @@ def read_checkpoint(path: Path, remedy: str = REPEAT, parts: Collection[str] = (
 
 def _load(path: Path, remedy: str) -> Any:
     def damaged(error: Exception) -> str:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        return f"{path} is damaged ({reason}); {remedy}. Labels are intact"
+        # Not torch's words: they are long, and advise to load the file in a way that executes what is in it.
+        return f"{path} is damaged ({type(error).__name__} when read); {remedy}. Labels are intact"
 
     return _load_safely(path, f"{path}: no such checkpoint", damaged)
 
