@@ -223,7 +223,7 @@ def test_each_of_several_is_checked_under_its_own_key(tmp_path):
     with pytest.raises(UsageError, match=r"active.analysis\[1\].interval: 7: a training of 12 steps"):
         check(run_helpers.config_of(data))
     data = run_helpers.settings(tmp_path, algorithm="pseudolabel", active={"analysis": [SEVERAL[0], "needy_witness"]})
-    with pytest.raises(UsageError, match=r"analysis\[1\] 'needy_witness': needs logits_strong"):
+    with pytest.raises(UsageError, match=r"analysis\[1\]: 'needy_witness': needs logits_strong"):
         check(run_helpers.config_of(data))
 
 

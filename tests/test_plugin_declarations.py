@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import Field
 
-from usb_active import Features, PluginConfig, UsageError
+from usb_active import Features, PluginConfig, UsageError, file_imports
 from usb_active.config import load_config
 from usb_active.feature_sources import FileFeatures, ModelFeatures, PretrainFeatures, TimmFeatures
 from usb_active.features import Kept, independent_sources, source_of
@@ -48,6 +48,8 @@ def write(tmp_path, monkeypatch):
     REGISTRY.discover()
     monkeypatch.setattr(REGISTRY, "_declared", dict(REGISTRY._declared))
     monkeypatch.setattr(REGISTRY, "_classes", dict(REGISTRY._classes))
+    # Workers that later tests start fresh would import it too.
+    monkeypatch.setattr(file_imports, "_imported", dict(file_imports._imported))
     path = tmp_path / "frugal.py"
     path.write_text(PLUGIN)
 

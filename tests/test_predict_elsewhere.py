@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from data_makers import write_folder, write_image
 from PIL import Image
@@ -103,6 +104,9 @@ def test_a_run_of_0_1_0_predicts_without_its_images_too(home, capsys):
     record = json.loads((run / "dataset.json").read_text())
     assert record["mean"] == [0.4, 0.5, 0.6] and len(record["std"]) == 3
     (run / "dataset.json").write_text(json.dumps({name: record[name] for name in ("img_size", "in_channels", "class_names")}))
+    # Nor did its checkpoints say whose they are.
+    path = run / "cycle_000" / "latest_model.pth"
+    torch.save({key: value for key, value in torch.load(path, weights_only=True).items() if key != "belongs_to"}, path)
     before = predicted(capsys, run, "--data", home / "more")
     shutil.rmtree(home / "photos")
     assert predicted(capsys, run, "--data", home / "more") == before
@@ -115,7 +119,7 @@ def test_an_image_of_another_size_changes_nothing_and_stops_nothing(home, capsys
     assert predicted(capsys, run, "--data", home / "more") == before
     assert predicted(capsys, run) == rest
     os.chdir(home)
-    do(capsys, 0, "check", "c.yaml", "--set", "active.cycles=1", "--set", "active.budget=2")
+    do(capsys, 0, "check", "c.yaml", "--set", "active.cycles=0")
     do(capsys, 0, "run", "c.yaml")
     assert json.loads((run / "dataset.json").read_text())["img_size"] == 8
     # What the YAML says counts, and is refused where the run began otherwise.
@@ -141,7 +145,8 @@ def test_a_run_with_relative_paths_of_0_1_0_resumes(home, capsys):
     assert (now["save_dir"], now["data_dir"], now["pretrain_path"]) == (str(home / "runs"), str(home / "photos"), str(weights))
     # Another file is another configuration.
     message = do(capsys, 2, "run", "c.yaml", "--set", "pretrain_path=v.pth")[1]
-    assert f'pretrain_path: "{weights}" -> "{home / "v.pth"}"' in message
+    # Of a long path, the beginning.
+    assert "holds a run of another configuration" in message and f'pretrain_path: "{str(weights)[:60]}' in message
 
 
 def test_what_is_left_out_of_a_folder_to_predict_is_said(finished, tmp_path):

@@ -6,7 +6,6 @@ the rows it is made of.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from itertools import islice
@@ -118,14 +117,14 @@ class Loader(DataLoader):
     """torch's loader, whose workers ignore the signals that a terminal sends to them as well: whoever started them ends them."""
 
     def __init__(self, rows: Dataset, *arguments: Any, **options: Any):
-        with warnings.catch_warnings():
-            # How many workers there are is the user's choice; torch's advice counts them as he did not.
-            warnings.filterwarnings("ignore", message="This DataLoader will create")
-            super().__init__(rows, *arguments, worker_init_fn=ignore_in_worker, **options)
+        super().__init__(rows, *arguments, worker_init_fn=ignore_in_worker, **options)
 
     def __iter__(self) -> Iterator[Any]:
         with held_for_workers() if self.num_workers else nullcontext():
             return super().__iter__()
+
+    def check_worker_number_rationality(self) -> None:
+        """Nothing. How many workers there are is the user's choice; torch's advice counts those of one loader alone."""
 
 
 class SeededRows(TravellingRows):

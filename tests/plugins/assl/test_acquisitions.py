@@ -248,7 +248,7 @@ def test_it_cannot_be_the_initial_acquisition(tmp_path):
     [
         ("pseudolabel", {"name": "assl"}, "needs logits_strong of every step, .* 'pseudolabel' .*: it has no strong view"),
         ("mixmatch", {"name": "assl"}, "needs logits_strong of every step, .* 'mixmatch' .*: it has no strong view"),
-        ("mixmatch", {"name": "assl_div"}, "acquisition 'assl_div': needs logits_strong"),
+        ("mixmatch", {"name": "assl_div"}, "acquisition: 'assl_div': needs logits_strong"),
         ("supervised", {"name": "assl"}, "needs idx_ulb, logits_strong, probs_weak .* 'supervised' cannot give it: it has no strong view"),
         ("supervised", {"name": "assl", "use": "uncertainty"}, "needs idx_ulb, probs_weak .*: its train_step does not have it"),
     ],

@@ -186,7 +186,7 @@ def copy_run(run: Path, target: Path) -> None:
 )
 def test_algorithms_without_the_views_are_watched_as_far_as_it_goes(tmp_path, algorithm, watch, sections):
     data = settings(tmp_path, own={"watch": watch}, algorithm=algorithm, active={"cycles": 0})
-    with pytest.raises(UsageError, match=f"analysis '{NAME}': needs .*logits_strong.*it has no strong view"):
+    with pytest.raises(UsageError, match=f"analysis: '{NAME}': needs .*logits_strong.*it has no strong view"):
         run_helpers.train(settings(tmp_path, "refused", algorithm=algorithm, active={"cycles": 0}))
     run_helpers.train(data)
     text = page_of(tmp_path / "run")
