@@ -22,8 +22,10 @@ from usb_active.label_file import read_known_labels
 from usb_active.oracle import Query
 from usb_active.oracles import CsvOracle, _sheet
 from usb_active.run_dir import RunDir
+from usb_active.tasks import Classification
 
 CLASSES = ("cat", "=1+1", "@SUM(A1)", "'-x", "guinea pig", "Ünï", "a|b", "-1", "+", "\u202eevil", "3", "skipper")
+TASK = Classification(CLASSES)
 ODD_KEYS = ("=cmd|' /C calc'!A0", "@SUM(A1).png", "-5", "+1.png", "'=q", "a,b;c\td.png", "ünï.png", "q" * 300)
 KEYS = (*(f"train/{i:05d}.png" for i in range(6)), *ODD_KEYS)
 HOSTILE = (
@@ -103,7 +105,7 @@ def run(cases: int, seed: int, folder: Path) -> dict[str, int]:
         assert dict(answers.labels) == said and not answers.skipped, f"case {number} of seed {seed}: misread {data!r}"
         data = mutated(rng)
         path.write_bytes(data)
-        for read in (lambda: oracle.collect(asked), lambda: read_known_labels(path, KEYS, CLASSES), lambda: oracle.instructions(asked, 1)):
+        for read in (lambda: oracle.collect(asked), lambda: read_known_labels(path, KEYS, TASK), lambda: oracle.instructions(asked, 1)):
             try:
                 found = read()
                 counts["taken"] += 1

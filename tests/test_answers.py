@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from usb_active.answers import CORRECTION, merge_answers
 from usb_active.run_dir import LabelRow
+from usb_active.tasks import Classification
 
 NAMES = ("cat", "dog", "cow")
 
@@ -16,7 +17,7 @@ def row(index, label, acquisition="random"):
 
 
 def merge(rows, labels=(), skipped=()):
-    return merge_answers(rows, dict(labels), skipped, NAMES)
+    return merge_answers(rows, dict(labels), skipped, Classification(NAMES))
 
 
 def test_all_is_news_at_first():

@@ -15,6 +15,7 @@ from usb_active.errors import UsageError
 from usb_active.oracle import Query
 from usb_active.oracles import CsvOracle
 from usb_active.run_dir import LABELED, SKIPPED, LabelRow, RunDir
+from usb_active.tasks import Classification
 
 CLASSES = ("A", "B", "C")
 KEYS = ("k0", "k1", "k2", "k3")
@@ -42,7 +43,7 @@ class Desk:
         answers = self.oracle.collect(self.query)
         with RunDir.open(self.path, {}) as run:
             gone = [row.key for row in emptied_answers(run.rows(), answers)]
-            news = merge_answers(run.rows(), answers.labels, answers.skipped, CLASSES)
+            news = merge_answers(run.rows(), answers.labels, answers.skipped, Classification(CLASSES))
             run.append_rows([LabelRow(0, i, KEYS[i], label, LABELED if label else SKIPPED, "random", "") for i, label in news])
         return self.standing(), gone
 

@@ -12,6 +12,7 @@ from run_helpers import labels_of, settings, train
 
 from usb_active import UsageError
 from usb_active.file_plugins import FileLabels, FilePretrainer, FilePrior, KnownLabels
+from usb_active.tasks import Classification
 
 KEYS = ["a/1.png", "b, with a comma.png", "c.png", "d.png"]
 CLASSES = ("cat", "dog")
@@ -125,7 +126,8 @@ def test_a_checkpoint_that_is_not_there_or_holds_no_weights(tmp_path):
 
 
 def view_of(targets, queryable):
-    dataset = SimpleNamespace(keys=KEYS, class_names=CLASSES, targets=np.array(targets), queryable=np.array(queryable))
+    task = Classification(CLASSES)
+    dataset = SimpleNamespace(keys=KEYS, task=task, targets=np.array(targets), queryable=np.array(queryable))
     return SimpleNamespace(dataset=dataset)
 
 

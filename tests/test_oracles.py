@@ -14,7 +14,7 @@ from PIL import Image
 
 from usb_active.datasets import Dataset, DatasetOptions
 from usb_active.errors import UsageError
-from usb_active.label_file import SKIP, ClassReader
+from usb_active.label_texts import SKIP, ClassReader
 from usb_active.oracle import Query
 from usb_active.oracles import CsvOracle, DatasetOracle
 from usb_active.run_dir import RunDir

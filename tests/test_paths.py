@@ -19,6 +19,7 @@ from usb_active.oracle import Query
 from usb_active.paths import absolute, user_path
 from usb_active.run_dir import LABELED, LabelRow, RunDir
 from usb_active.sample_keys import KeyFinder
+from usb_active.tasks import Classification
 
 
 @pytest.fixture
@@ -144,10 +145,10 @@ def test_keys_of_label_files(tmp_path, text, index):
     if index is None:
         assert found == {} and problems.count == 1 and "key is not in this query" in problems.lines[0]
         with pytest.raises(UsageError, match="key is not in the pool"):
-            read_known_labels(path, KEYS, ("cat", "dog"))
+            read_known_labels(path, KEYS, Classification(("cat", "dog")))
         return
     assert found == {index: 1} and problems.count == 0
-    assert read_known_labels(path, KEYS, ("cat", "dog")) == {index: 1}
+    assert read_known_labels(path, KEYS, Classification(("cat", "dog"))) == {index: 1}
     # Beside an index, the key must be that of the same sample, in whatever spelling.
     path.write_text(f'index,key,label\n{index},"{text}",dog\n', encoding="utf-8")
     assert read_sheet(path, query, problems).labels == {index: 1}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from usb_active.errors import UsageError
 from usb_active.pool import Pool
 from usb_active.run_dir import LabelRow
+from usb_active.tasks import Classification
 
 NAMES = ("cat", "dog")
 
@@ -85,7 +86,7 @@ def test_class_counts():
 
 def test_from_rows_takes_the_last_row_of_a_sample():
     rows = [row(0, "cat"), row(1, ""), row(2, "dog"), row(0, "dog"), row(1, "cat", cycle=1), row(2, "")]
-    pool = Pool.from_rows(rows, np.ones(4, dtype=bool), NAMES)
+    pool = Pool.from_rows(rows, np.ones(4, dtype=bool), Classification(NAMES))
     assert pool.labels.tolist() == [1, 0, -1, -1]
     assert pool.round.tolist() == [0, 1, -1, -1]
     assert pool.skipped.tolist() == [False, False, True, False]
@@ -93,9 +94,9 @@ def test_from_rows_takes_the_last_row_of_a_sample():
 
 def test_from_rows_names_the_line():
     with pytest.raises(UsageError, match=r"labels\.csv:3: unknown class 'dgo'; did you mean 'dog'\?"):
-        Pool.from_rows([row(0), row(1, "dgo")], np.ones(2, dtype=bool), NAMES)
+        Pool.from_rows([row(0), row(1, "dgo")], np.ones(2, dtype=bool), Classification(NAMES))
     with pytest.raises(UsageError, match=r"labels\.csv:2: no sample 2; valid: 0 to 1"):
-        Pool.from_rows([row(2)], np.ones(2, dtype=bool), NAMES)
+        Pool.from_rows([row(2)], np.ones(2, dtype=bool), Classification(NAMES))
 
 
 @pytest.mark.parametrize(
@@ -159,6 +160,6 @@ def test_from_rows_equals_the_steps():
             pool.set_labels(np.array([one.index]), np.array([NAMES.index(one.label)]), one.cycle)
         else:
             pool.skip(np.array([one.index]))
-    other = Pool.from_rows(rows, np.ones(50, dtype=bool), NAMES)
+    other = Pool.from_rows(rows, np.ones(50, dtype=bool), Classification(NAMES))
     for name in ("labels", "skipped", "pending", "round"):
         assert np.array_equal(getattr(pool, name), getattr(other, name))

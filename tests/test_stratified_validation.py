@@ -14,6 +14,7 @@ from run_helpers import settings, train
 from usb_active.journal import LabelRow
 from usb_active.pool import Pool
 from usb_active.split import classes_without_training, held_out, make_split
+from usb_active.tasks import Classification
 
 
 def pool_of(rounds, size=200):
@@ -91,10 +92,10 @@ def test_neither_late_answers_nor_corrections_move_anyone_across():
     late = [(0, index, "a") for index in range(16, 24)]  # of the first query, answered when cycle 1 had been asked for
     corrected = [(0, index, "ba"[index % 2]) for index in range(0, 16, 3)]
     queryable = np.ones(40, dtype=bool)
-    before = Pool.from_rows(rows_of(*first), queryable, names)
+    before = Pool.from_rows(rows_of(*first), queryable, Classification(names))
     held = held_out(before, 0.3, 0, stratified=True)
     for later in (late, corrected, [*late, *corrected], [*corrected, *late]):
-        after = Pool.from_rows(rows_of(*first, *later), queryable, names, starts=[16])
+        after = Pool.from_rows(rows_of(*first, *later), queryable, Classification(names), starts=[16])
         still = held_out(after, 0.3, 0, stratified=True)
         assert np.isin(held, still).all()
         assert np.array_equal(np.setdiff1d(still, held), np.intersect1d(still, np.arange(16, 24))), "nobody who has trained is held out"
@@ -102,9 +103,9 @@ def test_neither_late_answers_nor_corrections_move_anyone_across():
 
 def test_who_is_refused_is_held_out_no_more():
     rows = rows_of(*[(0, index, "a") for index in range(10)])
-    pool = Pool.from_rows(rows, np.ones(10, dtype=bool), ("a",))
+    pool = Pool.from_rows(rows, np.ones(10, dtype=bool), Classification(("a",)))
     held = held_out(pool, 0.3, 0, stratified=True)
-    after = Pool.from_rows([*rows, *rows_of((0, int(held[0]), ""))], np.ones(10, dtype=bool), ("a",), starts=[10])
+    after = Pool.from_rows([*rows, *rows_of((0, int(held[0]), ""))], np.ones(10, dtype=bool), Classification(("a",)), starts=[10])
     assert held_out(after, 0.3, 0, stratified=True).tolist() == held[1:].tolist()
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from usb_active.errors import UsageError, printable
-from usb_active.label_file import SKIP, Problems, Sheet, read_sheet
+from usb_active.label_file import Problems, Sheet, read_sheet, task_of
+from usb_active.label_texts import SKIP
 from usb_active.oracle import Query
+from usb_active.tasks import Task
 from usb_active.workbook import can_read
 
 logger = logging.getLogger("usb_active")
@@ -19,7 +21,7 @@ logger = logging.getLogger("usb_active")
 
 @dataclass(frozen=True)
 class FoundAnswers:
-    """What the files of a query say: `labels` (index → class index), and the other samples by what their row says."""
+    """What the files of a query say: `labels` (index → label), and the other samples by what their row says."""
 
     labels: dict[int, int]
     skipped: frozenset[int] = frozenset()
@@ -34,29 +36,32 @@ def csv_path(run_path: Path, cycle: int) -> Path:
     return (run_path / "queries" / f"cycle_{cycle:03d}.csv").absolute()
 
 
-def read_answers(run_path: Path, query: Query, problems: Problems | None = None) -> FoundAnswers:
+def read_answers(run_path: Path, query: Query, problems: Problems | None = None, task: Task | None = None) -> FoundAnswers:
     """What the files of a query say. Of a sample for which the CSV and a workbook both answer they must say the same.
 
     When a file was changed tells nothing of its cells: the one that was saved last may hold an answer that was corrected in the other.
+
+    task: where the query names no classes.
 
     Raises:
         UsageError: a file cannot be read, or the files contradict each other; with `problems`, what is wrong in them goes there instead.
     """
     found = Problems() if problems is None else problems
-    sheets = {path: sheet for path in _files(csv_path(run_path, query.cycle)) if (sheet := read_sheet(path, query, found)) is not None}
+    paths = _files(csv_path(run_path, query.cycle))
+    sheets = {path: sheet for path in paths if (sheet := read_sheet(path, query, found, task)) is not None}
     merged = _merged(sheets.values())
-    _say_disputes(sheets, merged, query, found)
+    _say_disputes(sheets, merged, query, found, task_of(query, task))
     if problems is None:
         found.raise_if_any()
     return merged
 
 
-def readable_answers(run_path: Path, query: Query) -> FoundAnswers:
+def readable_answers(run_path: Path, query: Query, task: Task | None = None) -> FoundAnswers:
     """As `read_answers`, of all rows that can be understood: what is wrong with the others, or with a whole file, is passed over."""
     sheets = []
     for path in _files(csv_path(run_path, query.cycle)):
         with suppress(UsageError):
-            sheets.append(read_sheet(path, query, Problems()))
+            sheets.append(read_sheet(path, query, Problems(), task))
     return _merged([sheet for sheet in sheets if sheet is not None])
 
 
@@ -81,15 +86,15 @@ def _merged(sheets: Collection[Sheet]) -> FoundAnswers:
     return FoundAnswers({index: label for index, label in labels.items() if label != SKIP}, skipped, empty, missing, disputed)
 
 
-def _say_disputes(sheets: Mapping[Path, Sheet], merged: FoundAnswers, query: Query, problems: Problems) -> None:
+def _say_disputes(sheets: Mapping[Path, Sheet], merged: FoundAnswers, query: Query, problems: Problems, task: Task) -> None:
     if not merged.disputed:
         return
     (csv_file, one), (workbook, other) = sheets.items()
     for index, key in zip(query.idx.tolist(), query.keys, strict=True):
         if index in merged.disputed:
-            what = f"'{printable(key)}' is '{_shown(other.labels[index], query)}' in {workbook.name}, and here it is another"
-            problems.add(str(csv_file), what, _shown(one.labels[index], query), "the same in both, or an empty cell in one of them")
+            what = f"'{printable(key)}' is '{_shown(other.labels[index], task)}' in {workbook.name}, and here it is another"
+            problems.add(str(csv_file), what, _shown(one.labels[index], task), "the same in both, or an empty cell in one of them")
 
 
-def _shown(label: int, query: Query) -> str:
-    return "skip" if label == SKIP else printable(query.class_names[label])
+def _shown(label: int, task: Task) -> str:
+    return "skip" if label == SKIP else printable(task.decode(label))

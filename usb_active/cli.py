@@ -124,6 +124,7 @@ def _add_labels(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--skip", action="append", default=[], metavar="KEY", help="refuse a sample: never asked again; may be repeated")
     edits = "take labels.csv as it is, where rows that a cycle began with were edited on purpose; they are checked and shown first"
     command.add_argument("--accept-edits", action="store_true", help=edits)
+    _add_trust(command)
     command.set_defaults(handler=_labels)
 
 
@@ -206,9 +207,9 @@ def _labels(args: argparse.Namespace) -> int:
     from usb_active import labels
 
     if args.accept_edits:
-        labels.accept_edits(args.run, sys.stdout)
+        labels.accept_edits(args.run, sys.stdout, trusted=args.trust_plugins)
     if args.corrections or args.skip:
-        labels.correct(args.run, args.corrections, args.skip, sys.stdout)
+        labels.correct(args.run, args.corrections, args.skip, sys.stdout, trusted=args.trust_plugins)
     if args.csv:
         labels.write_csv(args.run, sys.stdout)
     elif not (args.corrections or args.skip or args.accept_edits):

@@ -17,6 +17,7 @@ from usb_active.errors import UsageError, name_some
 from usb_active.image_reading import Reading
 from usb_active.plugin import Plugin, PluginConfig
 from usb_active.run_format import CURRENT
+from usb_active.tasks import Classification, Task
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class DatasetOptions:
 
 @dataclass
 class Samples:
-    """A list of samples with targets: what evaluation needs. `load(i)` gives the undecorated sample i."""
+    """A list of samples with targets: what evaluation needs. `load(i)` gives the undecorated sample i, `targets` are as a data set's."""
 
     load: Callable[[int], Any]
     targets: np.ndarray
@@ -46,9 +47,9 @@ class Dataset(Plugin):
 
     Attributes:
         keys: (N,) a stable name of every sample (`train/00017`, a path under `data_dir`).
-        targets: (N,) int64 class indices, -1 where the class is unknown.
+        targets: (N,) int64 labels, -1 where the label is unknown: class indices, or what `self.task.encode(text)` gave.
         queryable: (N,) bool: whether anyone may be asked for this sample's label.
-        class_names: (C,) texts; files hold these, integers are used inside.
+        class_names: (C,) texts; files hold these, integers are used inside. None of them where labels are no classes.
         img_size, in_channels: of the views.
         views: an object with the callables `weak`, `strong`, `eval`: undecorated sample → tensor. Made when
             first asked for, because making it may import torch and semilearn.
@@ -60,12 +61,13 @@ class Dataset(Plugin):
     keys: Sequence[str]
     targets: np.ndarray
     queryable: np.ndarray
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
     img_size: int
     in_channels: int
     views: Any
     test: Samples | None = None
     collate: Callable | None = None
+    _task: Task | None = None
 
     def __init__(self, config: PluginConfig | None = None, options: DatasetOptions | None = None):
         super().__init__(config)
@@ -112,8 +114,27 @@ class Dataset(Plugin):
     def __len__(self) -> int:
         return len(self.keys)
 
+    @classmethod
+    def task_of(cls, config: PluginConfig, class_names: Sequence[str]) -> Task:
+        """What the labels of a data set with these keys are. A class of its own where they are no classes: see `usb_active.tasks`.
+
+        Also asked without the samples: by `predict --data`, and by `labels` where a query names no classes.
+        """
+        return Classification(class_names)
+
+    @property
+    def task(self) -> Task:
+        """What the labels are; one object for as long as the classes keep their names."""
+        names = tuple(self.class_names)
+        if self._task is None or self._task.class_names != names:
+            self._task = self.task_of(self.config, names)
+        return self._task
+
     @property
     def num_classes(self) -> int:
+        """C. UsageError where labels are no classes."""
+        if not self.class_names:
+            raise UsageError(f"dataset '{self.name}': its labels are no classes, but of the task '{self.task.name}'")
         return len(self.class_names)
 
     def _check(self) -> None:
@@ -124,10 +145,9 @@ class Dataset(Plugin):
                     f"dataset '{self.name}': {name} has {entries} entries for {len(self.keys)} samples"
                 )
         wanted = self.options.num_classes
-        if wanted is not None and wanted != self.num_classes:
-            raise UsageError(
-                f"num_classes: {wanted} given, but dataset '{self.name}' has {self.num_classes} classes"
-            )
+        if wanted is not None and wanted != self.task.num_outputs:
+            has = f"{len(self.class_names)} classes" if self.class_names else f"no classes, and {self.task.num_outputs} outputs"
+            raise UsageError(f"num_classes: {wanted} given, but dataset '{self.name}' has {has}")
 
 
 class ImageDataset(Dataset):

@@ -35,6 +35,7 @@ from usb_active.run_dir import LABELED, SKIPPED, LabelRow, utc_now
 from usb_active.run_format import FIRST, run_format
 from usb_active.setup import Components, components_from_args, pin, queryable_mask
 from usb_active.split import NOBODY, Split, classes_without_training, held_out, make_split, provisional_split
+from usb_active.tasks import Classification, Metric
 from usb_active.upper_bound import wants_all_labels, with_known_labels
 from usb_active.view import PoolView, Registered, ViewSource
 
@@ -54,7 +55,7 @@ class Trainer(Protocol):
     it: int
     num_train_iter: int
     evaluation: dict[str, float]
-    best_test_accuracy: float | None
+    best_test_score: float | None
     elapsed: float
 
     def prepare(self, cycle: int, split: Split) -> None: ...
@@ -120,7 +121,7 @@ class Session:
                     self._answers(query)
                     self._training(cycle)
                 record = self._commit(cycle)
-                logger.info(progress_line(record))
+                logger.info(progress_line(record, self.dataset.task.metric))
             return {f"test/{name}": value for name, value in record.items() if isinstance(value, float)}
         except UsageError:
             self.close(refused=True)
@@ -147,7 +148,7 @@ class Session:
         """The pool as the first `num_rows` rows of the journal make it; all of them by default."""
         rows = self.run_dir.rows()[:num_rows]
         queryable = queryable_mask(self.dataset, self.oracle)
-        self.pool = Pool.from_rows(rows, queryable, self.dataset.class_names, self._rows_at_starts())
+        self.pool = Pool.from_rows(rows, queryable, self.dataset.task, self._rows_at_starts())
 
     def _rows_at_starts(self) -> list[int]:
         """How many rows of the journal the cycles that have begun, one after the other, began with."""
@@ -182,7 +183,7 @@ class Session:
 
     def held_out(self) -> np.ndarray:
         """(V,) dataset indices of the labels that `validation` holds out."""
-        return held_out(self.training_pool(), self.config.active.validation, self.seed, self.is_stratified)
+        return held_out(self.training_pool(), self.config.active.validation, self.seed, self.is_stratified, self.dataset.task.strata)
 
     @property
     def is_stratified(self) -> bool:
@@ -270,7 +271,7 @@ class Session:
     def _checked_labels(self, cycle: int, method: str, labels: tuple[Any, Any]) -> dict[str, np.ndarray]:
         role = self._role(cycle)
         who = f"{role} '{self.plugins[role].name}': {method}"
-        return check_pseudo_labels(*labels, len(self.dataset), self.dataset.num_classes, who)
+        return check_pseudo_labels(*labels, len(self.dataset), self.dataset.task.num_labels, who)
 
     def _make_query(self, cycle: int, plugin: Any, idx: np.ndarray, probs: np.ndarray | None = None) -> Query:
         keys = tuple(self.dataset.keys[int(i)] for i in idx)
@@ -338,7 +339,7 @@ class Session:
             self.oracle.ask(query)
             answers = self.oracle.collect(query)
             asked = self._asked(query.cycle)
-            check_answers(answers, asked, self.dataset.num_classes, f"oracle '{self.oracle.name}'")
+            check_answers(answers, asked, self.dataset.task, f"oracle '{self.oracle.name}'")
             self._warn_of_emptied(answers)
             self._journal(asked, answers.labels, answers.skipped)
             self._replay()
@@ -364,7 +365,7 @@ class Session:
         now = utc_now()
         rows = [
             LabelRow(asked[i][0], i, self.dataset.keys[i], label, LABELED if label else SKIPPED, asked[i][1], now)
-            for i, label in merge_answers(self.run_dir.rows(), labels, skipped, self.dataset.class_names)
+            for i, label in merge_answers(self.run_dir.rows(), labels, skipped, self.dataset.task)
         ]
         if rows:
             self.run_dir.append_rows(rows)
@@ -390,7 +391,7 @@ class Session:
             raise UsageError(f"{path} is damaged (not the arrays idx and labels); {remedy}")
         idx = check_array(path, found["idx"], "iu", (None,), remedy)
         labels = check_array(path, found["labels"], "iu", (len(idx),), remedy)
-        there = (idx >= 0) & (idx < len(self.dataset)) & (labels >= 0) & (labels < self.dataset.num_classes)
+        there = (idx >= 0) & (idx < len(self.dataset)) & (labels >= 0) & (labels < self.dataset.task.num_labels)
         if not there.all():
             raise UsageError(f"{path} is damaged (samples or classes that do not exist); {remedy}")
         return found
@@ -475,8 +476,9 @@ class Session:
         self.prior_log.replace([])
         active, pseudo = self.config.active, self._load_pseudo_labels(cycle)
         include, pool = self.config.usb["include_lb_to_ulb"], self.training_pool()
-        split = make_split(pool, active.validation, include, self.seed, pseudo, self.is_stratified)
-        lost = [self.dataset.class_names[label] for label in classes_without_training(pool, split)]
+        split = make_split(pool, active.validation, include, self.seed, pseudo, self.is_stratified, self.dataset.task.strata)
+        names = self.dataset.class_names
+        lost = [names[label] for label in classes_without_training(pool, split)] if names else []
         if lost:
             way_out = f"give more labels, or a smaller `validation` than {active.validation:g}"
             logger.warning("cycle %d: no label left to train on, all held out, of the classes %s; %s", cycle, name_some(lost, 20), way_out)
@@ -565,12 +567,12 @@ class Session:
 
     def load_prior(self, name: str) -> None:
         """Take the prior table of this name, "" for none."""
-        self.prior.load(name, len(self.dataset), self.dataset.num_classes)
+        self.prior.load(name, len(self.dataset), len(self.dataset.class_names))
 
 
-def progress_line(record: dict[str, Any]) -> str:
-    """One line a cycle: labels and accuracy."""
-    accuracy = record["accuracy"]
-    shown = "no held-out labels to evaluate on" if accuracy is None else f"accuracy {100 * accuracy:.2f} % ({record['evaluated_on']})"
+def progress_line(record: dict[str, Any], metric: Metric = Classification.metrics[0]) -> str:
+    """One line a cycle: labels and the headline metric."""
+    value = record[metric.key]
+    shown = "no held-out labels to evaluate on" if value is None else f"{metric.show(value)} ({record['evaluated_on']})"
     asked = f" ({record['num_asked']} asked for)" if "num_asked" in record else ""
     return f"cycle {record['cycle']}: {record['num_labels']} labels{asked}, {shown}, trained {record['train_seconds']:.0f} s"

@@ -67,5 +67,5 @@ class FileLabels(Acquisition):
         path: Path
 
     def known_labels(self, view: PoolView) -> tuple[np.ndarray, np.ndarray]:
-        found = read_known_labels(self.config.path, view.dataset.keys, view.dataset.class_names)
+        found = read_known_labels(self.config.path, view.dataset.keys, view.dataset.task)
         return np.array(list(found), dtype=np.int64), np.array(list(found.values()), dtype=np.int64)

@@ -85,8 +85,11 @@ def predict(
     num_workers: int,
     device: torch.device,
     modules: Sequence[str] = (),
+    has_probs: bool = True,
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Stream (idx (B,), {name: (passes, B, …) float32}) over `rows`, in their order. The arguments are those of `PoolView.predict`.
+
+    has_probs: whether the network's outputs are logits of classes.
 
     Raises:
         UsageError: an output is not known, or not finite; names the samples.
@@ -102,7 +105,7 @@ def predict(
     found = hidden.named(model, dict.fromkeys([*names, *modules]), "predict")
     for batch in pool_loader(rows, batch_size, num_workers):
         with torch.no_grad(), evaluating(model):
-            values = _forward(model, batch["x"].to(device), wanted, found)
+            values = _forward(model, batch["x"].to(device), wanted, found, has_probs)
         idx = batch["idx"].numpy()
         for name, value in values.items():
             _check_finite(name, value, idx)
@@ -128,13 +131,15 @@ def check_transform(who: str, transform: str) -> None:
 
 
 def _forward(
-    model: torch.nn.Module, x: torch.Tensor, wanted: Mapping[str, Output], modules: dict[str, torch.nn.Module]
+    model: torch.nn.Module, x: torch.Tensor, wanted: Mapping[str, Output], modules: dict[str, torch.nn.Module], has_probs: bool
 ) -> dict[str, np.ndarray]:
     passes, size = x.shape[:2]
     with hidden.outputs_of(modules) as calls:
         result = model(x.flatten(0, 1))
     logits = result["logits"].float()
-    tensors = {"logits": logits, "probs": torch.softmax(logits, dim=-1), "features": result["feat"].float()}
+    tensors = {"logits": logits, "features": result["feat"].float()}
+    if has_probs:
+        tensors["probs"] = torch.softmax(logits, dim=-1)
     tensors |= {name: hidden.only_output(name, given, passes * size, "predict").float() for name, given in calls.items()}
     arrays = {}
     for name, output in wanted.items():

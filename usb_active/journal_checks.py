@@ -18,12 +18,14 @@ import numpy as np
 
 from usb_active.errors import SHOWN, UsageError, name_some, printable
 from usb_active.journal import LabelRow, whole_rows
+from usb_active.label_texts import SKIP
 from usb_active.oracle import Query
 from usb_active.records import QUERY_REMEDY, read_accepted, read_dataset, read_start
 from usb_active.run_format import PINNED_FILE
 
 if TYPE_CHECKING:
     from usb_active.run_dir import RunDir
+    from usb_active.tasks import Task
 
 BLOCKS = 1000
 # A line of labels.csv is several values.
@@ -288,18 +290,20 @@ def check_labels_but_sums(run: RunDir, starts: Sequence[Start], complete: bool =
 
 
 # ------------------------------------------------------------------------------------------------- edits that were meant
-def find_edits(run: RunDir, now: str) -> list[dict[str, Any]]:
+def find_edits(run: RunDir, now: str, task: Task | None = None) -> list[dict[str, Any]]:
     """What accepted.json has to say of the journal as it is: an entry for each cycle that began with other rows.
 
+    task: where labels are no classes.
+
     Raises:
-        UsageError: rows are missing, or are none; a class that does not exist. These cannot be accepted.
+        UsageError: rows are missing, or are none; a label that does not exist. These cannot be accepted.
     """
     starts, journal = read_starts(run), Journal(run.path / "labels.csv")
     for start in starts:
         if start.rows > journal.num_rows:
             raise UsageError(_shortage(journal, start))
     queries = check_labels_but_sums(run, starts)
-    _check_classes(run, queries)
+    _check_labels(run, queries, task)
     edits = []
     for start, sha256 in zip(starts, journal.sha256(start.rows for start in starts), strict=True):
         if start.sha256 not in (None, sha256):
@@ -313,8 +317,12 @@ def _described(journal: Journal, line: int, size: int) -> str:
     return f"line {line}: now {printable(journal.line(line), _LINE)}" if size == 1 else f"somewhere in lines {line} to {line + size - 1}"
 
 
-def _check_classes(run: RunDir, queries: Sequence[Query]) -> None:
+def _check_labels(run: RunDir, queries: Sequence[Query], task: Task | None) -> None:
     names = {name for query in queries for name in query.class_names}
+    for line, row in enumerate(run.rows() if task is not None else (), start=2):
+        if row.label and task.read(row.label) in (None, SKIP):
+            where = f"{run.path / 'labels.csv'}:{line}"
+            raise UsageError(f"{where}: {task.problem} '{printable(row.label)}'{task.hint(row.label)}")
     for line, row in enumerate(run.rows(), start=2):
         if names and row.label and row.label not in names:
             valid = name_some(sorted(names), 20)

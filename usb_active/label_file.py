@@ -6,7 +6,6 @@ import csv
 import difflib
 import io
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -15,16 +14,16 @@ from pathlib import Path
 
 from usb_active.durable import read_bytes
 from usb_active.errors import UsageError, name_some, printable
+from usb_active.label_texts import SKIP, exact, fold
+from usb_active.label_texts import number as to_number
 from usb_active.oracle import Query
 from usb_active.sample_keys import KeyFinder
 from usb_active.sample_keys import unique as _unique
-from usb_active.spreadsheet import cell, escaped, unescaped
+from usb_active.spreadsheet import escaped, unescaped
+from usb_active.tasks import Classification, Task
 from usb_active.workbook import workbook_rows
 
-SKIP = -1
 _COLUMNS = ("index", "key", "file", "label", "suggestion", "confidence")
-# Exactly three digits behind the point or comma could as well be thousands, so such a text is no number here.
-_NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,](?:[0-9]{1,2}|[0-9]{4,}))?")
 
 
 class Problems:
@@ -61,60 +60,6 @@ def _quoted(shown: str) -> str:
     return f'"{shown}"' if "'" in shown and '"' not in shown else f"'{shown}'"
 
 
-def _exact(text: str) -> str:
-    return unicodedata.normalize("NFC", cell(text)).strip()
-
-
-def _fold(text: str) -> str:
-    return _exact(text).casefold()
-
-
-def _number(text: str) -> Decimal | None:
-    text = text.strip()
-    return Decimal(text.replace(",", ".")) if _NUMBER.fullmatch(text) else None
-
-
-def _is_numeric(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-class ClassReader:
-    """What people write for a class, as its index."""
-
-    def __init__(self, class_names: Sequence[str]):
-        self.names = tuple(class_names)
-        self._names = {name: label for label, name in enumerate(self.names)}
-        self._folded = _unique((_fold(name), label) for label, name in enumerate(self.names))
-        self._numbers = _unique((_number(name), label) for label, name in enumerate(self.names))
-        # With numbers for names, a number can only be a name.
-        self._by_index = not any(map(_is_numeric, self.names))
-        self.can_skip = "skip" not in map(_fold, self.names)
-
-    def read(self, text: str) -> int | None:
-        """The class index, `SKIP`, or None for what is neither.
-
-        In this order: the exact name, with or without the apostrophe that keeps it from being a formula; `skip`; the name in
-        another case, if only one class has it; a number that equals a name (`3.0` for `3`); the class index, where no name is
-        a number.
-        """
-        for name in (text, _exact(text), unescaped(_exact(text))):
-            if name in self._names:
-                return self._names[name]
-        if self.can_skip and _fold(text) == "skip":
-            return SKIP
-        for name in (_fold(text), unescaped(_fold(text))):
-            if name in self._folded:
-                return self._folded[name]
-        number = _number(text)
-        if number is None or not self._by_index:
-            return self._numbers.get(number)
-        return int(number) if number == int(number) and 0 <= number < len(self.names) else None
-
-
 @dataclass(frozen=True)
 class _Row:
     where: str
@@ -131,18 +76,18 @@ class _Samples:
 
     @cached_property
     def _by_key(self) -> KeyFinder:
-        return KeyFinder(self.keys, _exact)
+        return KeyFinder(self.keys, exact)
 
     @cached_property
     def _by_number(self) -> dict[Decimal, int]:
         # A spreadsheet turns the key 00017 into 17.
-        return _unique((_number(key), index) for index, key in self.keys.items())
+        return _unique((to_number(key), index) for index, key in self.keys.items())
 
     def find(self, row: _Row, problems: Problems) -> int | None:
         """The row's sample, or None after saying what is wrong."""
         if not row.index:
             return self._find_key(row, problems)
-        number = _number(row.index)
+        number = to_number(row.index)
         if number is None or number != int(number):
             problems.add(row.where, "index is no whole number", row.index, f"an index of {self.whose}")
             return None
@@ -165,16 +110,16 @@ class _Samples:
         found = {self._by_key.find(text) for text in (row.key, unescaped(row.key))} - {None}
         index = found.pop() if len(found) == 1 else None
         if index is None:
-            index = self._by_number.get(_number(row.key))
+            index = self._by_number.get(to_number(row.key))
         if index is None:
             problems.add(row.where, f"key is not in {self.whose}", row.key, self.keys.values(), near=True)
         return index
 
     def _agree(self, given: str, index: int) -> bool:
         key = self.keys[index]
-        if _exact(given) in (_exact(key), escaped(_exact(key))):
+        if exact(given) in (exact(key), escaped(exact(key))):
             return True
-        return _number(given) == _number(key) is not None or self._by_key.find(given) == index
+        return to_number(given) == to_number(key) is not None or self._by_key.find(given) == index
 
 
 @dataclass(frozen=True)
@@ -182,7 +127,7 @@ class Sheet:
     """What a query's file says.
 
     Attributes:
-        labels: dataset index → class index, or `SKIP`.
+        labels: dataset index → label, or `SKIP`.
         empty: samples with a row and no label in it. missing: samples without a row.
     """
 
@@ -191,8 +136,11 @@ class Sheet:
     missing: frozenset[int] = frozenset()
 
 
-def read_sheet(path: Path, query: Query, problems: Problems) -> Sheet | None:
-    """A query's file, a CSV or a workbook; None where there is none. What is wrong goes to `problems`."""
+def read_sheet(path: Path, query: Query, problems: Problems, task: Task | None = None) -> Sheet | None:
+    """A query's file, a CSV or a workbook; None where there is none. What is wrong goes to `problems`.
+
+    task: where the query names no classes.
+    """
     if path.suffix == ".xlsx":
         rows = _workbook(path, problems) if path.is_file() else None
     else:
@@ -201,7 +149,7 @@ def read_sheet(path: Path, query: Query, problems: Problems) -> Sheet | None:
     if rows is None:
         return None
     samples = _Samples(dict(zip(query.idx.tolist(), query.keys, strict=True)))
-    classes = ClassReader(query.class_names)
+    task = task_of(query, task)
     found: dict[int, int] = {}
     empty: set[int] = set()
     for row in rows:
@@ -215,7 +163,7 @@ def read_sheet(path: Path, query: Query, problems: Problems) -> Sheet | None:
         if index in found:
             problems.add(row.where, f"second label for index {index}", row.label, "one row a sample")
             continue
-        label = _read_class(classes, row, problems)
+        label = _read_label(task, row, problems)
         if label is not None:
             found[index] = label
     missing = frozenset(query.idx.tolist()).difference(found, empty)
@@ -223,16 +171,24 @@ def read_sheet(path: Path, query: Query, problems: Problems) -> Sheet | None:
     return Sheet(found, frozenset(empty - found.keys()), frozenset() if problems.count else missing)
 
 
-def _read_class(classes: ClassReader, row: _Row, problems: Problems) -> int | None:
-    label = classes.read(row.label)
+def task_of(query: Query, task: Task | None) -> Task:
+    """What a query's labels are: one of the classes that it names, or else what its data set says."""
+    if query.class_names or task is None:
+        return Classification(query.class_names)
+    return task
+
+
+def _read_label(task: Task, row: _Row, problems: Problems) -> int | None:
+    label = task.read(row.label)
     if label is None:
-        valid = [*classes.names, *(["skip"] if classes.can_skip else [])]
-        problems.add(row.where, "unknown class", row.label, valid, near=True)
+        skip = ["skip"] if task.can_skip else []
+        valid = f"{task.valid}{', or skip' if skip else ''}" if isinstance(task.valid, str) else [*task.valid, *skip]
+        problems.add(row.where, task.problem, row.label, valid, near=True)
     return label
 
 
-def read_known_labels(path: Path, keys: Sequence[str], class_names: Sequence[str]) -> dict[int, int]:
-    """Labels that exist already, of any samples of the pool: dataset index → class index.
+def read_known_labels(path: Path, keys: Sequence[str], task: Task) -> dict[int, int]:
+    """Labels that exist already, of any samples of the pool: dataset index → label.
 
     A key counts more than an index, which belongs to the pool it was made for. As in a run's own labels.csv a later row
     replaces an earlier one, and one that is empty or says `skip` takes it back.
@@ -244,14 +200,14 @@ def read_known_labels(path: Path, keys: Sequence[str], class_names: Sequence[str
     if data is None:
         raise UsageError(f"{path}: no such file")
     problems = Problems()
-    samples, classes = _Samples(dict(enumerate(keys)), "the pool"), ClassReader(class_names)
+    samples = _Samples(dict(enumerate(keys)), "the pool")
     found: dict[int, int] = {}
     for row in _rows(path, data, problems):
         index = samples.find(replace(row, index="") if row.key else row, problems)
         if index is None:
             continue
         found.pop(index, None)
-        label = _read_class(classes, row, problems) if row.label.strip() else None
+        label = _read_label(task, row, problems) if row.label.strip() else None
         if label not in (None, SKIP):
             found[index] = label
     problems.raise_if_any()
@@ -301,7 +257,7 @@ def _row(where: str, cells: list[str], places: dict[str, int]) -> _Row:
 
 def _header(where: str, cells: list[str], problems: Problems) -> dict[str, int]:
     """Column name → position; empty after saying what is missing."""
-    names = list(map(_fold, cells))
+    names = list(map(fold, cells))
     found = ", ".join(name.strip() for name in cells)
     for name in ("index", "key", "label"):
         if names.count(name) > 1:
@@ -324,7 +280,7 @@ def _separator(text: str) -> tuple[int, str, str]:
 
 def _known_columns(header: str, delimiter: str) -> int:
     cells = next(csv.reader([header], delimiter=delimiter), [])
-    return sum(_fold(name) in _COLUMNS for name in cells)
+    return sum(fold(name) in _COLUMNS for name in cells)
 
 
 def _decode(path: Path, data: bytes) -> str:

@@ -14,12 +14,15 @@ from usb_active.answer_files import read_answers, readable_answers
 from usb_active.answers import CORRECTION, merge_answers
 from usb_active.errors import UsageError, nearest, plain, printable
 from usb_active.journal_checks import check_labels, find_edits
+from usb_active.label_file import task_of
+from usb_active.label_texts import SKIP
 from usb_active.oracle import Query
 from usb_active.paths import nfc
-from usb_active.records import read_accepted
+from usb_active.records import own_task, read_accepted
 from usb_active.run_dir import LABELED, SKIPPED, LabelRow, RunDir, utc_now
 from usb_active.sample_keys import KeyFinder
 from usb_active.spreadsheet import text_cell
+from usb_active.tasks import Task
 
 PENDING = "pending"
 
@@ -78,9 +81,10 @@ def show(path: Path, out: TextIO) -> None:
     _print_table(rows, out)
     labeled = Counter(sample.label for sample in samples if sample.status == LABELED)
     # Classes without a label are shown too: that is what one wants to see.
-    names = dict.fromkeys([*(name for query in queries for name in query.class_names), *labeled])
-    print(file=out)
-    _print_table([("class", LABELED), *((name, str(labeled[name])) for name in names)], out)
+    names = dict.fromkeys(name for query in queries for name in query.class_names)
+    if names:
+        print(file=out)
+        _print_table([("class", LABELED), *((name, str(labeled[name])) for name in dict.fromkeys([*names, *labeled]))], out)
     corrected = sum(sample.corrections > 0 for sample in samples)
     if corrected:
         print(f"\n{corrected} corrected", file=out)
@@ -114,11 +118,12 @@ def write_csv(path: Path, out: TextIO) -> None:
         writer.writerow([sample.cycle, sample.index, key, label, sample.status, acquisition, sample.time])
 
 
-def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: TextIO) -> None:
+def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: TextIO, *, trusted: bool = False) -> None:
     """Append rows to the journal that give or correct labels. All of them are checked before any is written.
 
     Args:
         corrections: `KEY=CLASS` texts. skips: keys of samples to refuse.
+        trusted: where labels are no classes, import the run's plugins even where they are not installed; see `usb_active.trust`.
 
     Raises:
         UsageError: a sample that was never asked, an unknown class, or a run that another process uses.
@@ -128,20 +133,38 @@ def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: T
         queries = check_labels(run)
         samples = asked_samples(run, queries)
         known = _Known(samples)
+        task = _own_task(run, trusted)
         classes = {name for query in queries for name in query.class_names} | {sample.label for sample in samples} - {""}
-        wanted = [_parse(text, known, classes) for text in corrections] + [(known[key], "") for key in skips]
+        labels = _Classes(classes) if task is None else _Texts(task)
+        wanted = [_parse(text, known, labels) for text in corrections] + [(known[key], "") for key in skips]
         changed = [(sample, label) for sample, label in wanted if _standing(sample) != (label or SKIPPED)]
         rows = [
             LabelRow(sample.cycle, sample.index, sample.key, label, LABELED if label else SKIPPED, CORRECTION, utc_now())
             for sample, label in changed
         ]
-        run.append_rows([*_said_before(run, queries, {sample.index for sample, _ in changed}), *rows])
+        run.append_rows([*_said_before(run, queries, {sample.index for sample, _ in changed}, task), *rows])
     for sample, label in wanted:
         old, new = _standing(sample), label or SKIPPED
         print(plain(f"{sample.key}: {old}, unchanged" if old == new else f"{sample.key}: {old} -> {new}"), file=out)
 
 
-def _said_before(run: RunDir, queries: Sequence[Query], idx: set[int]) -> list[LabelRow]:
+def _own_task(run: RunDir, trusted: bool) -> Task | None:
+    """What the labels are, as the run's data set says; None where they are classes, which every query names.
+
+    Raises:
+        UsageError: the data set is of a plugin that is not installed, and the run is not `trusted`.
+    """
+    if own_task(run) is None:
+        return None
+    from usb_active.config import load_config
+    from usb_active.trust import check_plugins
+
+    check_plugins(run.path, run.config.get("plugins"), trusted)
+    dataset = load_config(run.path / "config.yaml").dataset
+    return dataset.cls.task_of(dataset.config, ())
+
+
+def _said_before(run: RunDir, queries: Sequence[Query], idx: set[int], task: Task | None) -> list[LabelRow]:
     """What people wrote of these samples into the queries' files and no run has taken yet: it came before the correction, and must not
     be taken for an answer that came after it.
 
@@ -150,11 +173,11 @@ def _said_before(run: RunDir, queries: Sequence[Query], idx: set[int]) -> list[L
     """
     rows = []
     for query in queries:
-        found = readable_answers(run.path, query)
+        found = readable_answers(run.path, query, task)
         if found.disputed & idx:
-            read_answers(run.path, query)
+            read_answers(run.path, query, task=task)
         labels = {index: label for index, label in found.labels.items() if index in idx}
-        news = merge_answers(run.rows(), labels, found.skipped & idx, query.class_names)
+        news = merge_answers(run.rows(), labels, found.skipped & idx, task_of(query, task))
         keys, now = dict(zip(query.idx.tolist(), query.keys, strict=True)), utc_now()
         rows += [
             LabelRow(query.cycle, index, keys[index], label, LABELED if label else SKIPPED, query.acquisition, now) for index, label in news
@@ -162,14 +185,14 @@ def _said_before(run: RunDir, queries: Sequence[Query], idx: set[int]) -> list[L
     return rows
 
 
-def accept_edits(path: Path, out: TextIO) -> None:
+def accept_edits(path: Path, out: TextIO, *, trusted: bool = False) -> None:
     """Take labels.csv as it is, though rows that cycles began with were changed: accepted.json says from now on that it was meant.
 
     Raises:
         UsageError: rows are missing or damaged, or name what does not exist; nothing is accepted then.
     """
     with RunDir.open(path, RunDir.read(path).config, check_labels=False) as run:
-        edits = find_edits(run, utc_now())
+        edits = find_edits(run, utc_now(), _own_task(run, trusted))
         if edits:
             run.write_json("accepted.json", {"edits": [*read_accepted(run), *edits]})
     if not edits:
@@ -209,18 +232,49 @@ class _Known:
         return sample
 
 
-def _parse(text: str, known: _Known, classes: set[str]) -> tuple[Asked, str]:
-    """Keys and class names may hold `=` themselves: any split into a known key and a known class is taken, exact keys first."""
+class _Classes:
+    """The names of classes, by what people write for them."""
+
+    form = "CLASS"
+
+    def __init__(self, classes: set[str]):
+        self._classes = classes
+        self._names = {nfc(name): name for name in classes} | {name: name for name in classes}
+
+    def find(self, text: str) -> str | None:
+        return self._names.get(text, self._names.get(nfc(text)))
+
+    def problem(self, text: str) -> str:
+        return f"unknown class '{printable(text)}'{nearest(text, self._classes)}"
+
+
+class _Texts:
+    """The texts of labels that are no classes, by what people write for them."""
+
+    form = "LABEL"
+
+    def __init__(self, task: Task):
+        self._task = task
+
+    def find(self, text: str) -> str | None:
+        label = self._task.read(text)
+        return None if label in (None, SKIP) else self._task.decode(label)
+
+    def problem(self, text: str) -> str:
+        return f"{self._task.problem} '{printable(text)}'{self._task.hint(text)}"
+
+
+def _parse(text: str, known: _Known, labels: _Classes | _Texts) -> tuple[Asked, str]:
+    """Keys and class names may hold `=` themselves: any split into a known key and a known label is taken, exact keys first."""
     parts = text.split("=")
     splits = [("=".join(parts[:at]), "=".join(parts[at:])) for at in range(1, len(parts))]
-    names = {nfc(name): name for name in classes} | {name: name for name in classes}
     for exact in (True, False):
         for key, label in splits:
-            sample, name = known.get(key, exact), names.get(label, names.get(nfc(label)))
+            sample, name = known.get(key, exact), labels.find(label)
             if sample is not None and name is not None:
                 return sample, name
     if not splits:
-        raise UsageError(f"--set {printable(text)}: must be KEY=CLASS")
+        raise UsageError(f"--set {printable(text)}: must be KEY={labels.form}")
     key, label = next((split for split in splits if known.get(split[0]) is not None), splits[-1])
     known[key]  # refuses a key that is not known
-    raise UsageError(f"--set {printable(text)}: unknown class '{printable(label)}'{nearest(label, classes)}")
+    raise UsageError(f"--set {printable(text)}: {labels.problem(label)}")

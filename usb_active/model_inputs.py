@@ -12,15 +12,16 @@ from usb_active.records import read_dataset
 from usb_active.run_dir import RunDir
 from usb_active.run_format import run_format
 from usb_active.setup import build_dataset, take_pinned
+from usb_active.tasks import Task
 
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Size and channels of the images, the classes that come out, how files are read, and the views (only `eval` is meant)."""
+    """Size and channels of the images, what comes out, how files are read, and the views (only `eval` is meant)."""
 
     img_size: int
     in_channels: int
-    class_names: tuple[str, ...]
+    task: Task
     reading: Reading
     views: Any
     collate: Any = None
@@ -47,9 +48,10 @@ def model_inputs(run: RunDir, config: RunConfig) -> ModelInputs:
     from usb_active.usb.transforms import Views
 
     views = Views(pinned["img_size"], config.usb["crop_ratio"], *known, strong=False)
-    return ModelInputs(pinned["img_size"], pinned["in_channels"], tuple(pinned["class_names"]), reading, views)
+    task = cls.task_of(config.dataset.config, tuple(pinned["class_names"]))
+    return ModelInputs(pinned["img_size"], pinned["in_channels"], task, reading, views)
 
 
 def inputs_of(dataset: Dataset, reading: Reading = AS_USUAL) -> ModelInputs:
     """The same, of a data set that is there."""
-    return ModelInputs(dataset.img_size, dataset.in_channels, tuple(dataset.class_names), reading, dataset.views, dataset.collate)
+    return ModelInputs(dataset.img_size, dataset.in_channels, dataset.task, reading, dataset.views, dataset.collate)

@@ -13,7 +13,7 @@ from usb_active.answer_files import csv_path, read_answers
 from usb_active.durable import atomic_write, make_folder
 from usb_active.errors import UsageError, name_some
 from usb_active.journal import read_journal
-from usb_active.label_file import ClassReader, Problems
+from usb_active.label_file import Problems, task_of
 from usb_active.oracle import Answers, Oracle, Query
 from usb_active.plugin import PluginConfig, free_key
 from usb_active.run_dir import read_query
@@ -21,6 +21,8 @@ from usb_active.spreadsheet import text_cell
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from usb_active.tasks import Task
 
 # Smaller images are enlarged to this, in pixels, so that a person can see them.
 _MIN_SIDE = 128
@@ -37,7 +39,7 @@ class DatasetOracle(Oracle):
         labels = np.asarray(self.dataset.targets)[query.idx]
         unknown = [f"{query.idx[at]} ('{query.keys[at]}')" for at in np.flatnonzero(labels < 0)]
         if unknown:
-            where = f"oracle 'dataset': '{self.dataset.name}' does not know the class of samples"
+            where = f"oracle 'dataset': '{self.dataset.name}' does not know the {self.dataset.task.noun} of samples"
             raise UsageError(f"{where} {name_some(unknown)}; use the oracle 'csv'")
         return Answers(labels=dict(zip(query.idx.tolist(), labels.tolist(), strict=True)))
 
@@ -82,7 +84,7 @@ class CsvOracle(Oracle):
         asked, skipped, emptied = set(), set(), set()
         earlier = (read_query(self.run_path, cycle, probs=False) for cycle in range(query.cycle))
         for one in (*filter(None, earlier), query):
-            found = read_answers(self.run_path, one, problems)
+            found = read_answers(self.run_path, one, problems, self._task(one))
             asked.update(one.idx.tolist())
             labels |= found.labels
             skipped |= found.skipped
@@ -92,16 +94,21 @@ class CsvOracle(Oracle):
 
     def instructions(self, query: Query, pending: int) -> str:
         """Where the file is, what may stand in it, and how to go on."""
-        skip = "; 'skip' refuses a sample" if ClassReader(query.class_names).can_skip else ""
+        task = self._task(query)
+        skip = "; 'skip' refuses a sample" if task.can_skip else ""
         return (
             f"{pending} of {len(query.idx)} labels are missing: fill the column 'label' of {self.csv_path(query.cycle)}\n"
-            f"with one of: {name_some(query.class_names, 12)}{skip}; then run the same command again{self._rows_that_miss(query)}"
+            f"with {task.expects}{skip}; then run the same command again{self._rows_that_miss(query)}"
         )
+
+    def _task(self, query: Query) -> Task:
+        # The classes that a query names need no data set.
+        return task_of(query, None if query.class_names else self.dataset.task)
 
     def _rows_that_miss(self, query: Query) -> str:
         """A line on samples that nobody can answer for, because their rows have been removed."""
         known = {row.index for row in read_journal(self.run_path / "labels.csv")}
-        missing = read_answers(self.run_path, query, Problems()).missing - known
+        missing = read_answers(self.run_path, query, Problems(), self._task(query)).missing - known
         if not missing:
             return ""
         keys = [key for index, key in zip(query.idx.tolist(), query.keys, strict=True) if index in missing]

@@ -35,6 +35,9 @@ class OwnAlgorithm:
     # The views of unlabelled samples that its step gets: {"x_ulb_w": "weak"}, or the name of a USB algorithm that gets the same.
     unlabeled_views: Mapping[str, Any] | str | None = None
 
+    # Names of the tasks whose labels it learns (see `usb_active.tasks`).
+    tasks: frozenset[str] = frozenset({"classification"})
+
     # What its steps use of the network beyond USB's calling convention: names of attributes, or of arguments that `forward` takes. A
     # network that lacks one is refused before anything runs.
     needs_network: Sequence[str] = ()

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usb_active.errors import UsageError, name_some, nearest, printable
+from usb_active.errors import UsageError, name_some, printable
 
 if TYPE_CHECKING:
     from usb_active.run_dir import LabelRow
+    from usb_active.tasks import Task
 
 
 class Pool:
     """The labels as they stand.
 
     Attributes:
-        queryable: (N,) bool, whether anyone may be asked. labels: (N,) int64 class indices, -1 none.
+        queryable: (N,) bool, whether anyone may be asked. labels: (N,) int64, as the data set's task numbers them (class indices), -1 none.
         skipped: (N,) bool, refused by the oracle. pending: (N,) bool, asked and not answered.
         round: (N,) int32, the query's cycle that brought the label, -1 none.
         first_label, first_cycle: (N,) the first label that a sample ever got, whatever became of it, and the first cycle that could
@@ -41,32 +42,30 @@ class Pool:
         self.first_cycle = np.full(size, -1, dtype=np.int32)
 
     @classmethod
-    def from_rows(
-        cls, rows: Iterable[LabelRow], queryable: np.ndarray, class_names: Sequence[str], starts: Sequence[int] = ()
-    ) -> Pool:
+    def from_rows(cls, rows: Iterable[LabelRow], queryable: np.ndarray, task: Task, starts: Sequence[int] = ()) -> Pool:
         """The pool after these rows of the journal, in their order: the last row of a sample counts.
 
         Args:
             starts: how many rows there were when cycle 0, 1, … began.
 
         Raises:
-            UsageError: no such sample or no such class; names the line of labels.csv.
+            UsageError: no such sample or no such label; names the line of labels.csv.
         """
         pool = cls(queryable)
-        classes = {name: label for label, name in enumerate(class_names)}
         for line, row in enumerate(rows, start=2):
             if not 0 <= row.index < len(pool):
                 raise UsageError(f"labels.csv:{line}: no sample {row.index}; valid: 0 to {len(pool) - 1}")
             if row.status == "skipped":
                 pool._refuse(row.index)
-            elif row.label in classes:
-                pool._label(row.index, classes[row.label], row.cycle)
-                if pool.first_label[row.index] < 0:
-                    pool.first_label[row.index] = classes[row.label]
-                    pool.first_cycle[row.index] = bisect_right(starts, line - 2)
-            else:
-                hint = nearest(row.label, classes)
-                raise UsageError(f"labels.csv:{line}: unknown class '{printable(row.label)}'{hint}")
+                continue
+            try:
+                label = task.encode(row.label)
+            except ValueError:
+                raise UsageError(f"labels.csv:{line}: {task.problem} '{printable(row.label)}'{task.hint(row.label)}") from None
+            pool._label(row.index, label, row.cycle)
+            if pool.first_label[row.index] < 0:
+                pool.first_label[row.index] = label
+                pool.first_cycle[row.index] = bisect_right(starts, line - 2)
         return pool
 
     def __len__(self) -> int:
@@ -88,7 +87,7 @@ class Pool:
         return np.flatnonzero((self.labels < 0) & self.queryable & ~self.skipped & ~self.pending)
 
     def set_labels(self, idx: np.ndarray, labels: np.ndarray, cycle: int) -> None:
-        """Give labels (K,), class indices, to samples idx (K,), which end being pending or skipped."""
+        """Give labels (K,), as the task numbers them, to samples idx (K,), which end being pending or skipped."""
         idx = self._check(idx, "set_labels")
         labels = np.asarray(labels)
         if labels.shape != idx.shape or len(idx) and not np.issubdtype(labels.dtype, np.integer):

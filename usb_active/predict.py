@@ -21,7 +21,7 @@ from usb_active.image_files import folder_images
 from usb_active.journal_checks import check_labels
 from usb_active.model_inputs import ModelInputs, inputs_of, model_inputs
 from usb_active.pool import Pool
-from usb_active.records import finished_trainings
+from usb_active.records import finished_trainings, run_metrics
 from usb_active.run_dir import RunDir
 from usb_active.setup import build_dataset, make, take_pinned
 from usb_active.spreadsheet import text_cell
@@ -30,16 +30,17 @@ from usb_active.trust import FLAG, check_plugins
 if TYPE_CHECKING:
     import torch
 
+    from usb_active.tasks import Task
+
 logger = logging.getLogger("usb_active")
 
 _REMEDY = "restore it from a copy"
-COLUMNS = ("key", "class", "probability")
 # Images at a time: 1,024 of 224 pixels take 600 MB.
 MAX_BATCH = 1024
 
 
 def predict(path: Path, data: Path | None, out: TextIO, *, trusted: bool = False) -> None:
-    """Write CSV rows (key, class, probability): the most probable class of each image, by the EMA model on eval views.
+    """Write CSV rows, of classes (key, class, probability): the most probable class of each image, by the EMA model on eval views.
 
     Args:
         path: a run directory; it is only read, and a run may be going on in it.
@@ -66,10 +67,10 @@ def predict(path: Path, data: Path | None, out: TextIO, *, trusted: bool = False
     with must_fit(checkpoint, "weights", _REMEDY):
         model = _build_model(config, inputs, weights)
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for rows, probs in _with_progress(_probabilities(config, model, samples, idx), len(idx)):
-        for row, label, probability in zip(rows, probs.argmax(axis=1), probs.max(axis=1), strict=True):
-            writer.writerow([text_cell(keys[row]), text_cell(inputs.class_names[label]), f"{probability:.6f}"])
+    writer.writerow(("key", *inputs.task.prediction_columns))
+    for rows, values in _with_progress(_outputs(config, model, samples, idx, inputs.task), len(idx)):
+        for row, cells in zip(rows, inputs.task.predictions(values), strict=True):
+            writer.writerow([text_cell(keys[row]), *cells])
 
 
 def within_machine(config: RunConfig) -> RunConfig:
@@ -100,9 +101,9 @@ def final_checkpoint(run: RunDir) -> Path:
         raise UsageError(f"{run.path / 'metrics.jsonl'} is gone or empty; usb-active run with the run's YAML writes it again")
     if not finished:
         raise UsageError(f"{run.path}: no cycle has been finished yet, so there is no model to predict with")
-    paths = []
+    paths, metric = [], run_metrics(run)[0]
     for record in reversed(finished):
-        name = "latest_model.pth" if record.get("validation_accuracy") is None else "model_best.pth"
+        name = "latest_model.pth" if record.get(f"validation_{metric.key}") is None else "model_best.pth"
         paths.append(run.cycle_path(record["cycle"]) / name)
         if paths[-1].is_file():
             return paths[-1]
@@ -118,7 +119,7 @@ def _pool_rest(run: RunDir, config: RunConfig) -> tuple[Sequence[str], Any, np.n
         raise UsageError(f"{run.path}: the rest of its pool cannot be labelled without its images: {error}; others: --data DIR") from error
     take_pinned(run, dataset)
     dataset.align(run.keys() or dataset.keys, grow=False)
-    pool = Pool.from_rows(run.rows(), np.asarray(dataset.queryable, dtype=bool), dataset.class_names)
+    pool = Pool.from_rows(run.rows(), np.asarray(dataset.queryable, dtype=bool), dataset.task)
     return dataset.keys, dataset, pool.unlabeled, inputs_of(dataset)
 
 
@@ -139,19 +140,22 @@ def _build_model(config: RunConfig, inputs: ModelInputs, weights: dict[str, torc
     from usb_active.usb.device import configure_torch, pick_device
 
     configure_torch(config.active)
-    model = make(config.net).build(len(inputs.class_names), inputs.img_size, inputs.in_channels)
+    model = make(config.net).build(inputs.task.num_outputs, inputs.img_size, inputs.in_channels)
     model.load_state_dict({name.removeprefix("module."): value for name, value in weights.items()})
     return model.to(pick_device(config.usb["gpu"]))
 
 
-def _probabilities(config: RunConfig, model: torch.nn.Module, samples: Any, idx: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(idx (B,), probs (B, C)), in order."""
+def _outputs(
+    config: RunConfig, model: torch.nn.Module, samples: Any, idx: np.ndarray, task: Task
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(idx (B,), the task's `output` (B, …)), in order."""
     from usb_active import inference
 
     usb, device = config.usb, next(model.parameters()).device
     rows = inference.PoolRows(samples, idx, "eval", 1, usb["seed"], ("predict",))
-    for part, values in inference.predict(model, rows, ["probs"], usb["eval_batch_size"], usb["num_workers"], device):
-        yield part, values["probs"][0]
+    sizes = usb["eval_batch_size"], usb["num_workers"]
+    for part, values in inference.predict(model, rows, [task.output], *sizes, device, has_probs=bool(task.class_names)):
+        yield part, values[task.output][0]
 
 
 def _with_progress(parts: Iterator[tuple[np.ndarray, np.ndarray]], total: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -159,6 +163,6 @@ def _with_progress(parts: Iterator[tuple[np.ndarray, np.ndarray]], total: int) -
     from tqdm import tqdm
 
     with tqdm(total=total, unit="image", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
-        for idx, probs in parts:
-            yield idx, probs
+        for idx, values in parts:
+            yield idx, values
             bar.update(len(idx))

@@ -78,7 +78,7 @@ def _check(
 def build_seeded(network: Any, dataset: Dataset, pretrained_path: str | None, seed: int) -> torch.nn.Module:
     """The network with its initial weights, which depend on the seed alone."""
     with seeded_globals(seed, "weights"):
-        return network.build(dataset.num_classes, dataset.img_size, dataset.in_channels, pretrained_path)
+        return network.build(dataset.task.num_outputs, dataset.img_size, dataset.in_channels, pretrained_path)
 
 
 def classifier_keys(build: Callable[[int], torch.nn.Module]) -> tuple[str, ...]:

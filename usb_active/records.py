@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from usb_active.errors import UsageError, printable
 from usb_active.run_format import DATASET_REMEDY, PINNED_FILE, read_pinned
+from usb_active.tasks import Classification, Metric
 
 if TYPE_CHECKING:
     from usb_active.run_dir import RunDir
@@ -39,6 +41,25 @@ class ConfigRecord(Record):
     active: dict[str, Any] | None = None
 
 
+class MetricRecord(Record):
+    """A metric of a task without classes: see `usb_active.tasks.Metric`."""
+
+    score: str
+    name: str
+    higher_is_better: bool
+    factor: float
+    unit: str
+    digits: Annotated[int, Field(ge=0, le=20)]
+    short: str
+
+
+class TaskRecord(Record):
+    """What the labels are, where they are no classes."""
+
+    name: str
+    metrics: Annotated[list[MetricRecord], Field(min_length=1)]
+
+
 class DatasetRecord(Record):
     """`dataset.json`: what the run began with. `run` tells it from all other runs; runs from before have none."""
 
@@ -49,6 +70,7 @@ class DatasetRecord(Record):
     mean: list[float] | None = None
     std: list[float] | None = None
     run: str | None = None
+    task: TaskRecord | None = None
 
 
 class StartRecord(Record):
@@ -159,9 +181,37 @@ def read_dataset(run: RunDir) -> dict[str, Any] | None:
     return None if pinned is None else check_record(DatasetRecord, run.path / PINNED_FILE, pinned, DATASET_REMEDY)
 
 
+def own_task(run: RunDir, needed: bool = False) -> dict[str, Any] | None:
+    """What dataset.json says of labels that are no classes; None where they are, and where it is gone without being `needed`."""
+    if not needed and not (run.path / PINNED_FILE).exists():
+        # A report needs nothing else of it.
+        return None
+    return (read_dataset(run) or {}).get("task")
+
+
+def run_metrics(run: RunDir, lines: Sequence[dict[str, Any]] = ()) -> tuple[Metric, ...]:
+    """The metrics of a run's task, the headline first. `lines`: of metrics.jsonl."""
+    task = own_task(run, needed=any("task" in line for line in lines))
+    if task is None:
+        return Classification.metrics
+    return tuple(Metric(**{name: metric[name] for name in MetricRecord.model_fields}) for metric in task["metrics"])
+
+
+def _check_values(run: RunDir, lines: Sequence[dict[str, Any]]) -> None:
+    """What the run's task measures must be numbers: `MetricsLine` only knows those of classes."""
+    headline, *others = run_metrics(run, lines)
+    names = [headline.key, *(f"{kind}_{headline.key}" for kind in ("best", "validation", "selected")), *(metric.key for metric in others)]
+    for number, line in enumerate(lines, start=1):
+        for name in names:
+            if line.get(name) is not None and type(line[name]) not in (int, float):
+                where = f"{run.path / 'metrics.jsonl'}:{number}"
+                raise UsageError(f"{where} is damaged ({name}: input should be a valid number); {METRICS_REMEDY}")
+
+
 def finished_trainings(run: RunDir) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, by cycle, each with all that reports and predictions need."""
     lines = run.metrics(TrainingMetrics)
+    _check_values(run, lines)
     has_folders = any(run.path.glob("cycle_*/*.json"))
     for number, line in enumerate(lines, start=1):
         folder = run.path / f"cycle_{line['cycle']:03d}"

@@ -21,6 +21,7 @@ from usb_active.previous_features import NEED
 from usb_active.records import read_dataset
 from usb_active.run_dir import RunDir, check_reopening
 from usb_active.run_format import PINNED_FILE, run_format
+from usb_active.task_checks import check_task
 from usb_active.upper_bound import check_upper_bound
 from usb_active.usb_keys import algorithm_class
 
@@ -87,6 +88,7 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     if run is not None:
         take_pinned(run, dataset)
     check_needs(plugins, features, oracle, has_pretrainer=pretrainer is not None)
+    check_task(config, plugins, dataset)
     check_keys(config, {**plugins, **({"pretrain": pretrainer} if pretrainer else {})}, dataset)
     check_sizes(config, dataset, oracle)
     check_upper_bound(config, dataset, oracle)
@@ -137,7 +139,8 @@ def check_directory(config: RunConfig) -> None:
 def pin(run_dir: RunDir, dataset: Dataset) -> None:
     """Keep what a data set may choose by what lies in its folder, which may grow, but has to hold for the whole run."""
     if read_dataset(run_dir) is None:
-        logger.info("%d samples, %d classes, img_size %d", len(dataset), dataset.num_classes, dataset.img_size)
+        kind = f"{len(dataset.class_names)} classes" if dataset.class_names else f"task '{dataset.task.name}'"
+        logger.info("%d samples, %s, img_size %d", len(dataset), kind, dataset.img_size)
         # By its number a checkpoint is told from those of other runs.
         began_with = {"format": dataset.options.run_format, "run": secrets.token_hex(8), **_pinned(dataset), **normalization(dataset)}
         run_dir.write_json(PINNED_FILE, began_with)
@@ -163,7 +166,8 @@ def take_pinned(run_dir: RunDir, dataset: Dataset) -> None:
 
 
 def _pinned(dataset: Dataset) -> dict[str, Any]:
-    return {"img_size": dataset.img_size, "in_channels": dataset.in_channels, "class_names": list(dataset.class_names)}
+    pinned = {"img_size": dataset.img_size, "in_channels": dataset.in_channels, "class_names": list(dataset.class_names)}
+    return pinned if dataset.class_names else {**pinned, "task": dataset.task.record()}
 
 
 def normalization(dataset: Dataset) -> dict[str, Any]:
@@ -211,18 +215,18 @@ def check_keys(config: RunConfig, plugins: dict[str, Any], dataset: Dataset) -> 
 def check_plugin(config: RunConfig, plugin: Any, dataset: Dataset) -> None:
     """The plugin's own `check`, with the classes of the algorithm and the network where it wants to see them."""
     algorithm = lambda: algorithm_class(config.usb["algorithm"])  # noqa: E731 — imports semilearn, so only when it is wanted
-    call_check(plugin, len(dataset), dataset.num_classes, algorithm=algorithm, network=lambda: config.net.cls)
+    call_check(plugin, len(dataset), len(dataset.class_names), algorithm=algorithm, network=lambda: config.net.cls)
 
 
 def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:
     """Budgets against the pool; labels per class against the classes; the prior's iterations against the training's."""
     queryable = queryable_mask(dataset, oracle)
     counts = None
-    if oracle.simulated:
-        counts = np.bincount(dataset.targets[queryable], minlength=dataset.num_classes).tolist()
+    if oracle.simulated and dataset.class_names:
+        counts = dataset.task.counts(dataset.targets[queryable]).tolist()
     # Labels that exist already take their samples from those that may be asked: before a run begins, `usb/trial.py` counts them.
     if not overrides(config.active.initial.cls, "known_labels") or (config.run_path / "queries").is_dir():
-        check_against_pool(config, int(queryable.sum()), dataset.num_classes, counts)
+        check_against_pool(config, int(queryable.sum()), len(dataset.class_names), counts)
     prior, steps = config.active.prior, config.usb["num_train_iter"]
     if prior is not None and prior.until_iter is not None and prior.until_iter > steps - (prior.then == "update"):
         where = f"{config.source}: active.prior.until_iter: {prior.until_iter}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,13 @@ class Split:
 
 NOBODY = np.empty(0, dtype=np.int64)
 
+# (K,) labels → (K,) whole numbers from 0 on, -1 for none: what is divided evenly between training and held-out labels.
+Strata = Callable[[np.ndarray], np.ndarray]
+
+
+def _as_they_are(labels: np.ndarray) -> np.ndarray:
+    return labels
+
 
 def provisional_split(num_samples: int) -> Split:
     """A stand-in for USB's constructors, which want a labelled set before the first label exists. Nothing trains on it."""
@@ -43,6 +50,7 @@ def make_split(
     seed: int,
     pseudo: Mapping[str, np.ndarray] | None = None,
     stratified: bool = False,
+    strata: Strata = _as_they_are,
 ) -> Split:
     """Split the pool.
 
@@ -53,9 +61,9 @@ def make_split(
         include_labeled: whether labelled samples are in the unlabelled stream too (held-out ones never are: they would
             be seen in training).
         pseudo: `idx` (P,) and `labels` (P,) that join the labelled stream; a human's label wins.
-        stratified: as for `held_out`.
+        stratified, strata: as for `held_out`.
     """
-    held = held_out(pool, validation, seed, stratified)
+    held = held_out(pool, validation, seed, stratified, strata)
     labeled = np.setdiff1d(pool.labeled, held)
     if len(labeled) == 0:
         raise UsageError("there is no labelled sample to train on")
@@ -70,17 +78,18 @@ def make_split(
     return Split(labeled, labels[labeled], unlabeled, held, pool.labels[held])
 
 
-def held_out(pool: Pool, share: float, seed: int, stratified: bool = False) -> np.ndarray:
+def held_out(pool: Pool, share: float, seed: int, stratified: bool = False, strata: Strata = _as_they_are) -> np.ndarray:
     """(V,) sorted: of every round's labels the share with the lowest draw; the draw belongs to (seed, sample).
 
     Args:
         stratified: by class, as runs are split since format 2 (`usb_active.run_format`).
+        strata: the task's, in place of the labels themselves.
     """
     if share == 0:
         return NOBODY
     draws = generator(seed, "validation").random(len(pool))
     if stratified:
-        return _stratified(pool, share, draws)
+        return _stratified(strata(pool.first_label), pool, share, draws)
     held, labels_so_far, held_so_far = [NOBODY], 0, 0
     for number in np.unique(pool.round[pool.labeled]):
         members = np.flatnonzero((pool.round == number) & (pool.labels >= 0))
@@ -92,19 +101,19 @@ def held_out(pool: Pool, share: float, seed: int, stratified: bool = False) -> n
     return np.sort(np.concatenate(held))
 
 
-def _stratified(pool: Pool, share: float, draws: np.ndarray) -> np.ndarray:
+def _stratified(first: np.ndarray, pool: Pool, share: float, draws: np.ndarray) -> np.ndarray:
     """(V,) sorted: the share of the labels, divided among the classes by largest remainders, over all rounds so far.
 
     A class keeps a training label as long as any class has another to give. A round is what a cycle trains on for the first time,
-    a class the first one that a sample was given: neither late answers nor corrections move anyone across.
+    a class the first one that a sample was given (`first`, (N,)): neither late answers nor corrections move anyone across.
     """
-    seen = np.zeros(pool.first_label.max(initial=0) + 1, dtype=np.int64)
+    seen = np.zeros(first.max(initial=0) + 1, dtype=np.int64)
     taken = np.zeros_like(seen)
     held = [NOBODY]
-    for cycle in np.unique(pool.first_cycle[pool.first_label >= 0]):
-        members = np.flatnonzero((pool.first_label >= 0) & (pool.first_cycle == cycle))
+    for cycle in np.unique(pool.first_cycle[first >= 0]):
+        members = np.flatnonzero((first >= 0) & (pool.first_cycle == cycle))
         members = members[np.argsort(draws[members], kind="stable")]
-        classes = pool.first_label[members]
+        classes = first[members]
         seen += np.bincount(classes, minlength=len(seen))
         count = int(share * seen.sum() + 0.5) - int(taken.sum())
         place = _places(classes)

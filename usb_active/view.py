@@ -83,16 +83,27 @@ class PoolView:
         self.cycle = cycle
         self.dataset = source.dataset
         self.device = source.device
-        self.num_classes = source.dataset.num_classes
+        self.task = source.dataset.task
         self.rng = generator(source.seed, cycle, role)
         pool = source.pool
         self.labeled, self.unlabeled, self.candidates = np.setdiff1d(pool.labeled, source.held_out), pool.unlabeled, pool.candidates
-        self.labels = pool.labels[self.labeled]
+        self.labels = self.task.targets(pool.labels[self.labeled])
         for array in (self.labeled, self.unlabeled, self.candidates, self.labels):
             array.setflags(write=False)
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @property
+    def num_classes(self) -> int:
+        """C. UsageError where labels are no classes."""
+        self._need_classes("classes")
+        return len(self.task.class_names)
+
+    def _need_classes(self, what: str) -> None:
+        if not self.task.class_names:
+            of_task = f"the labels of dataset '{self.dataset.name}' are of the task '{self.task.name}'"
+            raise UsageError(f"{self._who}: there are no {what}: {of_task}")
 
     # ------------------------------------------------------------------------------------------ declared needs
     @cached_property
@@ -109,15 +120,16 @@ class PoolView:
     def probs(self) -> np.ndarray:
         """(N, C) float32, read-only: the EMA model's on the eval view. Only if "probs" is in `needs`."""
         self._require("probs")
+        self._need_classes("probs")
         return self.model_outputs["probs"]
 
     @property
     def truth(self) -> np.ndarray:
-        """(N,) class indices, -1 unknown. Only if "truth" is in `needs`, and only under a simulated oracle."""
+        """(N,) class indices, -1 unknown (or the task's `targets`). Only if "truth" is in `needs`, and only under a simulated oracle."""
         self._require("truth")
         if not self._source.simulated:
             raise UsageError(f"{self._who}: needs the true labels, which only a simulated oracle knows; use oracle: dataset")
-        return _read_only(self.dataset.targets)
+        return _read_only(self.task.targets(self.dataset.targets))
 
     @cached_property
     def previous_features(self) -> np.ndarray | None:
@@ -237,8 +249,11 @@ class PoolView:
         from usb_active import inference
 
         source, rows, model = self._source, self._rows(idx, transform, passes), self.live_model if live else self.model
+        has_probs = bool(self.task.class_names)
+        if not has_probs and "probs" in inference.named_outputs(outputs).values():
+            self._need_classes("probs")
         batch_size = max(1, source.batch_size // passes)
-        yield from inference.predict(model, rows, outputs, batch_size, source.num_workers, self.device, modules)
+        yield from inference.predict(model, rows, outputs, batch_size, source.num_workers, self.device, modules, has_probs)
 
     def loader(
         self, idx: np.ndarray, transform: str = "eval", batch_size: int | None = None, *, epoch: int = 0, start: int = 0
@@ -302,8 +317,8 @@ class PoolView:
         self._source.metrics[name] = float(value)
 
     def audit(self, fn: Callable[[np.ndarray], None]) -> None:
-        """Call fn(truth (N,)) where the truth is known, for logging; never for choosing."""
-        if self._source.simulated:
+        """Call fn(truth (N,)) where the true classes are known, for logging; never for choosing."""
+        if self._source.simulated and self.task.class_names:
             fn(_read_only(self.dataset.targets))
 
 

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 
 from usb_active.acquisition import TrainingInfo
 from usb_active.checkpoint import must_fit, read_cycle_checkpoint, write_checkpoint
-from usb_active.classification import evaluate
 from usb_active.divergence import DivergenceWatch, advice, nonfinite_tensors
 from usb_active.errors import UsageError, name_some
 from usb_active.experiment import Session
@@ -74,7 +73,7 @@ class ActiveMixin(DeviceMixin):
         self._tensorboard = tb_log
         self._constructor = (args, net_builder, logger), keywords
         # Where the YAML leaves them to the data set.
-        args.num_classes, args.img_size = self.session.dataset.num_classes, self.session.dataset.img_size
+        args.num_classes, args.img_size = self.session.dataset.task.num_outputs, self.session.dataset.img_size
         self.prior_seam = PriorSeam()
         try:
             self._construct(self.session.provisional_split(), cycle=0)
@@ -86,7 +85,7 @@ class ActiveMixin(DeviceMixin):
     def _construct(self, split: Split, cycle: int) -> None:
         (args, net_builder, logger), keywords = self._constructor
         self.split, self.cycle = split, cycle
-        self.elapsed, self.evaluation, self.best_test_accuracy = 0.0, {}, None
+        self.elapsed, self.evaluation, self.best_test_score = 0.0, {}, None
         config = self.session.config.active
         self._fields = batch_fields(self.base_name, type(self))
         self._plugin_hooks = {role: PluginHook(plugin) for role, plugin in self.session.plugins.items()}
@@ -134,7 +133,7 @@ class ActiveMixin(DeviceMixin):
     def _training_info(self, hook: PluginHook) -> TrainingInfo:
         dataset = self.session.dataset
         return TrainingInfo(
-            num_samples=len(dataset), num_classes=self.num_classes, img_size=dataset.img_size, in_channels=dataset.in_channels,
+            num_samples=len(dataset), num_classes=len(dataset.class_names), img_size=dataset.img_size, in_channels=dataset.in_channels,
             feature_dim=getattr(self.model, "num_features", None), device=self.device, cycle=self.cycle,
             num_train_iter=self.num_train_iter, net=self.model, register_state=self._registrar(hook),
         )  # fmt: skip
@@ -185,7 +184,8 @@ class ActiveMixin(DeviceMixin):
         evaluated = {"eval": dataset.test}
         if len(split.validation):
             evaluated["validation"] = held_out(dataset, split.validation, split.validation_labels)
-        rows = {name: EvaluationRows(samples, dataset.views.eval) for name, samples in evaluated.items() if samples is not None}
+        there = {name: samples for name, samples in evaluated.items() if samples is not None}
+        rows = {name: EvaluationRows(samples, dataset.views.eval, dataset.task) for name, samples in there.items()}
         return {**streams, **rows}
 
     def set_data_loader(self) -> dict[str, DataLoader]:
@@ -386,11 +386,11 @@ class ActiveMixin(DeviceMixin):
                 logits.append(model(self.to_device(batch["x_lb"]))[out_key].float().cpu().numpy())
                 targets.append(batch["y_lb"].numpy())
         logits = np.concatenate(logits)
-        bad = int((~np.isfinite(logits)).any(axis=1).sum())
+        bad = int((~np.isfinite(logits)).reshape(len(logits), -1).any(axis=1).sum())
         if bad:
             where = {"eval": "the test set"}.get(split, f"the {split} set")
             raise UsageError(f"{self._diverged}: the logits of {bad} of {len(logits)} samples of {where} are not finite; {self._advice}")
-        scores = {f"{split}/{name}": value for name, value in evaluate(logits, np.concatenate(targets)).items()}
+        scores = {f"{split}/{name}": value for name, value in self.session.dataset.task.evaluate(logits, np.concatenate(targets)).items()}
         return {**scores, f"{split}/logits": logits} if return_logits else scores
 
     @property
@@ -399,16 +399,16 @@ class ActiveMixin(DeviceMixin):
         return bool(self.evaluation)
 
     def note_evaluation(self, scores: Mapping[str, float]) -> None:
-        """Remember the last scores, the best step (on held-out labels if there are any), and the best test accuracy."""
+        """Remember the last scores, the best step (on held-out labels if there are any), and the best test score of the headline metric."""
         if not scores:
             return
-        self.evaluation = dict(scores)
-        test = scores.get("eval/top-1-acc")
-        if test is not None:
-            self.best_test_accuracy = test if self.best_test_accuracy is None else max(test, self.best_test_accuracy)
-        chosen_on = scores.get("validation/top-1-acc", test)
+        self.evaluation, metric = dict(scores), self.session.dataset.task.metric
+        test = scores.get(f"eval/{metric.score}")
+        if test is not None and (self.best_test_score is None or metric.is_better(test, self.best_test_score)):
+            self.best_test_score = test
+        chosen_on = scores.get(f"validation/{metric.score}", test)
         # The first evaluation counts even at accuracy zero.
-        if chosen_on > self.best_eval_acc or (self.best_it == 0 and self.best_eval_acc == 0.0):
+        if metric.is_better(chosen_on, self.best_eval_acc) or (self.best_it == 0 and self.best_eval_acc == 0.0):
             self.best_eval_acc, self.best_it = chosen_on, self.it
 
     def get_save_dict(self) -> dict[str, Any]:
@@ -426,7 +426,8 @@ class ActiveMixin(DeviceMixin):
                 "registered": {name: _states(hook.registered) for name, hook in self._state_hooks.items()},
                 "optimizers": {name: _states(hook.optimizers) for name, hook in self._state_hooks.items()},
                 "evaluation": self.evaluation,
-                "best_test_accuracy": self.best_test_accuracy,
+                # Called so since version 0.1.0, whatever the metric.
+                "best_test_accuracy": self.best_test_score,
                 "prior": self.session.prior.file,
                 "prior_log": {"records": self.session.prior_log.records, "counts": list(self.prior_seam.counts())},
                 "elapsed": elapsed,
@@ -474,7 +475,7 @@ class ActiveMixin(DeviceMixin):
             for kind, owner in (("registered", hook.registered), ("optimizers", hook.optimizers)):
                 for key, value in state[kind].get(name, {}).items():
                     owner[key].load_state_dict(value)
-        self.evaluation, self.best_test_accuracy = state["evaluation"], state["best_test_accuracy"]
+        self.evaluation, self.best_test_score = state["evaluation"], state["best_test_accuracy"]
         self.session.load_prior(state["prior"])
         # Runs that were begun before there was such a log go on without its beginning.
         log = state.get("prior_log", {"records": [], "counts": [0, 0]})
@@ -488,7 +489,7 @@ class ActiveMixin(DeviceMixin):
         if self._tensorboard is not None:
             numbers = {f"cycle/{name}": value for name, value in record.items() if isinstance(value, float)}
             numbers |= {f"cycle/log/{name}": value for name, value in record["log"].items()}
-            numbers |= {f"cycle/class_count/{label}": count for label, count in enumerate(record["class_counts"])}
+            numbers |= {f"cycle/class_count/{label}": count for label, count in enumerate(record.get("class_counts", ()))}
             self._tensorboard.update(numbers, record["num_labels"])
 
     # ------------------------------------------------------------------------------------------ training

@@ -14,6 +14,7 @@ from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
 from usb_active.datasets import Dataset, Samples
 from usb_active.errors import UsageError, name_some
 from usb_active.sampling import TravellingRows
+from usb_active.tasks import Task
 from usb_active.usb.unlabeled import View, view_functions
 
 
@@ -32,7 +33,7 @@ class PoolStream(BasicDataset):
         rows_of = declared if isinstance(declared, str) else algorithm
         # A strong transform is always given: USB's check of it is inverted. By keyword: another USB has another order.
         super().__init__(
-            alg=rows_of, data=idx, targets=labels, num_classes=base.num_classes, transform=views.weak,
+            alg=rows_of, data=idx, targets=labels, num_classes=base.task.num_outputs, transform=views.weak,
             is_ulb=labels is None, strong_transform=views.strong,
         )  # fmt: skip
         self.base, self.idx = base, idx
@@ -48,8 +49,8 @@ class PoolStream(BasicDataset):
             sample = Image.fromarray(sample)
         return {"idx_ulb": row, **{name: view(sample) for name, view in self._own_views.items()}}
 
-    def __sample__(self, row: int) -> tuple[Any, int | None]:
-        return self.base.load(int(self.idx[row])), None if self.targets is None else int(self.targets[row])
+    def __sample__(self, row: int) -> tuple[Any, Any]:
+        return self.base.load(int(self.idx[row])), None if self.targets is None else self.base.task.target(self.targets[row])
 
     def rows_of(self, idx: np.ndarray) -> np.ndarray:
         """Dataset indices → rows. UsageError for an index that is not in the stream."""
@@ -63,14 +64,14 @@ class PoolStream(BasicDataset):
 class EvaluationRows(TravellingRows):
     """Samples with targets in their eval view."""
 
-    def __init__(self, samples: Samples, transform: Callable[[Any], torch.Tensor]):
-        self.samples, self.transform = samples, transform
+    def __init__(self, samples: Samples, transform: Callable[[Any], torch.Tensor], task: Task):
+        self.samples, self.transform, self.task = samples, transform, task
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return {"idx_lb": row, "x_lb": self.transform(self.samples.load(row)), "y_lb": int(self.samples.targets[row])}
+        return {"idx_lb": row, "x_lb": self.transform(self.samples.load(row)), "y_lb": self.task.target(self.samples.targets[row])}
 
 
 def held_out(base: Dataset, idx: np.ndarray, labels: np.ndarray) -> Samples:

@@ -68,8 +68,8 @@ def _show_images(algorithm: Any, config: RunConfig) -> None:
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise UsageError(f"{who} does not take {size}: {reason_of(error)}; look at img_size and at the network's keys") from error
     shape = tuple(getattr(out.get("logits") if isinstance(out, dict) else None, "shape", ()))
-    if shape != (2, dataset.num_classes):
-        raise UsageError(f"{who}: two {size} must give logits of shape {(2, dataset.num_classes)}, got {shape or type(out).__name__}")
+    if shape != (2, dataset.task.num_outputs):
+        raise UsageError(f"{who}: two {size} must give logits of shape {(2, dataset.task.num_outputs)}, got {shape or type(out).__name__}")
     check_outputs(config, batch_fields(algorithm.base_name, type(algorithm)), out)
 
 

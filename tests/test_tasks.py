@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_score, recall_score
 
-from usb_active.classification import decode, encode, evaluate
+from usb_active.tasks import Classification, evaluate
 
 NAMES = ("cat", "dog", "a,b", "")
+TASK = Classification(NAMES)
 
 
 def test_a_class_has_one_name_and_one_number():
-    assert [encode(name, NAMES) for name in NAMES] == [0, 1, 2, 3]
-    assert [decode(label, NAMES) for label in range(4)] == list(NAMES)
+    assert [TASK.encode(name) for name in NAMES] == [0, 1, 2, 3]
+    assert [TASK.decode(label) for label in range(4)] == list(NAMES)
     with pytest.raises(ValueError, match="no class 'cow'"):
-        encode("cow", NAMES)
+        TASK.encode("cow")
 
 
 def test_scores_are_those_of_scikit_learn():
