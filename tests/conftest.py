@@ -8,9 +8,6 @@ import signal
 
 import pytest
 
-# Its failures shall show values, as those of test files do.
-pytest.register_assert_rewrite("acquisition_contract")
-
 # Before anything imports torch: several test processes share few cores. And nothing is looked up on the network.
 for name, value in {
     "OMP_NUM_THREADS": "1",

@@ -6,10 +6,10 @@ import errno
 
 import numpy as np
 import pytest
-from acquisition_contract import World
 
 from usb_active import UsageError
 from usb_active.artifacts import load_array, load_artifact, save_artifact
+from usb_active.testing.pool import World
 
 
 @pytest.mark.parametrize("value", [np.arange(6.0).reshape(2, 3), np.zeros((0, 4), np.float32), np.array(["a", "bc"]), [1, 2]])

@@ -7,10 +7,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from acquisition_contract import World, made_images
 
 from usb_active import UsageError
 from usb_active.feature_sources import FileFeatures, ModelFeatures, PixelFeatures, PretrainFeatures, TimmFeatures
+from usb_active.testing.pool import World, made_images
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

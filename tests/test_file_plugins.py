@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from acquisition_contract import World
 from run_helpers import labels_of, settings, train
 
 from usb_active import UsageError
 from usb_active.file_plugins import FileLabels, FilePretrainer, FilePrior, KnownLabels
 from usb_active.tasks import Classification
+from usb_active.testing.pool import World
 
 KEYS = ["a/1.png", "b, with a comma.png", "c.png", "d.png"]
 CLASSES = ("cat", "dog")

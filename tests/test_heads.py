@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from acquisition_contract import CLASSES, AcquisitionContract, World
 
 from usb_active import Acquisition, UsageError, register_plugin
 from usb_active.heads import task_head
 from usb_active.ranking import top_k
+from usb_active.testing import AcquisitionContract
+from usb_active.testing.pool import CLASSES, World
 
 
 @register_plugin("acquisition", "gradient_length")

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from acquisition_contract import World
 from run_helpers import checkpoint, labels_of, settings, train, weights_equal
 from torch import nn
 
 from usb_active import Acquisition, Pretrained, Pretrainer, UsageError, register_plugin
 from usb_active.pretrained import classifier_keys, load_backbone, run_once
 from usb_active.randomness import seed_globals
+from usb_active.testing.pool import World
 from usb_active.usb.networks import small_cnn, usb_network
 
 CLASSIFIERS = {"vit_tiny_patch2_32": ("head.weight", "head.bias")}

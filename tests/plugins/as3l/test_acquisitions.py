@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from acquisition_contract import CLASSES, PER_CLASS, AcquisitionContract, World, made_images
 from usb_active.plugins.as3l import functional
+
+from usb_active.testing import AcquisitionContract
+from usb_active.testing.pool import CLASSES, PER_CLASS, World, made_images
 
 
 def artifacts(world: World) -> dict[str, np.ndarray]:

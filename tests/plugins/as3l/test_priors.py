@@ -8,7 +8,6 @@ import killer
 import numpy as np
 import pytest
 import torch
-from acquisition_contract import CLASSES, PER_CLASS, World, made_images
 from run_helpers import checkpoint, config_of, settings, train, weights_equal
 from usb_active.plugins.as3l import functional
 from usb_active.plugins.as3l.acquisitions import AS3L
@@ -17,6 +16,7 @@ from usb_active.plugins.as3l.priors import AS3LPrior
 from usb_active.choices import Problems, choose
 from usb_active.errors import UsageError
 from usb_active.setup import make
+from usb_active.testing.pool import CLASSES, PER_CLASS, World, made_images
 
 SHORT = {"num_train_iter": 4, "num_eval_iter": 4, "epoch": 2}
 SINGLE_SHOT = {"initial": {"name": "as3l", "size": 10}, "acquisition": "random", "cycles": 0, "features": "pixels"}

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import run_helpers
 import torch
-from acquisition_contract import AcquisitionContract, World, made_images
 from usb_active.plugins.assl.acquisitions import ASSL
 
 from usb_active.acquisition import TrainBatch
 from usb_active.errors import UsageError
 from usb_active.run_dir import RunDir
+from usb_active.testing import AcquisitionContract
+from usb_active.testing.pool import World, made_images
 
 ALPHA, C_U, C_I = 0.8, 0.5, 2.0
 

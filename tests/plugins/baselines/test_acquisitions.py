@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from acquisition_contract import CLASSES, AcquisitionContract, World, made_images
 from usb_active.plugins.baselines.acquisitions import Balanced, Stratified
 
 from usb_active.errors import UsageError
+from usb_active.testing import AcquisitionContract
+from usb_active.testing.pool import CLASSES, World, made_images
 
 
 def model_outputs(world: World):

@@ -8,13 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from acquisition_contract import CLASSES, AcquisitionContract, World, made_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from usb_active.plugins.baselines import alfa_mix as A
 
 from usb_active.errors import UsageError
+from usb_active.testing import AcquisitionContract
+from usb_active.testing.pool import CLASSES, World, made_images
 
 
 def make_rng(seed=0):

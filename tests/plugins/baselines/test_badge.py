@@ -8,11 +8,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from acquisition_contract import AcquisitionContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from usb_active.plugins.baselines import badge as B
+
+from usb_active.testing import AcquisitionContract
 
 
 def make_rng(seed=0):

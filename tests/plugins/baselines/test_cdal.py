@@ -6,11 +6,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from acquisition_contract import AcquisitionContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, entropy
 from usb_active.plugins.baselines import cdal as C
+
+from usb_active.testing import AcquisitionContract
 
 
 def make_rng(seed=0):

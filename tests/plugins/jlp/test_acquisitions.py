@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from acquisition_contract import CLASSES, PER_CLASS, AcquisitionContract, World
 
 from usb_active.errors import UsageError
 from usb_active.neighbors import affinity, normalize
+from usb_active.testing import AcquisitionContract
+from usb_active.testing.pool import CLASSES, PER_CLASS, World
 
 
 class TestJointLabelPropagation(AcquisitionContract):

@@ -1,16 +1,9 @@
-"""The suite that every acquisition inherits. A method's test class says what it is, and gets all of these tests:
-
-    class TestMargin(AcquisitionContract):
-        name = "margin"
-
-The pool is real and small: made images of three classes, sorted by class, a network of the package, samples in every state.
-"""
+"""The suite of an acquisition: what it picks, what it draws from, what it leaves alone."""
 
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Iterable
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -19,96 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from usb_active import Acquisition, Dataset, PoolView, UsageError
-from usb_active.acquisition import NEEDS, check_picks
+from usb_active.acquisition import NEEDS, Acquisition, check_picks
 from usb_active.checkpoint import read_checkpoint, write_checkpoint
-from usb_active.choices import Problems, choose
-from usb_active.pool import Pool
-from usb_active.registry import REGISTRY
-from usb_active.setup import check_needs, make
-from usb_active.usb.networks import small_cnn
-from usb_active.view import ViewSource
-
-CLASSES, PER_CLASS, SIZE = 3, 20, 8
+from usb_active.errors import UsageError
+from usb_active.setup import check_needs
+from usb_active.testing.contract import Contract, copies, generators_untouched, made, refused, seed_generators, unchanged
+from usb_active.testing.pool import CLASSES, PER_CLASS, World, made_images
+from usb_active.view import PoolView
 
 
-class Blobs(Dataset):
-    """Images (N, 8, 8) given as an array, one blob of noise around a pattern for each class, sorted by class."""
-
-    name = "blobs"
-
-    def __init__(self, images: np.ndarray, targets: np.ndarray, queryable: np.ndarray | None = None):
-        self.images, self.targets = images, targets
-        self.queryable = np.ones(len(targets), dtype=bool) if queryable is None else queryable
-        super().__init__()
-
-    def prepare(self) -> None:
-        self.keys = [f"blobs/{i:03d}" for i in range(len(self.targets))]
-        self.class_names = tuple(f"class {i}" for i in range(CLASSES))
-        self.img_size, self.in_channels = SIZE, 1
-        self.views = SimpleNamespace(eval=_tensor, weak=_noisy, strong=_noisy)
-
-    def load(self, index: int) -> np.ndarray:
-        return self.images[index]
-
-
-def _tensor(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(image)[None]
-
-
-def _noisy(image: np.ndarray) -> torch.Tensor:
-    return _tensor(image) + 0.1 * torch.randn(1, SIZE, SIZE)
-
-
-def made_images(seed: int = 0) -> np.ndarray:
-    """(60, 8, 8) float32: 20 images of each class."""
-    rng = np.random.default_rng(seed)
-    patterns = 2 * rng.standard_normal((CLASSES, 1, SIZE, SIZE))
-    noise = rng.standard_normal((CLASSES, PER_CLASS, SIZE, SIZE))
-    return (patterns + noise).reshape(-1, SIZE, SIZE).astype(np.float32)
-
-
-class World:
-    """A pool in the middle of a run; of every class 15 candidates, 2 labelled, 1 skipped, 1 pending and 1 not queryable.
-
-    Args:
-        order: (60,) the samples stand in this order instead of that of their classes.
-        fresh: nothing has happened yet: no label, no trained model.
-    """
-
-    def __init__(self, folder: Path, images: np.ndarray | None = None, order: np.ndarray | None = None, fresh: bool = False):
-        order = np.arange(CLASSES * PER_CLASS) if order is None else order
-        self.images = (made_images() if images is None else images)[order]
-        number, targets = order % PER_CLASS, order // PER_CLASS
-        self.dataset = Blobs(self.images, targets, queryable=number != 7)
-        self.pool = Pool(self.dataset.queryable)
-        if not fresh:
-            labeled = np.flatnonzero((number == 0) | (number == 11))
-            self.pool.set_labels(labeled, targets[labeled], 0)
-            self.pool.skip(np.flatnonzero(number == 3))
-            self.pool.set_pending(np.flatnonzero(number == 15))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            # A network whose predictions differ between samples, as a trained one's do.
-            self.net = small_cnn(CLASSES, SIZE, 1, width=4)
-            self.net.classifier.weight.data.mul_(4)
-        self.fresh, self.folder = fresh, folder
-
-    def source(self, seed: int) -> ViewSource:
-        return ViewSource(
-            dataset=self.dataset, pool=self.pool, run_path=self.folder, seed=seed, device=torch.device("cpu"),
-            model=lambda: None if self.fresh else self.net, batch_size=32, num_workers=0, simulated=True,
-            pretrained_features=lambda: None,
-        )  # fmt: skip
-
-    def view(self, needs: Iterable[str], features: Any = None, *, cycle: int = 1, seed: int = 0, role: str = "acquisition") -> PoolView:
-        view = PoolView(self.source(seed), cycle, role, frozenset(needs), features)
-        view.prepare()
-        return view
-
-
-class AcquisitionContract:
+class AcquisitionContract(Contract):
     """What the core relies on in any acquisition.
+
+        class TestMargin(AcquisitionContract):
+            name = "margin"
 
     Attributes for a method to set:
         name: as registered. config: its own keys in the YAML.
@@ -117,8 +34,7 @@ class AcquisitionContract:
         initial: whether it may be asked before anything is trained (with features of pixels).
     """
 
-    name: ClassVar[str]
-    config: ClassVar[dict[str, Any]] = {}
+    kind = "acquisition"
     features: ClassVar[Any] = "model"
     deterministic: ClassVar[bool] = True
     initial: ClassVar[bool] = True
@@ -129,28 +45,24 @@ class AcquisitionContract:
     # ------------------------------------------------------------------------------------------ helpers
     def plugin(self, world: World | None = None) -> Acquisition:
         """An instance, its keys validated as those of a YAML."""
-        problems = Problems("contract")
-        choice = choose("acquisition", {"name": self.name, **self.config}, "active.acquisition", Path(), problems)
-        problems.raise_if_any()
-        plugin = make(choice)
+        plugin = self.make(self.config)
         if world is not None:
             self.observed(plugin, world)
         return plugin
 
     def source(self, features: Any = None) -> Any:
-        problems = Problems("contract")
-        choice = choose("features", features or self.features, "active.features", Path(), problems)
-        problems.raise_if_any()
-        return make(choice)
+        """The source of features, or another one."""
+        return made("features", features or self.features)
 
     def view(self, world: World, plugin: Acquisition, **position: Any) -> PoolView:
+        """What the plugin would be shown."""
         return world.view(plugin.needs, self.source(), **position)
 
     def pick(self, world: World, budget: int, plugin: Acquisition | None = None, **position: Any) -> np.ndarray:
         """The checked picks of an instance (a new one unless given)."""
         plugin = plugin or self.plugin(world)
         view = self.view(world, plugin, **position)
-        return check_picks(plugin.select(view, budget), view.candidates, budget, self.name)
+        return check_picks(plugin.select(view, budget), view.candidates, budget, self.shown_name)
 
     @pytest.fixture
     def world(self, tmp_path: Path) -> World:
@@ -158,12 +70,14 @@ class AcquisitionContract:
 
     # ------------------------------------------------------------------------------------------ what is picked
     def test_it_is_registered_and_asks_for_known_things_only(self):
-        assert isinstance(self.plugin(), REGISTRY.get("acquisition", self.name))
-        assert self.plugin().name == self.name
-        assert self.plugin().needs <= NEEDS
+        """A need that the core does not know is never computed, and a plugin that is not registered is never found."""
+        assert isinstance(self.plugin(), self.registered()), "the instance is of another class than the one that is registered"
+        assert self.plugin().name == self.shown_name, "the instance does not know its name"
+        assert self.plugin().needs <= NEEDS, f"unknown needs {set(self.plugin().needs - NEEDS)}; known: {sorted(NEEDS)}"
 
     @pytest.mark.parametrize("budget", [1, 2, 7, 45])
     def test_as_many_distinct_candidates_as_asked_for(self, world, budget):
+        """A label that exists, a sample that was refused or one that is being asked must not be paid for again."""
         # 60 samples without 6 labelled, 3 skipped, 3 pending and 3 that cannot be asked.
         assert len(world.pool.candidates) == 45
         for seed in range(3):
@@ -173,11 +87,13 @@ class AcquisitionContract:
             assert not np.isin(number, [0, 3, 7, 11, 15]).any()
 
     def test_a_pool_almost_used_up(self, world):
+        """The last round of a run has no choice left: neighbours, clusters and quantiles of one sample must not fail."""
         used = world.pool.candidates[:-1]
         world.pool.set_labels(used, world.dataset.targets[used], 1)
         assert self.pick(world, 1, cycle=2).tolist() == world.pool.candidates.tolist()
 
     def test_a_later_round_goes_on_from_the_earlier(self, world):
+        """One instance lives for the whole run: what it keeps of a round must not be taken for what is true in the next."""
         plugin = self.plugin(world)
         first = self.pick(world, 9, plugin)
         world.pool.set_labels(first, world.dataset.targets[first], 1)
@@ -186,38 +102,53 @@ class AcquisitionContract:
         assert not np.intersect1d(first, second).size
 
     def test_before_the_first_training(self, tmp_path):
+        """As `initial`, with no label and no model: it picks, or it says in one line why it cannot."""
         world, plugin = World(tmp_path, fresh=True), self.plugin()
         if not self.initial or "probs" in plugin.needs:
-            with pytest.raises(UsageError):
+            with refused("an acquisition that cannot be initial"):
                 check_needs({"initial": plugin}, {"initial": self.source("pixels")}, SimpleNamespace(simulated=True), False)
                 plugin.select(world.view(plugin.needs, self.source("pixels"), cycle=0), 6)
             return
         view = world.view(plugin.needs, self.source("pixels"), cycle=0, role="initial")
         assert len(view.labeled) == 0
-        check_picks(plugin.select(view, 6), view.candidates, 6, self.name)
+        check_picks(plugin.select(view, 6), view.candidates, 6, self.shown_name)
+
+    def test_labels_that_nobody_gave_do_not_matter(self, world, tmp_path):
+        """A data set may know more labels than were asked for. Who looks at them has results that no person could repeat."""
+        plugin = self.plugin(world)
+        if "truth" in plugin.needs:
+            pytest.skip("declares that it knows the truth, and so works with a simulated oracle alone")
+        picks = self.pick(world, 7, plugin)
+        other = World(tmp_path / "other")
+        hidden = other.pool.unlabeled
+        other.dataset.targets[hidden] = (other.dataset.targets[hidden] + 1) % CLASSES
+        assert self.pick(other, 7, self.plugin(other)).tolist() == picks.tolist(), "looks at labels that nobody gave; declare `truth`"
 
     # ------------------------------------------------------------------------------------------ randomness
     def test_the_same_seed_gives_the_same_picks(self, world, tmp_path):
+        """A run that is repeated, here or on another machine, asks for the same samples."""
         other = World(tmp_path / "other")
         for seed in (0, 1):
             assert self.pick(world, 7, seed=seed).tolist() == self.pick(other, 7, seed=seed).tolist()
 
     def test_seeds_matter_if_and_only_if_it_draws(self, world):
+        """Runs with several seeds must be several runs; what is said to follow from the data must follow from it."""
         sets = {tuple(sorted(self.pick(world, 7, seed=seed))) for seed in range(8)}
-        assert (len(sets) == 1) == self.deterministic
+        assert (len(sets) == 1) == self.deterministic, f"8 seeds give {len(sets)} sets of picks, `deterministic` is {self.deterministic}"
 
     def test_global_generators_are_neither_used_nor_changed(self, world):
+        """Whoever draws from a global generator depends on all that drew before, and changes the training that comes after."""
         picks = []
         for seed in (1, 2):
-            random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+            seed_generators(seed)
             plugin = self.plugin(world)
             view = self.view(world, plugin)
-            before = _generators()
-            picks.append(plugin.select(view, 7).tolist())
-            assert _generators() == before
-        assert picks[0] == picks[1]
+            with generators_untouched("select"):
+                picks.append(plugin.select(view, 7).tolist())
+        assert picks[0] == picks[1], "what is picked depends on a global generator; draw from view.rng"
 
     def test_ties_are_not_broken_by_position(self, tmp_path):
+        """A pool may be sorted by class: the first of equals are of one class."""
         # All images are one and the same, so all scores are equal; the pool is sorted by class.
         world = World(tmp_path, np.repeat(made_images()[:1], CLASSES * PER_CLASS, axis=0))
         counts = np.zeros(len(world.dataset), dtype=int)
@@ -229,6 +160,7 @@ class AcquisitionContract:
         assert min(parts) >= 28, parts
 
     def test_the_order_of_the_pool_does_not_matter(self, world, tmp_path):
+        """The same samples under other numbers are the same samples."""
         if not self.deterministic:
             pytest.skip("draws, and a draw follows the order")
         for seed in range(3):
@@ -238,29 +170,39 @@ class AcquisitionContract:
 
     # ------------------------------------------------------------------------------------------ what it leaves alone
     def test_inputs_and_model_are_unchanged(self, world):
+        """What a plugin is shown is the run's own, not a copy: the next training starts from it."""
         plugin = self.plugin(world)
         view = self.view(world, plugin)
         looked_at = [name for name in ("features", "probs") if name in plugin.needs]
-        arrays = [*(getattr(view, name) for name in looked_at), view.labeled, view.unlabeled, view.candidates, view.labels]
-        arrays += [world.dataset.targets, world.images, world.pool.labels, world.pool.pending, world.pool.skipped]
-        copies, weights = [array.copy() for array in arrays], copy.deepcopy(world.net.state_dict())
+        arrays = {name: getattr(view, name) for name in (*looked_at, "labeled", "unlabeled", "candidates", "labels")}
+        arrays |= world.arrays()
+        before, weights = copies(arrays), copy.deepcopy(world.net.state_dict())
         training = [module.training for module in world.net.modules()]
         plugin.select(view, 7)
-        assert all(np.array_equal(array, before) for array, before in zip(arrays, copies, strict=True))
-        assert all(torch.equal(value, weights[name]) for name, value in world.net.state_dict().items())
-        assert [module.training for module in world.net.modules()] == training
+        assert not unchanged(arrays, before), f"select has changed {unchanged(arrays, before)}"
+        assert all(torch.equal(value, weights[name]) for name, value in world.net.state_dict().items()), "select has changed the model"
+        assert [module.training for module in world.net.modules()] == training, "select has left the model in another mode"
 
     def test_samples_that_are_not_finite_are_named(self, tmp_path):
-        if not self.plugin().needs & {"features", "probs"}:
-            pytest.skip("looks at no values")
+        """A broken file, or a training that diverged, must not become a choice: comparisons with NaN are all false."""
+        plugin = self.plugin()
+        by_needs = bool(plugin.needs & {"features", "probs"})
+        if not by_needs and type(self).observed is not AcquisitionContract.observed:
+            pytest.skip("looks at nothing but what a training showed it")
         images = made_images()
         images[[4, 9], 2, 2] = np.nan
-        world = World(tmp_path, images)
-        with pytest.raises(UsageError, match="not finite.* 4, 9") as error:
-            self.pick(world, 7)
-        assert "\n" not in str(error.value)
+        try:
+            picks = self.pick(World(tmp_path / "broken", images), 7)
+        except UsageError as error:
+            found = str(error)
+            assert re.search("not finite.* 4, 9", found) and "\n" not in found, f"one line must name samples 4 and 9, it is {found!r}"
+            return
+        assert not by_needs, "has chosen although samples are not finite"
+        same = picks.tolist() == self.pick(World(tmp_path / "whole"), 7).tolist()
+        assert same, "has chosen by values that are not finite, without a word"
 
     def test_its_state_goes_through_a_checkpoint(self, world, tmp_path):
+        """A process that goes on has a new instance, which knows what `state_dict` says and nothing else."""
         plugin = self.plugin(world)
         first = self.pick(world, 7, plugin)
         path = tmp_path / "state.pth"
@@ -269,8 +211,3 @@ class AcquisitionContract:
         restored.load_state_dict(read_checkpoint(path)["plugin"])
         world.pool.set_labels(first, world.dataset.targets[first], 1)
         assert self.pick(world, 7, plugin, cycle=2).tolist() == self.pick(world, 7, restored, cycle=2).tolist()
-
-
-def _generators() -> tuple[Any, ...]:
-    name, keys, *rest = np.random.get_state()
-    return random.getstate(), name, keys.tobytes(), rest, torch.get_rng_state().numpy().tobytes()
