@@ -30,9 +30,9 @@ from usb_active.plugins.as3l.functional import (
 )  # fmt: skip
 from usb_active.plugins.baselines.acquisitions import Stratified
 
-from usb_active.distances import k_center_greedy
-from usb_active.neighbors import affinity
-from usb_active.propagation import propagate
+from usb_active.numerics.distances import k_center_greedy
+from usb_active.numerics.neighbors import affinity
+from usb_active.numerics.propagation import propagate
 from usb_active.report.tables import table
 
 LABELS = (10, 20, 40)
@@ -67,7 +67,7 @@ def make_points(features: NDArray) -> Points:
 
 def pixels() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The pool's pixels (N, 64), from 0 to 1, and its classes (N,)."""
-    from usb_active.array_datasets import Digits
+    from usb_active.builtin.array_datasets import Digits
 
     pool = Digits()
     images = np.stack([pool.load(i) for i in range(len(pool))]).reshape(len(pool), -1)

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from scipy import stats
 
-from usb_active.run_dir import RunDir
+from usb_active.storage.run_dir import RunDir
 
 CONFIDENCE = 0.95
 
@@ -89,7 +89,7 @@ def run_cells(cells: Sequence[Cell], root: Path, workers: int) -> None:
 
 def run_cell(cell: Cell, root: Path) -> None:
     """Train one cell, or go on with it."""
-    from usb_active.config import load_config
+    from usb_active.config.settings import load_config
     from usb_active.usb.launch import make_algorithm
 
     logging.disable(logging.INFO)
@@ -98,7 +98,7 @@ def run_cell(cell: Cell, root: Path) -> None:
 
 def finished(cell: Cell, root: Path) -> bool:
     """Whether all trainings of this cell's configuration are done."""
-    from usb_active.config import load_config
+    from usb_active.config.settings import load_config
 
     path = root / cell.name
     if not (path / "config.yaml").exists():

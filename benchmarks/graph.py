@@ -61,7 +61,7 @@ def seconds_of(call) -> tuple[float, object]:
 
 
 def child_knn(folder: Path, method: str) -> dict:
-    from usb_active.neighbors import knn
+    from usb_active.numerics.neighbors import knn
 
     features = np.load(folder / "features.npy")
     seconds, (_, index) = seconds_of(lambda: knn(features, K, method=method))
@@ -84,7 +84,7 @@ def recall(features: NDArray, index: NDArray, sample: int = 500) -> float:
 
 
 def child_affinity(folder: Path, mode: str) -> dict:
-    from usb_active.neighbors import affinity
+    from usb_active.numerics.neighbors import affinity
 
     features = np.load(folder / "features.npy")
     seconds, graph = seconds_of(lambda: affinity(features, K, mode=mode))
@@ -121,14 +121,14 @@ def child_jlp(folder: Path, mode: str, budget: str, reference_picks: str) -> dic
 
 
 def small_graph(n: int = 300) -> sp.csr_array:
-    from usb_active.neighbors import affinity
+    from usb_active.numerics.neighbors import affinity
 
     return affinity(np.random.default_rng(0).standard_normal((n, 8)), K, mode="sum")
 
 
 def reference(graph: sp.csr_array, labeled: NDArray, picks: NDArray, count: int) -> dict:
     """Solve from scratch for some of the picks, given all before; seconds for all of them by proportion."""
-    from usb_active.neighbors import normalize
+    from usb_active.numerics.neighbors import normalize
 
     start = time.perf_counter()
     matrix = sp.eye_array(graph.shape[0], format="csr") - ALPHA * normalize(graph)

@@ -20,8 +20,8 @@ import numpy as np
 from evidence import Cell, accuracies, paired, put, run_cells, table_parser, with_interval
 from numpy.typing import NDArray
 
-from usb_active.neighbors import affinity
-from usb_active.propagation import WEIGHTINGS, propagate
+from usb_active.numerics.neighbors import affinity
+from usb_active.numerics.propagation import WEIGHTINGS, propagate
 from usb_active.report.tables import table
 
 RULES = ("random", "coreset", "ceal", "jlp")

@@ -152,7 +152,7 @@ def answer(run: Path) -> None:
 
 def truth() -> tuple[list[str], list[int]]:
     """The names of the classes and the class of every sample of digits."""
-    from usb_active.setup import build_dataset
+    from usb_active.loop.setup import build_dataset
 
     dataset = build_dataset(run_helpers.config_of(run_helpers.settings(Path.cwd())))
     return list(dataset.class_names), dataset.targets.tolist()

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from usb_active.datasets import ImageDataset, Samples
-from usb_active.registry import REGISTRY
+from usb_active.contracts.dataset import ImageDataset, Samples
+from usb_active.contracts.registry import REGISTRY
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POOL, NUM_LABELS = 50_000, 40
@@ -63,8 +63,8 @@ def configuration(
 
 def active(data: dict[str, Any]) -> Any:
     """The active algorithm, ready to train its first cycle."""
-    from usb_active.config import config_from_dict
-    from usb_active.split import Split
+    from usb_active.config.settings import config_from_dict
+    from usb_active.pool.split import Split
     from usb_active.usb.launch import make_algorithm
 
     algorithm = make_algorithm(config_from_dict(data, base=Path.cwd(), source="benchmark"))
@@ -82,7 +82,7 @@ def plain(data: dict[str, Any]) -> Any:
     from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
     from torchvision import transforms as T
 
-    from usb_active.config import config_from_dict
+    from usb_active.config.settings import config_from_dict
     from usb_active.usb.arguments import make_args
     from usb_active.usb.device import DeviceMixin
     from usb_active.usb.networks import small_cnn

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from usb_active.config import config_from_dict
+from usb_active.config.settings import config_from_dict
 from usb_active.errors import UsageError
-from usb_active.yaml_input import read_yaml
+from usb_active.storage.yaml_input import read_yaml
 
 # The number of initial labels is the file's own `num_labels`.
 BLOCK = {"initial": {"name": "random"}, "acquisition": {"name": "margin"}, "cycles": 1, "budget": 10}

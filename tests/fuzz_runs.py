@@ -22,7 +22,7 @@ from typing import Any
 
 import run_helpers
 
-from usb_active.trust import FLAG
+from usb_active.config.trust import FLAG
 
 # One file of each kind; {other} is the same file of a run with another seed.
 FILES = (

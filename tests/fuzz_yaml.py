@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from usb_active import errors
-from usb_active.config import load_config
+from usb_active.config.settings import load_config
 
 BASE = """\
 algorithm: flexmatch

@@ -22,7 +22,7 @@ KILLED = -signal.SIGKILL
 LIMIT_SECONDS = 300
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["usb_active.runner", "usb_active.usb.launch", "tensorboard", "matplotlib.pyplot"])
+_server.set_forkserver_preload(["usb_active.commands.run", "usb_active.usb.launch", "tensorboard", "matplotlib.pyplot"])
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def directory(data: Mapping[str, Any]) -> Path:
 
 def scores_of(path: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without its times."""
-    from usb_active.run_dir import RunDir
+    from usb_active.storage.run_dir import RunDir
 
     return [{key: value for key, value in line.items() if not key.endswith("seconds")} for line in RunDir.read(path).metrics()]
 

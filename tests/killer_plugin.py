@@ -14,8 +14,10 @@ import signal
 import numpy as np
 import torch
 
-from usb_active import Acquisition, Prior, PriorTable, checkpoint, durable, inference, journal, register_plugin, run_dir
-from usb_active.run_dir import RunDir
+from usb_active import Acquisition, Prior, PriorTable, register_plugin
+from usb_active.pool import inference
+from usb_active.storage import checkpoint, durable, journal, run_dir
+from usb_active.storage.run_dir import RunDir
 from usb_active.usb.algorithm import ActiveMixin
 from usb_active.usb.hooks import ActiveCheckpointHook
 

@@ -49,7 +49,7 @@ def settings(tmp_path: Path, name: str = "run", /, active: Mapping[str, Any] | N
 
 def config_of(data: Mapping[str, Any]) -> Any:
     """The checked configuration of a dict."""
-    from usb_active.config import config_from_dict
+    from usb_active.config.settings import config_from_dict
 
     return config_from_dict(data, base=Path.cwd(), source="test.yaml")
 

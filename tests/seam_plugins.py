@@ -9,8 +9,8 @@ from semilearn.algorithms.mixmatch import MixMatch
 from semilearn.algorithms.remixmatch import ReMixMatch
 
 from usb_active import Acquisition, PluginConfig, Prior, PriorTable, register_plugin
-from usb_active.inference import evaluating
-from usb_active.ranking import top_k
+from usb_active.numerics.ranking import top_k
+from usb_active.pool.inference import evaluating
 from usb_active.usb.bases import AlgorithmBase
 
 

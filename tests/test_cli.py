@@ -38,7 +38,7 @@ def test_looking_around_is_light(args, tmp_path):
 
 
 def test_the_package_itself_is_light():
-    code = f"import sys, usb_active.config; print([name for name in {HEAVY!r} if name in sys.modules])"
+    code = f"import sys, usb_active.config.settings; print([name for name in {HEAVY!r} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 

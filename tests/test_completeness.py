@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from usb_active.config import load_config
-from usb_active.registry import CONTRACTS, GROUP, REGISTRY, Declaration, resolve
-from usb_active.setup import build_parts
+from usb_active.config.settings import load_config
+from usb_active.contracts.registry import CONTRACTS, GROUP, REGISTRY, Declaration, resolve
+from usb_active.loop.setup import build_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE, PLUGINS, CONFIGS, TESTS = ROOT / "usb_active", ROOT / "plugins", ROOT / "yaml_configs", ROOT / "tests"

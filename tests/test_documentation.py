@@ -23,11 +23,11 @@ import yaml
 from run_helpers import ALGORITHMS, ROOT, checkpoint, command, settings, train
 
 import usb_active
-from usb_active.acquisition import Acquisition
 from usb_active.cli import build_parser
-from usb_active.config import ActiveConfig, ActiveKeys, PriorSettings, config_from_dict, load_config
-from usb_active.registry import CONTRACTS, REGISTRY
-from usb_active.usb_keys import IGNORED
+from usb_active.config.settings import ActiveConfig, ActiveKeys, PriorSettings, config_from_dict, load_config
+from usb_active.config.usb_keys import IGNORED
+from usb_active.contracts.acquisition import Acquisition
+from usb_active.contracts.registry import CONTRACTS, REGISTRY
 
 README, CONTRIBUTING, CHANGELOG = (ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG"))
 DOCUMENTS = (README, CONTRIBUTING, CHANGELOG)
@@ -261,7 +261,7 @@ def test_the_observing_example_picks_what_changed_most(examples, monkeypatch):
 
 KILL_AFTER = """
 import os, signal
-from usb_active import pretraining_loop
+from usb_active.pool import epoch_training as pretraining_loop
 
 _write = pretraining_loop.write_checkpoint
 

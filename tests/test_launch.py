@@ -19,7 +19,7 @@ from killer import assert_same_end, directory
 from run_helpers import checkpoint, labels_of, settings, train, weights_equal, write_yaml
 
 from usb_active import launch
-from usb_active.run_dir import RunDir
+from usb_active.storage.run_dir import RunDir
 
 SCRIPT = Path(__file__).parent / "fixtures" / "usb_train.py"
 

@@ -3,7 +3,7 @@
 import sys
 
 from usb_active.cli import main
-from usb_active.working_directory import prefer_installed_semilearn
+from usb_active.environment.working_directory import prefer_installed_semilearn
 
 if __name__ == "__main__":
     prefer_installed_semilearn()

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usb_active import __version__
+from usb_active.config.trust import FLAG
+from usb_active.contracts.registry import CONTRACTS, REGISTRY
+from usb_active.environment.signals import LINES, Stopped, StopSignals, exit_code
+from usb_active.environment.working_directory import prefer_installed_semilearn
 from usb_active.errors import UsageError, WaitingForLabels, plain
-from usb_active.paths import user_path
-from usb_active.registry import CONTRACTS, REGISTRY
-from usb_active.signals import LINES, Stopped, StopSignals, exit_code
-from usb_active.trust import FLAG
-from usb_active.working_directory import prefer_installed_semilearn
+from usb_active.storage.paths import user_path
 
 if TYPE_CHECKING:
-    from usb_active.config import RunConfig
+    from usb_active.config.settings import RunConfig
 
 OK, FAILED, WRONG_USE, WAITING, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -148,7 +148,7 @@ def _add_trust(command: argparse.ArgumentParser) -> None:
 
 
 def _load(args: argparse.Namespace):
-    from usb_active.config import load_config
+    from usb_active.config.settings import load_config
 
     config = load_config(args.config, args.overrides)
     show_warnings(config)
@@ -163,14 +163,14 @@ def show_warnings(config: RunConfig) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     config = _load(args)
-    from usb_active.runner import run
+    from usb_active.commands.run import run
 
     return run(config, args.verbose)
 
 
 def _check(args: argparse.Namespace) -> int:
     config = _load(args)
-    from usb_active.runner import check
+    from usb_active.commands.run import check
 
     return check(config) or OK
 
@@ -204,7 +204,7 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _labels(args: argparse.Namespace) -> int:
-    from usb_active import labels
+    from usb_active.commands import labels
 
     if args.accept_edits:
         labels.accept_edits(args.run, sys.stdout, trusted=args.trust_plugins)
@@ -218,14 +218,14 @@ def _labels(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from usb_active.predict import predict
+    from usb_active.commands.predict import predict
 
     predict(args.run, args.data, sys.stdout, trusted=args.trust_plugins)
     return OK
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from usb_active.doctor import doctor
+    from usb_active.commands.doctor import doctor
 
     return OK if doctor(sys.stdout) else FAILED
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from usb_active.cli import EXIT_CODES, OK, guarded, path_argument, show_warnings
-from usb_active.config import RunConfig, load_config
+from usb_active.config.settings import RunConfig, load_config
+from usb_active.environment.working_directory import prefer_installed_semilearn
 from usb_active.errors import UsageError
-from usb_active.working_directory import prefer_installed_semilearn
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,7 +48,7 @@ def launch(script: Path | None, config_name: str | None, overrides: Sequence[str
     show_warnings(config)
     _check_epochs(config)
     # Imported late: they bring numpy and matplotlib.
-    from usb_active.runner import check_all, finish, log_progress
+    from usb_active.commands.run import check_all, finish, log_progress
 
     check_all(config)
     log_progress()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from usb_active.inference import evaluating
+from usb_active.pool.inference import evaluating
 from usb_active.usb.bases import AlgorithmBase, OwnAlgorithm
 
 logger = logging.getLogger("usb_active")

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csc_matrix
 
-from usb_active.arrays import blocks, named, nonfinite_rows
-from usb_active.kmeans import kmeans_centres, nearest_centres
+from usb_active.numerics.arrays import blocks, named, nonfinite_rows
+from usb_active.numerics.kmeans import kmeans_centres, nearest_centres
 
 # The paper names none of these. Iterations: faiss's own number. Starts: with few clusters single runs end in poor local optima
 # (digits, 10 clusters: the picks cover 8.75 classes after one start and 9.05 after ten); with many it evens out.

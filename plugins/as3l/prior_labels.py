@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.as3l.clustering import as_points, constrained_kmeans
 
-from usb_active.arrays import SUM_TOLERANCE, blocks, check_count, check_range, checked_idx, named
+from usb_active.numerics.arrays import SUM_TOLERANCE, blocks, check_count, check_range, checked_idx, named
 
 Probs = NDArray[np.float32]
 # Of a bin's width. The confidences of a prior are averaged fractions, often of as many parts as there are bins.

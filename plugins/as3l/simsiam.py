@@ -16,12 +16,12 @@ from pydantic import Field
 from torch import nn
 from usb_active.plugins.as3l.views import SimSiamView
 
-from usb_active.datasets import Dataset
+from usb_active.contracts.dataset import Dataset
+from usb_active.contracts.plugin import PluginConfig, free_key
+from usb_active.contracts.pretrainer import Pretrained, Pretrainer
 from usb_active.errors import UsageError
-from usb_active.inference import PoolRows, view_loader
-from usb_active.plugin import PluginConfig, free_key
-from usb_active.pretraining import Pretrained, Pretrainer
-from usb_active.pretraining_loop import EpochTraining
+from usb_active.pool.epoch_training import EpochTraining
+from usb_active.pool.inference import PoolRows, view_loader
 from usb_active.randomness import generator, seeded_globals
 
 logger = logging.getLogger("usb_active")

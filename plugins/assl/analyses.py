@@ -15,13 +15,13 @@ from usb_active.plugins.assl.analysis_functional import VisitInstability
 from usb_active.plugins.assl.analysis_page import page
 from usb_active.plugins.assl.observations import pool_name, read_cycles, step_name, training_name
 
-from usb_active.acquisition import TrainBatch, TrainingInfo
-from usb_active.analysis import Analysis
-from usb_active.artifacts import save_artifact
+from usb_active.contracts.acquisition import TrainBatch, TrainingInfo
+from usb_active.contracts.analysis import Analysis
+from usb_active.contracts.plugin import PluginConfig
 from usb_active.errors import errors_named
-from usb_active.plugin import PluginConfig
+from usb_active.pool.view import PoolView
 from usb_active.report.runs import Run
-from usb_active.view import PoolView
+from usb_active.storage.artifacts import save_artifact
 
 logger = logging.getLogger("usb_active")
 

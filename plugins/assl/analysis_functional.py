@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.assl.functional import index_array, occurrences
 
-from usb_active.arrays import named
+from usb_active.numerics.arrays import named
 
 
 class VisitInstability:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from usb_active.arrays import SUM_TOLERANCE, blocks, named
+from usb_active.numerics.arrays import SUM_TOLERANCE, blocks, named
 
 Array = TypeVar("Array", NDArray, torch.Tensor)
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from usb_active.arrays import blocks, named, unit_rows
-from usb_active.distances import checked_pool, kmeans_plus_plus, square_norms
-from usb_active.kmeans import kmeans_centres, nearest_centres
+from usb_active.numerics.arrays import blocks, named, unit_rows
+from usb_active.numerics.distances import checked_pool, kmeans_plus_plus, square_norms
+from usb_active.numerics.kmeans import kmeans_centres, nearest_centres
 
 if TYPE_CHECKING:
     import torch

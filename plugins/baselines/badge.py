@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from usb_active.arrays import blocks, score_rows
-from usb_active.distances import EuclideanSpace, NormScreen, checked_pool, sample_by_distance, square_norms
+from usb_active.numerics.arrays import blocks, score_rows
+from usb_active.numerics.distances import EuclideanSpace, NormScreen, checked_pool, sample_by_distance, square_norms
 
 
 def badge(

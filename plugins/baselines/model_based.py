@@ -10,10 +10,10 @@ from usb_active.plugins.baselines.alfa_mix import Head, LinearHead, TorchHead, a
 from usb_active.plugins.baselines.badge import badge
 from usb_active.plugins.baselines.cdal import cdal
 
-from usb_active.acquisition import Acquisition
-from usb_active.heads import task_head
-from usb_active.plugin import PluginConfig
-from usb_active.view import PoolView
+from usb_active.contracts.acquisition import Acquisition
+from usb_active.contracts.plugin import PluginConfig
+from usb_active.pool.heads import task_head
+from usb_active.pool.view import PoolView
 
 
 class Badge(Acquisition):

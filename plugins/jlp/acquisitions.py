@@ -8,13 +8,13 @@ import numpy as np
 from pydantic import Field
 from usb_active.plugins.jlp.functional import joint_label_propagation
 
-from usb_active.acquisition import Acquisition
-from usb_active.arrays import entropy, named
+from usb_active.contracts.acquisition import Acquisition
+from usb_active.contracts.plugin import PluginConfig
 from usb_active.errors import UsageError, errors_named
-from usb_active.neighbors import affinity
-from usb_active.plugin import PluginConfig
-from usb_active.ranking import top_k
-from usb_active.view import PoolView
+from usb_active.numerics.arrays import entropy, named
+from usb_active.numerics.neighbors import affinity
+from usb_active.numerics.ranking import top_k
+from usb_active.pool.view import PoolView
 
 
 class JointLabelPropagation(Acquisition):

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
-from usb_active.arrays import blocks, named, nonfinite_rows
-from usb_active.kmeans import kmeans_centres, nearest_centres
+from usb_active.numerics.arrays import blocks, named, nonfinite_rows
+from usb_active.numerics.kmeans import kmeans_centres, nearest_centres
 
 # A direction whose variance is this small beside the largest holds nothing but rounding; whitening would make it a feature.
 _NOTHING = 1e-10

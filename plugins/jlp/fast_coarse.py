@@ -13,8 +13,8 @@ import scipy.sparse as sp
 from numba import get_num_threads
 from numpy.typing import NDArray
 
-from usb_active.propagation.graph import Part
-from usb_active.propagation.kernels import WIDTH, aggregate, block_product, coarse_matrix, matched, threads_for
+from usb_active.numerics.propagation.graph import Part
+from usb_active.numerics.propagation.kernels import WIDTH, aggregate, block_product, coarse_matrix, matched, threads_for
 
 # Share of its neighbours that must be free for a node to found an aggregate with them.
 _FREE_SHARE = 0.6

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from usb_active.plugins.jlp.fast_large import Large
 from usb_active.plugins.jlp.fast_moderate import TAKEN, TIE, Moderate
 
-from usb_active.propagation.graph import Graph, Part
+from usb_active.numerics.propagation.graph import Graph, Part
 
 # Edges from which on a component is large, if so many picks are expected in it.
 _LARGE = 60_000

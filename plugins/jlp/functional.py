@@ -1,9 +1,9 @@
 """Joint label propagation, and the certainty of propagated labels (Siméoni et al., "Rethinking deep active learning", 2021).
 
-Label propagation itself (`propagate`, `diffuse`) is the core's, in `usb_active.propagation`, and is offered here as well.
+Label propagation itself (`propagate`, `diffuse`) is the core's, in `usb_active.numerics.propagation`, and is offered here as well.
 
 Arrays in, arrays out. Dimension letters: N pool, M candidates, L labelled, C classes. Every `affinity` is a symmetric
-non-negative graph (N, N) as `usb_active.neighbors.affinity` makes it, scipy sparse, not normalised; W here is
+non-negative graph (N, N) as `usb_active.numerics.neighbors.affinity` makes it, scipy sparse, not normalised; W here is
 D^-1/2 affinity D^-1/2.
 """
 
@@ -17,9 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.jlp.fast_greedy import pick_greedily
 from usb_active.plugins.jlp.fast_moderate import TIE
 
-from usb_active.arrays import SUM_TOLERANCE, check_budget, check_range, checked_idx, named
-from usb_active.propagation import check_settings, diffuse, label_matrix, left_open, propagate, rows_to_probs
-from usb_active.propagation.graph import Graph
+from usb_active.numerics.arrays import SUM_TOLERANCE, check_budget, check_range, checked_idx, named
+from usb_active.numerics.propagation import check_settings, diffuse, label_matrix, left_open, propagate, rows_to_probs
+from usb_active.numerics.propagation.graph import Graph
 
 # Beyond it, most of a block would be solved for one by one.
 LARGEST_TOL = 1e-2

@@ -8,7 +8,7 @@ import torch
 from broken_plugins import Broken, assert_complete, assert_fails, failing, suite_for
 
 from usb_active import Acquisition
-from usb_active.ranking import top_k
+from usb_active.numerics.ranking import top_k
 from usb_active.testing import AcquisitionContract
 from usb_active.testing.pool import World, made_images
 

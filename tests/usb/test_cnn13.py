@@ -15,9 +15,9 @@ from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 from usb_active import Acquisition, register_plugin
+from usb_active.builtin.networks import Cnn13
 from usb_active.errors import UsageError
-from usb_active.networks import Cnn13
-from usb_active.pretrained import classifier_keys, load_backbone
+from usb_active.loop.pretrained import classifier_keys, load_backbone
 
 
 def built(classes=4, size=16, channels=1, salt=0, **config):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from run_helpers import checkpoint, config_of, settings, train, weights_equal
 
+from usb_active.contracts.prior import PriorTable
 from usb_active.errors import UsageError
-from usb_active.prior import PriorTable
-from usb_active.prior_log import read_prior_log
+from usb_active.loop.prior_log import read_prior_log
 from usb_active.usb.seams import PriorSeam
 
 PLUGINS = [str(Path(__file__).resolve().parents[1] / "contract_plugins.py")]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from run_helpers import ALGORITHMS, checkpoint, config_of, settings, train, weights_equal
 
-from usb_active.acquisition import BATCH_FIELDS
+from usb_active.contracts.acquisition import BATCH_FIELDS
 from usb_active.errors import UsageError
 from usb_active.usb.seams import FIELDS
 

@@ -36,7 +36,7 @@ def test_a_step_gets_the_views_that_its_algorithm_declares(tmp_path):
 
 
 def test_no_unlabelled_image_is_loaded_for_an_algorithm_that_wants_none(tmp_path, monkeypatch):
-    from usb_active.array_datasets import Digits
+    from usb_active.builtin.array_datasets import Digits
 
     loaded = []
     plain = Digits.load

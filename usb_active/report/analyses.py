@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from usb_active.analysis import analysis_folder
-from usb_active.durable import atomic_write, make_folder
+from usb_active.contracts.analysis import analysis_folder
 from usb_active.errors import UsageError, reason_of
 from usb_active.report.groups import Group, common_title
 from usb_active.report.pairwise import compare
 from usb_active.report.pairwise_page import pairwise_section
 from usb_active.report.runs import Run
 from usb_active.report.tables import escape
+from usb_active.storage.durable import atomic_write, make_folder
 
 
 def check_anything_to_analyse(groups: Sequence[Group]) -> None:
@@ -22,7 +22,7 @@ def check_anything_to_analyse(groups: Sequence[Group]) -> None:
     runs = [run for group in groups for run in group.runs]
     if any(_asked(run) for run in runs) or compare(groups) is not None:
         return
-    from usb_active.registry import REGISTRY
+    from usb_active.contracts.registry import REGISTRY
 
     names = REGISTRY.names("analysis")
     known = f" (known: {', '.join(names)})" if names else ""
@@ -33,7 +33,7 @@ def check_anything_to_analyse(groups: Sequence[Group]) -> None:
 
 
 def write_analyses(groups: Sequence[Group], out: Path, trusted: bool = False) -> list[Path]:
-    """Write analysis.md and its figures into `out`; their paths, the page first. `trusted`: see `usb_active.trust`."""
+    """Write analysis.md and its figures into `out`; their paths, the page first. `trusted`: see `usb_active.config.trust`."""
     parts, drawn = [f"# {escape(common_title('Analyses', groups))}"], []
     runs = [run for group in groups for run in group.runs]
     for run, run_folder in _folders([run for run in runs if _asked(run)], out):
@@ -95,9 +95,9 @@ def _section(run: Run, role: str, asked: Any, folder: Path, trusted: bool) -> st
 
 def _make(run: Run, role: str, asked: Any, trusted: bool) -> Any:
     """An analysis of the run, from its configuration; the rest of it need not be valid here (a data set may be elsewhere)."""
-    from usb_active.choices import Problems, choose
-    from usb_active.registry import REGISTRY
-    from usb_active.trust import check_plugins, foreign_plugins
+    from usb_active.config.choices import Problems, choose
+    from usb_active.config.trust import check_plugins, foreign_plugins
+    from usb_active.contracts.registry import REGISTRY
 
     problems = Problems(str(run.path / "config.yaml"))
     names = run.config.get("plugins") or []

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from usb_active.durable import atomic_write
+from usb_active.storage.durable import atomic_write
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from usb_active.artifacts import load_array
+from usb_active.contracts.features import source_of
 from usb_active.errors import UsageError, name_some, reason_of
-from usb_active.features import source_of
 from usb_active.report.drawing import MARKERS, add_title, new_figure, save_figure
 from usb_active.report.runs import Run
 from usb_active.report.tables import escape
-from usb_active.run_dir import RunDir
+from usb_active.storage.artifacts import load_array
+from usb_active.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from usb_active.datasets import Dataset
+    from usb_active.contracts.dataset import Dataset
 
 MAP_SIZE, COMPONENTS, PERPLEXITY = 5000, 50, 30
 # Beyond these a legend of classes would be longer than the map is high.

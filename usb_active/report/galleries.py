@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from usb_active.durable import atomic_write
 from usb_active.errors import UsageError, name_some, reason_of
-from usb_active.journal_checks import asked_cycles
 from usb_active.report.runs import Run
-from usb_active.run_dir import RunDir
+from usb_active.storage.durable import atomic_write
+from usb_active.storage.journal_checks import asked_cycles
+from usb_active.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from usb_active.datasets import Dataset
+    from usb_active.contracts.dataset import Dataset
 
 GALLERY_SIZE, GALLERY_COLUMNS = 50, 10
 
@@ -95,12 +95,12 @@ def _draw_sample(axes: Any, sample: Any, caption: str) -> None:
 
 def load_dataset(run: RunDir, *, trusted: bool = False) -> Dataset:
     """The dataset of a run, from its own configuration. UsageError when that names plugins that are not installed, unless `trusted`."""
-    from usb_active.config import load_config
-    from usb_active.trust import check_plugins
+    from usb_active.config.settings import load_config
+    from usb_active.config.trust import check_plugins
 
     check_plugins(run.path, run.config.get("plugins"), trusted)
     config = load_config(run.path / "config.yaml", [])
     # After the configuration has been checked: this brings torch.
-    from usb_active.runner import build_dataset
+    from usb_active.commands.run import build_dataset
 
     return build_dataset(config, run)

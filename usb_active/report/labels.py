@@ -24,8 +24,8 @@ CHOICES = ("initial", "acquisition", "oracle", "pretrain", "features", "prior", 
 
 def method_settings(config: dict) -> dict[str, Any]:
     """The configuration, flat (`active.acquisition.name`), without the seed and what changes no results."""
-    from usb_active.config import OBSERVING_KEYS
-    from usb_active.free_keys import free_keys
+    from usb_active.config.free_keys import free_keys
+    from usb_active.config.settings import OBSERVING_KEYS
 
     active = dict(config.get("active") or {})
     # The short form of a choice, `acquisition: margin`, means the same as `{name: margin}`.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from usb_active.errors import UsageError, name_some
-from usb_active.journal_checks import check_labels
-from usb_active.records import finished_trainings
-from usb_active.run_dir import RunDir
+from usb_active.storage.journal_checks import check_labels
+from usb_active.storage.run_dir import RunDir
+from usb_active.storage.schemas import finished_trainings
 
 # What a report calls an accuracy, by what it was evaluated on.
 MEASURED = {"test": "accuracy on test", "validation": "accuracy on held-out labels", "none": "not evaluated"}

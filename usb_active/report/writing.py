@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from usb_active.durable import atomic_write, make_folder
+from usb_active.config.trust import FLAG, foreign_plugins
 from usb_active.errors import UsageError, name_some
 from usb_active.report.analyses import check_anything_to_analyse, write_analyses
 from usb_active.report.curves import learning_curve
@@ -19,11 +19,11 @@ from usb_active.report.groups import group_runs
 from usb_active.report.page import caveats, markdown
 from usb_active.report.priors import prior_section
 from usb_active.report.runs import Run, read_runs
-from usb_active.run_dir import RunDir
-from usb_active.trust import FLAG, foreign_plugins
+from usb_active.storage.durable import atomic_write, make_folder
+from usb_active.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from usb_active.datasets import Dataset
+    from usb_active.contracts.dataset import Dataset
 
 logger = logging.getLogger("usb_active")
 
@@ -44,7 +44,7 @@ def write_report(
         out: where to; by default RUN/report for one run, ./report for several.
         analysis: write analysis.md and its figures as well.
         embed: draw embed.png as well, a map of one run's features with its picks.
-        trusted: import the runs' plugins even where they are not installed (see `usb_active.trust`); without, what needs them is
+        trusted: import the runs' plugins even where they are not installed (see `usb_active.config.trust`); without, what needs them is
             left out, and the report says so.
         dataset_of: makes the dataset for the gallery and the map; by default from the run's configuration.
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from usb_active.acquisition import NEEDS, Acquisition, check_picks
-from usb_active.checkpoint import read_checkpoint, write_checkpoint
+from usb_active.contracts.acquisition import NEEDS, Acquisition, check_picks
 from usb_active.errors import UsageError
-from usb_active.setup import check_needs
+from usb_active.loop.setup import check_needs
+from usb_active.pool.view import PoolView
+from usb_active.storage.checkpoint import read_checkpoint, write_checkpoint
 from usb_active.testing.contract import Contract, copies, generators_untouched, made, refused, seed_generators, unchanged
 from usb_active.testing.pool import CLASSES, PER_CLASS, World, made_images
-from usb_active.view import PoolView
 
 
 class AcquisitionContract(Contract):

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from usb_active.choices import Problems, choose, validate
+from usb_active.config.choices import Problems, choose, validate
+from usb_active.contracts.registry import REGISTRY, check_contract
 from usb_active.errors import UsageError
-from usb_active.registry import REGISTRY, check_contract
-from usb_active.setup import make
+from usb_active.loop.setup import make
 
 # Where a YAML names a plugin of a kind, for messages.
 PLACES = {

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from usb_active.datasets import Dataset
-from usb_active.pool import Pool
+from usb_active.contracts.dataset import Dataset
+from usb_active.pool.pool import Pool
+from usb_active.pool.view import PoolView, ViewSource
 from usb_active.usb.networks import small_cnn
-from usb_active.view import PoolView, ViewSource
 
 CLASSES, PER_CLASS, SIZE = 3, 20, 8
 

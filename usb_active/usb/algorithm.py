@@ -16,18 +16,19 @@ import torch
 from semilearn.core.utils import ALGORITHMS, TBLog
 from torch.utils.data import DataLoader
 
-from usb_active.acquisition import TrainingInfo
-from usb_active.checkpoint import must_fit, read_cycle_checkpoint, write_checkpoint
-from usb_active.divergence import DivergenceWatch, advice, nonfinite_tensors
+from usb_active.contracts.acquisition import TrainingInfo
+from usb_active.contracts.algorithm import OwnAlgorithm
+from usb_active.contracts.plugin import overrides
+from usb_active.contracts.registry import REGISTRY
 from usb_active.errors import UsageError, name_some
-from usb_active.experiment import Session
-from usb_active.inference import evaluating
-from usb_active.own_algorithm import OwnAlgorithm
-from usb_active.plugin import overrides
+from usb_active.loop.session import Session
+from usb_active.pool.divergence import DivergenceWatch, advice, nonfinite_tensors
+from usb_active.pool.inference import evaluating
+from usb_active.pool.sampling import EpochSampler, Loader, PermutationStream, PositionSampler, SeededRows, make_loader
+from usb_active.pool.split import Split
+from usb_active.pool.view import Registered
 from usb_active.randomness import seed_globals, seeded_globals
-from usb_active.registry import REGISTRY
-from usb_active.sampling import EpochSampler, Loader, PermutationStream, PositionSampler, SeededRows, make_loader
-from usb_active.split import Split
+from usb_active.storage.checkpoint import must_fit, read_cycle_checkpoint, write_checkpoint
 from usb_active.usb.data import EvaluationRows, PoolStream, held_out
 from usb_active.usb.device import DeviceMixin, configure_torch, pick_device, remove_hook, replace_hook
 from usb_active.usb.fast_hooks import accelerate
@@ -45,7 +46,6 @@ from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_fie
 from usb_active.usb.state import algorithm_state, load_algorithm_state
 from usb_active.usb.support import build_network, check_supported
 from usb_active.usb.unlabeled import declared_views
-from usb_active.view import Registered
 
 logger = logging.getLogger("usb_active")
 

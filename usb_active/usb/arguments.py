@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from usb_active.config import RunConfig, config_from_dict
-from usb_active.usb_keys import BASE, RENAMED, algorithm_keys
+from usb_active.config.settings import RunConfig, config_from_dict
+from usb_active.config.usb_keys import BASE, RENAMED, algorithm_keys
 
 # A YAML's keys beside those of USB's tables.
 _OWN = ("algorithm", "dataset", "net", "active", "plugins")

@@ -10,7 +10,7 @@ from semilearn.core import AlgorithmBase
 from semilearn.core.hooks import Hook
 from semilearn.core.utils import get_optimizer
 
-from usb_active.own_algorithm import OwnAlgorithm
+from usb_active.contracts.algorithm import OwnAlgorithm
 
 __all__ = ["AlgorithmBase", "Argument", "Hook", "OwnAlgorithm", "get_optimizer", "str2bool"]
 

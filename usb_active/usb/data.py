@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
 
-from usb_active.datasets import Dataset, Samples
+from usb_active.contracts.dataset import Dataset, Samples
+from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, name_some
-from usb_active.sampling import TravellingRows
-from usb_active.tasks import Task
+from usb_active.pool.sampling import TravellingRows
 from usb_active.usb.unlabeled import View, view_functions
 
 

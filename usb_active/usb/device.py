@@ -14,7 +14,7 @@ import torch
 from semilearn.core.hooks import Hook
 
 if TYPE_CHECKING:
-    from usb_active.config import ActiveConfig
+    from usb_active.config.settings import ActiveConfig
 
 
 def pick_device(gpu: int | None = None) -> torch.device:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from usb_active import hidden
 from usb_active.errors import UsageError
+from usb_active.pool import hidden
 
 WHO = "hidden_modules"
 

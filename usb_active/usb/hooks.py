@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from semilearn.core.hooks import EvaluationHook, Hook
 
-from usb_active.plugin import overrides
+from usb_active.contracts.plugin import overrides
 from usb_active.randomness import global_generators_kept, seeded_globals
 
 

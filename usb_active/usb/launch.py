@@ -7,9 +7,9 @@ from typing import Any
 
 from semilearn.algorithms import get_algorithm
 
-from usb_active.config import RunConfig
-from usb_active.durable import no_os_error
-from usb_active.run_dir import make_folder
+from usb_active.config.settings import RunConfig
+from usb_active.storage.durable import no_os_error
+from usb_active.storage.run_dir import make_folder
 from usb_active.usb.algorithm import register
 from usb_active.usb.arguments import make_args
 

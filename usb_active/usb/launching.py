@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from semilearn.core import utils
 
-from usb_active.config import RunConfig, config_from_dict
-from usb_active.run_dir import RunDir
-from usb_active.script_main import as_main
+from usb_active.config.settings import RunConfig, config_from_dict
+from usb_active.environment.script_main import as_main
+from usb_active.storage.run_dir import RunDir
 from usb_active.usb.algorithm import register
 from usb_active.usb.arguments import make_args
 from usb_active.usb.device import pick_device

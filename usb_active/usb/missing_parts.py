@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from usb_active.config import RunConfig
+from usb_active.config.settings import RunConfig
+from usb_active.contracts.algorithm import declared
 from usb_active.errors import UsageError, name_some, printable
-from usb_active.own_algorithm import declared
 
 # What a network gives by USB's calling convention. An algorithm may do with less.
 OUTPUTS = ("logits", "feat")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from usb_active.acquisition import BATCH_FIELDS, TrainBatch
+from usb_active.contracts.acquisition import BATCH_FIELDS, TrainBatch
+from usb_active.contracts.algorithm import declared
+from usb_active.contracts.prior import PriorTable
 from usb_active.errors import UsageError
-from usb_active.own_algorithm import declared
-from usb_active.prior import PriorTable
 from usb_active.usb.forward_passes import ForwardPasses, HiddenViews
 from usb_active.usb.unlabeled import view_names
 

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from semilearn.core import AlgorithmBase
 
-from usb_active.analysis import check_intervals, is_analysis
-from usb_active.config import RunConfig
+from usb_active.config.settings import RunConfig
+from usb_active.config.usb_keys import algorithm_class
+from usb_active.contracts.analysis import check_intervals, is_analysis
+from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError, reason_of
-from usb_active.plugin import overrides
 from usb_active.usb.device import pick_device
 from usb_active.usb.missing_parts import check_network
 from usb_active.usb.seams import PRIOR_HOOKS, batch_fields, check_fields, check_prior_stages, wanted_fields
 from usb_active.usb.unlabeled import check_views
-from usb_active.usb_keys import algorithm_class
 
 # These move tensors with `.cuda()` in their own code.
 CUDA_ONLY = frozenset({"comatch", "crmatch", "simmatch", "vat"})

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from semilearn.algorithms import get_algorithm
 
-from usb_active.config import RunConfig
+from usb_active.config.settings import RunConfig
+from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError, reason_of
-from usb_active.inference import evaluating
-from usb_active.plugin import overrides
+from usb_active.loop.setup import make_plugins, queryable_mask
+from usb_active.pool.inference import evaluating
+from usb_active.pool.split import NOBODY
 from usb_active.randomness import global_generators_kept, seeded_globals
-from usb_active.run_dir import RunDir
-from usb_active.setup import make_plugins, queryable_mask
-from usb_active.split import NOBODY
+from usb_active.storage.run_dir import RunDir
 from usb_active.usb.algorithm import register
 from usb_active.usb.arguments import make_args
 from usb_active.usb.missing_parts import check_outputs

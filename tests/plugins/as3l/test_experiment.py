@@ -8,8 +8,8 @@ import killer
 import pytest
 from run_helpers import checkpoint, labels_of, settings, weights_equal
 
-from usb_active.array_datasets import Digits
-from usb_active.run_dir import RunDir
+from usb_active.builtin.array_datasets import Digits
+from usb_active.storage.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 
@@ -19,10 +19,14 @@ FATAL = '''
 import os
 import signal
 
-from usb_active import initial_weights, pretrained, pretraining_loop
+from usb_active.loop import initial_weights
+
+from usb_active.loop import pretrained
+
+from usb_active.pool import epoch_training as pretraining_loop
 from usb_active.plugins.as3l import acquisitions, priors, shared_features, simsiam
-from usb_active.prior_schedule import PriorSchedule
-from usb_active.run_dir import RunDir
+from usb_active.loop.prior_schedule import PriorSchedule
+from usb_active.storage.run_dir import RunDir
 from usb_active.usb.algorithm import ActiveMixin
 
 

@@ -527,7 +527,7 @@ def test_class_coverage_counts_classes():
 @pytest.fixture(scope="module")
 def digits():
     """Pixels of the pool's 1,343 handwritten digits, and what they are."""
-    from usb_active.array_datasets import Digits
+    from usb_active.builtin.array_datasets import Digits
 
     dataset = Digits()
     pixels = np.stack([dataset.load(i).reshape(-1) for i in range(len(dataset))]).astype(np.float32) / 255

@@ -13,9 +13,9 @@ from usb_active.plugins.as3l import functional
 from usb_active.plugins.as3l.acquisitions import AS3L
 from usb_active.plugins.as3l.priors import AS3LPrior
 
-from usb_active.choices import Problems, choose
+from usb_active.config.choices import Problems, choose
 from usb_active.errors import UsageError
-from usb_active.setup import make
+from usb_active.loop.setup import make
 from usb_active.testing.pool import CLASSES, PER_CLASS, World, made_images
 
 SHORT = {"num_train_iter": 4, "num_eval_iter": 4, "epoch": 2}

@@ -15,10 +15,10 @@ from run_helpers import labels_of, settings, train
 from usb_active.plugins.as3l.simsiam import SimSiam, negative_cosine, prediction_head, projection_head, spread
 from usb_active.plugins.as3l.views import SimSiamView
 
-from usb_active.array_datasets import Digits
-from usb_active.datasets import DatasetOptions
+from usb_active.builtin.array_datasets import Digits
+from usb_active.contracts.dataset import DatasetOptions
 from usb_active.errors import UsageError
-from usb_active.pretrained import classifier_keys, load_backbone
+from usb_active.loop.pretrained import classifier_keys, load_backbone
 from usb_active.usb.networks import small_cnn, usb_network
 from usb_active.usb.paper_networks import cnn13
 
@@ -319,7 +319,7 @@ def test_the_gradient_that_is_stopped_is_what_prevents_it(tmp_path):
 @pytest.mark.slow
 def test_features_get_better(tmp_path):
     """Nearest other digit of the same class: 0.95 of the untrained network, 0.98 after 40 epochs of the whole pool."""
-    from usb_active.inference import PoolRows, collect, predict
+    from usb_active.pool.inference import PoolRows, collect, predict
 
     def wide():
         torch.manual_seed(1)

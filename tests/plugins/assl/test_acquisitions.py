@@ -13,9 +13,9 @@ import run_helpers
 import torch
 from usb_active.plugins.assl.acquisitions import ASSL
 
-from usb_active.acquisition import TrainBatch
+from usb_active.contracts.acquisition import TrainBatch
 from usb_active.errors import UsageError
-from usb_active.run_dir import RunDir
+from usb_active.storage.run_dir import RunDir
 from usb_active.testing import AcquisitionContract
 from usb_active.testing.pool import World, made_images
 

@@ -16,11 +16,11 @@ from PIL import Image
 from usb_active.plugins.assl.analyses import TemporalInstability
 from usb_active.plugins.assl.observations import read_cycles
 
-from usb_active.acquisition import TrainBatch
-from usb_active.analysis import analysis_folder
+from usb_active.contracts.acquisition import TrainBatch
+from usb_active.contracts.analysis import analysis_folder
 from usb_active.errors import UsageError
 from usb_active.report import write_report
-from usb_active.run_dir import RunDir
+from usb_active.storage.run_dir import RunDir
 
 NAME = "temporal_instability"
 

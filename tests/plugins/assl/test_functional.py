@@ -65,7 +65,7 @@ def test_pseudo_el2n_follows_the_rows_and_does_not_depend_on_blocks(monkeypatch)
     probs = made_probs(23, 5, seed=1)
     whole, order = F.pseudo_el2n(probs), np.random.default_rng(0).permutation(23)
     assert F.pseudo_el2n(probs[order]).tolist() == whole[order].tolist()
-    monkeypatch.setattr("usb_active.arrays.BLOCK", 20)
+    monkeypatch.setattr("usb_active.numerics.arrays.BLOCK", 20)
     assert F.pseudo_el2n(probs).tolist() == whole.tolist()
 
 

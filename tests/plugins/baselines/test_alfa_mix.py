@@ -188,7 +188,7 @@ def test_it_does_not_depend_on_blocks(monkeypatch, tmp_path):
         expected = A.alfa_mix(features, labeled, labels, 40, make_rng(0), head=each, num_classes=4)
         np.save(tmp_path / "features.npy", features)
         with monkeypatch.context() as patch:
-            patch.setattr("usb_active.arrays.BLOCK", 50)
+            patch.setattr("usb_active.numerics.arrays.BLOCK", 50)
             mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
             picks = A.alfa_mix(mapped, labeled, labels, 40, make_rng(0), head=each, num_classes=4)
         np.testing.assert_array_equal(picks.idx, expected.idx)

@@ -102,8 +102,8 @@ def test_picks_equal_the_plain_loop(num_labeled, concentration, dtype):
 def test_picks_do_not_depend_on_blocks(monkeypatch):
     probs = made(n=300)
     expected = C.cdal(probs, np.arange(9), 100, make_rng(0))
-    monkeypatch.setattr("usb_active.arrays.BLOCK", 100)
-    monkeypatch.setattr("usb_active.distances._FRONT", 3)
+    monkeypatch.setattr("usb_active.numerics.arrays.BLOCK", 100)
+    monkeypatch.setattr("usb_active.numerics.distances._FRONT", 3)
     np.testing.assert_array_equal(C.cdal(probs, np.arange(9), 100, make_rng(0)), expected)
 
 

@@ -128,7 +128,7 @@ def test_scores_ignore_the_order_of_classes_and_stay_in_range(seed, num_classes)
 def test_scores_do_not_depend_on_the_blocks(monkeypatch):
     probs = random_probs(3)
     whole = [score(probs) for score in (F.entropy, F.margin, F.least_confidence)]
-    monkeypatch.setattr("usb_active.arrays.BLOCK", 20)
+    monkeypatch.setattr("usb_active.numerics.arrays.BLOCK", 20)
     for score, values in zip((F.entropy, F.margin, F.least_confidence), whole, strict=True):
         np.testing.assert_array_equal(score(probs), values)
 
@@ -282,8 +282,8 @@ def test_k_center_does_not_depend_on_blocks(monkeypatch, block, front):
     features = np.concatenate([clusters(1, 200, 6), copies(1, 100, 6)])
     labeled = np.arange(0, 300, 30)
     expected = F.k_center_greedy(features, labeled, 100, rng=make_rng(3))
-    monkeypatch.setattr("usb_active.arrays.BLOCK", block)
-    monkeypatch.setattr("usb_active.distances._FRONT", front)
+    monkeypatch.setattr("usb_active.numerics.arrays.BLOCK", block)
+    monkeypatch.setattr("usb_active.numerics.distances._FRONT", front)
     np.testing.assert_array_equal(F.k_center_greedy(features, labeled, 100, rng=make_rng(3)), expected)
 
 
@@ -373,7 +373,7 @@ TINY = np.array([[0.0, 0.0], [0.5, 0.0], [4.0, 0.0], [4.0, 1.0], [4.0, 1.0], [0.
 @pytest.mark.parametrize("proposals", [1, 3, 64])
 @pytest.mark.parametrize("labeled", [[], [0]])
 def test_kmeans_plus_plus_has_the_exact_distribution(monkeypatch, proposals, labeled):
-    monkeypatch.setattr("usb_active.distances._PROPOSALS", proposals)
+    monkeypatch.setattr("usb_active.numerics.distances._PROPOSALS", proposals)
     rng, draws = make_rng(21 + proposals), 4000
     candidates = [i for i in range(6) if i not in labeled]
     expected = sequence_probabilities(TINY, 3, candidates, labeled)

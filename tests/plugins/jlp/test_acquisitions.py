@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from usb_active.errors import UsageError
-from usb_active.neighbors import affinity, normalize
+from usb_active.numerics.neighbors import affinity, normalize
 from usb_active.testing import AcquisitionContract
 from usb_active.testing.pool import CLASSES, PER_CLASS, World
 

@@ -15,7 +15,7 @@ from run_helpers import config_of, settings, train
 from usb_active.plugins.jlp.functional import certainty, diffuse, propagate
 
 from usb_active.errors import UsageError
-from usb_active.neighbors import affinity
+from usb_active.numerics.neighbors import affinity
 
 LP = {
     "algorithm": "lp", "epoch": 4, "batch_size": 16, "lp_labeled": 4, "lp_supervised_epochs": 1, "lp_epoch": 0.05, "lp_k": 10,
@@ -264,7 +264,7 @@ def test_in_usbs_own_loop(tmp_path):
     from torchvision import transforms
     from usb_active.plugins.jlp.algorithm import LabelPropagation
 
-    from usb_active.array_datasets import Digits
+    from usb_active.builtin.array_datasets import Digits
     from usb_active.usb.arguments import make_args
     from usb_active.usb.device import DeviceMixin, remove_hook
     from usb_active.usb.networks import small_cnn

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from usb_active.config import RunConfig, check_against_pool, load_config
+from usb_active.config.settings import RunConfig, check_against_pool, load_config
 
 FOLDER = Path(__file__).resolve().parents[3] / "yaml_configs" / "jlp"
 ALL = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -17,11 +17,11 @@ from torch import nn
 from usb_active.plugins.jlp.clustering import agreement
 from usb_active.plugins.jlp.deepcluster import DeepCluster
 
-from usb_active.array_datasets import Digits
-from usb_active.datasets import DatasetOptions
+from usb_active.builtin.array_datasets import Digits
+from usb_active.contracts.dataset import DatasetOptions
 from usb_active.errors import UsageError
-from usb_active.pretrained import classifier_keys, load_backbone
-from usb_active.setup import build_parts
+from usb_active.loop.pretrained import classifier_keys, load_backbone
+from usb_active.loop.setup import build_parts
 from usb_active.usb.networks import SmallCNN, small_cnn, usb_network
 from usb_active.usb.paper_networks import cnn13
 
@@ -425,7 +425,7 @@ import signal
 from pathlib import Path
 
 from usb_active import register_plugin
-from usb_active.array_datasets import ArrayConfig, ArrayDataset, Digits
+from usb_active.builtin.array_datasets import ArrayConfig, ArrayDataset, Digits
 
 
 @register_plugin("dataset", "fatal_digits")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from usb_active.plugins.jlp.functional import certainty, diffuse, propagate, rows_to_probs
 
-from usb_active.neighbors import MODES, affinity
+from usb_active.numerics.neighbors import MODES, affinity
 
 
 def random_graph(n: int, density: float, seed: int) -> sp.csr_array:
@@ -302,7 +302,7 @@ def test_torch_keeps_its_number_of_threads(first):
         f"import numpy as np, sys; {first} and __import__('torch').set_num_threads(1)\n"
         "from usb_active.plugins.jlp.functional import joint_label_propagation, propagate\n"
         "from usb_active.plugins.jlp import fast_greedy\n"
-        "from usb_active.neighbors import affinity\n"
+        "from usb_active.numerics.neighbors import affinity\n"
         "fast_greedy._LARGE, fast_greedy._WORTH_A_BLOCK = -1, 0\n"
         "graph = affinity(np.random.default_rng(0).standard_normal((300, 8)), 10)\n"
         "propagate(graph, [0, 1], [0, 1], 2); joint_label_propagation(graph, [0, 1], 5)\n"

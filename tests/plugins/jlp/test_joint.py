@@ -11,9 +11,9 @@ from usb_active.plugins.jlp import fast_block, fast_coarse, fast_greedy, fast_la
 from usb_active.plugins.jlp.fast_moderate import FLOOR
 from usb_active.plugins.jlp.functional import joint_label_propagation
 
-from usb_active.neighbors import MODES, affinity
-from usb_active.propagation import kernels
-from usb_active.propagation.graph import Graph, Part
+from usb_active.numerics.neighbors import MODES, affinity
+from usb_active.numerics.propagation import kernels
+from usb_active.numerics.propagation.graph import Graph, Part
 
 
 def random_graph(n: int, density: float, seed: int) -> sp.csr_array:

@@ -1,0 +1,67 @@
+"""From an oracle's answers to rows of the journal: only news, and a correction stands."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from usb_active.contracts.task import Classification
+from usb_active.pool.answers import CORRECTION, merge_answers
+from usb_active.storage.run_dir import LabelRow
+
+NAMES = ("cat", "dog", "cow")
+
+
+def row(index, label, acquisition="random"):
+    return LabelRow(0, index, f"k{index}", label, "labeled" if label else "skipped", acquisition, "")
+
+
+def merge(rows, labels=(), skipped=()):
+    return merge_answers(rows, dict(labels), skipped, Classification(NAMES))
+
+
+def test_all_is_news_at_first():
+    assert merge([], {4: 1, 2: 0}, {7}) == [(4, "dog"), (2, "cat"), (7, "")]
+
+
+def test_what_is_known_is_not_written_twice():
+    assert merge([row(4, "dog"), row(7, "")], {4: 1}, {7}) == []
+
+
+def test_a_changed_mind_is_news():
+    rows = [row(4, "dog"), row(7, ""), row(2, "cat")]
+    assert merge(rows, {4: 2, 7: 0}, {2}) == [(4, "cow"), (7, "cat"), (2, "")]
+    assert merge([*rows, row(4, "cow")], {4: 1}) == [(4, "dog")], "the last answer counts, not any before it"
+
+
+def test_a_correction_stands_against_an_oracle_that_repeats_itself():
+    rows = [row(4, "dog"), row(4, "cow", CORRECTION)]
+    assert merge(rows, {4: 1}) == [], "the oracle says what it always said"
+    assert merge(rows, {4: 0}) == [(4, "cat")], "but it may change its mind"
+    agreed = merge(rows, {4: 2})
+    assert agreed == [(4, "cow")], "and that it agrees is written down,"
+    assert merge([*rows, row(*agreed[0])], {4: 2}) == [], "once:"
+    assert merge([*rows, row(*agreed[0])], {4: 1}) == [(4, "dog")], "going back later is a change of mind"
+    assert merge([row(4, "dog"), row(4, "", CORRECTION)], {4: 1}) == []
+
+
+def test_a_correction_of_what_was_never_answered_stands_until_an_answer_differs():
+    assert merge([row(4, "cow", CORRECTION)], {4: 2}) == [(4, "cow")]
+    assert merge([row(4, "cow", CORRECTION)], {4: 1}) == [(4, "dog")]
+
+
+def test_a_sample_labelled_and_skipped_at_once_is_skipped():
+    assert merge([], {4: 1}, {4}) == [(4, "")]
+
+
+labels = st.dictionaries(st.integers(0, 5), st.integers(0, 2))
+
+
+@given(st.lists(labels, max_size=5))
+def test_the_journal_ends_with_the_last_answers_and_repeating_them_adds_nothing(rounds):
+    rows, last = [], {}
+    for given_now in rounds:
+        rows += [row(index, label) for index, label in merge(rows, given_now)]
+        last.update({index: NAMES[label] for index, label in given_now.items()})
+        assert merge(rows, given_now) == []
+    assert {r.index: r.label for r in rows} == last

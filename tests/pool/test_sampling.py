@@ -1,0 +1,180 @@
+"""Which rows a batch holds: the same whatever step one starts at, and never more in memory than one permutation."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from usb_active.errors import UsageError
+from usb_active.pool.sampling import (
+    EpochSampler,
+    PermutationStream,
+    PositionSampler,
+    SeededRows,
+    SequentialSampler,
+    make_loader,
+    sequential_batches,
+)
+
+sizes = st.integers(1, 12)
+
+
+def slow(stream, permutations):
+    """The endless concatenation, as far as some permutations go."""
+    return np.concatenate([stream._permutation(number) for number in range(permutations)])
+
+
+# ---------------------------------------------------------------------------------------------- permutations
+@given(sizes, st.integers(1, 30), st.integers(0, 20))
+def test_a_batch_is_a_slice_of_the_concatenation(num_rows, batch_size, number):
+    stream = PermutationStream(num_rows, batch_size, 1, "x")
+    whole = slow(PermutationStream(num_rows, batch_size, 1, "x"), -(-(number + 1) * batch_size // num_rows))
+    batch = stream.batch(number)
+    assert batch.tolist() == whole[number * batch_size : (number + 1) * batch_size].tolist()
+    assert len(batch) == batch_size
+
+
+@given(sizes, st.integers(1, 5))
+def test_every_turn_holds_every_row_once(num_rows, turns):
+    stream = PermutationStream(num_rows, 1, 0, "x")
+    drawn = [int(stream.batch(number)[0]) for number in range(num_rows * turns)]
+    for turn in range(turns):
+        assert sorted(drawn[turn * num_rows : (turn + 1) * num_rows]) == list(range(num_rows))
+
+
+def test_any_order_of_asking_gives_the_same_batches():
+    stream = PermutationStream(100, 7, 4, 0, "train_lb")
+    forward = [stream.batch(number).tolist() for number in range(60)]
+    order = np.random.default_rng(0).permutation(60)
+    assert all(stream.batch(int(number)).tolist() == forward[number] for number in order)
+
+
+def test_turns_seeds_and_positions_differ():
+    orders = {
+        tuple(PermutationStream(30, 30, seed, *position).batch(turn))
+        for seed, position, turn in itertools.product((0, 1), ((0, "a"), (0, "b"), (1, "a")), (0, 1))
+    }
+    assert len(orders) == 12
+
+
+def test_a_million_steps_take_no_more_memory_than_one():
+    stream = PermutationStream(1000, 448, 0, "x")
+    stream.batch(0)
+    small = len(pickle.dumps(stream))
+    stream.batch(10**6)
+    sampler = PositionSampler(stream.batch, lambda: 10**8, lambda: 2 * 10**8)
+    assert next(iter(sampler))[0] == 10**8
+    # One permutation of 1,000 rows, 8 bytes each, whatever the step.
+    assert len(pickle.dumps(stream)) <= small + 16 < 8 * 1000 + 1000
+
+
+def test_no_sample_is_an_error():
+    with pytest.raises(ValueError, match="there is no sample to draw batches from"):
+        PermutationStream(0, 1, 0)
+
+
+# ---------------------------------------------------------------------------------------------- samplers
+def test_a_resumed_epoch_starts_in_its_middle():
+    reached = {"it": 0}
+    stream = PermutationStream(10, 4, 0, "x")
+    sampler = PositionSampler(stream.batch, lambda: reached["it"], lambda: 6)
+    whole = [(number, rows.tolist()) for number, rows in sampler]
+    assert [number for number, _ in whole] == [0, 1, 2, 3, 4, 5]
+    reached["it"] = 4
+    assert [(number, rows.tolist()) for number, rows in sampler] == whole[4:]
+    reached["it"] = 6
+    assert list(sampler) == []
+
+
+def epochs(position, made, default=()):
+    return EpochSampler(made, lambda idx: idx // 10, lambda: position, default)
+
+
+def test_an_algorithms_own_batches_are_numbered_by_the_training_and_translated():
+    asked = []
+
+    def made(epoch, start):
+        asked.append((epoch, start))
+        return iter([[10, 20], [30]])
+
+    batches = [(number, rows.tolist()) for number, rows in epochs((3, 2, 17, 19), made)]
+    assert asked == [(3, 2)]
+    assert batches == [(17, [1, 2]), (18, [3])]
+
+
+def test_an_endless_maker_is_asked_for_no_more_than_the_epoch_has():
+    drawn = []
+
+    def made(epoch, start):
+        for number in itertools.count(start):
+            drawn.append(number)
+            yield [number]
+
+    assert [number for number, _ in epochs((0, 0, 0, 4), made)] == [0, 1, 2, 3]
+    assert drawn == [0, 1, 2, 3]
+
+
+def test_a_maker_that_runs_dry_is_an_error_after_its_batches():
+    sampler = iter(epochs((1, 2, 12, 15), lambda epoch, start: iter([[0]])))
+    assert next(sampler)[0] == 12
+    with pytest.raises(UsageError, match="make_sampler: ended 2 batches before the end of epoch 1, which has 5"):
+        next(sampler)
+
+
+def test_none_leaves_the_split_to_the_core():
+    assert list(epochs((0, 0, 0, 2), lambda epoch, start: None, default=[(0, "a"), (1, "b")])) == [(0, "a"), (1, "b")]
+
+
+@given(st.integers(0, 40), sizes)
+def test_sequential_batches_are_all_rows_in_order(num_rows, batch_size):
+    batches = list(sequential_batches(num_rows, batch_size))
+    assert [row for _, rows in batches for row in rows.tolist()] == list(range(num_rows))
+    assert all(len(rows) == batch_size for _, rows in batches[:-1])
+    sampler = SequentialSampler(num_rows, batch_size)
+    assert len(sampler) == len(batches) == len(list(sampler)) == len(list(sampler))
+
+
+# ---------------------------------------------------------------------------------------------- rows that seed themselves
+class Noisy(torch.utils.data.Dataset):
+    """Rows that draw from all three generators, as augmentation does."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, row):
+        return row, random.random(), float(np.random.rand()), float(torch.rand(1))
+
+
+def batches_of(workers, first=0, seed=0):
+    rows = SeededRows(Noisy(), seed, 2, "train_ulb")
+    stream = PermutationStream(12, 5, 0, "x")
+    sampler = PositionSampler(stream.batch, lambda: first, lambda: 6)
+    return list(make_loader(rows, sampler, workers, lambda batch: batch))
+
+
+def test_augmentation_depends_on_the_batchs_number_not_on_workers_or_history():
+    whole = batches_of(0)
+    torch.manual_seed(9)
+    random.random()
+    assert batches_of(0) == whole
+    assert batches_of(2) == whole
+    assert batches_of(0, first=4) == whole[4:]
+    assert batches_of(0, seed=1)[0][0][1:] != whole[0][0][1:]
+    draws = [sample[1:] for batch in whole for sample in batch]
+    assert len(set(draws)) == len(draws) == 30
+
+
+def test_a_loader_draws_nothing_from_the_global_generator():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    loader = make_loader(SeededRows(Noisy(), 0), SequentialSampler(12, 4), 2, lambda batch: batch, persistent=True)
+    iter(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert loader.persistent_workers

@@ -1,0 +1,68 @@
+"""What the core itself brings, declared without importing it."""
+
+from __future__ import annotations
+
+from usb_active.contracts.registry import Declaration
+
+_USB_ALGORITHMS = {
+    "adamatch": "AdaMatch",
+    "comatch": "CoMatch",
+    "crmatch": "CRMatch",
+    "dash": "Dash",
+    "defixmatch": "DeFixMatch",
+    "fixmatch": "FixMatch",
+    "flexmatch": "FlexMatch",
+    "freematch": "FreeMatch",
+    "fullysupervised": "FullySupervised",
+    "meanteacher": "MeanTeacher",
+    "mixmatch": "MixMatch",
+    "pimodel": "PiModel",
+    "pseudolabel": "PseudoLabel",
+    "remixmatch": "ReMixMatch",
+    "simmatch": "SimMatch",
+    "softmatch": "SoftMatch",
+    "uda": "UDA",
+    "vat": "VAT",
+}
+_USB_NETWORKS = {
+    "resnet50": "ResNet-50",
+    "vit_base_patch16_224": "ViT-B, patches of 16, images of 224",
+    "vit_base_patch16_96": "ViT-B, patches of 16, images of 96",
+    "vit_small_patch16_224": "ViT-S, patches of 16, images of 224",
+    "vit_small_patch2_32": "ViT-S, patches of 2, images of 32",
+    "vit_tiny_patch2_32": "ViT-Ti, patches of 2, images of 32",
+    "wrn_28_2": "wide ResNet 28-2",
+    "wrn_28_8": "wide ResNet 28-8",
+    "wrn_var_37_2": "wide ResNet 37-2, for STL-10",
+}
+
+PLUGINS = [
+    Declaration("acquisition", "file", "usb_active.builtin.file_plugins:FileLabels", "labels that exist already, from a CSV; nobody is asked"),
+    Declaration("acquisition", "known", "usb_active.builtin.file_plugins:KnownLabels", "the labels that the data set brings; nobody is asked"),
+    Declaration("features", "model", "usb_active.builtin.feature_sources:ModelFeatures", "the task model of this cycle, EMA weights"),
+    Declaration("features", "pretrain", "usb_active.builtin.feature_sources:PretrainFeatures", "the pretrained backbone"),
+    Declaration("features", "pixels", "usb_active.builtin.feature_sources:PixelFeatures", "the normalised pixels, for tiny images"),
+    Declaration("features", "file", "usb_active.builtin.feature_sources:FileFeatures", "an array on disk (.npy)"),
+    Declaration("features", "timm", "usb_active.builtin.feature_sources:TimmFeatures", "a timm network whose weights are on disk"),
+    Declaration("prior", "file", "usb_active.builtin.file_plugins:FilePrior", "a table of class probabilities on disk (.npy)"),
+    Declaration("pretrainer", "file", "usb_active.builtin.file_plugins:FilePretrainer", "initial weights from a checkpoint on disk"),
+    Declaration("oracle", "dataset", "usb_active.builtin.oracles:DatasetOracle", "simulated: the data set's own labels"),
+    Declaration("oracle", "csv", "usb_active.builtin.oracles:CsvOracle", "a person, through a CSV file"),
+    Declaration("dataset", "cifar10", "usb_active.builtin.array_datasets:Cifar10", "CIFAR-10, from its files on disk"),
+    Declaration("dataset", "cifar100", "usb_active.builtin.array_datasets:Cifar100", "CIFAR-100, from its files on disk"),
+    Declaration("dataset", "svhn", "usb_active.builtin.array_datasets:Svhn", "SVHN (train + extra, or train), from its files on disk"),
+    Declaration("dataset", "stl10", "usb_active.builtin.array_datasets:Stl10", "STL-10, from its files on disk; 5,000 of 105,000 may be asked"),
+    Declaration("dataset", "digits", "usb_active.builtin.array_datasets:Digits", "scikit-learn's 8x8 digits, embedded"),
+    Declaration("dataset", "mnist", "usb_active.builtin.array_datasets:Mnist", "MNIST, 28x28, from its IDX files on disk"),
+    Declaration("dataset", "image_folder", "usb_active.builtin.image_folder:ImageFolder", "a folder of images of one's own"),
+    Declaration("network", "small_cnn", "usb_active.builtin.networks:SmallCnn", "three convolutions, for tiny images on a CPU"),
+    Declaration("network", "resnet18", "usb_active.builtin.networks:ResNet18", "torchvision's ResNet-18 with an embedding of 256; or for CIFAR"),
+    Declaration("network", "vit_small", "usb_active.builtin.networks:VitSmall", "timm's ViT-S for any image size"),
+    Declaration("network", "cnn13", "usb_active.builtin.networks:Cnn13", "the 13-layer network of Mean Teacher, normalised features of 128"),
+    *(Declaration("network", name, "usb_active.builtin.networks:UsbNetwork", f"USB's {what}") for name, what in _USB_NETWORKS.items()),
+    *(
+        Declaration("algorithm", name, f"semilearn.algorithms.{name}:{cls}", f"USB's {cls}")
+        for name, cls in _USB_ALGORITHMS.items()
+    ),
+    Declaration("algorithm", "supervised", "semilearn.algorithms.fullysupervised:FullySupervised", "USB's FullySupervised"),
+]  # fmt: skip

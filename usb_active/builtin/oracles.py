@@ -1,0 +1,174 @@
+"""The oracles that come with the package: the data set's own labels, and people with a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from usb_active.builtin.answer_files import csv_path, read_answers
+from usb_active.builtin.label_file import Problems, task_of
+from usb_active.contracts.oracle import Answers, Oracle, Query
+from usb_active.contracts.plugin import PluginConfig, free_key
+from usb_active.errors import UsageError, name_some
+from usb_active.storage.durable import atomic_write, make_folder
+from usb_active.storage.journal import read_journal
+from usb_active.storage.run_dir import read_query
+from usb_active.storage.spreadsheet import text_cell
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from usb_active.contracts.task import Task
+
+# Smaller images are enlarged to this, in pixels, so that a person can see them.
+_MIN_SIDE = 128
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+
+
+class DatasetOracle(Oracle):
+    """The labels the data set knows already: experiments without people."""
+
+    simulated = True
+
+    def collect(self, query: Query) -> Answers:
+        """All labels of the query. UsageError names the samples whose class the data set does not know."""
+        labels = np.asarray(self.dataset.targets)[query.idx]
+        unknown = [f"{query.idx[at]} ('{query.keys[at]}')" for at in np.flatnonzero(labels < 0)]
+        if unknown:
+            where = f"oracle 'dataset': '{self.dataset.name}' does not know the {self.dataset.task.noun} of samples"
+            raise UsageError(f"{where} {name_some(unknown)}; use the oracle 'csv'")
+        return Answers(labels=dict(zip(query.idx.tolist(), labels.tolist(), strict=True)))
+
+
+class CsvOracle(Oracle):
+    """People write labels into `queries/cycle_NNN.csv`, with a spreadsheet or an editor.
+
+    A workbook `cycle_NNN.xlsx` beside it is read too, with openpyxl. Where both answer for a sample, they must say the same.
+    """
+
+    class Config(PluginConfig):
+        """accept_partial: train as soon as something is answered, instead of waiting until everything is."""
+
+        accept_partial: bool = free_key(False)
+
+    def accepts_partial(self) -> bool:
+        """As configured."""
+        return self.config.accept_partial
+
+    def csv_path(self, cycle: int) -> Path:
+        """The file of a query."""
+        return csv_path(self.run_path, cycle)
+
+    def ask(self, query: Query) -> None:
+        """Write the file, and images where samples are not files. What exists is someone's work and stays."""
+        path = self.csv_path(query.cycle)
+        make_folder(path.parent)
+        files = [self._file(query, index) for index in query.idx.tolist()]
+        # After the images: whoever sees the file finds them.
+        if not path.exists():
+            data = _sheet(query, files)
+            atomic_write(path, lambda file: file.write(data))
+
+    def collect(self, query: Query) -> Answers:
+        """All that the files of this query and of earlier ones say; `pending` is what none of them answers.
+
+        Raises:
+            UsageError: a line for each problem, `file:row: what (value); valid: …`; the first ten.
+        """
+        problems = Problems()
+        labels: dict[int, int] = {}
+        asked, skipped, emptied = set(), set(), set()
+        earlier = (read_query(self.run_path, cycle, probs=False) for cycle in range(query.cycle))
+        for one in (*filter(None, earlier), query):
+            found = read_answers(self.run_path, one, problems, self._task(one))
+            asked.update(one.idx.tolist())
+            labels |= found.labels
+            skipped |= found.skipped
+            emptied |= found.empty
+        problems.raise_if_any()
+        return Answers(labels, frozenset(skipped), frozenset(asked - labels.keys() - skipped), frozenset(emptied))
+
+    def instructions(self, query: Query, pending: int) -> str:
+        """Where the file is, what may stand in it, and how to go on."""
+        task = self._task(query)
+        skip = "; 'skip' refuses a sample" if task.can_skip else ""
+        return (
+            f"{pending} of {len(query.idx)} labels are missing: fill the column 'label' of {self.csv_path(query.cycle)}\n"
+            f"with {task.expects}{skip}; then run the same command again{self._rows_that_miss(query)}"
+        )
+
+    def _task(self, query: Query) -> Task:
+        # The classes that a query names need no data set.
+        return task_of(query, None if query.class_names else self.dataset.task)
+
+    def _rows_that_miss(self, query: Query) -> str:
+        """A line on samples that nobody can answer for, because their rows have been removed."""
+        known = {row.index for row in read_journal(self.run_path / "labels.csv")}
+        missing = read_answers(self.run_path, query, Problems(), self._task(query)).missing - known
+        if not missing:
+            return ""
+        keys = [key for index, key in zip(query.idx.tolist(), query.keys, strict=True) if index in missing]
+        remedy = "put them back, or move the file away and a fresh one is written (labels that were taken stay)"
+        return f"\n{len(keys)} of them have no row there any more: {name_some(keys)}; {remedy}"
+
+    def _file(self, query: Query, index: int) -> Path:
+        """What a person opens to see the sample: its own file, or an image, written unless it is there."""
+        own = self.dataset.path(index)
+        if own is not None:
+            return own.absolute()
+        path = self.csv_path(query.cycle).with_suffix("") / f"{index}.png"
+        if not path.exists():
+            make_folder(path.parent)
+            image = _image(self.dataset.load(index), index)
+            # Not synced: ten thousand syncs take minutes, and an image can be made again.
+            atomic_write(path, lambda file: image.save(file, format="PNG"), durable=False)
+        return path
+
+
+def _sheet(query: Query, files: list[Path]) -> bytes:
+    """The file as it is first written: UTF-8 with a mark, by which Excel knows that it is UTF-8."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    probs = None if query.probs is None else _checked_probs(query)
+    more = [] if probs is None else ["suggestion", "confidence"]
+    writer.writerow(["index", "key", "file", "label", *more])
+    for row, (index, key, file) in enumerate(zip(query.idx.tolist(), query.keys, files, strict=True)):
+        suggestion: list[str] = []
+        if probs is not None:
+            best = int(np.argmax(probs[row]))
+            suggestion = [text_cell(query.class_names[best]), f"{probs[row, best]:.3f}"]
+        writer.writerow([index, text_cell(key), text_cell(str(file)), "", *suggestion])
+    return text.getvalue().encode("utf-8-sig")
+
+
+def _checked_probs(query: Query) -> np.ndarray:
+    shape = (len(query.idx), len(query.class_names))
+    if query.probs.shape != shape:
+        raise UsageError(f"query {query.cycle}: probs must be (Q, C) = {shape}, got {query.probs.shape}")
+    bad = ~np.isfinite(query.probs).all(axis=1)
+    if bad.any():
+        raise UsageError(f"query {query.cycle}: non-finite probs of samples {name_some(query.idx[bad])}")
+    return query.probs
+
+
+def _image(sample: Any, index: int) -> Image.Image:
+    """The sample as an image for people, its shorter side at least 128 pixels. UsageError when it is none."""
+    from PIL import Image
+
+    if not isinstance(sample, Image.Image):
+        sample = np.asarray(sample)
+        if sample.dtype != np.uint8 or not (sample.ndim == 2 or sample.ndim == 3 and sample.shape[2] == 3):
+            got = f"{sample.dtype} of shape {sample.shape}"
+            raise UsageError(f"sample {index}: must be a PIL image or uint8 (H, W) or (H, W, 3), got {got}")
+        sample = Image.fromarray(sample)
+    if sample.mode not in _PNG_MODES:
+        sample = sample.convert("RGB")
+    factor = -(-_MIN_SIDE // min(sample.size))
+    if factor == 1:
+        return sample
+    # Whole factors only, and no smoothing: every pixel stays what it is.
+    return sample.resize((sample.width * factor, sample.height * factor), Image.Resampling.NEAREST)

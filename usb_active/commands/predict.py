@@ -1,0 +1,168 @@
+"""`usb-active predict RUN`: labels for the rest of the pool, or for a folder of images, by the final model."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from usb_active.commands.model_inputs import ModelInputs, inputs_of, model_inputs
+from usb_active.config.settings import RunConfig, load_config
+from usb_active.config.trust import FLAG, check_plugins
+from usb_active.errors import UsageError
+from usb_active.images.depth import describe_depth
+from usb_active.images.files import folder_images
+from usb_active.loop.setup import build_dataset, make, take_pinned
+from usb_active.pool.pool import Pool
+from usb_active.storage.journal_checks import check_labels
+from usb_active.storage.run_dir import RunDir
+from usb_active.storage.schemas import finished_trainings, run_metrics
+from usb_active.storage.spreadsheet import text_cell
+
+if TYPE_CHECKING:
+    import torch
+
+    from usb_active.contracts.task import Task
+
+logger = logging.getLogger("usb_active")
+
+_REMEDY = "restore it from a copy"
+# Images at a time: 1,024 of 224 pixels take 600 MB.
+MAX_BATCH = 1024
+
+
+def predict(path: Path, data: Path | None, out: TextIO, *, trusted: bool = False) -> None:
+    """Write CSV rows, of classes (key, class, probability): the most probable class of each image, by the EMA model on eval views.
+
+    Args:
+        path: a run directory; it is only read, and a run may be going on in it.
+        data: a folder of images, in the order of their paths; the run's own images need not be there any more. None: the
+            pool's samples without a label (skipped ones included), in the pool's order.
+        trusted: import the run's plugins even where they are not installed; see `usb_active.config.trust`.
+
+    Raises:
+        UsageError: no run, no finished cycle, or no checkpoint of one; images that are missing or not readable; plugins that are
+            not installed, without `trusted`.
+    """
+    run = RunDir.read(path)
+    check_plugins(path, run.config.get("plugins"), trusted)
+    config = load_config(path / "config.yaml")
+    config = config if trusted else within_machine(config)
+    checkpoint = final_checkpoint(run)
+    keys, samples, idx, inputs = _pool_rest(run, config) if data is None else _folder(data, run, config)
+    # Imported late: it takes seconds, and mistakes should be told before.
+    from usb_active.storage.checkpoint import Owner, must_fit, read_cycle_checkpoint
+
+    cycle = int(checkpoint.parent.name.removeprefix("cycle_"))
+    owner = Owner(run.run_id, cycle, config.usb["algorithm"])
+    weights = read_cycle_checkpoint(checkpoint, owner, _REMEDY)["ema_model"]
+    with must_fit(checkpoint, "weights", _REMEDY):
+        model = _build_model(config, inputs, weights)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("key", *inputs.task.prediction_columns))
+    for rows, values in _with_progress(_outputs(config, model, samples, idx, inputs.task), len(idx)):
+        for row, cells in zip(rows, inputs.task.predictions(values), strict=True):
+            writer.writerow([text_cell(keys[row]), *cells])
+
+
+def within_machine(config: RunConfig) -> RunConfig:
+    """The configuration with no more workers and threads than this machine has cores, and no larger batches than `MAX_BATCH`.
+
+    They change nothing in what is predicted, and a run received from somebody names any number of them. A line says what is lowered.
+    """
+    cores = os.cpu_count() or 1
+    usb, threads = dict(config.usb), config.active.threads
+    for name, most, why in (("num_workers", cores, "the cores"), ("eval_batch_size", MAX_BATCH, "the most")):
+        if usb[name] > most:
+            logger.warning("%s: %d, lowered to %s here, %d (%s takes it as it is)", name, usb[name], why, most, FLAG)
+            usb[name] = most
+    if threads is not None and threads > cores:
+        logger.warning("active.threads: %d, lowered to the cores here, %d (%s takes it as it is)", threads, cores, FLAG)
+        threads = cores
+    return replace(config, usb=usb, active=config.active.model_copy(update={"threads": threads}))
+
+
+def final_checkpoint(run: RunDir) -> Path:
+    """The checkpoint of the last finished cycle that still has one: the one that held-out labels chose, or else the last.
+
+    Raises:
+        UsageError: no cycle is finished, or the checkpoints are gone.
+    """
+    finished = finished_trainings(run)
+    if not finished and any(run.path.glob("cycle_*/done.json")):
+        raise UsageError(f"{run.path / 'metrics.jsonl'} is gone or empty; usb-active run with the run's YAML writes it again")
+    if not finished:
+        raise UsageError(f"{run.path}: no cycle has been finished yet, so there is no model to predict with")
+    paths, metric = [], run_metrics(run)[0]
+    for record in reversed(finished):
+        name = "latest_model.pth" if record.get(f"validation_{metric.key}") is None else "model_best.pth"
+        paths.append(run.cycle_path(record["cycle"]) / name)
+        if paths[-1].is_file():
+            return paths[-1]
+    raise UsageError(f"{paths[0]} is gone, and with it the model to predict with; restore it from a copy")
+
+
+def _pool_rest(run: RunDir, config: RunConfig) -> tuple[Sequence[str], Any, np.ndarray, ModelInputs]:
+    """Keys, samples, the dataset indices that have no label, and what the model takes."""
+    check_labels(run)
+    try:
+        dataset = build_dataset(config, run)
+    except UsageError as error:
+        raise UsageError(f"{run.path}: the rest of its pool cannot be labelled without its images: {error}; others: --data DIR") from error
+    take_pinned(run, dataset)
+    dataset.align(run.keys() or dataset.keys, grow=False)
+    pool = Pool.from_rows(run.rows(), np.asarray(dataset.queryable, dtype=bool), dataset.task)
+    return dataset.keys, dataset, pool.unlabeled, inputs_of(dataset)
+
+
+def _folder(data: Path, run: RunDir, config: RunConfig) -> tuple[Sequence[str], Any, np.ndarray, ModelInputs]:
+    """The images below a folder, seen as those of the pool are."""
+    from usb_active.images.checking import check_images
+
+    inputs = model_inputs(run, config)
+    files, listing = folder_images(data, inputs.in_channels, inputs.reading)
+    for line in [*listing.remarks(), *describe_depth(check_images(files).deep)]:
+        logger.warning("%s: %s", data, line)
+    samples = SimpleNamespace(collate=inputs.collate, load=files.load, views=inputs.views)
+    return files.keys, samples, np.arange(len(files.keys)), inputs
+
+
+def _build_model(config: RunConfig, inputs: ModelInputs, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """The network with the weights of a checkpoint, on the device."""
+    from usb_active.usb.device import configure_torch, pick_device
+
+    configure_torch(config.active)
+    model = make(config.net).build(inputs.task.num_outputs, inputs.img_size, inputs.in_channels)
+    model.load_state_dict({name.removeprefix("module."): value for name, value in weights.items()})
+    return model.to(pick_device(config.usb["gpu"]))
+
+
+def _outputs(
+    config: RunConfig, model: torch.nn.Module, samples: Any, idx: np.ndarray, task: Task
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(idx (B,), the task's `output` (B, …)), in order."""
+    from usb_active.pool import inference
+
+    usb, device = config.usb, next(model.parameters()).device
+    rows = inference.PoolRows(samples, idx, "eval", 1, usb["seed"], ("predict",))
+    sizes = usb["eval_batch_size"], usb["num_workers"]
+    for part, values in inference.predict(model, rows, [task.output], *sizes, device, has_probs=bool(task.class_names)):
+        yield part, values[task.output][0]
+
+
+def _with_progress(parts: Iterator[tuple[np.ndarray, np.ndarray]], total: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A bar on the standard error, if that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="image", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+        for idx, values in parts:
+            yield idx, values
+            bar.update(len(idx))

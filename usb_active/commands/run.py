@@ -1,0 +1,89 @@
+"""What `usb-active run` and `usb-active check` do."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from usb_active.config.choices import Problems
+from usb_active.config.settings import RunConfig
+from usb_active.loop.setup import build_dataset, build_parts, check_directory, say_remarks
+from usb_active.report import summary_table, write_report
+from usb_active.storage.durable import check_locks
+from usb_active.storage.run_dir import RunDir, make_folder
+
+__all__ = ["build_dataset", "check", "check_all", "run"]
+
+logger = logging.getLogger("usb_active")
+
+
+def check(config: RunConfig) -> int:
+    """Everything that `run` would refuse before it trains. Exit code 0, or UsageError."""
+    check_all(config)
+    print(f"{config.source}: fine; it would run in {config.run_path}")
+    return 0
+
+
+def run(config: RunConfig, verbose: bool = False) -> int:
+    """Run an experiment to its end, or on from where it stopped; then report. Exit code 0, or an exception that says why not."""
+    parts = check_all(config)
+    make_folder(config.run_path.parent)
+    log_progress(verbose)
+    from usb_active.usb.launch import make_algorithm
+
+    algorithm = make_algorithm(config, parts)
+    algorithm.train()
+    finish(config)
+    return 0
+
+
+def check_all(config: RunConfig) -> dict[str, Any]:
+    """The parts of the run, checked: first what costs nothing, so that a mistake there is not waited for while USB is imported.
+
+    Raises:
+        UsageError: all that is wrong with the training, and with the directory, at once.
+    """
+    check_locks()
+    parts = build_parts(config)
+    from usb_active.usb.support import check_training
+    from usb_active.usb.trial import try_out
+
+    problems = Problems(config.source)
+    with problems.collected():
+        check_directory(config)
+    with problems.collected():
+        check_training(parts)
+        try_out(parts)
+    problems.raise_if_any()
+    say_remarks(parts)
+    return parts
+
+
+def finish(config: RunConfig) -> None:
+    """Show what a finished run has come to: the table, the path, the report."""
+    print(summary_table(RunDir.read(config.run_path).metrics()))
+    print(f"run: {config.run_path}")
+    # The user has typed the configuration, and its plugins are imported already.
+    written = write_report([config.run_path], trusted=True)
+    for path in [path for path in written if not path.name.startswith("gallery")]:
+        print(f"     {path}")
+
+
+def log_progress(verbose: bool = False) -> None:
+    """A line a cycle, warnings, and with `verbose` what USB says; above the progress bar, not through it."""
+    handler = _AboveProgress()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    logging.getLogger("usb_active.usb").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+class _AboveProgress(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        text = self.format(record)
+        prefix = "" if record.levelno < logging.WARNING else f"usb-active: {record.levelname.lower()}: "
+        tqdm.write(f"{prefix}{text}", file=sys.stdout if record.levelno < logging.WARNING else sys.stderr)

@@ -1,0 +1,66 @@
+"""The keys that may differ when a run goes on. Those of plugins are declared by the plugins, by `usb_active.contracts.plugin.free_key`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from usb_active.contracts.plugin import free_names
+from usb_active.contracts.registry import REGISTRY
+from usb_active.errors import UsageError
+
+# The core's own: they change neither what is trained nor what is selected. (Image size may be the data set's own choice: what it comes
+# to is kept in the run's dataset.json, and compared there.)
+FREE_KEYS = (
+    "save_dir",
+    "save_name",
+    "data_dir",
+    "num_workers",
+    "num_log_iter",
+    "use_tensorboard",
+    "use_wandb",
+    "use_aim",
+    "gpu",
+    "img_size",
+    "num_classes",
+    "active.cycles",
+    "active.keep",
+    "active.fast_hooks",
+)
+# Where a configuration names a plugin, and of which kind.
+_TOP = {"dataset": "dataset", "net": "network"}
+_ACTIVE = {
+    "initial": "acquisition", "acquisition": "acquisition", "prior": "prior", "analysis": "analysis",
+    "pretrain": "pretrainer", "oracle": "oracle", "features": "features",
+}  # fmt: skip
+
+
+def free_keys(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Dotted keys of a resolved configuration that may differ: the core's, and those that its plugins declare.
+
+    A plugin that is not at hand, as of a run that came from elsewhere, declares none.
+    """
+    own = [f"{where}.{name}" for where, kind, plugin in _plugins(config) for name in _declared(kind, plugin)]
+    return (*FREE_KEYS, *own)
+
+
+def _plugins(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(dotted key, kind, name) of every plugin that has keys of its own there."""
+    active = config.get("active")
+    blocks = [(where, kind, config.get(where)) for where, kind in _TOP.items()]
+    if isinstance(active, Mapping):
+        blocks += [(f"active.{where}", kind, active.get(where)) for where, kind in _ACTIVE.items()]
+    blocks = [(where, kind, block) for where, kind, block in blocks if isinstance(block, Mapping)]
+    blocks += [(f"{where}.features", "features", block.get("features")) for where, _, block in blocks]
+    for where, kind, block in blocks:
+        if isinstance(block, Mapping) and isinstance(block.get("name"), str) and len(block) > 1:
+            yield where, kind, block["name"]
+
+
+def _declared(kind: str, name: str) -> list[str]:
+    if name not in REGISTRY.names(kind):
+        return []
+    try:
+        return free_names(REGISTRY.get(kind, name).Config)
+    except UsageError:
+        return []  # it does not import; whoever uses the plugin itself is told

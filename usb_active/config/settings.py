@@ -1,0 +1,441 @@
+"""The configuration: USB's keys as they are, plus the validated `active:` block. Imports neither torch nor semilearn.
+
+All that is wrong with a YAML is found before anything runs, and reported at once, a line each: file, key, value, what is valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, InstanceOf
+
+from usb_active.config.choices import PluginChoice, Problems, Strict, choose, choose_with, validate
+from usb_active.config.free_keys import free_keys
+from usb_active.config.upper_bound import wants_all_labels
+from usb_active.config.usb_keys import ALGORITHMS, INVALID, algorithm_keys, algorithm_names, check_usb_keys, convert, imbalance, show
+from usb_active.contracts.algorithm import declared
+from usb_active.contracts.plugin import overrides
+from usb_active.contracts.registry import REGISTRY
+from usb_active.environment.usb_names import other_modality
+from usb_active.errors import UsageError, nearest
+from usb_active.storage.path_texts import is_url, name_problem, old_name_problem, path_problem
+from usb_active.storage.paths import absolute, user_path
+from usb_active.storage.run_format import PINNED_FILE
+from usb_active.storage.yaml_input import apply_overrides, find_yaml, read_yaml
+
+# USB's keys that are paths. They count from where the command is given, and are absolute in a run's config.yaml.
+PATH_KEYS = ("save_dir", "data_dir", "pretrain_path")
+# Keys without an effect on results that must stay as they are all the same: what an observer has not seen of the first cycles cannot
+# be made up for.
+OBSERVING_KEYS = ("active.analysis",)
+
+
+def _number(value: Any) -> Any:
+    number = convert(value, float)
+    return value if number is INVALID else number
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+
+
+@dataclass(frozen=True)
+class InitialSettings(PluginChoice):
+    """The plugin that chooses what is labelled first, and how much of it; `size` is None where it brings labels of its own."""
+
+    size: int | None = None
+
+    def resolved(self) -> dict[str, Any]:
+        """The mapping that gives these settings again."""
+        return {**super().resolved(), "size": self.size}
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """The prior, and when it holds: below iteration `until_iter` of each cycle (None: always), then removed or updated."""
+
+    choice: PluginChoice
+    until_iter: int | None = None
+    then: Literal["remove", "update"] = "remove"
+    update_every: int | None = None
+
+    def resolved(self) -> dict[str, Any]:
+        """The mapping that gives these settings again."""
+        return {**self.choice.resolved(), "until_iter": self.until_iter, "then": self.then, "update_every": self.update_every}
+
+
+class _InitialKeys(Strict):
+    size: int | None = Field(None, ge=1)
+
+
+class _PriorKeys(Strict):
+    until_iter: int | None = Field(None, ge=0)
+    then: Literal["remove", "update"] = "remove"
+    update_every: int | None = Field(None, ge=1)
+
+
+class ActiveKeys(Strict):
+    """The keys of the `active:` block that are not plugins."""
+
+    cycles: int = Field(ge=0)
+    budget: int = Field(0, ge=0)
+    warm_start: bool = False
+    schedule: Literal["cosine", "constant"] = "cosine"
+    validation: Number = Field(0.0, ge=0, le=0.5)
+    keep: Literal["last", "all"] = "last"
+    deterministic: bool = False
+    threads: int | None = Field(None, ge=1)
+    fast_hooks: bool = True
+
+
+class ActiveConfig(ActiveKeys):
+    """The `active:` block."""
+
+    initial: InstanceOf[InitialSettings]
+    acquisition: InstanceOf[PluginChoice] | None
+    oracle: InstanceOf[PluginChoice]
+    features: InstanceOf[PluginChoice]
+    pretrain: InstanceOf[PluginChoice] | None
+    prior: InstanceOf[PriorSettings] | None
+    # One, or several; `analyses` has them all.
+    analysis: InstanceOf[PluginChoice] | tuple[InstanceOf[PluginChoice], ...] | None = None
+
+    @property
+    def analyses(self) -> dict[str, PluginChoice]:
+        """Role → analysis: `analysis` for one alone, `analysis[0]`, `analysis[1]`, … in the order of a list."""
+        if isinstance(self.analysis, tuple):
+            return {f"analysis[{number}]": choice for number, choice in enumerate(self.analysis)}
+        return {} if self.analysis is None else {"analysis": self.analysis}
+
+    def resolved(self) -> dict[str, Any]:
+        """The block as a plain mapping, defaults filled in."""
+        block = {name: getattr(self, name) for name in ActiveKeys.model_fields}
+        for name in ("initial", "acquisition", "oracle", "features", "pretrain", "prior"):
+            value = getattr(self, name)
+            block[name] = None if value is None else value.resolved()
+        # Only where there is one: a run that began before there were analyses is a run without.
+        found = [choice.resolved() for choice in self.analyses.values()]
+        return {**block, "analysis": found if len(found) > 1 else found[0]} if found else block
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole configuration, checked.
+
+    Attributes:
+        usb: USB's keys, `algorithm` (without `active_`), `dataset` and `net` (names) included, defaults filled in.
+            `num_classes` and `img_size` are None where the data set decides.
+        dataset, net: the plugins. plugins: modules and absolute paths of files to import.
+        base: the YAML's folder, from which relative paths in plugins' keys are counted. source: its name, for messages.
+        warnings: what was dropped, a line each.
+    """
+
+    usb: dict[str, Any]
+    dataset: PluginChoice
+    net: PluginChoice
+    active: ActiveConfig
+    plugins: tuple[str, ...] = ()
+    base: Path = field(default=Path(), compare=False)
+    source: str = field(default="", compare=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def algorithm(self) -> str:
+        """The name in USB's registry."""
+        return f"active_{self.usb['algorithm']}"
+
+    @property
+    def run_path(self) -> Path:
+        """The run directory."""
+        return Path(self.usb["save_dir"]) / self.usb["save_name"]
+
+    @property
+    def free_keys(self) -> tuple[str, ...]:
+        """Dotted keys that may differ when the run goes on."""
+        return free_keys(self.resolved())
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything as plain data, defaults filled in; `config_from_dict` gives the same configuration again."""
+        block = {"dataset": self.dataset.resolved(), "net": self.net.resolved()}
+        return {**self.usb, **block, "active": self.active.resolved(), "plugins": list(self.plugins)}
+
+    def stored(self) -> dict[str, Any]:
+        """What a run's config.yaml holds: `resolved`, with paths that mean the same from any working directory."""
+        return {**self.resolved(), **{name: absolute(self.usb[name]) for name in PATH_KEYS}}
+
+
+def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of a file, or of a packaged YAML by its name.
+
+    Args:
+        overrides: `key=value` texts with dotted keys, put over the file; values are YAML.
+
+    Raises:
+        UsageError: what is wrong, a line each.
+    """
+    path = find_yaml(path_or_name)
+    data = read_yaml(path)
+    changed = apply_overrides(data, overrides)
+    return config_from_dict(data, base=path.resolve().parent, source=str(path_or_name), overridden=changed)
+
+
+def config_from_dict(data: Mapping[str, Any], *, base: Path, source: str, overridden: Iterable[str] = ()) -> RunConfig:
+    """As `load_config`, of data that has been read already."""
+    problems = Problems(source, overridden)
+    rest = dict(data)
+    plugins = _load_plugins(rest.pop("plugins", None), base, problems)
+    block = rest.pop("active", None)
+    _refuse_whole(rest, problems)
+    dataset = choose("dataset", rest.pop("dataset", "cifar10"), "dataset", base, problems)
+    net = choose("network", rest.pop("net", "wrn_28_2"), "net", base, problems)
+    usb = _usb(rest, problems)
+    active = _active(block, base, problems)
+    # What follows compares values with each other: they must be valid by themselves.
+    problems.raise_if_any()
+    active = _settle_initial(active, data.get("num_labels"), problems)
+    active = _settle_cycles(usb["algorithm"], active, problems)
+    _cross_check(usb, active, problems)
+    _settle_stream(usb, active, "include_lb_to_ulb" in rest, problems)
+    problems.raise_if_any()
+    usb |= {"dataset": dataset.name, "net": net.name, "num_labels": active.initial.size}
+    usb["save_name"] = _save_name(usb, active) if usb["save_name"] is None else usb["save_name"]
+    _check_paths(usb, base, problems)
+    problems.raise_if_any()
+    return RunConfig(usb, dataset, net, active, plugins, base, source, tuple(problems.warnings))
+
+
+def check_against_pool(config: RunConfig, num_queryable: int, num_classes: int, class_counts: Sequence[int] | None = None) -> None:
+    """What can only be checked with the pool at hand.
+
+    Args:
+        num_queryable: samples that may be asked. class_counts: (C,) of these a class, where truth is known.
+
+    Raises:
+        UsageError: more labels are wanted than there are samples, or more of a class than it has.
+    """
+    active = config.active
+    size = active.initial.size or 0
+    total = size + active.cycles * active.budget
+    if size > num_queryable:
+        raise UsageError(f"{config.source}: active.initial.size: {size} labels wanted, but only {num_queryable} samples may be asked")
+    if total > num_queryable:
+        most = (num_queryable - size) // active.cycles
+        raise UsageError(
+            f"{config.source}: active.budget: {size} initial + {active.cycles} cycles of {active.budget} = {total} labels, but only "
+            f"{num_queryable} samples may be asked; at most {most} a cycle"
+        )
+    if active.initial.cls.per_class:
+        _check_per_class(config, size, num_classes, class_counts)
+
+
+def _check_per_class(config: RunConfig, size: int, num_classes: int, class_counts: Sequence[int] | None) -> None:
+    where = f"{config.source}: active.initial.size"
+    if size % num_classes:
+        lower = size // num_classes * num_classes
+        valid = f"{lower} or {lower + num_classes}" if lower else str(num_classes)
+        raise UsageError(f"{where}: '{config.active.initial.name}' takes equally many of each class ({size} for {num_classes}); {valid}")
+    each = size // num_classes
+    short = [f"class {index} has {count}" for index, count in enumerate(() if class_counts is None else class_counts) if count < each]
+    if short:
+        raise UsageError(f"{where}: {size} is {each} of each class, but {', '.join(short[:5])}; at most {min(class_counts) * num_classes}")
+
+
+# --- the parts -------------------------------------------------------------------------------------------------------------
+
+
+def _load_plugins(value: Any, base: Path, problems: Problems) -> tuple[str, ...]:
+    names = [] if value is None else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        problems.add("plugins", f"must be a list of module names and .py files ({show(value)})")
+        problems.raise_if_any()
+    for name in names:
+        if what := path_problem(name):
+            problems.add("plugins", what)
+    problems.raise_if_any()
+    try:
+        plugins = tuple(str((base / user_path(name)).resolve()) if name.endswith(".py") else name for name in names)
+        REGISTRY.load_modules(plugins, base)
+    except UsageError as error:
+        raise UsageError(f"{problems.source}: {error}") from error
+    return plugins
+
+
+def _refuse_whole(rest: dict[str, Any], problems: Problems) -> None:
+    """USB's YAMLs for text, audio and imbalanced data: one line, since nothing else in them matters then."""
+    if modality := other_modality(rest, REGISTRY.names("dataset")):
+        problems.add("dataset", modality)
+    elif imbalanced := imbalance(rest):
+        problems.add(*imbalanced)
+    problems.raise_if_any()
+
+
+def _usb(rest: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    given = {name: value for name, value in rest.items() if name != "algorithm"}
+    name = rest.get("algorithm", "fixmatch")
+    try:
+        if not isinstance(name, str):
+            raise UsageError(f"must be the name of an algorithm ({show(name)}){nearest('', algorithm_names())}")
+        # A YAML may use the name that the algorithm has in USB's registry.
+        if name not in algorithm_names():
+            name = name.removeprefix("active_")
+        algorithm_keys(name)
+    except UsageError as error:
+        problems.add("algorithm", str(error))
+        return {}
+    usb = check_usb_keys(given, name, problems.add, problems.warn)
+    for key in PATH_KEYS:
+        if isinstance(usb[key], str) and usb[key].startswith("~"):
+            try:
+                usb[key] = str(user_path(usb[key]))
+            except UsageError as error:
+                problems.add(key, str(error))
+    return {"algorithm": name, **usb}
+
+
+def _active(block: Any, base: Path, problems: Problems) -> ActiveConfig | None:
+    if not isinstance(block, dict):
+        problems.add("active", f"missing; the block that says what to label: initial, acquisition, cycles, budget ({show(block)})")
+        return None
+    block = {name: value for name, value in block.items() if value is not None}
+    plugins = {
+        "oracle": choose("oracle", block.pop("oracle", "dataset"), "active.oracle", base, problems),
+        "features": choose("features", block.pop("features", "model"), "active.features", base, problems),
+        "pretrain": None,
+        "acquisition": None,
+        "prior": None,
+        "analysis": None,
+    }
+    initial, own = choose_with("acquisition", block.pop("initial", None), "active.initial", base, problems, _InitialKeys)
+    if "acquisition" in block:
+        value = block.pop("acquisition")
+        plugins["acquisition"] = choose("acquisition", value, "active.acquisition", base, problems, features=True)
+    if "analysis" in block:
+        plugins["analysis"] = _analyses(block.pop("analysis"), base, problems)
+    if "pretrain" in block:
+        plugins["pretrain"] = choose("pretrainer", block.pop("pretrain"), "active.pretrain", base, problems)
+    if "prior" in block:
+        plugins["prior"] = _prior(block.pop("prior"), base, problems)
+    keys = validate(ActiveKeys, block, "active", problems, also=("initial", *plugins))
+    if problems.lines:
+        return None
+    settings = InitialSettings(initial.kind, initial.name, initial.config, initial.features, own.size)
+    return ActiveConfig(**keys.model_dump(), **plugins, initial=settings)
+
+
+def _analyses(value: Any, base: Path, problems: Problems) -> PluginChoice | tuple[PluginChoice, ...] | None:
+    """One, or a list of several; a list of one is that one."""
+    if not isinstance(value, list):
+        return choose("analysis", value, "active.analysis", base, problems, features=True)
+    if not value:
+        problems.add("active.analysis", "an empty list; name at least one analysis, or leave the key out")
+        return None
+    chosen = tuple(
+        choose("analysis", item, f"active.analysis[{number}]" if len(value) > 1 else "active.analysis", base, problems, features=True)
+        for number, item in enumerate(value)
+    )
+    if None in chosen:
+        return None
+    return chosen if len(chosen) > 1 else chosen[0]
+
+
+def _prior(value: Any, base: Path, problems: Problems) -> PriorSettings | None:
+    choice, keys = choose_with("prior", value, "active.prior", base, problems, _PriorKeys)
+    if choice is None or keys is None:
+        return None
+    if keys.then == "update" and (keys.update_every is None or keys.until_iter is None):
+        problems.add("active.prior.then", "update needs until_iter and update_every")
+    elif keys.then == "remove" and keys.update_every is not None:
+        problems.add("active.prior.update_every", f"is read only with then: update ({keys.update_every})")
+    return PriorSettings(choice, **keys.model_dump())
+
+
+# --- keys that must agree with each other ----------------------------------------------------------------------------------
+
+
+def _settle_initial(active: ActiveConfig, num_labels: Any, problems: Problems) -> ActiveConfig:
+    """The number of initial labels: `initial.size`, or USB's `num_labels`; a plugin that brings labels has no need of it."""
+    size = active.initial.size
+    if overrides(active.initial.cls, "known_labels"):
+        if size is not None:
+            problems.add("active.initial.size", f"'{active.initial.name}' brings its own labels ({size}); remove size")
+        elif num_labels is not None:
+            problems.warn("num_labels", f"'{active.initial.name}' brings its own labels; dropped")
+        return active
+    if size is not None and num_labels not in (None, "None", size):
+        problems.add("num_labels", f"contradicts active.initial.size ({num_labels} and {size}); remove num_labels")
+    elif size is None and num_labels in (None, "None"):
+        problems.add("active.initial.size", "missing; how many labels there are before the first training")
+    elif size is None:
+        return active.model_copy(update={"initial": replace(active.initial, size=int(num_labels))})
+    return active
+
+
+def _settle_cycles(algorithm: str, active: ActiveConfig, problems: Problems) -> ActiveConfig:
+    """An algorithm that trains on all labels trains once: nothing is left to select."""
+    if active.cycles == 0 or not wants_all_labels(algorithm):
+        return active
+    problems.warn("active.cycles", f"'{algorithm}' trains on all known labels, so that none is left to select ({active.cycles}); dropped")
+    return active.model_copy(update={"cycles": 0})
+
+
+def _cross_check(usb: dict[str, Any], active: ActiveConfig, problems: Problems) -> None:
+    if active.cycles > 0 and active.acquisition is None:
+        problems.add("active.acquisition", f"missing, with cycles: {active.cycles}{nearest('', REGISTRY.names('acquisition'))}")
+    if active.cycles > 0 and active.budget < 1:
+        problems.add("active.budget", f"labels a cycle must be at least 1 ({active.budget})")
+    # An algorithm that plans its cycles takes the iterations from the epochs.
+    if usb["epoch"] > usb["num_train_iter"] and not overrides(_own_algorithm(usb["algorithm"]), "plan"):
+        problems.add("epoch", f"more epochs than iterations ({usb['epoch']}); at most num_train_iter, {usb['num_train_iter']}")
+    if usb["use_pretrain"] and not usb["pretrain_path"]:
+        problems.add("pretrain_path", "missing, with use_pretrain: true")
+
+
+def _check_paths(usb: dict[str, Any], base: Path, problems: Problems) -> None:
+    for name in ("save_dir", "data_dir", "load_path", "pretrain_path"):
+        if what := path_problem(usb[name]):
+            problems.add(name, what)
+    what = name_problem(usb["save_name"])
+    if what and (_is_run(base) or not path_problem(usb["save_dir"]) and _is_run(Path(usb["save_dir"]) / usb["save_name"])):
+        what = old_name_problem(usb["save_name"])
+    if what:
+        problems.add("save_name", what)
+    if usb["use_pretrain"] and is_url(usb["pretrain_path"]):
+        problems.add("pretrain_path", f"nothing is downloaded ({show(usb['pretrain_path'])}); fetch the file, and give its path")
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a run has been begun there: a folder with a config.yaml alone may be anything."""
+    try:
+        return (path / "config.yaml").is_file() and (path / PINNED_FILE).is_file()
+    except (OSError, ValueError):
+        # No path of this machine.
+        return False
+
+
+def _own_algorithm(name: str) -> type | None:
+    """The class of an algorithm that is a plugin; None for USB's own, which are not imported here."""
+    return REGISTRY.get("algorithm", name) if name in REGISTRY.names("algorithm") and name not in ALGORITHMS else None
+
+
+def _settle_stream(usb: dict[str, Any], active: ActiveConfig, given: bool, problems: Problems) -> None:
+    """`include_lb_to_ulb`, where a method demands that labelled samples are, or are not, in the unlabelled stream."""
+    choices = [choice for choice in (active.initial, active.acquisition, active.prior and active.prior.choice) if choice]
+    # Of an instance, because what it wants may depend on its keys.
+    asking = {choice.name: choice.make().include_labeled for choice in choices}
+    own = _own_algorithm(usb["algorithm"])
+    if own is not None:
+        asking[usb["algorithm"]] = declared(own, "include_labeled")
+    for name, wanted in asking.items():
+        if wanted is None or usb["include_lb_to_ulb"] is wanted:
+            continue
+        if given:
+            problems.add("include_lb_to_ulb", f"'{name}' needs {show(wanted)} ({show(usb['include_lb_to_ulb'])})")
+        usb["include_lb_to_ulb"], given = wanted, True
+
+
+def _save_name(usb: dict[str, Any], active: ActiveConfig) -> str:
+    """What the run is called when the YAML does not say: another method, data set or seed gets a directory of its own."""
+    method = active.acquisition.name if active.acquisition else active.initial.name
+    return f"active_{usb['algorithm']}_{usb['dataset']}_{method}_{usb['seed']}"

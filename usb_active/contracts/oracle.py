@@ -1,0 +1,83 @@
+"""The contract of an oracle: who gives the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from usb_active.contracts.plugin import Plugin, optional
+
+if TYPE_CHECKING:
+    from usb_active.contracts.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Query:
+    """One round's picks, on disk before anyone is asked.
+
+    Attributes:
+        cycle: the number of the query; 0 is the initial one. Its id.
+        idx: (Q,) dataset indices, best first. keys: their keys.
+        acquisition: the name of what chose them.
+        class_names: the labels that may be given.
+        probs: (Q, C) what the model thinks, if known.
+    """
+
+    cycle: int
+    idx: np.ndarray
+    keys: tuple[str, ...]
+    acquisition: str
+    class_names: tuple[str, ...]
+    probs: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What is known of a query, and of earlier ones.
+
+    Attributes:
+        labels: dataset index → class index. skipped: refused samples. pending: not answered yet.
+        emptied: those of them that have a place for an answer in which nothing stands: the core warns where an answer stood there
+            before, which it keeps.
+    """
+
+    labels: Mapping[int, int] = field(default_factory=dict)
+    skipped: frozenset[int] = frozenset()
+    pending: frozenset[int] = frozenset()
+    emptied: frozenset[int] = frozenset()
+
+
+class Oracle(Plugin):
+    """Two steps, because people are slow: `ask` is idempotent by the query's cycle, `collect` takes what is there."""
+
+    kind: ClassVar[str] = "oracle"
+    # True when answers come from the data set itself: methods may then see `view.truth`.
+    simulated: bool = False
+
+    @optional
+    def setup(self, dataset: Dataset, run_path: Path) -> None:
+        """Called once, before the first `ask`: the pool, and the run's directory (`run_path / "queries"` is the oracle's)."""
+        self.dataset = dataset
+        self.run_path = run_path
+
+    @optional
+    def ask(self, query: Query) -> None:
+        """Put the question. Called again after a crash with the same query: must do no harm."""
+
+    def collect(self, query: Query) -> Answers:
+        """What is answered so far, of this query and (optionally) of earlier ones, corrections included."""
+        raise NotImplementedError(f"{type(self).__name__}.collect")
+
+    @optional
+    def accepts_partial(self) -> bool:
+        """True: training goes on with what is answered; False: it waits until nothing is pending."""
+        return False
+
+    @optional
+    def instructions(self, query: Query, pending: int) -> str:
+        """Two lines that tell a person what to do; shown when the run stops to wait."""
+        return f"{pending} labels are missing; give them and run the same command again."

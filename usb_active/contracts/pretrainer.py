@@ -1,0 +1,43 @@
+"""The contract of a pretrainer: weights (and features) made once a run, loaded at every cycle's start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from usb_active.contracts.plugin import Plugin
+
+if TYPE_CHECKING:
+    import torch
+
+    from usb_active.contracts.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What pretraining leaves: a CPU state dict of the network without its classifier, further modules' states, features (N, D)."""
+
+    backbone: Mapping[str, torch.Tensor] | None = None
+    modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    features: np.ndarray | None = None
+
+
+class Pretrainer(Plugin):
+    """Runs once, before the initial query. Must be resumable in `scratch`, a folder that survives a crash."""
+
+    kind: ClassVar[str] = "pretrainer"
+
+    def run(
+        self,
+        build_net: Callable[[], torch.nn.Module],
+        dataset: Dataset,
+        scratch: Path,
+        rng: np.random.Generator,
+        device: torch.device,
+    ) -> Pretrained:
+        """Train something. `build_net()` gives the run's network with its classifier, freshly and identically initialised."""
+        raise NotImplementedError(f"{type(self).__name__}.run")

@@ -1,0 +1,255 @@
+"""Named plugins of every kind: declared light, imported when asked for, checked when registered.
+
+A distribution declares plugins by an entry point of the group `usb_active.plugins` that names a module; that module, light
+to import, holds `PLUGINS`, a list of `Declaration`s. A module or file named in a YAML's `plugins:` may do the same, or use
+the `register` decorator. Nothing here knows a plugin's name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from usb_active.contracts.file_imports import import_file
+from usb_active.contracts.misspelling import misspelt
+from usb_active.contracts.plugin import Plugin, optional_methods, overrides
+from usb_active.errors import UsageError, nearest, plain, printable
+
+GROUP = "usb_active.plugins"
+
+# Base class of each kind, and the methods a plugin must define, with their positional parameters after `self`.
+CONTRACTS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "acquisition": ("usb_active.contracts.acquisition:Acquisition", {"select": ("view", "budget")}),
+    "features": ("usb_active.contracts.features:Features", {"get": ("view",)}),
+    "prior": ("usb_active.contracts.prior:Prior", {"fit": ("view", "when")}),
+    "analysis": ("usb_active.contracts.analysis:Analysis", {"report": ("run", "out")}),
+    "pretrainer": ("usb_active.contracts.pretrainer:Pretrainer", {"run": ("build_net", "dataset", "scratch", "rng", "device")}),
+    "oracle": ("usb_active.contracts.oracle:Oracle", {"collect": ("query",)}),
+    "dataset": ("usb_active.contracts.dataset:Dataset", {"prepare": (), "load": ("index",)}),
+    "network": ("usb_active.contracts.network:Network", {"build": ("num_classes", "img_size", "in_channels")}),
+    "algorithm": ("usb_active.contracts.algorithm:OwnAlgorithm", {"train_step": ()}),
+}
+# Kinds whose base says what may be defined, and need not be derived from: USB's own algorithms are plugins too.
+DUCK_TYPED = frozenset({"algorithm"})
+# What a plugin of a kind must not define, because its effect would be one that this kind promises not to have.
+FORBIDDEN = {"analysis": ("extra_loss", "select", "known_labels", "pseudo_labels", "include_labeled")}
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A plugin as its module declares it: enough to list it without importing it.
+
+    `target` is "module:attribute"; `summary` is one line; `origin` (who declares it) is filled in by the registry.
+    """
+
+    kind: str
+    name: str
+    target: str
+    summary: str
+    origin: str = ""
+
+
+class PluginImportError(UsageError):
+    """A plugin was found but does not import."""
+
+
+def resolve(target: str) -> Any:
+    """The object named "module:attribute"."""
+    module, _, attribute = target.partition(":")
+    value = importlib.import_module(module)
+    for part in attribute.split("."):
+        value = getattr(value, part)
+    return value
+
+
+class Registry:
+    """All plugins known to this process."""
+
+    def __init__(self) -> None:
+        self._declared: dict[tuple[str, str], Declaration] = {}
+        self._classes: dict[tuple[str, str], type] = {}
+        self.broken: dict[str, str] = {}
+        self._discovered = False
+
+    def declare(self, declaration: Declaration) -> None:
+        """Make a plugin known. UsageError when the kind is unknown or the name is taken (says by whom)."""
+        if declaration.kind not in CONTRACTS:
+            raise UsageError(f"{declaration.origin}: unknown plugin kind '{declaration.kind}'{nearest(declaration.kind, CONTRACTS)}")
+        key = (declaration.kind, declaration.name)
+        holder = self._declared.get(key)
+        if holder is not None and holder != declaration:
+            raise UsageError(
+                f"{declaration.origin}: {declaration.kind} '{declaration.name}' is already registered by {holder.origin} ({holder.target})"
+            )
+        self._declared[key] = declaration
+
+    def add(self, kind: str, name: str, cls: type, summary: str | None = None) -> type:
+        """Register a class at once, checked. Summary: the first line of its docstring unless given."""
+        origin = inspect.getsourcefile(cls) or cls.__module__
+        if summary is None:
+            summary = (inspect.getdoc(cls) or "").partition("\n")[0]
+        # Named before the check, so that a name that is taken is reported even when the class is broken as well.
+        declaration = Declaration(kind, name, f"{cls.__module__}:{cls.__qualname__}", summary, origin)
+        self.declare(declaration)
+        try:
+            check_contract(kind, name, cls)
+        except UsageError:
+            del self._declared[kind, name]
+            raise
+        self._classes[kind, name] = _named(cls, name)
+        return cls
+
+    def discover(self) -> None:
+        """Read the entry points of the group, once. One that fails is kept in `broken` and hurts nobody else."""
+        if self._discovered:
+            return
+        self._discovered = True
+        for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+            origin = f"{entry.dist.name} ({entry.value})" if entry.dist else entry.value
+            try:
+                self._declare_all(entry.load(), origin)
+            except Exception as error:  # any failure of foreign code is reported by name, and stays its own
+                self.broken[origin] = f"{type(error).__name__}: {error}"
+
+    def _declare_all(self, module: Any, origin: str) -> None:
+        for declaration in getattr(module, "PLUGINS", ()):
+            self.declare(replace(declaration, origin=origin))
+
+    def load_modules(self, modules: Iterable[str], base: Path | None = None) -> None:
+        """Import what a YAML's `plugins:` names: module names, or paths of .py files (relative to `base`)."""
+        self.discover()
+        for name in modules:
+            try:
+                module = import_file((base or Path()) / name) if name.endswith(".py") else importlib.import_module(name)
+            except UsageError:
+                raise
+            except Exception as error:
+                raise PluginImportError(f"plugins: '{plain(name)}' does not import: {type(error).__name__}: {error}") from error
+            self._declare_all(module, name)
+
+    def names(self, kind: str) -> list[str]:
+        """All names of a kind, sorted."""
+        self.discover()
+        return sorted(name for other, name in self._declared if other == kind)
+
+    def declarations(self) -> list[Declaration]:
+        """All plugins, by kind and name."""
+        self.discover()
+        return sorted(self._declared.values(), key=lambda d: (list(CONTRACTS).index(d.kind), d.name))
+
+    def get(self, kind: str, name: str) -> type:
+        """The checked class. UsageError for an unknown name (with the nearest), PluginImportError when it does not import."""
+        self.discover()
+        declaration = self._declared.get((kind, name))
+        if declaration is None:
+            hint = f" (plugins that failed to import: {'; '.join(f'{k}: {v}' for k, v in self.broken.items())})" if self.broken else ""
+            raise UsageError(f"unknown {kind} '{printable(name)}'{nearest(name, self.names(kind))}{hint}")
+        if (kind, name) not in self._classes:
+            self._classes[kind, name] = self._import(declaration)
+        return self._classes[kind, name]
+
+    def _import(self, declaration: Declaration) -> type:
+        try:
+            cls = resolve(declaration.target)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise PluginImportError(
+                f"{declaration.kind} '{declaration.name}' ({declaration.target}, from {declaration.origin}) does not import: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        check_contract(declaration.kind, declaration.name, cls)
+        return _named(cls, declaration.name)
+
+
+def _named(cls: type, name: str) -> type:
+    """The class knows the name under which it is asked for; the first one, should there be several."""
+    if issubclass(cls, Plugin) and "name" not in cls.__dict__:
+        cls.name = name
+    return cls
+
+
+def check_contract(kind: str, name: str, cls: Any) -> None:
+    """UsageError that names plugin, method and signature when a class does not fulfil its kind's contract."""
+    base_target, required = CONTRACTS[kind]
+    where = f"{kind} '{name}' ({getattr(cls, '__module__', '?')}:{getattr(cls, '__qualname__', cls)})"
+    if not inspect.isclass(cls):
+        raise UsageError(f"{where}: must be a class")
+    base = resolve(base_target)
+    if not issubclass(cls, base) and kind not in DUCK_TYPED:
+        raise UsageError(f"{where}: must derive from {base_target.replace(':', '.')}")
+    _check_spelling(where, cls, base, {*required, *FORBIDDEN.get(kind, ())})
+    for method, parameters in required.items():
+        if getattr(cls, method, None) is getattr(base, method, None) and not _replaced(cls, base, method):
+            raise UsageError(f"{where}: must define {method}({', '.join(('self', *parameters))})")
+    for method, parameters in required.items():
+        if callable(getattr(cls, method, None)):
+            _check_signature(where, cls, method, parameters)
+    for method in optional_methods(base):
+        if overrides(cls, method):
+            _check_signature(where, cls, method, *_parameters(base, method))
+    for method in FORBIDDEN.get(kind, ()):
+        if hasattr(cls, method):
+            raise UsageError(f"{where}: must not define {method}: an {kind} only observes")
+
+
+def _replaced(cls: type, base: type, method: str) -> bool:
+    """Whether the class offers something in place of a required method: `known_labels` stands for `select`."""
+    return method == "select" and overrides(cls, "known_labels")
+
+
+def _parameters(base: type, method: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the core gives an optional method: by position, after `self`; and by name, to those that take it."""
+    given = list(inspect.signature(getattr(base, method)).parameters.values())[1:]
+    by_name = tuple(parameter.name for parameter in given if parameter.kind is parameter.KEYWORD_ONLY)
+    return tuple(parameter.name for parameter in given if parameter.name not in by_name), by_name
+
+
+def _check_spelling(where: str, cls: type, base: type, more: set[str]) -> None:
+    """UsageError for public names of a plugin that are one edit away from a name of its contract: nobody would ever ask for them.
+
+    Names that the class has from elsewhere (another library's class that it derives from) are not its own.
+
+    Args:
+        more: names of the contract that the base lacks.
+    """
+    known = {*_public(base), *more}
+    annotated = {name for one in base.__mro__ for name in one.__dict__.get("__annotations__", ())}
+    package = cls.__module__.partition(".")[0]
+    added = [one for one in cls.__mro__ if one not in base.__mro__]
+    own = [one for one in added if issubclass(one, base) or one.__module__.partition(".")[0] == package]
+    inherited = {name for one in added if one not in own for name in vars(one)}
+    names = dict.fromkeys(name for one in own for name in vars(one) if not name.startswith("_"))
+    found = {name: misspelt(name, known) for name in names if name not in known | annotated | inherited}
+    wrong = [f"{name}: did you mean '{meant}'?" for name, meant in found.items() if meant]
+    if wrong:
+        way_out = "a name of the plugin's own that is so near to one of its contract must begin with an underscore"
+        raise UsageError(f"{where}: {' '.join(wrong)} ({way_out})")
+
+
+def _public(base: type) -> set[str]:
+    return {name for name in dir(base) if not name.startswith("_")}
+
+
+def _check_signature(where: str, cls: type, method: str, parameters: tuple[str, ...], by_name: tuple[str, ...] = ()) -> None:
+    if not parameters:
+        return
+    signature = inspect.signature(getattr(cls, method))
+    try:
+        signature.bind(None, *parameters, **{name: None for name in by_name if name in signature.parameters})
+    except TypeError as error:
+        wanted = f"{method}({', '.join(('self', *parameters))})"
+        raise UsageError(f"{where}: {method}{signature} cannot be called as {wanted}: {error}") from error
+
+
+REGISTRY = Registry()
+
+
+def register(kind: str, name: str) -> Callable[[type], type]:
+    """Class decorator for plugins in a module or file that a YAML's `plugins:` names."""
+    return lambda cls: REGISTRY.add(kind, name, cls)

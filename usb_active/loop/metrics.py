@@ -1,0 +1,73 @@
+"""A training's line in metrics.jsonl."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from usb_active.storage.checkpoint import must_fit, read_cycle_checkpoint
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from usb_active.loop.session import Session
+
+_REMEDY = "restore it from a copy, or remove both checkpoints of its folder to repeat this cycle's training"
+
+
+def training_record(session: Session, cycle: int) -> dict[str, Any]:
+    """What a finished training has come to, by the metrics of the data set's task: of classes `accuracy`, `balanced_accuracy`.
+
+    `accuracy` is the last EMA model's (on the test set, else on held-out labels). `best_accuracy` is the best of all
+    evaluations on the test set: chosen on what it is measured on, so it flatters. With `validation`, `selected_accuracy`
+    is the test accuracy of the checkpoint that the held-out labels chose. `num_labels` are those trained on (held-out ones included);
+    an algorithm that trains on all known ones has `num_asked` beside them. `class_counts` are of the labels that were trained on, and
+    `validation_class_counts` of those held out (in runs that began with version 0.1.0, `class_counts` are of both).
+    """
+    trainer, pool = session.trainer, session.training_pool()
+    last, task = trainer.evaluation, session.dataset.task
+    metric = task.metric
+    split = "eval" if f"eval/{metric.score}" in last else "validation"
+    asked = session.pool
+    queried = asked.labels[(asked.round == cycle) & (asked.labels >= 0)]
+    meta = session.query_meta(cycle)
+    return {
+        "cycle": cycle,
+        "num_labels": len(pool.labeled),
+        # Whose metrics these are, is in dataset.json.
+        **({} if task.class_names else {"task": task.name}),
+        # Only where more labels are trained on than were asked for.
+        **({} if pool is asked else {"num_asked": len(asked.labeled)}),
+        **{each.key: last.get(f"{split}/{each.score}") for each in task.metrics},
+        f"best_{metric.key}": trainer.best_test_score,
+        f"validation_{metric.key}": last.get(f"validation/{metric.score}"),
+        f"selected_{metric.key}": _selected_score(session, cycle),
+        "evaluated_on": {"eval": "test", "validation": "validation"}[split] if last else "none",
+        **(_class_counts(session, queried) if task.class_names else {}),
+        "acquisition": meta["acquisition"],
+        "acquisition_seconds": None if meta["seconds"] is None else round(meta["seconds"], 4),
+        "train_seconds": round(trainer.elapsed, 4),
+        "log": {**meta["log"], **session.start_log(cycle), **session.logged},
+    }
+
+
+def _class_counts(session: Session, queried: np.ndarray) -> dict[str, list[int]]:
+    pool, task = session.training_pool(), session.dataset.task
+    counts, held = task.counts(pool.labels[pool.labeled]), {}
+    if session.config.active.validation and session.is_stratified:
+        held_out = task.counts(pool.labels[session.held_out()])
+        counts, held = counts - held_out, {"validation_class_counts": held_out.tolist()}
+    return {"class_counts": counts.tolist(), **held, "selected_class_counts": task.counts(queried).tolist()}
+
+
+def _selected_score(session: Session, cycle: int) -> float | None:
+    """The headline metric on the test set of the checkpoint chosen on held-out labels; the live model is not touched."""
+    trainer, score = session.trainer, session.dataset.task.metric.score
+    if f"validation/{score}" not in trainer.evaluation or f"eval/{score}" not in trainer.evaluation:
+        return None
+    chosen = copy.deepcopy(trainer.ema_model)
+    path = session.run_dir.cycle_path(cycle) / "model_best.pth"
+    weights = read_cycle_checkpoint(path, session.owner(cycle), _REMEDY)["ema_model"]
+    with must_fit(path, "weights", _REMEDY):
+        chosen.load_state_dict(weights)
+    return trainer.score(chosen, "eval")[f"eval/{score}"]

@@ -1,0 +1,420 @@
+"""Picks by distance: greedy k-center, and the seeds of k-means++. Exact, and fast by bounds.
+
+Dimension letters: N pool, M candidates, L labelled, D feature dimension. Every `idx` is a position in the arrays that
+span the pool, never a position among the candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from usb_active.numerics.arrays import blocks, check_budget, check_range, checked_idx, named
+from usb_active.numerics.ranking import leading
+
+# Candidates kept current at once; proposals drawn at once. Both trade the number of products for their size.
+_FRONT = 64
+_PROPOSALS = 64
+
+
+def k_center_greedy(
+    features: ArrayLike,
+    labeled: ArrayLike,
+    budget: int,
+    *,
+    candidates: ArrayLike | None = None,
+    rng: np.random.Generator | None = None,
+) -> NDArray[np.int64]:
+    """Greedy k-center, also "core-set" (Sener & Savarese 2018, algorithm 1): always the farthest candidate.
+
+    features: (N, D); labeled: (L,) idx of the first centres; candidates: (M,) idx, by default all others.
+    Each pick has the largest Euclidean distance to its nearest centre, labelled or picked before.
+    Returns idx (budget,) in the order of picking.
+
+    The picks are those of the plain loop in double precision, not an approximation. Equal distances are
+    resolved by a random order of the candidates, drawn once as `rng.permutation(candidates)`; without
+    labelled samples all are equally far and the first pick is uniform. `rng` may be left out when there are
+    labelled samples: ties then follow `default_rng(0)`.
+    A distance can only shrink as centres are added, so an old one is an upper bound, and only the leading
+    candidates are kept current. Memory beyond the features, which may be a memory map: O(N) and blocks.
+
+    Raises ValueError for features that are not finite (naming rows), for idx that are out of range, repeated,
+    or both labelled and candidate, and for a budget outside 1..M.
+    """
+    features, labeled, candidates = checked_pool(features, labeled, candidates, budget)
+    if rng is None and not len(labeled):
+        raise ValueError("rng: needed when nothing is labelled, since the first pick is then random")
+    order = (np.random.default_rng(0) if rng is None else rng).permutation(candidates)
+    return farthest_first(EuclideanSpace(features), order, labeled, budget)
+
+
+def kmeans_plus_plus(
+    features: ArrayLike,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    candidates: ArrayLike | None = None,
+    labeled: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    first: int | None = None,
+) -> NDArray[np.int64]:
+    """Seeds of k-means++ (Arthur & Vassilvitskii 2007, section 2.2): D^2 sampling without repetition.
+
+    features: (N, D); candidates: (M,) idx, by default all that is not labelled; labeled: (L,) idx of centres
+    that exist already. Without any the first pick is uniform, or the candidate `first`; each further one is
+    drawn with probability proportional to its squared Euclidean distance to the nearest centre. When only
+    copies of centres are left, the draw is uniform over the candidates not yet picked.
+    weights: (N,): the distances are those of weights[i] * features[i], which are never held all at once.
+    Returns idx (budget,), distinct, as drawn.
+
+    Exact in distribution, by rejection: old distances are upper bounds to propose from, and a proposal is
+    accepted with probability current / old. Memory and errors as in `k_center_greedy`; and ValueError for a
+    `first` that is no candidate or stands beside labelled centres, and for weights of another length or not
+    finite (naming rows).
+    """
+    features, labeled, candidates = checked_pool(
+        features, [] if labeled is None else labeled, candidates, budget
+    )
+    order = rng.permutation(candidates)
+    if first is not None:
+        _bring_forward(order, first, labeled)
+    return sample_by_distance(EuclideanSpace(features, weights), order, labeled, budget, rng)
+
+
+class Screen(Protocol):
+    """Cheap bounds on the distances to a block of centres."""
+
+    def upper(self, idx: NDArray) -> NDArray[np.float64]:
+        """(B,): upper bounds on the distance to the nearest of the centres."""
+
+    def contenders(self, idx: NDArray, upper: NDArray) -> tuple[NDArray, NDArray]:
+        """Pairs (row, centre), among them the nearest centre of each row that has one closer than `upper`."""
+
+
+class Space(Protocol):
+    """What the picking needs of a distance (squared, or a divergence): exact values for few pairs, bounds for many.
+
+    dim: numbers that one row takes in a block.
+    """
+
+    dim: int
+
+    def squared(self, idx: NDArray, others: NDArray) -> NDArray[np.float64]:
+        """(B,): distances of the pairs (idx, others), zero for copies."""
+
+    def among(self, idx: NDArray) -> Callable[[int], NDArray[np.float64]]:
+        """A function of a position in `idx`: the distances (B,) of all of them to the one there."""
+
+    def screen(self, centres: NDArray) -> Screen:
+        """Bounds on the distances to these centres."""
+
+
+def farthest_first(space: Space, candidates: NDArray, labeled: NDArray, budget: int) -> NDArray[np.int64]:
+    """Greedy k-center in any space; `candidates` in the order that decides between equals, and checked before."""
+    distances = _Distances(space, candidates, labeled, budget)
+    while distances.missing:
+        front, rival = distances.front()
+        _pick_farthest(distances, front, rival)
+    return distances.picks
+
+
+def sample_by_distance(
+    space: Space, candidates: NDArray, labeled: NDArray, budget: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Each next pick drawn with probability proportional to its distance in `space`; `candidates` in random order.
+
+    Without labelled samples the first pick is the first of the candidates.
+    """
+    distances = _Distances(space, candidates, labeled, budget)
+    while distances.missing:
+        accepted, proposed = _pick_by_rejection(distances, rng)
+        # Redrawing costs less than a pass over the pool until most proposals are lost.
+        if distances.missing and accepted < proposed / 4:
+            distances.update(np.flatnonzero(distances.values > 0))
+    return distances.picks
+
+
+def _bring_forward(order: NDArray[np.int64], first: int, labeled: NDArray) -> None:
+    """Put `first` at the head of the order, where the first pick is taken from."""
+    place = np.flatnonzero(order == first)
+    if not len(place) or len(labeled):
+        reason = "the labelled samples are the first centres" if len(labeled) else "not a candidate"
+        raise ValueError(f"first: {first}: {reason}")
+    order[[0, place[0]]] = order[[place[0], 0]]
+
+
+def _pick_farthest(distances: _Distances, front: NDArray, rival: int | None) -> None:
+    """Pick from the current `front` for as long as its best precedes `rival`, the best of all others."""
+    distances_to = distances.space.among(distances.candidates[front])
+    values = distances.values[front]
+    while distances.missing:
+        best = int(np.argmax(values))
+        if rival is not None and (-values[best], front[best]) > (-distances.values[rival], rival):
+            break
+        distances.pick(front[best])
+        np.minimum(values, distances_to(best), out=values)
+        values[best] = -1.0
+        if values.max() < 0:
+            break
+    distances.store(front, values)
+
+
+def _pick_by_rejection(distances: _Distances, rng: np.random.Generator) -> tuple[int, int]:
+    """Pick what is accepted of one round of proposals; returns (accepted, proposed)."""
+    bounds = np.maximum(distances.values, 0.0)
+    total = bounds.cumsum()
+    if total[-1] == 0:
+        # Only copies of centres are left. The candidates stand in random order: the first are a uniform draw.
+        for position in np.flatnonzero(distances.values == 0)[: distances.missing]:
+            distances.pick(position)
+        return 1, 1
+    draws = np.searchsorted(total, rng.random(_PROPOSALS) * total[-1], side="right")
+    draws = np.minimum(draws, np.flatnonzero(bounds)[-1])
+    proposed, place = np.unique(draws, return_inverse=True)
+    distances.update(proposed)
+    distances_to = distances.space.among(distances.candidates[proposed])
+    values = distances.values[proposed]
+    heights = rng.random(_PROPOSALS) * bounds[draws]
+    accepted = 0
+    for at, height in zip(place, heights, strict=True):
+        if height < values[at] and distances.missing:
+            accepted += 1
+            distances.pick(proposed[at])
+            np.minimum(values, distances_to(at), out=values)
+            values[at] = -1.0
+    distances.store(proposed, values)
+    return accepted, _PROPOSALS
+
+
+class _Distances:
+    """Distance of each candidate to its nearest centre, brought up to date only where asked for.
+
+    candidates: (M,) in random order, so that "the first of the equals" is a fair choice. values: (M,), -1 for
+    the picked; else an upper bound, exact with respect to the first `seen` centres where `seen` > 0.
+    """
+
+    def __init__(self, space: Space, candidates: NDArray, labeled: NDArray, budget: int) -> None:
+        self.space = space
+        self.candidates = candidates
+        self.centres = np.concatenate([labeled, np.empty(budget, np.int64)])
+        self.num_labeled = self.num_centres = len(labeled)
+        self.values = np.full(len(candidates), np.inf)
+        self.seen = np.zeros(len(candidates), np.int64)
+        if not len(labeled):
+            self.pick(0)
+        self._screen()
+
+    @property
+    def missing(self) -> int:
+        return len(self.centres) - self.num_centres
+
+    @property
+    def picks(self) -> NDArray[np.int64]:
+        return self.centres[self.num_labeled :]
+
+    def pick(self, position: int) -> None:
+        self.centres[self.num_centres] = self.candidates[position]
+        self.num_centres += 1
+        self.values[position] = -1.0
+
+    def store(self, positions: NDArray, values: NDArray) -> None:
+        """Take over values that are exact with respect to all centres so far."""
+        self.values[positions] = values
+        self.seen[positions] = self.num_centres
+
+    def front(self) -> tuple[NDArray, int | None]:
+        """The leading candidates, current, in ascending order; and the first of the others."""
+        ahead = _FRONT
+        while True:
+            best = leading(self.values, min(ahead + 1, len(self.values)))
+            best = best[self.values[best] >= 0]
+            front = best[:_FRONT]
+            if (self.seen[front] == self.num_centres).all():
+                return np.sort(front), (int(best[_FRONT]) if len(best) > _FRONT else None)
+            self.update(best[self.seen[best] < self.num_centres])
+            # Where distances have shrunk for many, few but large products are faster.
+            ahead *= 2
+
+    def update(self, positions: NDArray) -> None:
+        """Make the values at these positions exact with respect to all centres."""
+        new = self.seen[positions] == 0
+        for group in (positions[new], positions[~new]):
+            if len(group):
+                self._update_since(group, int(self.seen[group].min()))
+
+    def _update_since(self, positions: NDArray, start: int) -> None:
+        upper = self.values[positions]
+        exact = upper.copy() if start else np.full(len(positions), np.inf)
+        for centres in blocks(self.centres[start : self.num_centres], self.space.dim):
+            screen = self.space.screen(centres)
+            for at in blocks(np.arange(len(positions)), max(self.space.dim, len(centres))):
+                idx = self.candidates[positions[at]]
+                row, column = screen.contenders(idx, upper[at])
+                np.minimum.at(exact, at[row], self.space.squared(idx[row], centres[column]))
+        self.store(positions, exact)
+
+    def _screen(self) -> None:
+        """Upper bounds for all candidates, read in the order of the pool."""
+        positions = np.argsort(self.candidates)
+        for centres in blocks(self.centres[: self.num_centres], self.space.dim):
+            screen = self.space.screen(centres)
+            for at in blocks(positions, max(self.space.dim, len(centres))):
+                self.values[at] = np.minimum(self.values[at], screen.upper(self.candidates[at]))
+
+
+class EuclideanSpace:
+    """Rows of the features, weighted, and scaled by a power of two (exact) so that no square overflows."""
+
+    def __init__(self, features: NDArray, weights: ArrayLike | None = None) -> None:
+        self.features = features
+        self.dim = features.shape[1]
+        self.dtype = np.float32 if features.dtype in (np.float16, np.float32) else np.float64
+        self.weights = None if weights is None else _checked_weights(weights, len(features)).astype(self.dtype)
+        # The scale itself must be a normal number of that type.
+        most = 120 if self.dtype is np.float32 else 1000
+        self.scale = self.dtype(2.0 ** -np.clip(np.frexp(self._peak())[1], -most, most))
+        sample = np.arange(0, len(features), max(1, len(features) // 1024))
+        # Any shift is valid; one near the mean loses the fewest digits in `centred`.
+        self.shift = self.rows(sample).mean(axis=0).astype(self.dtype)
+
+    def _weighted(self, idx: NDArray | slice) -> NDArray:
+        """The one rounding of the product: what follows takes it for exact."""
+        if self.weights is None:
+            return self.features[idx]
+        # What overflows is named by `_peak`.
+        with np.errstate(over="ignore"):
+            return self.features[idx].astype(self.dtype, copy=False) * self.weights[idx, None]
+
+    def scaled(self, idx: NDArray) -> NDArray:
+        """(B, D) in the precision of the features, single at least."""
+        return self._weighted(idx).astype(self.dtype, copy=False) * self.scale
+
+    def rows(self, idx: NDArray) -> NDArray[np.float64]:
+        return self._weighted(idx).astype(np.float64) * float(self.scale)
+
+    def centred(self, idx: NDArray) -> NDArray[np.float32]:
+        """(B, D + 1) in single precision; the last column is free."""
+        out = np.empty((len(idx), self.dim + 1), np.float32)
+        np.subtract(self.scaled(idx), self.shift, out=out[:, :-1], casting="same_kind")
+        return out
+
+    def _peak(self) -> float:
+        """The largest absolute value of all rows; ValueError naming those that are not finite."""
+        peak = 0.0
+        for at in blocks(np.arange(len(self.features)), self.dim):
+            block = self._weighted(slice(at[0], at[-1] + 1))
+            low, high = float(block.min()), float(block.max())
+            if not np.isfinite(low) or not np.isfinite(high):
+                bad = [i for i in range(len(self.features)) if not np.isfinite(self._weighted(slice(i, i + 1))).all()]
+                raise ValueError(f"features: not finite in {named('row', bad)}")
+            peak = max(peak, -low, high)
+        return peak
+
+    def squared(self, idx: NDArray, others: NDArray) -> NDArray[np.float64]:
+        """Squared distances of the pairs (idx, others), by differences in double precision."""
+        pairs = blocks(np.arange(len(idx)), self.dim)
+        parts = [_squared(self.rows(idx[at]), self.rows(others[at])) for at in pairs]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def among(self, idx: NDArray) -> Callable[[int], NDArray[np.float64]]:
+        rows = self.rows(idx)
+        return lambda at: _squared(rows, rows[at])
+
+    def screen(self, centres: NDArray) -> NormScreen:
+        return _EuclideanScreen(self, centres)
+
+
+class NormScreen:
+    """Bounds in single precision on squared distances |x - c|^2 to a block of centres, from inner products.
+
+    With n = |x|^2 + |c|^2, n - 2 x.c is wrong by less than slack * n: the rounding of a sum of D products (Higham
+    2002, section 3.1), at most three times, and a few more. So (1 + slack) n - 2 x.c is an upper bound.
+    """
+
+    _TINY = 1e-30  # above anything that underflow in single precision can lose
+
+    def __init__(self, dim: int) -> None:
+        self.slack = 4 * (dim + 4) * 2.0**-24
+
+    def products(self, idx: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """(1 + slack) |c|^2 - 2 x.c for all pairs, and |x|^2."""
+        raise NotImplementedError(f"{type(self).__name__}.products")
+
+    def upper(self, idx: NDArray) -> NDArray[np.float64]:
+        """(B,): upper bounds on the squared distance to the nearest of the centres."""
+        products, norms = self.products(idx)
+        return self._bound(products.min(axis=1), norms)
+
+    def contenders(self, idx: NDArray, upper: NDArray) -> tuple[NDArray, NDArray]:
+        """Pairs (row, centre), among them the nearest centre of each row that has one closer than `upper`."""
+        products, norms = self.products(idx)
+        upper = np.minimum(upper, self._bound(products.min(axis=1), norms))
+        # The nearest centre c has |c| <= |x| + distance: a limit to how far its bound exceeds the truth.
+        farthest = norms + (np.sqrt(norms) + np.sqrt(upper)) ** 2
+        limit = upper + 2 * self.slack * farthest + self._TINY - (1 + self.slack) * norms
+        # Rounded up: the comparison is in single precision.
+        limit = np.nextafter(limit.astype(np.float32), np.float32(np.inf))
+        return np.nonzero(products <= limit[:, None])
+
+    def _bound(self, products: NDArray, norms: NDArray) -> NDArray[np.float64]:
+        return np.maximum(products + (1 + self.slack) * norms, 0.0) + self._TINY
+
+
+class _EuclideanScreen(NormScreen):
+    """One matrix product, of the centred rows."""
+
+    def __init__(self, space: EuclideanSpace, centres: NDArray) -> None:
+        super().__init__(space.dim)
+        self.space = space
+        factors = space.centred(centres)
+        factors[:, -1] = (1 + self.slack) * square_norms(factors[:, :-1])
+        factors[:, :-1] *= -2
+        self.factors = factors
+
+    def products(self, idx: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        rows = self.space.centred(idx)
+        rows[:, -1] = 1
+        return rows @ self.factors.T, square_norms(rows[:, :-1]).astype(np.float64)
+
+
+def square_norms(rows: NDArray) -> NDArray:
+    """(B,) of (B, D)."""
+    return np.einsum("nd,nd->n", rows, rows)
+
+
+def _squared(rows: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    return square_norms(rows - others)
+
+
+def checked_pool(
+    features: ArrayLike, labeled: ArrayLike, candidates: ArrayLike | None, budget: int, *, name: str = "features"
+) -> tuple[NDArray, NDArray[np.int64], NDArray[np.int64]]:
+    """features (N, D), labeled (L,), candidates (M,; by default all others) as arrays, or a ValueError that says what is wrong."""
+    features = np.asarray(features)
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(f"{name}: expected shape (N, D), got {features.shape}")
+    labeled = checked_idx("labeled", labeled)
+    check_range("labeled", labeled, len(features), name)
+    if candidates is None:
+        candidates = np.delete(np.arange(len(features)), labeled)
+    else:
+        candidates = checked_idx("candidates", candidates)
+        check_range("candidates", candidates, len(features), name)
+        both = np.intersect1d(candidates, labeled)
+        if len(both):
+            raise ValueError(f"candidates: labelled already: {named('index', both)}")
+    check_budget(budget, len(candidates))
+    return features, labeled, candidates
+
+
+def _checked_weights(weights: ArrayLike, size: int) -> NDArray:
+    weights = np.asarray(weights)
+    if weights.shape != (size,):
+        raise ValueError(f"weights: expected one for each row of features, shape ({size},), got {weights.shape}")
+    bad = np.flatnonzero(~np.isfinite(weights))
+    if len(bad):
+        raise ValueError(f"weights: not finite for {named('row', bad)}")
+    return weights

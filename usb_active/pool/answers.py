@@ -1,0 +1,52 @@
+"""From an oracle's answers to new rows of the journal: only what changes anything, so that nothing is written twice."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from usb_active.contracts.oracle import Answers
+from usb_active.contracts.task import Task
+from usb_active.errors import UsageError, name_some
+from usb_active.storage.run_dir import LabelRow
+
+# In the journal's column `acquisition`: a row that a person added with `usb-active labels --set`.
+CORRECTION = "correction"
+
+
+def check_answers(answers: Answers, asked: Collection[int], task: Task, who: str) -> None:
+    """UsageError when an oracle answers what was not asked, gives a label that does not exist, or labels what it skips."""
+    answered = {*answers.labels, *answers.skipped}
+    foreign = sorted(answered - set(asked))
+    if foreign:
+        raise UsageError(f"{who}: answers samples that were not asked: {name_some(foreign)}")
+    wrong = [f"{index}: {label}" for index, label in answers.labels.items() if not 0 <= label < task.num_labels]
+    if wrong:
+        nouns = "classes" if task.class_names else "labels"
+        valid = f"valid: 0 to {task.num_labels - 1}"
+        raise UsageError(f"{who}: {nouns} that do not exist, as sample: {task.noun}: {name_some(wrong)}; {valid}")
+    both = sorted(set(answers.labels) & set(answers.skipped))
+    if both:
+        raise UsageError(f"{who}: both labelled and skipped: {name_some(both)}")
+
+
+def merge_answers(rows: Sequence[LabelRow], labels: Mapping[int, int], skipped: Collection[int], task: Task) -> list[tuple[int, str]]:
+    """The answers that are news: (dataset index, the label's text; "" for skipped), in the order given.
+
+    An answer is news when it differs from the last one that came from the oracle. A correction made in the journal itself so stands
+    against an oracle that merely repeats itself; and where the oracle comes round to a correction, that is written down too, or its
+    going back later could not be told from repeating what it said at first.
+    """
+    answered = last_answers(rows)
+    given = {int(index): task.decode(label) for index, label in labels.items()} | {int(index): "" for index in skipped}
+    return [(index, label) for index, label in given.items() if label != answered.get(index)]
+
+
+def last_answers(rows: Sequence[LabelRow]) -> dict[int, str]:
+    """Dataset index → what its oracle said last: a label's text, "" for skipped. Corrections are nothing that an oracle said."""
+    return {row.index: row.label for row in rows if row.acquisition != CORRECTION}
+
+
+def emptied_answers(rows: Sequence[LabelRow], answers: Answers) -> list[LabelRow]:
+    """The rows that stand of samples whose answer was given and has been taken away since."""
+    answered, standing = last_answers(rows), {row.index: row for row in rows}
+    return [standing[index] for index in sorted(answers.emptied) if index in answered]

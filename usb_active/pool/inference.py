@@ -1,0 +1,175 @@
+"""Running a network over (a part of) the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from usb_active.contracts.dataset import Dataset
+from usb_active.errors import UsageError, name_some
+from usb_active.pool import hidden
+from usb_active.pool.sampling import Batch, SequentialSampler, TravellingRows, make_loader
+from usb_active.randomness import seeded_globals
+
+OUTPUTS = ("features", "logits", "probs")
+TRANSFORMS = ("weak", "strong", "eval")
+
+
+@dataclass
+class PoolRows(TravellingRows):
+    """Views of the samples `idx`: batches {idx (B,), x (passes, B, channels, height, width)}, augmentation seeded by position."""
+
+    dataset: Dataset
+    idx: np.ndarray
+    transform: str
+    passes: int
+    seed: int
+    position: tuple[int | str, ...]
+
+    def __len__(self) -> int:
+        return len(self.idx)
+
+    def __getitems__(self, batch: tuple[int, np.ndarray]) -> dict[str, torch.Tensor]:
+        number, rows = batch
+        idx, view = self.idx[rows], getattr(self.dataset.views, self.transform)
+        with seeded_globals(self.seed, *self.position, self.transform, number):
+            samples = [self.dataset.load(int(i)) for i in idx]
+            views = [self._collated([view(sample) for sample in samples]) for _ in range(self.passes)]
+        return {"idx": torch.from_numpy(np.asarray(idx, dtype=np.int64)), "x": torch.stack(views)}
+
+    def _collated(self, views: list[Any]) -> torch.Tensor:
+        if self.dataset.collate is None:
+            return torch.stack(views)
+        return self.dataset.collate([{"x": view} for view in views])["x"]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def view_loader(rows: PoolRows, batches: Iterable[Batch], num_workers: int) -> torch.utils.data.DataLoader:
+    """These numbered batches of `rows`."""
+    return make_loader(rows, batches, num_workers, _as_it_is)
+
+
+def pool_loader(rows: PoolRows, batch_size: int, num_workers: int, start: int = 0) -> torch.utils.data.DataLoader:
+    """Batches of `rows` in their order, from batch number `start` on."""
+    return view_loader(rows, SequentialSampler(len(rows), batch_size, start), num_workers)
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The model in eval mode; every module's own mode is put back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+Output = str | Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
+
+
+def predict(
+    model: torch.nn.Module,
+    rows: PoolRows,
+    outputs: Sequence[Output] | Mapping[str, Output],
+    batch_size: int,
+    num_workers: int,
+    device: torch.device,
+    modules: Sequence[str] = (),
+    has_probs: bool = True,
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Stream (idx (B,), {name: (passes, B, …) float32}) over `rows`, in their order. The arguments are those of `PoolView.predict`.
+
+    has_probs: whether the network's outputs are logits of classes.
+
+    Raises:
+        UsageError: an output is not known, or not finite; names the samples.
+    """
+    wanted = named_outputs(outputs)
+    check_transform("predict", rows.transform)
+    names = [value for value in wanted.values() if isinstance(value, str) and value not in OUTPUTS]
+    inner = hidden.module_names(model)
+    unknown = sorted({*names, *modules} - set(inner))
+    if unknown:
+        known = f"{', '.join(OUTPUTS)}, functions, and the network's modules, e.g. {', '.join(inner[:5])}"
+        raise UsageError(f"predict: unknown outputs {name_some(unknown)}; known: {known}")
+    found = hidden.named(model, dict.fromkeys([*names, *modules]), "predict")
+    for batch in pool_loader(rows, batch_size, num_workers):
+        with torch.no_grad(), evaluating(model):
+            values = _forward(model, batch["x"].to(device), wanted, found, has_probs)
+        idx = batch["idx"].numpy()
+        for name, value in values.items():
+            _check_finite(name, value, idx)
+        yield idx, values
+
+
+def named_outputs(outputs: Sequence[Output] | Mapping[str, Output]) -> dict[str, Output]:
+    """What is wanted, under the names by which it comes. UsageError where two would have one name."""
+    if isinstance(outputs, str):
+        raise UsageError(f"predict: outputs must be a list or a mapping, such as ['{outputs}']")
+    if isinstance(outputs, Mapping):
+        return dict(outputs)
+    named = {value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__): value for value in outputs}
+    if len(named) < len(set(outputs)):
+        raise UsageError("predict: two outputs have one name; give a mapping {name: function}")
+    return named
+
+
+def check_transform(who: str, transform: str) -> None:
+    """UsageError for a view that there is not."""
+    if transform not in TRANSFORMS:
+        raise UsageError(f"{who}: unknown transform '{transform}'; known: {', '.join(TRANSFORMS)}")
+
+
+def _forward(
+    model: torch.nn.Module, x: torch.Tensor, wanted: Mapping[str, Output], modules: dict[str, torch.nn.Module], has_probs: bool
+) -> dict[str, np.ndarray]:
+    passes, size = x.shape[:2]
+    with hidden.outputs_of(modules) as calls:
+        result = model(x.flatten(0, 1))
+    logits = result["logits"].float()
+    tensors = {"logits": logits, "features": result["feat"].float()}
+    if has_probs:
+        tensors["probs"] = torch.softmax(logits, dim=-1)
+    tensors |= {name: hidden.only_output(name, given, passes * size, "predict").float() for name, given in calls.items()}
+    arrays = {}
+    for name, output in wanted.items():
+        value = tensors[output] if isinstance(output, str) else _computed(name, output, tensors, passes * size)
+        arrays[name] = value.reshape(passes, size, *value.shape[1:]).cpu().numpy()
+    return arrays
+
+
+def _computed(name: str, function: Callable, tensors: Mapping[str, torch.Tensor], rows: int) -> torch.Tensor:
+    value = function(tensors)
+    if not isinstance(value, torch.Tensor) or value.ndim == 0 or len(value) != rows:
+        got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise UsageError(f"predict: '{name}' must return a tensor with a row for each of the {rows} samples, got {got}")
+    return value.float()
+
+
+def _check_finite(name: str, value: np.ndarray, idx: np.ndarray) -> None:
+    finite = np.isfinite(value).all(axis=(0, *range(2, value.ndim)))
+    if not finite.all():
+        raise UsageError(f"{name} of the model are not finite for samples {name_some(idx[~finite])}; did the training diverge?")
+
+
+def collect(stream: Iterator[tuple[np.ndarray, dict[str, np.ndarray]]], size: int, allocate: Any) -> dict[str, np.ndarray]:
+    """Put a one-pass stream into arrays (size, …), in order; `allocate(name, shape)` makes them (memory or file)."""
+    arrays: dict[str, np.ndarray] = {}
+    start = 0
+    for idx, values in stream:
+        for name, value in values.items():
+            if name not in arrays:
+                arrays[name] = allocate(name, (size, *value.shape[2:]))
+            arrays[name][start : start + len(idx)] = value[0]
+        start += len(idx)
+    return arrays

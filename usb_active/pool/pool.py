@@ -1,0 +1,146 @@
+"""Which samples have a label, which one, and which may be asked.
+
+Dimension letters: N pool, M candidates, U unlabelled, L labelled, C classes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from usb_active.errors import UsageError, name_some, printable
+
+if TYPE_CHECKING:
+    from usb_active.contracts.task import Task
+    from usb_active.storage.run_dir import LabelRow
+
+
+class Pool:
+    """The labels as they stand.
+
+    Attributes:
+        queryable: (N,) bool, whether anyone may be asked. labels: (N,) int64, as the data set's task numbers them (class indices), -1 none.
+        skipped: (N,) bool, refused by the oracle. pending: (N,) bool, asked and not answered.
+        round: (N,) int32, the query's cycle that brought the label, -1 none.
+        first_label, first_cycle: (N,) the first label that a sample ever got, whatever became of it, and the first cycle that could
+            train on it; -1 none. They never change again.
+    """
+
+    def __init__(self, queryable: np.ndarray):
+        self.queryable = np.array(queryable, dtype=bool)
+        if self.queryable.ndim != 1:
+            raise UsageError(f"pool: queryable must be (N,), got shape {self.queryable.shape}")
+        size = len(self.queryable)
+        self.labels = np.full(size, -1, dtype=np.int64)
+        self.skipped = np.zeros(size, dtype=bool)
+        self.pending = np.zeros(size, dtype=bool)
+        self.round = np.full(size, -1, dtype=np.int32)
+        self.first_label = np.full(size, -1, dtype=np.int64)
+        self.first_cycle = np.full(size, -1, dtype=np.int32)
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[LabelRow], queryable: np.ndarray, task: Task, starts: Sequence[int] = ()) -> Pool:
+        """The pool after these rows of the journal, in their order: the last row of a sample counts.
+
+        Args:
+            starts: how many rows there were when cycle 0, 1, … began.
+
+        Raises:
+            UsageError: no such sample or no such label; names the line of labels.csv.
+        """
+        pool = cls(queryable)
+        for line, row in enumerate(rows, start=2):
+            if not 0 <= row.index < len(pool):
+                raise UsageError(f"labels.csv:{line}: no sample {row.index}; valid: 0 to {len(pool) - 1}")
+            if row.status == "skipped":
+                pool._refuse(row.index)
+                continue
+            try:
+                label = task.encode(row.label)
+            except ValueError:
+                raise UsageError(f"labels.csv:{line}: {task.problem} '{printable(row.label)}'{task.hint(row.label)}") from None
+            pool._label(row.index, label, row.cycle)
+            if pool.first_label[row.index] < 0:
+                pool.first_label[row.index] = label
+                pool.first_cycle[row.index] = bisect_right(starts, line - 2)
+        return pool
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def labeled(self) -> np.ndarray:
+        """(L,) int64 indices with a label, ascending."""
+        return np.flatnonzero(self.labels >= 0)
+
+    @property
+    def unlabeled(self) -> np.ndarray:
+        """(U,) int64 indices without a label, ascending; skipped and pending ones are among them."""
+        return np.flatnonzero(self.labels < 0)
+
+    @property
+    def candidates(self) -> np.ndarray:
+        """(M,) int64 indices that may be picked, ascending: queryable, no label, not skipped, not pending."""
+        return np.flatnonzero((self.labels < 0) & self.queryable & ~self.skipped & ~self.pending)
+
+    def set_labels(self, idx: np.ndarray, labels: np.ndarray, cycle: int) -> None:
+        """Give labels (K,), as the task numbers them, to samples idx (K,), which end being pending or skipped."""
+        idx = self._check(idx, "set_labels")
+        labels = np.asarray(labels)
+        if labels.shape != idx.shape or len(idx) and not np.issubdtype(labels.dtype, np.integer):
+            got = f"{labels.dtype} of shape {labels.shape}"
+            raise UsageError(f"pool.set_labels: labels must be {len(idx)} integers, got {got}")
+        if (labels < 0).any():
+            raise UsageError(f"pool.set_labels: negative labels of samples {name_some(idx[labels < 0])}")
+        self._label(idx, labels, cycle)
+        new = idx[self.first_label[idx] < 0]
+        self.first_label[new], self.first_cycle[new] = self.labels[new], cycle
+
+    def skip(self, idx: np.ndarray) -> None:
+        """The oracle refuses samples idx (K,): never asked again. A label they had is taken back."""
+        self._refuse(self._check(idx, "skip"))
+
+    def set_pending(self, idx: np.ndarray) -> None:
+        """Samples idx (K,) are asked, beside those pending already. One labelled or skipped stays so."""
+        idx = self._check(idx, "set_pending")
+        self.pending[idx] = (self.labels[idx] < 0) & ~self.skipped[idx]
+
+    def grow(self, queryable: np.ndarray) -> None:
+        """Add samples at the end; `queryable` (K,) bool is that of the new ones only."""
+        new = Pool(queryable)
+        for name in ("queryable", "labels", "skipped", "pending", "round", "first_label", "first_cycle"):
+            setattr(self, name, np.concatenate([getattr(self, name), getattr(new, name)]))
+
+    def class_counts(self, num_classes: int) -> np.ndarray:
+        """(C,) int64 labels per class. UsageError when there is a label beyond `num_classes`."""
+        labels = self.labels[self.labeled]
+        if len(labels) and labels.max() >= num_classes:
+            raise UsageError(f"pool: label {labels.max()} with {num_classes} classes")
+        return np.bincount(labels, minlength=num_classes)
+
+    def _label(self, idx: int | np.ndarray, labels: int | np.ndarray, cycle: int) -> None:
+        self.labels[idx] = labels
+        self.round[idx] = cycle
+        self.skipped[idx] = self.pending[idx] = False
+
+    def _refuse(self, idx: int | np.ndarray) -> None:
+        self.labels[idx] = self.round[idx] = -1
+        self.skipped[idx] = True
+        self.pending[idx] = False
+
+    def _check(self, idx: np.ndarray, who: str) -> np.ndarray:
+        idx = np.asarray(idx)
+        if idx.size == 0:
+            return np.empty(0, dtype=np.int64)
+        if idx.ndim != 1 or not np.issubdtype(idx.dtype, np.integer):
+            raise UsageError(f"pool.{who}: idx must be 1-D integers, got {idx.dtype} of shape {idx.shape}")
+        foreign = idx[(idx < 0) | (idx >= len(self))]
+        if len(foreign):
+            raise UsageError(f"pool.{who}: no samples {name_some(foreign)}; valid: 0 to {len(self) - 1}")
+        unique, counts = np.unique(idx, return_counts=True)
+        if len(unique) != len(idx):
+            raise UsageError(f"pool.{who}: samples given twice: {name_some(unique[counts > 1])}")
+        return idx
