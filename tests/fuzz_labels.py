@@ -19,9 +19,9 @@ from run_helpers import command, settings, write_yaml
 
 from usb_active.builtin.label_file import read_known_labels
 from usb_active.builtin.oracles import CsvOracle, _sheet
-from usb_active.contracts.oracle import Query
 from usb_active.contracts.task import Classification
 from usb_active.errors import UsageError
+from usb_active.records import Query
 from usb_active.storage.run_dir import RunDir
 
 CLASSES = ("cat", "=1+1", "@SUM(A1)", "'-x", "guinea pig", "Ünï", "a|b", "-1", "+", "\u202eevil", "3", "skipper")

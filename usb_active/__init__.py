@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from usb_active.contracts.features import Features
     from usb_active.contracts.network import Network
     from usb_active.contracts.observer import Observer
-    from usb_active.contracts.oracle import Answers, Oracle, Query
+    from usb_active.contracts.oracle import Oracle
     from usb_active.contracts.plugin import PluginConfig, free_key
     from usb_active.contracts.pretrainer import Pretrained, Pretrainer
     from usb_active.contracts.prior import Prior, PriorTable
     from usb_active.pool.view import PoolView
+    from usb_active.records import Answers, Query
     from usb_active.usb.algorithm import register
 
 __version__ = "0.1.0"
@@ -45,8 +46,8 @@ _LAZY = {
     "Observer": "usb_active.contracts.observer",
     "Oracle": "usb_active.contracts.oracle",
     "OwnAlgorithm": "usb_active.contracts.algorithm",
-    "Query": "usb_active.contracts.oracle",
-    "Answers": "usb_active.contracts.oracle",
+    "Query": "usb_active.records",
+    "Answers": "usb_active.records",
     "Dataset": "usb_active.contracts.dataset",
     "DatasetOptions": "usb_active.contracts.dataset",
     "Samples": "usb_active.contracts.dataset",

@@ -15,8 +15,8 @@ from PIL import Image
 from usb_active.builtin.oracles import CsvOracle, DatasetOracle
 from usb_active.contracts.dataset import Dataset, DatasetOptions
 from usb_active.contracts.label_texts import SKIP, ClassReader
-from usb_active.contracts.oracle import Query
 from usb_active.errors import UsageError
+from usb_active.records import Query
 from usb_active.storage.run_dir import RunDir
 
 NAMES = ("cat", "dog", "Überhund")

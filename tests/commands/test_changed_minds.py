@@ -12,11 +12,11 @@ import pytest
 from usb_active import cli
 from usb_active.builtin import answer_files
 from usb_active.builtin.oracles import CsvOracle
-from usb_active.contracts.oracle import Query
 from usb_active.contracts.task import Classification
 from usb_active.errors import UsageError
 from usb_active.pool.answers import emptied_answers, merge_answers
-from usb_active.storage.run_dir import LABELED, SKIPPED, LabelRow, RunDir
+from usb_active.records import LABELED, SKIPPED, LabelRow, Query
+from usb_active.storage.run_dir import RunDir
 
 CLASSES = ("A", "B", "C")
 KEYS = ("k0", "k1", "k2", "k3")

@@ -9,7 +9,8 @@ from data_makers import write_folder
 
 from usb_active import cli
 from usb_active.errors import UsageError
-from usb_active.storage.run_dir import LABELED, LabelRow, RunDir
+from usb_active.records import LABELED, LabelRow
+from usb_active.storage.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from usb_active import cli
-from usb_active.contracts.oracle import Query
-from usb_active.storage.run_dir import LABELED, SKIPPED, LabelRow, RunDir
+from usb_active.records import LABELED, SKIPPED, LabelRow, Query
+from usb_active.storage.run_dir import RunDir
 
 NAMES = ("cat", "dog", "a=b")
 

@@ -13,12 +13,12 @@ import run_helpers
 from usb_active import cli
 from usb_active.commands.predict import MAX_BATCH, within_machine
 from usb_active.config.settings import config_from_dict
-from usb_active.contracts.oracle import Query
 from usb_active.contracts.registry import PluginImportError
 from usb_active.environment.import_guard import BrokenInstall
 from usb_active.errors import UsageError, reason_of
+from usb_active.records import LABELED, LabelRow, Query
 from usb_active.storage.journal_checks import check_rows, find_edits
-from usb_active.storage.run_dir import LABELED, LabelRow, RunDir
+from usb_active.storage.run_dir import RunDir
 
 LINE = {"cycle": 0, "num_labels": 10, "accuracy": 0.5, "best_accuracy": 0.5, "balanced_accuracy": 0.5, "evaluated_on": "test"}
 BASE = {"algorithm": "fixmatch", "dataset": "digits", "active": {"initial": {"name": "random", "size": 10}, "cycles": 0}}

@@ -174,7 +174,8 @@ def test_cells_are_no_formulas_and_come_back(text):
 
 def test_predictions_and_labels_are_escaped_and_numbers_are_not(tmp_path):
     from usb_active.commands.labels import write_csv
-    from usb_active.storage.run_dir import LABELED, LabelRow, RunDir
+    from usb_active.records import LABELED, LabelRow
+    from usb_active.storage.run_dir import RunDir
 
     with RunDir.open(tmp_path / "run", {}) as run:
         run.append_rows([LabelRow(0, 1, "@SUM(A1).png", "=1+1", LABELED, "-method", "")])

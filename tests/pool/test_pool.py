@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from usb_active.contracts.task import Classification
 from usb_active.errors import UsageError
 from usb_active.pool.pool import Pool
-from usb_active.storage.run_dir import LabelRow
+from usb_active.records import LabelRow
 
 NAMES = ("cat", "dog")
 

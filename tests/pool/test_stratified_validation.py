@@ -14,7 +14,7 @@ from run_helpers import settings, train
 from usb_active.contracts.task import Classification
 from usb_active.pool.pool import Pool
 from usb_active.pool.split import classes_without_training, held_out, make_split
-from usb_active.storage.journal import LabelRow
+from usb_active.records import LabelRow
 
 
 def pool_of(rounds, size=200):

@@ -13,7 +13,8 @@ from run_helpers import labels_of, settings, write_yaml
 
 from usb_active import cli
 from usb_active.errors import UsageError
-from usb_active.storage.journal import LabelRow, append_journal
+from usb_active.records import LabelRow
+from usb_active.storage.journal import append_journal
 from usb_active.storage.journal_checks import BLOCKS, Journal, changed_lines, check_labels, check_prefix, journal_sums, read_starts
 from usb_active.storage.run_dir import RunDir
 

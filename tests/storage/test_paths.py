@@ -14,11 +14,11 @@ from usb_active import cli
 from usb_active.builtin.label_file import Problems, read_known_labels, read_sheet
 from usb_active.commands.labels import correct
 from usb_active.config.settings import config_from_dict, load_config
-from usb_active.contracts.oracle import Query
 from usb_active.contracts.task import Classification
 from usb_active.errors import UsageError
+from usb_active.records import LABELED, LabelRow, Query
 from usb_active.storage.paths import absolute, user_path
-from usb_active.storage.run_dir import LABELED, LabelRow, RunDir
+from usb_active.storage.run_dir import RunDir
 from usb_active.storage.sample_keys import KeyFinder
 
 

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from usb_active.contracts.oracle import Query
 from usb_active.errors import UsageError
+from usb_active.records import LabelRow, Query
 from usb_active.storage.durable import atomic_write, remove_leftovers
 from usb_active.storage.journal import append_journal, read_journal
-from usb_active.storage.run_dir import LabelRow, RunDir, check_reopening, differences, utc_now
+from usb_active.storage.run_dir import RunDir, check_reopening, differences, utc_now
 
 CONFIG = {"algorithm": "fixmatch", "lr": 0.03, "num_workers": 2, "active": {"cycles": 3, "oracle": {"name": "csv"}}}
 ROW = LabelRow(0, 5, "train/00005", "cat", "labeled", "random", "2024-05-01T12:00:00+00:00")

@@ -11,9 +11,10 @@ import numpy as np
 
 from usb_active.builtin.answer_files import csv_path, read_answers
 from usb_active.builtin.label_file import Problems, task_of
-from usb_active.contracts.oracle import Answers, Oracle, Query
+from usb_active.contracts.oracle import Oracle
 from usb_active.contracts.plugin import PluginConfig, free_key
 from usb_active.errors import UsageError, name_some
+from usb_active.records import Answers, Query
 from usb_active.storage.durable import atomic_write, make_folder
 from usb_active.storage.journal import read_journal
 from usb_active.storage.run_dir import read_query

@@ -15,7 +15,6 @@ import numpy as np
 from usb_active.config.upper_bound import wants_all_labels, with_known_labels
 from usb_active.contracts.acquisition import check_picks, check_pseudo_labels
 from usb_active.contracts.analysis import analysis_folder, is_analysis
-from usb_active.contracts.oracle import Answers, Query
 from usb_active.contracts.plugin import overrides
 from usb_active.contracts.prior import When
 from usb_active.contracts.task import Classification, Metric
@@ -32,10 +31,11 @@ from usb_active.pool.pool import Pool
 from usb_active.pool.split import NOBODY, Split, classes_without_training, held_out, make_split, provisional_split
 from usb_active.pool.view import PoolView, Registered, ViewSource
 from usb_active.randomness import seeded_globals
+from usb_active.records import LABELED, SKIPPED, Answers, LabelRow, Query
 from usb_active.storage.artifacts import check_array, load_artifact, save_artifact
 from usb_active.storage.checkpoint import Owner
 from usb_active.storage.journal_checks import check_labels_but_sums, journal_sums, read_starts
-from usb_active.storage.run_dir import LABELED, SKIPPED, LabelRow, utc_now
+from usb_active.storage.run_dir import utc_now
 from usb_active.storage.run_format import FIRST, run_format
 from usb_active.storage.schemas import need_done, need_start, read_done, read_query_meta, read_start
 

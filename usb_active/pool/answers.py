@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from usb_active.contracts.oracle import Answers
 from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, name_some
-from usb_active.storage.run_dir import LabelRow
+from usb_active.records import Answers, LabelRow
 
 # In the journal's column `acquisition`: a row that a person added with `usb-active labels --set`.
 CORRECTION = "correction"

@@ -15,7 +15,7 @@ from usb_active.errors import UsageError, name_some, printable
 
 if TYPE_CHECKING:
     from usb_active.contracts.task import Task
-    from usb_active.storage.run_dir import LabelRow
+    from usb_active.records import LabelRow
 
 
 class Pool:

@@ -8,31 +8,16 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime, timezone
 from operator import attrgetter
 from pathlib import Path
 
 from usb_active.errors import UsageError, printable
+from usb_active.records import LABELED, SKIPPED, LabelRow
 from usb_active.storage.durable import no_os_error, read_bytes, sync_folder, write_all
 
 logger = logging.getLogger("usb_active")
-
-LABELED, SKIPPED = "labeled", "skipped"
-
-
-@dataclass(frozen=True)
-class LabelRow:
-    """One row: `label` is a class name, "" where `status` is "skipped"; `time` is UTC, ISO, in seconds."""
-
-    cycle: int
-    index: int
-    key: str
-    label: str
-    status: str
-    acquisition: str
-    time: str
-
 
 _COLUMNS = tuple(field.name for field in fields(LabelRow))
 _values = attrgetter(*_COLUMNS)

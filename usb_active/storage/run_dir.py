@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from usb_active.contracts.oracle import Query
 from usb_active.errors import UsageError, name_some, printable
+from usb_active.records import LABELED, SKIPPED, LabelRow, Query
 from usb_active.storage.durable import (
     atomic_write,
     dump_json,
@@ -29,15 +29,7 @@ from usb_active.storage.durable import (
     remove_leftovers,
     take_lock,
 )
-from usb_active.storage.journal import (
-    LABELED,
-    SKIPPED,
-    LabelRow,
-    append_journal,
-    drop_torn_row,
-    read_journal,
-    utc_now,
-)
+from usb_active.storage.journal import append_journal, drop_torn_row, read_journal, utc_now
 from usb_active.storage.journal_checks import check_prefix
 from usb_active.storage.schemas import METRICS_REMEDY, QUERY_REMEDY, ConfigRecord, MetricsLine, check_record, read_dataset
 from usb_active.storage.yaml_input import parse_yaml
