@@ -30,7 +30,7 @@ from usb_active.plugins.as3l.functional import (
 )  # fmt: skip
 from usb_active.plugins.baselines.acquisitions import Stratified
 
-from usb_active.numerics.distances import k_center_greedy
+from usb_active.numerics.greedy import k_center_greedy
 from usb_active.numerics.neighbors import affinity
 from usb_active.numerics.propagation import propagate
 from usb_active.report.tables import table

@@ -90,7 +90,7 @@ def run_cells(cells: Sequence[Cell], root: Path, workers: int) -> None:
 def run_cell(cell: Cell, root: Path) -> None:
     """Train one cell, or go on with it."""
     from usb_active.config.settings import load_config
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     logging.disable(logging.INFO)
     make_algorithm(load_config(cell.config, _overrides(cell, root))).train()

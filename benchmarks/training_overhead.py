@@ -65,7 +65,7 @@ def active(data: dict[str, Any]) -> Any:
     """The active algorithm, ready to train its first cycle."""
     from usb_active.config.settings import config_from_dict
     from usb_active.pool.split import Split
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     algorithm = make_algorithm(config_from_dict(data, base=Path.cwd(), source="benchmark"))
     idx, nobody = np.arange(NUM_LABELS), np.empty(0, dtype=np.int64)
@@ -156,7 +156,7 @@ def first_step(which: str) -> dict[str, float]:
     """Seconds and megabytes from an imported USB to the end of the first step, at AS3L's length, in this process."""
     import semilearn  # noqa: F401 — not what is measured
 
-    import usb_active.usb.launch  # noqa: F401
+    import usb_active.usb.launcher  # noqa: F401
 
     # Importing peaks higher than a small start: begin to measure the peak anew (Linux).
     Path("/proc/self/clear_refs").write_text("5")

@@ -22,7 +22,7 @@ KILLED = -signal.SIGKILL
 LIMIT_SECONDS = 300
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["usb_active.commands.run", "usb_active.usb.launch", "tensorboard", "matplotlib.pyplot"])
+_server.set_forkserver_preload(["usb_active.commands.run", "usb_active.usb.launcher", "tensorboard", "matplotlib.pyplot"])
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def config_of(data: Mapping[str, Any]) -> Any:
 
 def train(data: Mapping[str, Any]) -> Any:
     """Run an experiment in this process to its end; the algorithm, whose `session` is the run."""
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     torch.set_num_threads(1)
     algorithm = make_algorithm(config_of(data))

@@ -148,7 +148,7 @@ def test_mistakes_are_one_line(arguments, changes, message, tmp_path, monkeypatc
 
 def test_a_namespace_brings_the_plugin_to_other_processes(tmp_path):
     """As train.py hands its arguments to the processes that it spawns, which import semilearn and nothing of ours."""
-    from usb_active.usb.launching import script_args
+    from usb_active.usb.launcher import script_args
 
     config = run_helpers.config_of(killer.settings(tmp_path))
     parcel = tmp_path / "args.pickle"

@@ -52,7 +52,7 @@ def launch(script: Path | None, config_name: str | None, overrides: Sequence[str
 
     check_all(config)
     log_progress()
-    from usb_active.usb.launching import run_script
+    from usb_active.usb.launcher import run_script
 
     run_script(script, config)
     finish(config)

@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.as3l.clustering import as_points, kmeans, together
 
 from usb_active.numerics.arrays import blocks, check_count
-from usb_active.numerics.distances import checked_pool, square_norms
 from usb_active.numerics.faiss_import import import_faiss
+from usb_active.numerics.greedy import checked_pool
 from usb_active.numerics.ranking import top_k
+from usb_active.numerics.spaces import square_norms
 
 Array = NDArray[np.float64]
 
@@ -151,7 +152,7 @@ def _typicality(points: NDArray[np.float32], neighbors: int, members: NDArray[np
     others, squared = (array[~own].reshape(len(among), nearest) for array in (found, squared))
     scores = -np.sqrt(np.maximum(squared, 0), dtype=np.float64).mean(axis=1)
     # Products in single precision are wrong by a little, and may tell copies apart by position: what may be among the highest
-    # is computed exactly. As in `usb_active.numerics.distances`, the error of a square is below 4 (D + 4) 2^-24 times two square norms.
+    # is computed exactly. As in `usb_active.numerics.greedy`, the error of a square is below 4 (D + 4) 2^-24 times two square norms.
     slack = np.sqrt(8 * (points.shape[1] + 4) * 2.0**-24 * square_norms(rows).max())
     contenders = np.flatnonzero(scores >= np.partition(scores, -count)[-count] - 2 * slack)
     for at in blocks(contenders, nearest * points.shape[1]):

@@ -14,7 +14,7 @@ from usb_active.plugins.assl import functional
 from usb_active.contracts.acquisition import Acquisition, TrainBatch, TrainingInfo
 from usb_active.contracts.plugin import PluginConfig
 from usb_active.errors import UsageError, errors_named
-from usb_active.numerics.distances import kmeans_plus_plus
+from usb_active.numerics.greedy import kmeans_plus_plus
 from usb_active.numerics.ranking import top_k
 from usb_active.pool.view import PoolView
 

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from usb_active.numerics.arrays import blocks, named, unit_rows
-from usb_active.numerics.distances import checked_pool, kmeans_plus_plus, square_norms
+from usb_active.numerics.greedy import checked_pool, kmeans_plus_plus
 from usb_active.numerics.kmeans import kmeans_centres, nearest_centres
+from usb_active.numerics.spaces import square_norms
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from usb_active.numerics.arrays import blocks, score_rows
-from usb_active.numerics.distances import EuclideanSpace, NormScreen, checked_pool, sample_by_distance, square_norms
+from usb_active.numerics.greedy import checked_pool, sample_by_distance
+from usb_active.numerics.spaces import EuclideanSpace, NormScreen, square_norms
 
 
 def badge(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from usb_active.numerics.arrays import blocks, score_rows
-from usb_active.numerics.distances import checked_pool, farthest_first
+from usb_active.numerics.greedy import checked_pool, farthest_first
 
 # What single precision resolves beside one. Below it a softmax of float32 says nothing, and zero would be infinitely far.
 FLOOR = 2.0**-23

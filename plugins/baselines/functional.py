@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from usb_active.numerics.arrays import entropy, score_rows
-from usb_active.numerics.distances import k_center_greedy, kmeans_plus_plus
+from usb_active.numerics.greedy import k_center_greedy, kmeans_plus_plus
 from usb_active.numerics.ranking import top_k
 
 __all__ = ["entropy", "k_center_greedy", "kmeans_plus_plus", "least_confidence", "margin", "top_k"]

@@ -11,9 +11,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 from usb_active.plugins.jlp.fast_coarse import Coarse
+from usb_active.plugins.jlp.kernels import WIDTH, difference_norms, step
 
 from usb_active.numerics.propagation.graph import Part
-from usb_active.numerics.propagation.kernels import WIDTH, difference_norms, step, threads_for
+from usb_active.numerics.propagation.kernels import threads_for
 
 # Residual of a column, against 1 of its source, or against a column of larger norm, which rounding does not allow to do better.
 _RESIDUAL = 1e-6

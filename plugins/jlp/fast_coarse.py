@@ -12,9 +12,10 @@ import scipy.linalg
 import scipy.sparse as sp
 from numba import get_num_threads
 from numpy.typing import NDArray
+from usb_active.plugins.jlp.kernels import WIDTH, aggregate, block_product, coarse_matrix, matched
 
 from usb_active.numerics.propagation.graph import Part
-from usb_active.numerics.propagation.kernels import WIDTH, aggregate, block_product, coarse_matrix, matched, threads_for
+from usb_active.numerics.propagation.kernels import threads_for
 
 # Share of its neighbours that must be free for a node to found an aggregate with them.
 _FREE_SHARE = 0.6

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from usb_active.plugins.jlp.fast_block import BlockSolver
 from usb_active.plugins.jlp.fast_moderate import FLOOR, TAKEN, first_of_lowest
+from usb_active.plugins.jlp.kernels import WIDTH, greedy_ahead
+from usb_active.plugins.jlp.refinement import Trace, refine
 
-from usb_active.numerics.propagation.cg import Trace, refine
 from usb_active.numerics.propagation.graph import Part
-from usb_active.numerics.propagation.kernels import WIDTH, greedy_ahead
 
 # Residual, relative, of the similarities between blocks, as a share of the tolerance; and when two of them are close.
 _SETTLED = 0.1

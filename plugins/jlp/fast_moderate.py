@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from usb_active.plugins.jlp.kernels import solve_vector
 
 from usb_active.numerics.propagation.graph import Part
-from usb_active.numerics.propagation.kernels import solve_vector
 
 # The rank of a node that cannot be picked.
 TAKEN = np.iinfo(np.int64).max

@@ -17,7 +17,7 @@ from usb_active.contracts.plugin import PluginConfig
 from usb_active.errors import UsageError
 from usb_active.pool.divergence import DivergenceWatch, advice, check_finite_states, nonfinite_of, nonfinite_tensors
 from usb_active.pool.epoch_training import EpochTraining
-from usb_active.usb.launch import make_algorithm
+from usb_active.usb.launcher import make_algorithm
 
 ONE = {"cycles": 0}
 

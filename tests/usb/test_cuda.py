@@ -8,7 +8,7 @@ import torch
 from run_helpers import checkpoint, command, config_of, labels_of, settings, train, weights_equal, write_yaml
 
 from usb_active import Acquisition, register_plugin
-from usb_active.usb.launch import make_algorithm
+from usb_active.usb.launcher import make_algorithm
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

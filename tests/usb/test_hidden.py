@@ -52,7 +52,7 @@ def test_a_loss_on_inner_layers_trains_them(tmp_path, use_cat):
 @pytest.mark.parametrize("algorithm", ["mixmatch", "remixmatch", "my_mixmatch", "my_remixmatch"])
 @pytest.mark.parametrize("acquisition", ["learning_loss", {"name": "watcher", "hidden": ["stem.conv"]}])
 def test_a_mixture_has_no_view_and_is_refused_before_the_run(tmp_path, algorithm, acquisition):
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     data = settings(tmp_path, active={"cycles": 1, "acquisition": acquisition}, algorithm=algorithm, **SHORT)
     said = f"needs .*hidden.* of every step, but algorithm '{algorithm}' cannot give it: .*mixture"

@@ -8,7 +8,7 @@ from run_helpers import checkpoint, config_of, settings, weights_equal
 from semilearn.algorithms.fixmatch import FixMatch
 
 from usb_active.contracts.registry import REGISTRY
-from usb_active.usb.launch import make_algorithm
+from usb_active.usb.launcher import make_algorithm
 
 
 class Stopped(Exception):

@@ -29,7 +29,7 @@ def prepared(tmp_path, name, prior, /, active=None, **usb):
 
 def recorded(data):
     """A training's masks and targets: {(stage, cycle, iteration): (idx, result)}; and the algorithm."""
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     torch.set_num_threads(1)
     algorithm, seen = make_algorithm(config_of(data)), {}
@@ -366,7 +366,7 @@ def test_a_run_stopped_after_an_update_goes_on_with_the_updated_table(tmp_path, 
 
 def stop(data, iteration):
     """Run until the step `iteration` is about to begin."""
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     algorithm = make_algorithm(config_of(data))
     step = algorithm.train_step

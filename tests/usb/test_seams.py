@@ -151,7 +151,7 @@ def test_aligned_predictions_are_not_what_observers_see(tmp_path, algorithm):
 
 def watched_calls(config, see):
     """An algorithm whose calls of its own hooks are shown to `see(stage, arguments)`."""
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     trainer = make_algorithm(config)
     plain = trainer.call_hook
@@ -235,7 +235,7 @@ class Stopped(Exception):
 
 def stopped(data, prepare):
     """Run until `prepare(algorithm)`'s fault strikes."""
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     torch.set_num_threads(1)
     algorithm = make_algorithm(config_of(data))
@@ -298,7 +298,7 @@ def test_an_extra_loss_of_half_the_squared_norm_is_weight_decay(tmp_path):
 
 def with_decay(config, strength):
     """An algorithm whose optimizer decays every parameter."""
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     trainer = make_algorithm(config)
     build = trainer.set_optimizer

@@ -19,7 +19,7 @@ from semilearn.core.hooks import EMAHook
 from usb_active.usb.device import configure_torch
 from usb_active.usb.fast_hooks import FastEMAHook, FastFlexMatchThresholdingHook
 from usb_active.usb.hooks import ProgressHook
-from usb_active.usb.launch import make_algorithm
+from usb_active.usb.launcher import make_algorithm
 
 
 # ---------------------------------------------------------------------------------------------- fast_hooks

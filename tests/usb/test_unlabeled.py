@@ -61,7 +61,7 @@ def test_an_algorithm_under_another_name_may_have_the_rows_of_usbs(tmp_path, nam
     ],
 )
 def test_a_view_that_cannot_be_is_one_line_and_leaves_no_run(tmp_path, algorithm, message):
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         make_algorithm(config_of(settings(tmp_path, "run", active={"cycles": 0}, algorithm=algorithm, **SHORT)))

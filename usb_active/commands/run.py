@@ -30,7 +30,7 @@ def run(config: RunConfig, verbose: bool = False) -> int:
     parts = check_all(config)
     make_folder(config.run_path.parent)
     log_progress(verbose)
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     algorithm = make_algorithm(config, parts)
     algorithm.train()

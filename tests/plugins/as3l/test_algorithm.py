@@ -10,7 +10,7 @@ from run_helpers import config_of, settings, train
 from usb_active.plugins.as3l.algorithm import LinearEvaluation
 
 from usb_active.errors import UsageError
-from usb_active.usb.launch import make_algorithm
+from usb_active.usb.launcher import make_algorithm
 
 LINEAR = {"algorithm": "linear_evaluation", "uratio": 1, "lr": 0.5, "num_eval_iter": 6, "num_workers": 0}
 PRETRAIN = {"name": "simsiam", "epochs": 1, "batch_size": 128, "projection_dim": 16, "prediction_dim": 4}

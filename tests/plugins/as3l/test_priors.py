@@ -227,7 +227,7 @@ def prepared(tmp_path, name, /, prior="as3l", active=None, **usb):
 def run(data, table=None):
     """A run to its end; its algorithm, its targets (idx, result) in order, and the table it was guided by. `table(probs)` may
     put another one in its place."""
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     torch.set_num_threads(1)
     algorithm, seen = make_algorithm(config_of(data)), []

@@ -139,7 +139,7 @@ TINY_PROBS = np.array([[0.5, 0.3, 0.2], [0.2, 0.6, 0.2], [0.8, 0.1, 0.1], [0.4, 
 
 @pytest.mark.parametrize(("first", "proposals"), [("norm", 1), ("norm", 64), ("uniform", 3)])
 def test_badge_has_the_exact_distribution(monkeypatch, first, proposals):
-    monkeypatch.setattr("usb_active.numerics.distances._PROPOSALS", proposals)
+    monkeypatch.setattr("usb_active.numerics.greedy._PROPOSALS", proposals)
     rows, rng = explicit(TINY, TINY_PROBS), make_rng(31 + proposals)
     # The longest gradients are the copies 3 and 4: |r|^2 = 0.36 + 0.1225 + 0.0625 = 0.545, |h|^2 = 17, 9.27 (2: 0.06 · 16).
     longest = np.isclose((rows**2).sum(axis=1), 9.265) / 2

@@ -103,7 +103,7 @@ def test_picks_do_not_depend_on_blocks(monkeypatch):
     probs = made(n=300)
     expected = C.cdal(probs, np.arange(9), 100, make_rng(0))
     monkeypatch.setattr("usb_active.numerics.arrays.BLOCK", 100)
-    monkeypatch.setattr("usb_active.numerics.distances._FRONT", 3)
+    monkeypatch.setattr("usb_active.numerics.greedy._FRONT", 3)
     np.testing.assert_array_equal(C.cdal(probs, np.arange(9), 100, make_rng(0)), expected)
 
 

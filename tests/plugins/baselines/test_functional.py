@@ -283,7 +283,7 @@ def test_k_center_does_not_depend_on_blocks(monkeypatch, block, front):
     labeled = np.arange(0, 300, 30)
     expected = F.k_center_greedy(features, labeled, 100, rng=make_rng(3))
     monkeypatch.setattr("usb_active.numerics.arrays.BLOCK", block)
-    monkeypatch.setattr("usb_active.numerics.distances._FRONT", front)
+    monkeypatch.setattr("usb_active.numerics.greedy._FRONT", front)
     np.testing.assert_array_equal(F.k_center_greedy(features, labeled, 100, rng=make_rng(3)), expected)
 
 
@@ -373,7 +373,7 @@ TINY = np.array([[0.0, 0.0], [0.5, 0.0], [4.0, 0.0], [4.0, 1.0], [4.0, 1.0], [0.
 @pytest.mark.parametrize("proposals", [1, 3, 64])
 @pytest.mark.parametrize("labeled", [[], [0]])
 def test_kmeans_plus_plus_has_the_exact_distribution(monkeypatch, proposals, labeled):
-    monkeypatch.setattr("usb_active.numerics.distances._PROPOSALS", proposals)
+    monkeypatch.setattr("usb_active.numerics.greedy._PROPOSALS", proposals)
     rng, draws = make_rng(21 + proposals), 4000
     candidates = [i for i in range(6) if i not in labeled]
     expected = sequence_probabilities(TINY, 3, candidates, labeled)

@@ -35,7 +35,7 @@ def lp(tmp_path, name="run", /, active=None, **usb):
 
 def watched(data):
     """Run, noting what every step was made of."""
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     torch.set_num_threads(1)
     algorithm = make_algorithm(config_of(data))
@@ -317,7 +317,7 @@ def test_bad_keys(tmp_path, keys, message):
 
 
 def test_observers_see_no_unlabelled_sample_where_none_is_trained_on(tmp_path):
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     algorithm = make_algorithm(config_of(lp(tmp_path, active={"acquisition": {"name": "watcher"}, "cycles": 0}, plugins=CONTRACT_PLUGINS)))
     algorithm.train()

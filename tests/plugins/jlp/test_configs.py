@@ -92,7 +92,7 @@ def test_the_references_train_on_all_labels(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DIGITS)
 def test_those_for_digits_run_as_they_are_but_for_their_length(tmp_path, name):
-    from usb_active.usb.launch import make_algorithm
+    from usb_active.usb.launcher import make_algorithm
 
     torch.set_num_threads(1)
     short = ["epoch=3", "active.cycles=1", f"save_dir={tmp_path}"]

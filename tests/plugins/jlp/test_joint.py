@@ -7,12 +7,11 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from usb_active.plugins.jlp import fast_block, fast_coarse, fast_greedy, fast_large
+from usb_active.plugins.jlp import fast_block, fast_coarse, fast_greedy, fast_large, kernels
 from usb_active.plugins.jlp.fast_moderate import FLOOR
 from usb_active.plugins.jlp.functional import joint_label_propagation
 
 from usb_active.numerics.neighbors import MODES, affinity
-from usb_active.numerics.propagation import kernels
 from usb_active.numerics.propagation.graph import Graph, Part
 
 

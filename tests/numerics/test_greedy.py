@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from usb_active.numerics.distances import kmeans_plus_plus
+from usb_active.numerics.greedy import kmeans_plus_plus
 
 
 def test_weights_scale_the_rows():

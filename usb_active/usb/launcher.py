@@ -1,9 +1,13 @@
-"""USB's own train.py, run in this process: it is given what it lacks, and kept from deleting a run."""
+"""Launching an experiment: by building the algorithm here, or by USB's own train.py, run in this process.
+
+train.py is given what it lacks, and kept from deleting a run.
+"""
 
 from __future__ import annotations
 
 import argparse
 import copyreg
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,15 +15,49 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from semilearn.algorithms import get_algorithm
 from semilearn.core import utils
 
 from usb_active.config.settings import RunConfig, config_from_dict
 from usb_active.environment.script_main import as_main
-from usb_active.storage.run_dir import RunDir
+from usb_active.storage.durable import no_os_error
+from usb_active.storage.run_dir import RunDir, make_folder
 from usb_active.usb.algorithm import register
 from usb_active.usb.arguments import make_args
 from usb_active.usb.device import pick_device
-from usb_active.usb.launch import log_to_file
+
+logger = logging.getLogger("usb_active.usb")
+
+
+def make_algorithm(config: RunConfig, parts: dict[str, Any] | None = None) -> Any:
+    """The active algorithm of a configuration, on its device; `train()` runs the experiment.
+
+    `parts`: those of `setup.build_parts`, where they have been built already.
+    """
+    register([config.usb["algorithm"]])
+    args = make_args(config)
+    args.parts = parts
+    algorithm = get_algorithm(args, None, None, logger)
+    log_to_file(config)
+    return algorithm
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: on a full disk the run ends with one line, at the first file that matters."""
+
+
+def log_to_file(config: RunConfig) -> None:
+    """All that USB and the core say, in the run's log.txt; one handler, however many runs a process makes."""
+    root = logging.getLogger("usb_active")
+    for handler in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
+        root.removeHandler(handler)
+        handler.close()
+    make_folder(config.run_path)
+    with no_os_error("write", config.run_path / "log.txt"):
+        handler = _LogFile(config.run_path / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root.addHandler(handler)
 
 
 def run_script(script: Path, config: RunConfig) -> None:
