@@ -63,7 +63,11 @@ def test_an_unknown_name_gets_the_nearest(registry):
     ("kind", "cls", "message"),
     [
         ("acquisition", type("P", (Acquisition,), {}), r"must define select\(self, view, budget\)"),
-        ("acquisition", type("P", (), {"select": lambda self, view, budget: None}), r"must derive from usb_active.contracts.acquisition.Acquisition"),
+        (
+            "acquisition",
+            type("P", (), {"select": lambda self, view, budget: None}),
+            r"must derive from usb_active.contracts.acquisition.Acquisition",
+        ),
         ("acquisition", lambda view, budget: None, "must be a class"),
         ("acquisition", picker(select=lambda self, view: None), r"select\(self, view\) cannot be called as select\(self, view, budget\)"),
         ("acquisition", picker(observe=lambda self: None), r"observe\(self\) cannot be called as observe\(self, batch\)"),
@@ -181,7 +185,7 @@ def test_installed_distributions_are_found(registry, tmp_path, monkeypatch):
 def test_a_file_has_the_same_module_name_in_every_process(tmp_path):
     # What is pickled in one process (to a loader's worker) must be found under that name in another.
     path = write(tmp_path / "mine.py", "x = 1\n")
-    code = f"import pathlib; from usb_active.contracts.registry import import_file; print(import_file(pathlib.Path({str(path)!r})).__name__)"
+    code = f"from pathlib import Path; from usb_active.contracts.registry import import_file as f; print(f(Path({str(path)!r})).__name__)"
     names = {
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}).stdout
         for seed in ("1", "2")

@@ -51,7 +51,8 @@ def test_the_folder_of_the_example_gives_one_line_without_pillows_plugin(tmp_pat
         touch(tmp_path / "train/a" / name)
     code = (
         "import sys; sys.modules['pillow_heif'] = None\n"
-        "from pathlib import Path; from usb_active.builtin.image_folder import ImageFolder; from usb_active.contracts.dataset import DatasetOptions\n"
+        "from pathlib import Path\n"
+        "from usb_active.builtin.image_folder import ImageFolder; from usb_active.contracts.dataset import DatasetOptions\n"
         f"dataset = ImageFolder(None, DatasetOptions(data_dir=Path({str(tmp_path)!r})))\n"
         "print(len(dataset), *dataset.remarks(), sep='\\n')"
     )

@@ -700,7 +700,8 @@ def test_a_torn_last_metrics_line_is_dropped_and_other_damage_named(run, caplog)
 
 
 def test_light_to_import():
-    code = "import sys, usb_active.builtin.oracles, usb_active.pool.pool, usb_active.storage.run_dir; print({'torch', 'semilearn', 'PIL'} & {*sys.modules})"
+    modules = "usb_active.builtin.oracles, usb_active.pool.pool, usb_active.storage.run_dir"
+    code = f"import sys, {modules}; print({{'torch', 'semilearn', 'PIL'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

@@ -1,4 +1,4 @@
-"""What the core itself brings, declared without importing it."""
+"""What the core itself brings as plugins, declared without importing it."""
 
 from __future__ import annotations
 
@@ -36,30 +36,32 @@ _USB_NETWORKS = {
     "wrn_var_37_2": "wide ResNet 37-2, for STL-10",
 }
 
+_HERE = f"{__name__}."
+
 PLUGINS = [
-    Declaration("acquisition", "file", "usb_active.builtin.file_plugins:FileLabels", "labels that exist already, from a CSV; nobody is asked"),
-    Declaration("acquisition", "known", "usb_active.builtin.file_plugins:KnownLabels", "the labels that the data set brings; nobody is asked"),
-    Declaration("features", "model", "usb_active.builtin.feature_sources:ModelFeatures", "the task model of this cycle, EMA weights"),
-    Declaration("features", "pretrain", "usb_active.builtin.feature_sources:PretrainFeatures", "the pretrained backbone"),
-    Declaration("features", "pixels", "usb_active.builtin.feature_sources:PixelFeatures", "the normalised pixels, for tiny images"),
-    Declaration("features", "file", "usb_active.builtin.feature_sources:FileFeatures", "an array on disk (.npy)"),
-    Declaration("features", "timm", "usb_active.builtin.feature_sources:TimmFeatures", "a timm network whose weights are on disk"),
-    Declaration("prior", "file", "usb_active.builtin.file_plugins:FilePrior", "a table of class probabilities on disk (.npy)"),
-    Declaration("pretrainer", "file", "usb_active.builtin.file_plugins:FilePretrainer", "initial weights from a checkpoint on disk"),
-    Declaration("oracle", "dataset", "usb_active.builtin.oracles:DatasetOracle", "simulated: the data set's own labels"),
-    Declaration("oracle", "csv", "usb_active.builtin.oracles:CsvOracle", "a person, through a CSV file"),
-    Declaration("dataset", "cifar10", "usb_active.builtin.array_datasets:Cifar10", "CIFAR-10, from its files on disk"),
-    Declaration("dataset", "cifar100", "usb_active.builtin.array_datasets:Cifar100", "CIFAR-100, from its files on disk"),
-    Declaration("dataset", "svhn", "usb_active.builtin.array_datasets:Svhn", "SVHN (train + extra, or train), from its files on disk"),
-    Declaration("dataset", "stl10", "usb_active.builtin.array_datasets:Stl10", "STL-10, from its files on disk; 5,000 of 105,000 may be asked"),
-    Declaration("dataset", "digits", "usb_active.builtin.array_datasets:Digits", "scikit-learn's 8x8 digits, embedded"),
-    Declaration("dataset", "mnist", "usb_active.builtin.array_datasets:Mnist", "MNIST, 28x28, from its IDX files on disk"),
-    Declaration("dataset", "image_folder", "usb_active.builtin.image_folder:ImageFolder", "a folder of images of one's own"),
-    Declaration("network", "small_cnn", "usb_active.builtin.networks:SmallCnn", "three convolutions, for tiny images on a CPU"),
-    Declaration("network", "resnet18", "usb_active.builtin.networks:ResNet18", "torchvision's ResNet-18 with an embedding of 256; or for CIFAR"),
-    Declaration("network", "vit_small", "usb_active.builtin.networks:VitSmall", "timm's ViT-S for any image size"),
-    Declaration("network", "cnn13", "usb_active.builtin.networks:Cnn13", "the 13-layer network of Mean Teacher, normalised features of 128"),
-    *(Declaration("network", name, "usb_active.builtin.networks:UsbNetwork", f"USB's {what}") for name, what in _USB_NETWORKS.items()),
+    Declaration("acquisition", "file", _HERE + "file_plugins:FileLabels", "labels that exist already, from a CSV; nobody is asked"),
+    Declaration("acquisition", "known", _HERE + "file_plugins:KnownLabels", "the labels that the data set brings; nobody is asked"),
+    Declaration("features", "model", _HERE + "feature_sources:ModelFeatures", "the task model of this cycle, EMA weights"),
+    Declaration("features", "pretrain", _HERE + "feature_sources:PretrainFeatures", "the pretrained backbone"),
+    Declaration("features", "pixels", _HERE + "feature_sources:PixelFeatures", "the normalised pixels, for tiny images"),
+    Declaration("features", "file", _HERE + "feature_sources:FileFeatures", "an array on disk (.npy)"),
+    Declaration("features", "timm", _HERE + "feature_sources:TimmFeatures", "a timm network whose weights are on disk"),
+    Declaration("prior", "file", _HERE + "file_plugins:FilePrior", "a table of class probabilities on disk (.npy)"),
+    Declaration("pretrainer", "file", _HERE + "file_plugins:FilePretrainer", "initial weights from a checkpoint on disk"),
+    Declaration("oracle", "dataset", _HERE + "oracles:DatasetOracle", "simulated: the data set's own labels"),
+    Declaration("oracle", "csv", _HERE + "oracles:CsvOracle", "a person, through a CSV file"),
+    Declaration("dataset", "cifar10", _HERE + "array_datasets:Cifar10", "CIFAR-10, from its files on disk"),
+    Declaration("dataset", "cifar100", _HERE + "array_datasets:Cifar100", "CIFAR-100, from its files on disk"),
+    Declaration("dataset", "svhn", _HERE + "array_datasets:Svhn", "SVHN (train + extra, or train), from its files on disk"),
+    Declaration("dataset", "stl10", _HERE + "array_datasets:Stl10", "STL-10, from its files on disk; 5,000 of 105,000 may be asked"),
+    Declaration("dataset", "digits", _HERE + "array_datasets:Digits", "scikit-learn's 8x8 digits, embedded"),
+    Declaration("dataset", "mnist", _HERE + "array_datasets:Mnist", "MNIST, 28x28, from its IDX files on disk"),
+    Declaration("dataset", "image_folder", _HERE + "image_folder:ImageFolder", "a folder of images of one's own"),
+    Declaration("network", "small_cnn", _HERE + "networks:SmallCnn", "three convolutions, for tiny images on a CPU"),
+    Declaration("network", "resnet18", _HERE + "networks:ResNet18", "torchvision's ResNet-18 with an embedding of 256; or for CIFAR"),
+    Declaration("network", "vit_small", _HERE + "networks:VitSmall", "timm's ViT-S for any image size"),
+    Declaration("network", "cnn13", _HERE + "networks:Cnn13", "the 13-layer network of Mean Teacher, normalised features of 128"),
+    *(Declaration("network", name, _HERE + "networks:UsbNetwork", f"USB's {what}") for name, what in _USB_NETWORKS.items()),
     *(
         Declaration("algorithm", name, f"semilearn.algorithms.{name}:{cls}", f"USB's {cls}")
         for name, cls in _USB_ALGORITHMS.items()

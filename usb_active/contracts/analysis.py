@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Analysis(Observer):
     """Watches the trainings of a run, and reports on them afterwards. Override `report`; everything else is optional.
 
-    It sees what any observer sees (usb_active/contracts/observer.py), but has no part in what is trained, picked or labelled: a run with it ends
-    with the same weights and labels, to the bit, as one without. One instance lives for the whole run; the report is made by another
+    It sees what any observer sees (usb_active/contracts/observer.py), but has no part in what is trained, picked or labelled: weights and
+    labels of a run with it are bit-identical to those of a run without. One instance lives for the whole run; the report is made by another
     one, that was made from the run's configuration and has seen nothing: what it needs must be in files.
     """
 

@@ -1,8 +1,8 @@
 """`__main__` of processes that USB's train.py spawns: what train.py defines, imported after this package.
 
 A spawned process imports the main module of its parent before it unpickles its work. If that were train.py itself, semilearn would be
-imported without the guard of `usb_active.environment.import_guard`. `as_main` therefore gives train.py's module the name of this one, and this
-one runs the script, whose path it finds in the environment.
+imported without the guard of `usb_active.environment.import_guard`. `as_main` therefore gives train.py's module the name of this
+one, and this one runs the script, whose path it finds in the environment.
 """
 
 from __future__ import annotations

@@ -266,11 +266,7 @@ def queryable_mask(dataset: Dataset, oracle: Any) -> np.ndarray:
 
 
 def components_from_args(args: Any) -> Components:
-    """From the namespace USB hands to its algorithms: ours carries the configuration, any other one the keys of a YAML."""
-    if not hasattr(args, "run_config"):
-        from usb_active.usb.arguments import complete_args
-
-        complete_args(args)
+    """From the namespace USB hands to its algorithms, which carries the configuration."""
     # Taken away: they are for one run, and need not be pickled to other processes.
     parts = vars(args).pop("parts", None)
     if parts is None:

@@ -101,6 +101,6 @@ def load_dataset(run: RunDir, *, trusted: bool = False) -> Dataset:
     check_plugins(run.path, run.config.get("plugins"), trusted)
     config = load_config(run.path / "config.yaml", [])
     # After the configuration has been checked: this brings torch.
-    from usb_active.commands.run import build_dataset
+    from usb_active.loop.setup import build_dataset
 
     return build_dataset(config, run)

@@ -29,6 +29,7 @@ from usb_active.pool.split import Split
 from usb_active.pool.view import Registered
 from usb_active.randomness import seed_globals, seeded_globals
 from usb_active.storage.checkpoint import must_fit, read_cycle_checkpoint, write_checkpoint
+from usb_active.usb.arguments import complete_args
 from usb_active.usb.data import EvaluationRows, PoolStream, held_out
 from usb_active.usb.device import DeviceMixin, configure_torch, pick_device, remove_hook, replace_hook
 from usb_active.usb.fast_hooks import accelerate
@@ -66,6 +67,9 @@ class ActiveMixin(DeviceMixin):
     def __init__(self, args: Any, net_builder: Callable, tb_log: Any = None, logger: Any = None, **keywords: Any):
         self.device = pick_device(getattr(args, "gpu", None))
         check_supported(self.base_name, self.base_class, self.device)
+        if not hasattr(args, "run_config"):
+            # Made by others, from the keys of a YAML.
+            complete_args(args)
         self.session = Session.from_args(args, self)
         configure_torch(self.session.config.active)
         if tb_log is None and args.use_tensorboard:
