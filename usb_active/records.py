@@ -1,4 +1,4 @@
-"""What passes between queries, oracles and the journal. Records alone: every room may import them."""
+"""What passes between queries, oracles, the journal and reports. Records alone: every room may import them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 
 # The two values of a row's `status`.
 LABELED, SKIPPED = "labeled", "skipped"
+# The number that stands for a refused sample where others stand for labels.
+SKIP = -1
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,49 @@ class LabelRow:
     status: str
     acquisition: str
     time: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score as people see it.
+
+    Attributes:
+        score: its name among those of `usb_active.contracts.task.Task.evaluate`.
+        name: what messages, tables and figures call it. In metrics.jsonl it is `key`.
+        higher_is_better: or else lower.
+        factor, unit, digits: how a value is shown: times `factor`, with `digits` digits, and `unit` behind it.
+        short: what a narrow column calls it.
+    """
+
+    score: str
+    name: str
+    higher_is_better: bool = True
+    factor: float = 1.0
+    unit: str = ""
+    digits: int = 3
+    short: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its name in metrics.jsonl."""
+        return self.name.replace(" ", "_")
+
+    @property
+    def column(self) -> str:
+        """What a narrow column calls it."""
+        return self.short or self.name
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether one value is better than another, and not as good."""
+        return value > than if self.higher_is_better else value < than
+
+    def show(self, value: float) -> str:
+        """`accuracy 59.91 %`"""
+        return f"{self.name} {self.factor * value:.{self.digits}f}{self.unit and f' {self.unit}'}"
+
+
+# Those of class labels.
+CLASS_METRICS = (
+    Metric("top-1-acc", "accuracy", factor=100, unit="%", digits=2, short="%"),
+    Metric("balanced_acc", "balanced accuracy", factor=100, unit="%", digits=2, short="balanced %"),
+)

@@ -14,9 +14,9 @@ from PIL import Image
 
 from usb_active.builtin.oracles import CsvOracle, DatasetOracle
 from usb_active.contracts.dataset import Dataset, DatasetOptions
-from usb_active.contracts.label_texts import SKIP, ClassReader
+from usb_active.contracts.label_texts import ClassReader
 from usb_active.errors import UsageError
-from usb_active.records import Query
+from usb_active.records import SKIP, Query
 from usb_active.storage.run_dir import RunDir
 
 NAMES = ("cat", "dog", "Überhund")

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from usb_active.builtin.label_file import Problems, Sheet, read_sheet, task_of
 from usb_active.builtin.workbook import can_read
-from usb_active.contracts.label_texts import SKIP
 from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, printable
-from usb_active.records import Query
+from usb_active.records import SKIP, Query
 
 logger = logging.getLogger("usb_active")
 

@@ -12,11 +12,10 @@ from typing import TextIO
 
 from usb_active.builtin.answer_files import read_answers, readable_answers
 from usb_active.builtin.label_file import task_of
-from usb_active.contracts.label_texts import SKIP
 from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, nearest, plain, printable
 from usb_active.pool.answers import CORRECTION, merge_answers
-from usb_active.records import LABELED, SKIPPED, LabelRow, Query
+from usb_active.records import LABELED, SKIP, SKIPPED, LabelRow, Query
 from usb_active.storage.journal_checks import check_labels, find_edits
 from usb_active.storage.paths import nfc
 from usb_active.storage.run_dir import RunDir, utc_now

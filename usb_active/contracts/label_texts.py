@@ -7,10 +7,10 @@ import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
 
+from usb_active.records import SKIP
 from usb_active.storage.sample_keys import unique
 from usb_active.storage.spreadsheet import cell, unescaped
 
-SKIP = -1
 # Exactly three digits behind the point or comma could as well be thousands, so such a text is no number here.
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,](?:[0-9]{1,2}|[0-9]{4,}))?")
 

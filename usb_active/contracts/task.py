@@ -7,54 +7,16 @@ All that encodes, decodes, scores or shows a label stands here, behind `Task`. A
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
-from usb_active.contracts.label_texts import SKIP, ClassReader, fold
+from usb_active.contracts.label_texts import ClassReader, fold
 from usb_active.errors import name_some, nearest
+from usb_active.records import CLASS_METRICS, SKIP, Metric
 from usb_active.storage.spreadsheet import text_cell
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A score as people see it.
-
-    Attributes:
-        score: its name among those of `Task.evaluate`.
-        name: what messages, tables and figures call it. In metrics.jsonl it is `key`.
-        higher_is_better: or else lower.
-        factor, unit, digits: how a value is shown: times `factor`, with `digits` digits, and `unit` behind it.
-        short: what a narrow column calls it.
-    """
-
-    score: str
-    name: str
-    higher_is_better: bool = True
-    factor: float = 1.0
-    unit: str = ""
-    digits: int = 3
-    short: str = ""
-
-    @property
-    def key(self) -> str:
-        """Its name in metrics.jsonl."""
-        return self.name.replace(" ", "_")
-
-    @property
-    def column(self) -> str:
-        """What a narrow column calls it."""
-        return self.short or self.name
-
-    def is_better(self, value: float, than: float) -> bool:
-        """Whether one value is better than another, and not as good."""
-        return value > than if self.higher_is_better else value < than
-
-    def show(self, value: float) -> str:
-        """`accuracy 59.91 %`"""
-        return f"{self.name} {self.factor * value:.{self.digits}f}{self.unit and f' {self.unit}'}"
 
 
 class Task:
@@ -156,10 +118,7 @@ class Classification(Task):
     """One of C classes."""
 
     name = "classification"
-    metrics = (
-        Metric("top-1-acc", "accuracy", factor=100, unit="%", digits=2, short="%"),
-        Metric("balanced_acc", "balanced accuracy", factor=100, unit="%", digits=2, short="balanced %"),
-    )
+    metrics = CLASS_METRICS
     noun, problem = "class", "unknown class"
     output = "probs"
     prediction_columns = ("class", "probability")

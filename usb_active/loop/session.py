@@ -17,7 +17,6 @@ from usb_active.contracts.acquisition import check_picks, check_pseudo_labels
 from usb_active.contracts.analysis import analysis_folder, is_analysis
 from usb_active.contracts.plugin import overrides
 from usb_active.contracts.prior import When
-from usb_active.contracts.task import Classification, Metric
 from usb_active.errors import UsageError, WaitingForLabels, name_some
 from usb_active.loop.initial_weights import InitialWeights
 from usb_active.loop.metrics import training_record
@@ -31,7 +30,7 @@ from usb_active.pool.pool import Pool
 from usb_active.pool.split import NOBODY, Split, classes_without_training, held_out, make_split, provisional_split
 from usb_active.pool.view import PoolView, Registered, ViewSource
 from usb_active.randomness import seeded_globals
-from usb_active.records import LABELED, SKIPPED, Answers, LabelRow, Query
+from usb_active.records import CLASS_METRICS, LABELED, SKIPPED, Answers, LabelRow, Metric, Query
 from usb_active.storage.artifacts import check_array, load_artifact, save_artifact
 from usb_active.storage.checkpoint import Owner
 from usb_active.storage.journal_checks import check_labels_but_sums, journal_sums, read_starts
@@ -570,7 +569,7 @@ class Session:
         self.prior.load(name, len(self.dataset), len(self.dataset.class_names))
 
 
-def progress_line(record: dict[str, Any], metric: Metric = Classification.metrics[0]) -> str:
+def progress_line(record: dict[str, Any], metric: Metric = CLASS_METRICS[0]) -> str:
     """One line a cycle: labels and the headline metric."""
     value = record[metric.key]
     shown = "no held-out labels to evaluate on" if value is None else f"{metric.show(value)} ({record['evaluated_on']})"

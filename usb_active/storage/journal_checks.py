@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from usb_active.contracts.label_texts import SKIP
 from usb_active.errors import SHOWN, UsageError, name_some, printable
-from usb_active.records import LabelRow, Query
+from usb_active.records import SKIP, LabelRow, Query
 from usb_active.storage.journal import whole_rows
 from usb_active.storage.run_format import PINNED_FILE
 from usb_active.storage.schemas import QUERY_REMEDY, read_accepted, read_dataset, read_start

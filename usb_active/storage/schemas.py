@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from usb_active.contracts.task import Classification, Metric
 from usb_active.errors import UsageError, printable
+from usb_active.records import CLASS_METRICS, Metric
 from usb_active.storage.run_format import DATASET_REMEDY, PINNED_FILE, read_pinned
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class ConfigRecord(Record):
 
 
 class MetricRecord(Record):
-    """A metric of a task without classes: see `usb_active.contracts.task.Metric`."""
+    """A metric of a task without classes: see `usb_active.records.Metric`."""
 
     score: str
     name: str
@@ -193,7 +193,7 @@ def run_metrics(run: RunDir, lines: Sequence[dict[str, Any]] = ()) -> tuple[Metr
     """The metrics of a run's task, the headline first. `lines`: of metrics.jsonl."""
     task = own_task(run, needed=any("task" in line for line in lines))
     if task is None:
-        return Classification.metrics
+        return CLASS_METRICS
     return tuple(Metric(**{name: metric[name] for name in MetricRecord.model_fields}) for metric in task["metrics"])
 
 
