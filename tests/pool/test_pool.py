@@ -59,15 +59,6 @@ def test_corrections():
     assert pool.labels.tolist() == [1, 0] and not pool.skipped.any()
 
 
-def test_growing_keeps_what_is_known():
-    pool = Pool(np.array([True, True]))
-    pool.set_labels(np.array([1]), np.array([0]), cycle=3)
-    pool.grow(np.array([False, True]))
-    assert pool.labels.tolist() == [-1, 0, -1, -1] and pool.round.tolist() == [-1, 3, -1, -1]
-    assert pool.candidates.tolist() == [0, 3]
-    assert (pool.labels.dtype, pool.round.dtype, pool.pending.dtype) == (np.int64, np.int32, bool)
-
-
 def test_the_pool_does_not_share_its_input():
     queryable = np.ones(3, dtype=bool)
     pool = Pool(queryable)

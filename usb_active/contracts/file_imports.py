@@ -48,6 +48,8 @@ def import_file(path: Path) -> ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"plugins: {path}: not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     # Registered before it runs, so that classes defined in it can be pickled to loader workers.
     sys.modules[name] = module

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 # The defaults themselves, not a mark on them: `functools.wraps` would copy a mark onto what a plugin puts in their place.
@@ -44,7 +45,7 @@ def call_check(plugin: Any, num_samples: int, num_classes: int, **parts: Callabl
     plugin.check(num_samples, num_classes, **{name: make() for name, make in parts.items() if takes_all or name in named})
 
 
-_FREE = {"usb_active": "free"}
+_FREE: JsonDict = {"usb_active": "free"}
 
 
 def free_key(default: Any = ..., **constraints: Any) -> Any:

@@ -142,7 +142,7 @@ class Registry:
         self.discover()
         return sorted(self._declared.values(), key=lambda d: (list(CONTRACTS).index(d.kind), d.name))
 
-    def get(self, kind: str, name: str) -> type:
+    def get(self, kind: str, name: str) -> type[Any]:
         """The checked class. UsageError for an unknown name (with the nearest), PluginImportError when it does not import."""
         self.discover()
         declaration = self._declared.get((kind, name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,7 +54,7 @@ def score_rows(probs: ArrayLike, score: Callable[[NDArray], NDArray]) -> NDArray
     return out
 
 
-def named(noun: str, idx: ArrayLike) -> str:
+def named(noun: str, idx: Sequence[int] | NDArray) -> str:
     """The first few of what an error is about, as "rows 3, 8" or "row 3"."""
     first = ", ".join(str(int(i)) for i in np.asarray(idx)[:5])
     if len(idx) > 1:

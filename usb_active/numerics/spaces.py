@@ -131,7 +131,8 @@ class NormScreen:
         limit = upper + 2 * self.slack * farthest + self._TINY - (1 + self.slack) * norms
         # Rounded up: the comparison is in single precision.
         limit = np.nextafter(limit.astype(np.float32), np.float32(np.inf))
-        return np.nonzero(products <= limit[:, None])
+        row, centre = np.nonzero(products <= limit[:, None])
+        return row, centre
 
     def _bound(self, products: NDArray, norms: NDArray) -> NDArray[np.float64]:
         return np.maximum(products + (1 + self.slack) * norms, 0.0) + self._TINY

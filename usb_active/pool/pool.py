@@ -108,12 +108,6 @@ class Pool:
         idx = self._check(idx, "set_pending")
         self.pending[idx] = (self.labels[idx] < 0) & ~self.skipped[idx]
 
-    def grow(self, queryable: np.ndarray) -> None:
-        """Add samples at the end; `queryable` (K,) bool is that of the new ones only."""
-        new = Pool(queryable)
-        for name in ("queryable", "labels", "skipped", "pending", "round", "first_label", "first_cycle"):
-            setattr(self, name, np.concatenate([getattr(self, name), getattr(new, name)]))
-
     def class_counts(self, num_classes: int) -> np.ndarray:
         """(C,) int64 labels per class. UsageError when there is a label beyond `num_classes`."""
         labels = self.labels[self.labeled]
