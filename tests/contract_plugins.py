@@ -14,7 +14,7 @@ from pydantic import Field
 from semilearn.algorithms.fixmatch import FixMatch
 from semilearn.algorithms.fullysupervised import FullySupervised
 
-from usb_active import Acquisition, PluginConfig, Prior, PriorTable, UsageError, register_plugin
+from usb_active import Acquisition, InitialLabels, PluginConfig, Prior, PriorTable, UsageError, register_plugin
 
 
 # ---------------------------------------------------------------------------------------------- picking
@@ -415,8 +415,8 @@ class Explorer(Acquisition):
         return np.arange(4) ** 2
 
 
-@register_plugin("acquisition", "teller")
-class Teller(Acquisition):
+@register_plugin("initial_labels", "teller")
+class Teller(InitialLabels):
     """Brings labels that exist already; broken in the way asked for."""
 
     class Config(PluginConfig):
@@ -432,6 +432,18 @@ class Teller(Acquisition):
             idx[3] = 4
         if self.config.fault == "floats":
             labels = labels + 0.5
+        if self.config.fault == "no such class":
+            labels[7] = view.num_classes
+        if self.config.fault == "names":
+            labels = [view.dataset.class_names[label] for label in labels]
+        if self.config.fault == "lengths":
+            labels = labels[1:]
+        if self.config.fault == "ragged":
+            idx = [[0], [1, 2]]
+        if self.config.fault == "nothing":
+            return None
+        if self.config.fault == "empty":
+            return [], []
         return idx, labels
 
 

@@ -200,10 +200,11 @@ def test_the_core_names_no_plugin():
     assert not found
 
 
-# Where a configuration names a plugin, and of which kind; what stands there beside a plugin's own keys is the core's.
+# Where a configuration names a plugin, and of which kinds; what stands there beside a plugin's own keys is the core's.
 PLACES = {
-    "dataset": "dataset", "net": "network", "active.initial": "acquisition", "active.acquisition": "acquisition", "active.prior": "prior",
-    "active.analysis": "analysis", "active.pretrain": "pretrainer", "active.oracle": "oracle", "active.features": "features",
+    "dataset": ("dataset",), "net": ("network",), "active.initial": ("acquisition", "initial_labels"),
+    "active.acquisition": ("acquisition",), "active.prior": ("prior",), "active.analysis": ("analysis",),
+    "active.pretrain": ("pretrainer",), "active.oracle": ("oracle",), "active.features": ("features",),
 }  # fmt: skip
 CORES_KEYS = {"name", "features", "size", "until_iter", "then", "update_every"}
 
@@ -222,8 +223,9 @@ def keys_of_plugins(kind: str) -> set[str]:
 
 
 def test_the_core_names_no_key_of_a_plugin():
-    own = {place: keys_of_plugins(kind) - CORES_KEYS for place, kind in PLACES.items()}
+    own = {place: set().union(*map(keys_of_plugins, kinds)) - CORES_KEYS for place, kinds in PLACES.items()}
     assert "num_workers" in own["active.pretrain"] and "accept_partial" in own["active.oracle"]
+    assert {"k", "path"} <= own["active.initial"] and "path" not in own["active.acquisition"]
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, PLACES))})\.(\w+)")
     found = [
         f"{path.relative_to(ROOT)}:{line}: {text!r}"

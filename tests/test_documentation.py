@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ import yaml
 from run_helpers import ALGORITHMS, ROOT, checkpoint, command, settings, train
 
 import usb_active
+from usb_active.builtin.array_datasets import Digits
 from usb_active.cli import build_parser
 from usb_active.config.settings import ActiveConfig, ActiveKeys, PriorSettings, config_from_dict, load_config
 from usb_active.config.usb_keys import IGNORED
@@ -159,7 +161,7 @@ def listed(kind: str) -> list[str]:
     return [line.split()[1] for line in lines if line.split()[0] == kind and " usb-active (" in line]
 
 
-@pytest.mark.parametrize("kind", ["acquisition", "features", "prior", "pretrainer", "oracle", "dataset", "analysis"])
+@pytest.mark.parametrize("kind", ["acquisition", "initial_labels", "features", "prior", "pretrainer", "oracle", "dataset", "analysis"])
 def test_the_tables_list_everything_that_is_listed(kind):
     names = listed(kind)
     assert names and not set(names) - table_names(README)
@@ -191,7 +193,7 @@ def test_pictures_are_small():
 def examples(tmp_path_factory) -> Path:
     """The files of the examples, as a reader would write them."""
     folder = tmp_path_factory.mktemp("examples")
-    python = ("target_confidence.py", "flips.py", "discriminative.py")
+    python = ("target_confidence.py", "flips.py", "discriminative.py", "json_labels.py")
     for language, name in (*(("python", name) for name in python), ("yaml", "target_confidence.yaml")):
         (folder / name).write_text(named_block(CONTRIBUTING, language, name), encoding="utf-8")
     return folder
@@ -257,6 +259,24 @@ def test_the_observing_example_picks_what_changed_most(examples, monkeypatch):
     first, second = (session.run_dir.query(cycle).idx.tolist() for cycle in (0, 1))
     counts = sorted((flips[i] for i in flips if i not in first), reverse=True)
     assert [flips[i] for i in second] == counts[:10]
+
+
+@pytest.mark.slow
+def test_the_example_that_brings_labels_begins_with_them(examples, monkeypatch):
+    monkeypatch.chdir(examples)
+    keys = Digits().keys
+    (words,) = [words for words in run_commands() if "save_name=json_labels" in words]
+    for given, said in (({"digits/9999": "3"}, "'digits/9999': '3': not a key of the pool"), ({keys[7]: "ten"}, "'ten': not a key of")):
+        (examples / "labels.json").write_text(json.dumps(given), encoding="utf-8")
+        with pytest.raises(usb_active.UsageError, match=f"labels.json: .*{said}"):
+            run_command(words)
+    given = {keys[idx]: str(idx % 10) for idx in (7, 400, 21, 1300, 12)}
+    (examples / "labels.json").write_text(json.dumps(given), encoding="utf-8")
+    session = run_command(words).session
+    rows = run_helpers.labels_of(session.run_dir.path)[1:]
+    assert {row[2]: row[3] for row in rows[:5]} == given and {row[5] for row in rows[:5]} == {"json_labels"}
+    assert session.run_dir.query(0).idx.tolist() == [7, 400, 21, 1300, 12]
+    assert {row[5] for row in rows[5:]} == {"target_confidence"} and len(rows) == 15
 
 
 KILL_AFTER = """

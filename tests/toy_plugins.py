@@ -7,7 +7,19 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from usb_active import Acquisition, Analysis, Answers, Dataset, Features, Network, Oracle, PluginConfig, Prior, register_plugin
+from usb_active import (
+    Acquisition,
+    Analysis,
+    Answers,
+    Dataset,
+    Features,
+    InitialLabels,
+    Network,
+    Oracle,
+    PluginConfig,
+    Prior,
+    register_plugin,
+)
 
 
 @register_plugin("dataset", "toy_pool")
@@ -63,8 +75,8 @@ class ToyApart(ToyFirst):
     include_labeled = False
 
 
-@register_plugin("acquisition", "toy_known")
-class ToyKnown(Acquisition):
+@register_plugin("initial_labels", "toy_known")
+class ToyKnown(InitialLabels):
     """Brings labels."""
 
     def known_labels(self, view):

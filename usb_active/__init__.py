@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from usb_active.contracts.analysis import Analysis
     from usb_active.contracts.dataset import Dataset, DatasetOptions, Samples
     from usb_active.contracts.features import Features
+    from usb_active.contracts.initial_labels import InitialLabels
     from usb_active.contracts.network import Network
     from usb_active.contracts.observer import Observer
     from usb_active.contracts.oracle import Oracle
@@ -39,6 +40,7 @@ _LAZY = {
     "TrainBatch": "usb_active.contracts.acquisition",
     "TrainingInfo": "usb_active.contracts.acquisition",
     "Features": "usb_active.contracts.features",
+    "InitialLabels": "usb_active.contracts.initial_labels",
     "Prior": "usb_active.contracts.prior",
     "PriorTable": "usb_active.contracts.prior",
     "Pretrainer": "usb_active.contracts.pretrainer",
@@ -65,6 +67,7 @@ __all__ = [
     "DatasetOptions",
     "Declaration",
     "Features",
+    "InitialLabels",
     "Network",
     "Observer",
     "Oracle",

@@ -341,7 +341,7 @@ WRONG = {
     ),
     "unknown acquisition, long form": (
         changed(active__initial__name="toy_frist"),
-        "c.yaml: active.initial.name: unknown acquisition 'toy_frist'; did you mean 'toy_first'?",
+        "c.yaml: active.initial.name: unknown acquisition or initial_labels 'toy_frist'; did you mean 'toy_first'?",
     ),
     "unknown algorithm": (changed(algorithm="flexmach"), "c.yaml: algorithm: unknown algorithm 'flexmach'; did you mean 'flexmatch'?"),
     "unknown active algorithm": (

@@ -209,13 +209,20 @@ def test_known_labels_are_journaled_once_when_the_run_goes_on(tmp_path):
     [
         ("class", "classes out of range: -1; valid: 0 to 9"),
         ("sample", "samples out of range: 1343; valid: 0 to 1342"),
-        ("twice", "a sample stands there twice"),
+        ("twice", "a sample stands there twice: 4$"),
         ("floats", "classes must be integers, got float64"),
+        ("no such class", "classes out of range: 10; valid: 0 to 9"),
+        ("names", "classes must be integers, got <U1"),
+        ("lengths", r"must return idx and labels of one length, got \(20,\) and \(19,\)"),
+        ("ragged", "must return two arrays, idx and labels; got tuple .ValueError: "),
+        ("nothing", "must return two arrays, idx and labels; got NoneType"),
+        ("empty", "brings no label; a training needs at least one"),
     ],
 )
 def test_bad_labels_that_exist_already_are_one_line_and_journal_nothing(tmp_path, fault, message):
-    with pytest.raises(UsageError, match=f"initial 'teller': known_labels: {message}"):
+    with pytest.raises(UsageError, match=f"initial 'teller': known_labels: {message}") as caught:
         train(prepared(tmp_path, "run", "quiet", active={"initial": {"name": "teller", "fault": fault}}))
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "labels.csv").exists() or len(labels_of(tmp_path / "run")) <= 1
 
 

@@ -42,7 +42,7 @@ def made(kind: str, *bases: type, **members) -> type:
 
 # ---------------------------------------------------------------------------------------------- asked in one place
 def test_what_each_kind_may_define():
-    assert set(optional_methods(Acquisition)) == WATCHING | {"extra_loss", "pseudo_labels", "known_labels"}
+    assert set(optional_methods(Acquisition)) == WATCHING | {"extra_loss", "pseudo_labels"}
     assert set(optional_methods(Prior)) == WATCHING | {"extra_loss"}
     assert set(optional_methods(Analysis)) == set(optional_methods(Observer)) == WATCHING
     assert set(optional_methods(Oracle)) == {"check", "setup", "ask", "accepts_partial", "instructions"}

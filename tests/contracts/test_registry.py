@@ -8,12 +8,20 @@ import textwrap
 
 import pytest
 
-from usb_active import Acquisition, Analysis, Dataset, Declaration, Features, Network, Oracle, Prior, UsageError
-from usb_active.contracts.registry import CONTRACTS, GROUP, PluginImportError, Registry
+from usb_active import Acquisition, Analysis, Dataset, Declaration, Features, InitialLabels, Network, Oracle, Prior, UsageError
+from usb_active.contracts.observer import Contributor
+from usb_active.contracts.plugin import Plugin, optional_methods
+from usb_active.contracts.registry import CONTRACTS, FORBIDDEN, GROUP, PluginImportError, Registry
+
+POINTER = "is of kind initial_labels, derived from usb_active.InitialLabels"
 
 
 def picker(**members) -> type:
     return type("Picker", (Acquisition,), {"select": lambda self, view, budget: view.candidates[:budget], **members})
+
+
+def bringer(**members) -> type:
+    return type("Bringer", (InitialLabels,), {"known_labels": lambda self, view: ([0], [0]), **members})
 
 
 def witness(**members) -> type:
@@ -48,6 +56,38 @@ def test_a_taken_name_says_who_holds_it(registry):
     registry.add("features", "mine", type("Zeros", (Features,), {"get": lambda self, view: None}))
 
 
+@pytest.mark.parametrize(("first", "second"), [("acquisition", "initial_labels"), ("initial_labels", "acquisition")])
+def test_what_one_key_names_has_one_meaning(registry, first, second):
+    made = {"acquisition": picker, "initial_labels": bringer}
+    registry.add(first, "mine", made[first]())
+    for declare in (
+        lambda: registry.declare(Declaration(second, "mine", "other:Class", "", "somebody")),
+        lambda: registry.add(second, "mine", made[second]()),
+    ):
+        with pytest.raises(UsageError, match=rf"{second} 'mine' is already registered by .*test_registry.py \(.*\), as {first}; ") as error:
+            declare()
+        assert "\n" not in str(error.value)
+    assert registry.names(first).count("mine") == 1 and "mine" not in registry.names(second)
+    # Once more by the same class does no harm; and other kinds have their own names.
+    registry.declare(next(item for item in registry.declarations() if item.name == "mine"))
+    registry.add("features", "mine", type("Zeros", (Features,), {"get": lambda self, view: None}))
+
+
+def test_a_kind_is_found_by_its_name(registry):
+    registry.add("acquisition", "picks_mine", picker())
+    registry.add("initial_labels", "brings_mine", bringer())
+    kinds = "acquisition", "initial_labels"
+    assert [registry.kind_of(name, *kinds) for name in ("picks_mine", "brings_mine", "known")] == [*kinds, "initial_labels"]
+    for wrong, meant in (("pick_mine", "picks_mine"), ("bring_mine", "brings_mine")):
+        with pytest.raises(UsageError, match=f"^unknown acquisition or initial_labels '{wrong}'; did you mean '{meant}'"):
+            registry.kind_of(wrong, *kinds)
+
+
+def test_initial_labels_may_define_nothing_that_is_called_later():
+    later = {*optional_methods(Contributor), "select", "pseudo_labels", "include_labeled"} - {*optional_methods(Plugin)}
+    assert set(FORBIDDEN["initial_labels"][0]) == later
+
+
 def test_an_unknown_kind(registry):
     with pytest.raises(UsageError, match="^somebody: unknown plugin kind 'acquisitions'; did you mean 'acquisition'"):
         registry.declare(Declaration("acquisitions", "mine", "a:B", "", "somebody"))
@@ -73,6 +113,14 @@ def test_an_unknown_name_gets_the_nearest(registry):
         ("acquisition", picker(observe=lambda self: None), r"observe\(self\) cannot be called as observe\(self, batch\)"),
         ("acquisition", picker(extra_loss=lambda self, a, b: None), r"extra_loss\(self, a, b\) cannot be called as extra_loss\(self"),
         ("acquisition", picker(setup=lambda self: None), r"setup\(self\) cannot be called as setup\(self, info\)"),
+        ("acquisition", type("P", (Acquisition,), {"known_labels": lambda self, view: None}), f"must not define known_labels: .*{POINTER}"),
+        ("acquisition", picker(known_labels=lambda self, view: None), f"must not define known_labels: .*{POINTER}$"),
+        ("initial_labels", type("P", (InitialLabels,), {}), r"must define known_labels\(self, view\)"),
+        ("initial_labels", type("P", (Acquisition,), {"known_labels": lambda self, view: None}), "must derive from .*InitialLabels$"),
+        ("initial_labels", bringer(known_labels=lambda self: None), r"known_labels\(self\) cannot be called as known_labels\(self, view\)"),
+        ("initial_labels", bringer(select=lambda self, view, budget: None), "must not define select: it brings labels before the first"),
+        ("initial_labels", bringer(after_run=lambda self, algorithm: None), "must not define after_run: it brings labels"),
+        ("initial_labels", bringer(check=lambda self: None), r"check\(self\) cannot be called as check\(self, num_samples, num_classes\)"),
         ("features", type("P", (Features,), {}), r"must define get\(self, view\)"),
         ("prior", type("P", (Prior,), {"fit": lambda self, view: None}), r"fit\(self, view\) cannot be called as fit\(self, view, when\)"),
         ("analysis", type("P", (Analysis,), {}), r"must define report\(self, run, out\)"),
@@ -92,15 +140,13 @@ def test_a_broken_contract_names_plugin_method_and_signature(registry, kind, cls
     assert "mine" not in registry.names(kind)
 
 
-@pytest.mark.parametrize("base", ["Acquisition", "Analysis", "Features", "Prior", "Pretrainer", "Oracle", "Dataset", "Network"])
+@pytest.mark.parametrize(
+    "base", ["Acquisition", "InitialLabels", "Analysis", "Features", "Prior", "Pretrainer", "Oracle", "Dataset", "Network"]
+)
 def test_every_base_class_has_a_contract(base):
     import usb_active
 
     assert getattr(usb_active, base).kind in CONTRACTS
-
-
-def test_known_labels_stand_for_select(registry):
-    registry.add("acquisition", "mine", type("P", (Acquisition,), {"known_labels": lambda self, view: None}))
 
 
 def test_further_parameters_with_defaults_are_fine(registry):

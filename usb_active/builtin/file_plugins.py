@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from usb_active.builtin.label_file import read_known_labels
-from usb_active.contracts.acquisition import Acquisition
+from usb_active.contracts.initial_labels import InitialLabels
 from usb_active.contracts.plugin import PluginConfig
 from usb_active.contracts.pretrainer import Pretrained, Pretrainer
 from usb_active.contracts.prior import Prior, PriorTable
@@ -49,7 +49,7 @@ class FilePretrainer(Pretrainer):
         return Pretrained(read_weights(self.config.path, "pretrain: file"))
 
 
-class KnownLabels(Acquisition):
+class KnownLabels(InitialLabels):
     """Starts from the labels that the data set itself brings (class folders); nobody is asked."""
 
     def known_labels(self, view: PoolView) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +60,7 @@ class KnownLabels(Acquisition):
         return idx, targets[idx]
 
 
-class FileLabels(Acquisition):
+class FileLabels(InitialLabels):
     """Starts from labels that exist already: a CSV with the columns `key` (or `index`) and `label`; nobody is asked."""
 
     class Config(PluginConfig):

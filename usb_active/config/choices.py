@@ -90,13 +90,14 @@ def choose(kind: str, value: Any, where: str, base: Path, problems: Problems, fe
 
 
 def choose_with(
-    kind: str, value: Any, where: str, base: Path, problems: Problems, core: type[Strict] | None, features: bool = True
+    kinds: str | tuple[str, ...], value: Any, where: str, base: Path, problems: Problems, core: type[Strict] | None, features: bool = True
 ) -> tuple[PluginChoice | None, Any]:
-    """As `choose`; the keys of the model `core` stand beside the plugin's own, and are the second result."""
+    """As `choose`, of one kind or any of several; the keys of the model `core` stand beside the plugin's own: the second result."""
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
     keys = {"name": value} if isinstance(value, str) else value
     if not isinstance(keys, dict) or not isinstance(keys.get("name"), str):
         what = "missing" if value is None else f"must be a name, or a mapping with a name ({show(value)})"
-        problems.add(where, f"{what}{nearest('', REGISTRY.names(kind))}")
+        problems.add(where, f"{what}{nearest('', [name for kind in kinds for name in REGISTRY.names(kind)])}")
         return None, None
     core_names = set(core.model_fields) if core else set()
     core_keys = None if core is None else validate(core, {key: keys[key] for key in keys if key in core_names}, where, problems)
@@ -106,9 +107,10 @@ def choose_with(
     taken = core_names | {"name"} | ({"features"} if features else set())
     own = {key: item for key, item in keys.items() if key not in taken}
     try:
+        kind = REGISTRY.kind_of(keys["name"], *kinds)
         cls = REGISTRY.get(kind, keys["name"])
     except UsageError as error:
-        problems.add(where if isinstance(value, str) else f"{where}.name", why_not(kind, keys["name"]) or str(error))
+        problems.add(where if isinstance(value, str) else f"{where}.name", why_not(kinds[0], keys["name"]) or str(error))
         return None, core_keys
     wrong = {key: what for key in _path_keys(cls.Config) if (what := path_problem(own.get(key)))}
     for key, what in wrong.items():

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from usb_active.contracts.plugin import free_names
-from usb_active.contracts.registry import REGISTRY
+from usb_active.contracts.registry import INITIAL_KINDS, REGISTRY
 from usb_active.errors import UsageError
 
 # The core's own: they change neither what is trained nor what is selected. (Image size may be the data set's own choice: what it comes
@@ -27,11 +27,11 @@ FREE_KEYS = (
     "active.keep",
     "active.fast_hooks",
 )
-# Where a configuration names a plugin, and of which kind.
-_TOP = {"dataset": "dataset", "net": "network"}
+# Where a configuration names a plugin, and of which kinds.
+_TOP = {"dataset": ("dataset",), "net": ("network",)}
 _ACTIVE = {
-    "initial": "acquisition", "acquisition": "acquisition", "prior": "prior", "analysis": "analysis",
-    "pretrain": "pretrainer", "oracle": "oracle", "features": "features",
+    "initial": INITIAL_KINDS, "acquisition": ("acquisition",), "prior": ("prior",), "analysis": ("analysis",),
+    "pretrain": ("pretrainer",), "oracle": ("oracle",), "features": ("features",),
 }  # fmt: skip
 
 
@@ -40,27 +40,25 @@ def free_keys(config: Mapping[str, Any]) -> tuple[str, ...]:
 
     A plugin that is not at hand, as of a run that came from elsewhere, declares none.
     """
-    own = [f"{where}.{name}" for where, kind, plugin in _plugins(config) for name in _declared(kind, plugin)]
+    own = [f"{where}.{name}" for where, kinds, plugin in _plugins(config) for name in _declared(kinds, plugin)]
     return (*FREE_KEYS, *own)
 
 
-def _plugins(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(dotted key, kind, name) of every plugin that has keys of its own there."""
+def _plugins(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """(dotted key, kinds, name) of every plugin that has keys of its own there."""
     active = config.get("active")
-    blocks = [(where, kind, config.get(where)) for where, kind in _TOP.items()]
+    blocks = [(where, kinds, config.get(where)) for where, kinds in _TOP.items()]
     if isinstance(active, Mapping):
-        blocks += [(f"active.{where}", kind, active.get(where)) for where, kind in _ACTIVE.items()]
-    blocks = [(where, kind, block) for where, kind, block in blocks if isinstance(block, Mapping)]
-    blocks += [(f"{where}.features", "features", block.get("features")) for where, _, block in blocks]
-    for where, kind, block in blocks:
+        blocks += [(f"active.{where}", kinds, active.get(where)) for where, kinds in _ACTIVE.items()]
+    blocks = [(where, kinds, block) for where, kinds, block in blocks if isinstance(block, Mapping)]
+    blocks += [(f"{where}.features", ("features",), block.get("features")) for where, _, block in blocks]
+    for where, kinds, block in blocks:
         if isinstance(block, Mapping) and isinstance(block.get("name"), str) and len(block) > 1:
-            yield where, kind, block["name"]
+            yield where, kinds, block["name"]
 
 
-def _declared(kind: str, name: str) -> list[str]:
-    if name not in REGISTRY.names(kind):
-        return []
+def _declared(kinds: tuple[str, ...], name: str) -> list[str]:
     try:
-        return free_names(REGISTRY.get(kind, name).Config)
+        return free_names(REGISTRY.get(REGISTRY.kind_of(name, *kinds), name).Config)
     except UsageError:
-        return []  # it does not import; whoever uses the plugin itself is told
+        return []  # not at hand, or it does not import; whoever uses the plugin itself is told

@@ -18,7 +18,7 @@ from usb_active.config.upper_bound import wants_all_labels
 from usb_active.config.usb_keys import ALGORITHMS, INVALID, algorithm_keys, algorithm_names, check_usb_keys, convert, imbalance, show
 from usb_active.contracts.algorithm import declared
 from usb_active.contracts.plugin import overrides
-from usb_active.contracts.registry import REGISTRY
+from usb_active.contracts.registry import INITIAL_KINDS, REGISTRY
 from usb_active.environment.usb_names import other_modality
 from usb_active.errors import UsageError, nearest
 from usb_active.storage.path_texts import is_url, name_problem, old_name_problem, path_problem
@@ -43,9 +43,14 @@ Number = Annotated[float, BeforeValidator(_number)]
 
 @dataclass(frozen=True)
 class InitialSettings(PluginChoice):
-    """The plugin that chooses what is labelled first, and how much of it; `size` is None where it brings labels of its own."""
+    """The plugin that chooses what is labelled first, and how much of it; or that brings labels, and then `size` is None."""
 
     size: int | None = None
+
+    @property
+    def brings_labels(self) -> bool:
+        """Whether the labels exist already, so that nothing is chosen and nobody is asked."""
+        return self.kind == "initial_labels"
 
     def resolved(self) -> dict[str, Any]:
         """The mapping that gives these settings again."""
@@ -101,6 +106,16 @@ class ActiveConfig(ActiveKeys):
     prior: InstanceOf[PriorSettings] | None
     # One, or several; `analyses` has them all.
     analysis: InstanceOf[PluginChoice] | tuple[InstanceOf[PluginChoice], ...] | None = None
+
+    @property
+    def contributors(self) -> dict[str, PluginChoice]:
+        """Role → plugin that chooses or guides, as far as there are any; what brings labels does neither."""
+        choices = {
+            "initial": None if self.initial.brings_labels else self.initial,
+            "acquisition": self.acquisition,
+            "prior": self.prior and self.prior.choice,
+        }
+        return {role: choice for role, choice in choices.items() if choice is not None}
 
     @property
     def analyses(self) -> dict[str, PluginChoice]:
@@ -226,7 +241,7 @@ def check_against_pool(config: RunConfig, num_queryable: int, num_classes: int, 
             f"{config.source}: active.budget: {size} initial + {active.cycles} cycles of {active.budget} = {total} labels, but only "
             f"{num_queryable} samples may be asked; at most {most} a cycle"
         )
-    if active.initial.cls.per_class:
+    if not active.initial.brings_labels and active.initial.cls.per_class:
         _check_per_class(config, size, num_classes, class_counts)
 
 
@@ -307,10 +322,9 @@ def _active(block: Any, base: Path, problems: Problems) -> ActiveConfig | None:
         "prior": None,
         "analysis": None,
     }
-    initial, own = choose_with("acquisition", block.pop("initial", None), "active.initial", base, problems, _InitialKeys)
+    initial, own = choose_with(INITIAL_KINDS, block.pop("initial", None), "active.initial", base, problems, _InitialKeys)
     if "acquisition" in block:
-        value = block.pop("acquisition")
-        plugins["acquisition"] = choose("acquisition", value, "active.acquisition", base, problems, features=True)
+        plugins["acquisition"] = _acquisition(block.pop("acquisition"), base, problems)
     if "analysis" in block:
         plugins["analysis"] = _analyses(block.pop("analysis"), base, problems)
     if "pretrain" in block:
@@ -322,6 +336,15 @@ def _active(block: Any, base: Path, problems: Problems) -> ActiveConfig | None:
         return None
     settings = InitialSettings(initial.kind, initial.name, initial.config, initial.features, own.size)
     return ActiveConfig(**keys.model_dump(), **plugins, initial=settings)
+
+
+def _acquisition(value: Any, base: Path, problems: Problems) -> PluginChoice | None:
+    name = value.get("name") if isinstance(value, dict) else value
+    if isinstance(name, str) and name in REGISTRY.names("initial_labels"):
+        where = "active.acquisition.name" if isinstance(value, dict) else "active.acquisition"
+        problems.add(where, f"'{name}' brings labels that exist already and chooses none; it is for active.initial")
+        return None
+    return choose("acquisition", value, "active.acquisition", base, problems, features=True)
 
 
 def _analyses(value: Any, base: Path, problems: Problems) -> PluginChoice | tuple[PluginChoice, ...] | None:
@@ -357,7 +380,7 @@ def _prior(value: Any, base: Path, problems: Problems) -> PriorSettings | None:
 def _settle_initial(active: ActiveConfig, num_labels: Any, problems: Problems) -> ActiveConfig:
     """The number of initial labels: `initial.size`, or USB's `num_labels`; a plugin that brings labels has no need of it."""
     size = active.initial.size
-    if overrides(active.initial.cls, "known_labels"):
+    if active.initial.brings_labels:
         if size is not None:
             problems.add("active.initial.size", f"'{active.initial.name}' brings its own labels ({size}); remove size")
         elif num_labels is not None:
@@ -421,9 +444,8 @@ def _own_algorithm(name: str) -> type | None:
 
 def _settle_stream(usb: dict[str, Any], active: ActiveConfig, given: bool, problems: Problems) -> None:
     """`include_lb_to_ulb`, where a method demands that labelled samples are, or are not, in the unlabelled stream."""
-    choices = [choice for choice in (active.initial, active.acquisition, active.prior and active.prior.choice) if choice]
     # Of an instance, because what it wants may depend on its keys.
-    asking = {choice.name: choice.make().include_labeled for choice in choices}
+    asking = {choice.name: choice.make().include_labeled for choice in active.contributors.values()}
     own = _own_algorithm(usb["algorithm"])
     if own is not None:
         asking[usb["algorithm"]] = declared(own, "include_labeled")

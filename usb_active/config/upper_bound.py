@@ -36,20 +36,20 @@ def check_upper_bound(config: RunConfig, dataset: Dataset, oracle: Any) -> None:
     if not oracle.simulated:
         reason = f"'{name}' trains on the labels of all samples, which the oracle '{oracle.name}' does not know"
         raise UsageError(f"{config.source}: algorithm: {reason}; oracle: dataset, or algorithm: supervised for the labels at hand")
-    known = known_labels(dataset)
+    known = known_samples(dataset)
     if not config.usb["include_lb_to_ulb"] and len(known) == len(dataset):
         reason = f"false, and '{name}' trains on the labels of all samples: the unlabelled stream is empty"
         raise UsageError(f"{config.source}: include_lb_to_ulb: {reason}")
 
 
-def known_labels(dataset: Dataset) -> np.ndarray:
+def known_samples(dataset: Dataset) -> np.ndarray:
     """(K,) dataset indices of the samples whose class the data set knows."""
     return np.flatnonzero(np.asarray(dataset.targets) >= 0)
 
 
 def with_known_labels(pool: Pool, dataset: Dataset) -> Pool:
     """A copy of the pool with the data set's labels too, as of query 0. A label of the journal wins, and a skipped sample has none."""
-    known = known_labels(dataset)
+    known = known_samples(dataset)
     new = known[(pool.labels[known] < 0) & ~pool.skipped[known]]
     full = deepcopy(pool)
     full.set_labels(new, np.asarray(dataset.targets)[new], 0)

@@ -13,7 +13,7 @@ import numpy as np
 
 from usb_active.contracts.observer import Contributor
 from usb_active.contracts.plugin import optional
-from usb_active.errors import UsageError, name_some
+from usb_active.errors import UsageError, name_some, reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -104,11 +104,6 @@ class Acquisition(Contributor):
         """idx (P,) and labels (P,) that nobody was asked for. Asked when the answers are in; they join the next training only."""
         return (), ()
 
-    @optional
-    def known_labels(self, view: PoolView) -> tuple[Any, Any]:
-        """In place of `select`: idx (P,) and labels (P,) that exist already; nobody is asked."""
-        raise NotImplementedError(f"{type(self).__name__}.known_labels")
-
 
 def check_picks(picks: Any, candidates: np.ndarray, budget: int, who: str) -> np.ndarray:
     """The picks as (budget,) int64, or a UsageError that says what the plugin did wrong.
@@ -132,6 +127,15 @@ def check_picks(picks: Any, candidates: np.ndarray, budget: int, who: str) -> np
     return picks
 
 
+def label_arrays(returned: Any, who: str) -> tuple[np.ndarray, np.ndarray]:
+    """The `idx` and `labels` that a method returned, as arrays. UsageError: no two of them, or rows of several lengths."""
+    try:
+        idx, labels = returned
+        return np.asarray(idx), np.asarray(labels)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{who}: must return two arrays, idx and labels; got {type(returned).__name__} ({reason_of(error)})") from error
+
+
 def check_pseudo_labels(idx: Any, labels: Any, num_samples: int, num_classes: int, who: str) -> dict[str, np.ndarray]:
     """Labels that a plugin brings as `idx` (P,) and `labels` (P,) int64. UsageError: not integers, other shapes, twice, or out of range."""
     idx, labels = np.asarray(idx), np.asarray(labels)
@@ -143,6 +147,7 @@ def check_pseudo_labels(idx: Any, labels: Any, num_samples: int, num_classes: in
         foreign = values[(values < 0) | (values >= limit)]
         if len(foreign):
             raise UsageError(f"{who}: {name} out of range: {name_some(foreign)}; valid: 0 to {limit - 1}")
-    if len(np.unique(idx)) != len(idx):
-        raise UsageError(f"{who}: a sample stands there twice")
+    unique, counts = np.unique(idx, return_counts=True)
+    if len(unique) != len(idx):
+        raise UsageError(f"{who}: a sample stands there twice: {name_some(unique[counts > 1])}")
     return {"idx": idx.astype(np.int64), "labels": labels.astype(np.int64)}

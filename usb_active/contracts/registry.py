@@ -25,6 +25,7 @@ GROUP = "usb_active.plugins"
 # Base class of each kind, and the methods a plugin must define, with their positional parameters after `self`.
 CONTRACTS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "acquisition": ("usb_active.contracts.acquisition:Acquisition", {"select": ("view", "budget")}),
+    "initial_labels": ("usb_active.contracts.initial_labels:InitialLabels", {"known_labels": ("view",)}),
     "features": ("usb_active.contracts.features:Features", {"get": ("view",)}),
     "prior": ("usb_active.contracts.prior:Prior", {"fit": ("view", "when")}),
     "analysis": ("usb_active.contracts.analysis:Analysis", {"report": ("run", "out")}),
@@ -36,8 +37,20 @@ CONTRACTS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 }
 # Kinds whose base says what may be defined, and need not be derived from: USB's own algorithms are plugins too.
 DUCK_TYPED = frozenset({"algorithm"})
-# What a plugin of a kind must not define, because its effect would be one that this kind promises not to have.
-FORBIDDEN = {"analysis": ("extra_loss", "select", "known_labels", "pseudo_labels", "include_labeled")}
+# What `active.initial` may name: a plugin that chooses, or one that brings labels. So no name may be of both.
+INITIAL_KINDS = ("acquisition", "initial_labels")
+_CHOOSING = ("extra_loss", "select", "pseudo_labels", "include_labeled")
+_STAGES = ("before_run", "before_train_epoch", "before_train_step", "after_train_step", "after_train_epoch", "after_run")
+_WATCHING = ("setup", "observe", "on_interval", "state_dict", "load_state_dict", *_STAGES)
+# What a plugin of a kind must not define, and why: its effect would be one that this kind promises not to have, or nobody would ask for it.
+FORBIDDEN: dict[str, tuple[tuple[str, ...], str]] = {
+    "acquisition": (
+        ("known_labels",),
+        "an acquisition chooses; a plugin that brings labels is of kind initial_labels, derived from usb_active.InitialLabels",
+    ),
+    "initial_labels": ((*_CHOOSING, *_WATCHING), "it brings labels before the first training, and is asked for nothing else"),
+    "analysis": ((*_CHOOSING, "known_labels"), "an analysis only observes"),
+}
 
 
 @dataclass(frozen=True)
@@ -77,16 +90,17 @@ class Registry:
         self._discovered = False
 
     def declare(self, declaration: Declaration) -> None:
-        """Make a plugin known. UsageError when the kind is unknown or the name is taken (says by whom)."""
+        """Make a plugin known. UsageError when the kind is unknown or the name is taken, by a kind of the same key too (says by whom)."""
         if declaration.kind not in CONTRACTS:
             raise UsageError(f"{declaration.origin}: unknown plugin kind '{declaration.kind}'{nearest(declaration.kind, CONTRACTS)}")
-        key = (declaration.kind, declaration.name)
-        holder = self._declared.get(key)
-        if holder is not None and holder != declaration:
-            raise UsageError(
-                f"{declaration.origin}: {declaration.kind} '{declaration.name}' is already registered by {holder.origin} ({holder.target})"
-            )
-        self._declared[key] = declaration
+        for kind in (declaration.kind, *(INITIAL_KINDS if declaration.kind in INITIAL_KINDS else ())):
+            holder = self._declared.get((kind, declaration.name))
+            if holder is not None and holder != declaration:
+                holds = f"{holder.origin} ({holder.target})"
+                if kind != declaration.kind:
+                    holds += f", as {kind}; active.initial takes both kinds, which share their names"
+                raise UsageError(f"{declaration.origin}: {declaration.kind} '{declaration.name}' is already registered by {holds}")
+        self._declared[declaration.kind, declaration.name] = declaration
 
     def add(self, kind: str, name: str, cls: type, summary: str | None = None) -> type:
         """Register a class at once, checked. Summary: the first line of its docstring unless given."""
@@ -142,13 +156,20 @@ class Registry:
         self.discover()
         return sorted(self._declared.values(), key=lambda d: (list(CONTRACTS).index(d.kind), d.name))
 
+    def kind_of(self, name: str, *kinds: str) -> str:
+        """The one of these kinds that has a plugin of this name. UsageError where none has (with the nearest name of all)."""
+        self.discover()
+        for kind in kinds:
+            if (kind, name) in self._declared:
+                return kind
+        hint = f" (plugins that failed to import: {'; '.join(f'{k}: {v}' for k, v in self.broken.items())})" if self.broken else ""
+        known = [other for kind in kinds for other in self.names(kind)]
+        raise UsageError(f"unknown {' or '.join(kinds)} '{printable(name)}'{nearest(name, known)}{hint}")
+
     def get(self, kind: str, name: str) -> type[Any]:
         """The checked class. UsageError for an unknown name (with the nearest), PluginImportError when it does not import."""
-        self.discover()
-        declaration = self._declared.get((kind, name))
-        if declaration is None:
-            hint = f" (plugins that failed to import: {'; '.join(f'{k}: {v}' for k, v in self.broken.items())})" if self.broken else ""
-            raise UsageError(f"unknown {kind} '{printable(name)}'{nearest(name, self.names(kind))}{hint}")
+        self.kind_of(name, kind)
+        declaration = self._declared[kind, name]
         if (kind, name) not in self._classes:
             self._classes[kind, name] = self._import(declaration)
         return self._classes[kind, name]
@@ -183,9 +204,13 @@ def check_contract(kind: str, name: str, cls: Any) -> None:
     base = resolve(base_target)
     if not issubclass(cls, base) and kind not in DUCK_TYPED:
         raise UsageError(f"{where}: must derive from {base_target.replace(':', '.')}")
-    _check_spelling(where, cls, base, {*required, *FORBIDDEN.get(kind, ())})
+    forbidden, reason = FORBIDDEN.get(kind, ((), ""))
+    _check_spelling(where, cls, base, {*required, *forbidden})
+    for method in forbidden:
+        if hasattr(cls, method):
+            raise UsageError(f"{where}: must not define {method}: {reason}")
     for method, parameters in required.items():
-        if getattr(cls, method, None) is getattr(base, method, None) and not _replaced(cls, base, method):
+        if getattr(cls, method, None) is getattr(base, method, None):
             raise UsageError(f"{where}: must define {method}({', '.join(('self', *parameters))})")
     for method, parameters in required.items():
         if callable(getattr(cls, method, None)):
@@ -193,14 +218,6 @@ def check_contract(kind: str, name: str, cls: Any) -> None:
     for method in optional_methods(base):
         if overrides(cls, method):
             _check_signature(where, cls, method, *_parameters(base, method))
-    for method in FORBIDDEN.get(kind, ()):
-        if hasattr(cls, method):
-            raise UsageError(f"{where}: must not define {method}: an {kind} only observes")
-
-
-def _replaced(cls: type, base: type, method: str) -> bool:
-    """Whether the class offers something in place of a required method: `known_labels` stands for `select`."""
-    return method == "select" and overrides(cls, "known_labels")
 
 
 def _parameters(base: type, method: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -25,9 +25,13 @@ class PluginStates:
         return {role: plugin.state_dict() for role, plugin in self._plugins.items() if overrides(plugin, "state_dict")}
 
     def give(self, states: Mapping[str, Any]) -> None:
-        """The inverse of `collect`."""
+        """The inverse of `collect`. UsageError for a state of what keeps none in this run."""
         for role, state in states.items():
-            self._plugins[role].load_state_dict(state)
+            if role in self._plugins:
+                self._plugins[role].load_state_dict(state)
+            elif state:
+                # An empty one is in checkpoints of version 0.1.0, of what brings the initial labels too.
+                raise UsageError(f"a checkpoint has a state of active.{role}, whose plugin keeps none; use the one the run began with")
 
     def _path(self, cycle: int, step: Step) -> Path:
         return self._folder / f"cycle_{cycle:03d}.{step}.pth"
@@ -52,6 +56,6 @@ class PluginStates:
         owner.check(path, states, _REMEDY)
         states.pop("belongs_to", None)
         for role, state in states.items():
-            if role not in self._plugins or not isinstance(state, dict):
+            if not isinstance(state, dict) or (state and role not in self._plugins):
                 raise UsageError(f"{path} is damaged ('{role}' is no plugin of this run with a state); {_REMEDY}")
         return states

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from usb_active.config.upper_bound import wants_all_labels, with_known_labels
-from usb_active.contracts.acquisition import check_picks, check_pseudo_labels
+from usb_active.contracts.acquisition import check_picks, check_pseudo_labels, label_arrays
 from usb_active.contracts.analysis import analysis_folder, is_analysis
+from usb_active.contracts.initial_labels import InitialLabels, check_initial_labels
 from usb_active.contracts.plugin import overrides
 from usb_active.contracts.prior import When
 from usb_active.errors import UsageError, WaitingForLabels, name_some
@@ -74,6 +75,7 @@ class Session:
     def __init__(self, parts: Components, trainer: Trainer):
         self.config, self.run_dir, self.dataset = parts.config, parts.run_dir, parts.dataset
         self.plugins, self.oracle, self._features = parts.plugins, parts.oracle, parts.features
+        self.initial_labels = parts.initial_labels
         self.trainer = trainer
         self.seed: int = parts.config.usb["seed"]
         self._all_labels = wants_all_labels(parts.config.usb["algorithm"])
@@ -241,11 +243,11 @@ class Session:
         return read_query_meta(self.run_dir, cycle) or {"acquisition": self.run_dir.query(cycle).acquisition, "seconds": None, "log": {}}
 
     def _select(self, cycle: int) -> Query:
+        if cycle == 0 and self.initial_labels is not None:
+            return self._take_known(self.initial_labels)
         plugin = self.plugins[self._role(cycle)]
         with seeded_globals(self.seed, cycle, self._role(cycle)):
             view = self.view(self._role(cycle), cycle, held_out=NOBODY)
-            if overrides(plugin, "known_labels"):
-                return self._make_query(cycle, plugin, self._take_known(cycle, plugin, view))
             wanted = self.config.active.initial.size if cycle == 0 else self.config.active.budget
             budget = min(wanted, len(view.candidates))
             if budget < wanted:
@@ -256,21 +258,19 @@ class Session:
             picks = check_picks(plugin.select(view, budget), view.candidates, budget, f"{self._role(cycle)} '{plugin.name}'")
             return self._make_query(cycle, plugin, picks, view.probs[picks] if "probs" in plugin.needs else None)
 
-    def _take_known(self, cycle: int, plugin: Any, view: PoolView) -> np.ndarray:
+    def _take_known(self, plugin: InitialLabels) -> Query:
         """Journal labels that exist already, before the query that stands for them."""
-        known = self.known_labels(view)
+        known = self.known_labels(plugin)
         idx, labels = known["idx"].tolist(), known["labels"].tolist()
-        self._journal({i: (cycle, plugin.name) for i in idx}, dict(zip(idx, labels, strict=True)), ())
-        return known["idx"]
+        self._journal({i: (0, plugin.name) for i in idx}, dict(zip(idx, labels, strict=True)), ())
+        return self._make_query(0, plugin, known["idx"])
 
-    def known_labels(self, view: PoolView) -> dict[str, np.ndarray]:
-        """`idx` and `labels`, checked, that the initial plugin brings."""
-        return self._checked_labels(0, "known_labels", self.plugins["initial"].known_labels(view))
-
-    def _checked_labels(self, cycle: int, method: str, labels: tuple[Any, Any]) -> dict[str, np.ndarray]:
-        role = self._role(cycle)
-        who = f"{role} '{self.plugins[role].name}': {method}"
-        return check_pseudo_labels(*labels, len(self.dataset), self.dataset.task.num_labels, who)
+    def known_labels(self, plugin: InitialLabels) -> dict[str, np.ndarray]:
+        """`idx` (P,) and `labels` (P,), checked, that a plugin brings before the first training."""
+        source = replace(self.view_source(), held_out=NOBODY)
+        with seeded_globals(self.seed, 0, "initial"):
+            returned = plugin.known_labels(PoolView(source, 0, "initial", plugin.needs, self._features["initial"]))
+        return check_initial_labels(returned, len(self.dataset), self.dataset.task.num_labels, f"initial '{plugin.name}': known_labels")
 
     def _make_query(self, cycle: int, plugin: Any, idx: np.ndarray, probs: np.ndarray | None = None) -> Query:
         keys = tuple(self.dataset.keys[int(i)] for i in idx)
@@ -371,14 +371,17 @@ class Session:
 
     def _save_pseudo_labels(self, cycle: int) -> None:
         role = self._role(cycle)
-        if not overrides(self.plugins[role], "pseudo_labels"):
+        plugin = self.plugins.get(role)
+        if not overrides(plugin, "pseudo_labels"):
             return
         if cycle > 0:
             self._restore(cycle - 1)
             self.logged.clear()
         with seeded_globals(self.seed, cycle, role, "pseudo_labels"):
-            given = self.plugins[role].pseudo_labels(self.view(role, cycle, "/pseudo_labels"))
-        save_artifact(self._pseudo_path(cycle), self._checked_labels(cycle, "pseudo_labels", given))
+            given = plugin.pseudo_labels(self.view(role, cycle, "/pseudo_labels"))
+        who = f"{role} '{plugin.name}': pseudo_labels"
+        checked = check_pseudo_labels(*label_arrays(given, who), len(self.dataset), self.dataset.task.num_labels, who)
+        save_artifact(self._pseudo_path(cycle), checked)
 
     def _load_pseudo_labels(self, cycle: int) -> dict[str, np.ndarray] | None:
         path = self._pseudo_path(cycle)

@@ -16,7 +16,8 @@ from usb_active.config.usb_keys import algorithm_class
 from usb_active.contracts.acquisition import NEEDS
 from usb_active.contracts.dataset import Dataset, DatasetOptions, ImageDataset
 from usb_active.contracts.features import independent_sources
-from usb_active.contracts.plugin import call_check, overrides
+from usb_active.contracts.observer import Observer
+from usb_active.contracts.plugin import call_check
 from usb_active.errors import UsageError, name_some
 from usb_active.loop.previous_features import NEED
 from usb_active.loop.task_checks import check_task
@@ -34,7 +35,12 @@ logger = logging.getLogger("usb_active")
 
 @dataclass
 class Components:
-    """The parts of a run. `plugins` and `features` by role; `features["algorithm"]` is the run's default source."""
+    """The parts of a run.
+
+    Attributes:
+        plugins, features: by role; `features["algorithm"]` is the run's default source. initial_labels: what brings the first labels;
+            None where `plugins["initial"]` chooses who is asked for them.
+    """
 
     config: RunConfig
     run_dir: RunDir
@@ -44,6 +50,7 @@ class Components:
     plugins: dict[str, Any]
     features: dict[str, Any]
     pretrainer: Any
+    initial_labels: Any = None
 
 
 def make(choice: PluginChoice, *args: Any) -> Any:
@@ -55,9 +62,7 @@ def make(choice: PluginChoice, *args: Any) -> Any:
 
 def role_choices(active: ActiveConfig) -> dict[str, PluginChoice]:
     """The plugins of the roles that look at the pool, as far as the configuration names them."""
-    prior = active.prior and active.prior.choice
-    choices = {"initial": active.initial, "acquisition": active.acquisition, "prior": prior, **active.analyses}
-    return {role: choice for role, choice in choices.items() if choice is not None}
+    return {"initial": active.initial, **active.contributors, **active.analyses}
 
 
 def build_dataset(config: RunConfig, run: RunDir | None = None) -> Dataset:
@@ -84,7 +89,9 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     """
     run = RunDir.read(config.run_path) if (config.run_path / "config.yaml").is_file() else None
     dataset, made = build_dataset(config, run), make_plugins(config)
-    oracle, plugins, features, pretrainer = (made[name] for name in ("oracle", "plugins", "features", "pretrainer"))
+    oracle, features, pretrainer = (made[name] for name in ("oracle", "features", "pretrainer"))
+    brought = made["initial_labels"]
+    plugins = made["plugins"] if brought is None else {"initial": brought, **made["plugins"]}
     if run is not None:
         take_pinned(run, dataset)
     check_needs(plugins, features, oracle, has_pretrainer=pretrainer is not None)
@@ -104,11 +111,13 @@ def make_plugins(config: RunConfig) -> dict[str, Any]:
     """All parts of a run but its directory and its data set, unchecked."""
     active = config.active
     choices = role_choices(active)
+    plugins = {role: make(choice) for role, choice in choices.items()}
     sources = {role: choice.features or active.features for role, choice in choices.items()}
     return {
         "network": make(config.net),
         "oracle": make(active.oracle),
-        "plugins": {role: make(choice) for role, choice in choices.items()},
+        "initial_labels": plugins.pop("initial") if active.initial.brings_labels else None,
+        "plugins": plugins,
         "features": {role: make(choice) for role, choice in {**sources, "algorithm": active.features}.items()},
         "pretrainer": make(active.pretrain) if active.pretrain else None,
     }
@@ -188,12 +197,10 @@ def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, 
             raise UsageError(f"{who} needs {NEED}, which only a prior is given; what is asked after a training has its model")
         if "truth" in plugin.needs and not oracle.simulated:
             raise UsageError(f"{who} needs the true labels, which only a simulated oracle knows; use oracle: dataset")
-        if role == "acquisition" and overrides(plugin, "known_labels"):
-            raise UsageError(f"{who} brings labels that exist already; it can only be `initial`")
         before_training = role == "initial"
         if before_training and "probs" in plugin.needs:
             raise UsageError(f"{who} needs a trained model's predictions, and before the first training there is none")
-        if before_training and plugin.batch_fields:
+        if before_training and isinstance(plugin, Observer) and plugin.batch_fields:
             raise UsageError(f"{who} chooses by what it sees of a training, and before the first there is none")
         if "features" not in plugin.needs:
             continue
@@ -225,7 +232,7 @@ def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:
     if oracle.simulated and dataset.class_names:
         counts = dataset.task.counts(dataset.targets[queryable]).tolist()
     # Labels that exist already take their samples from those that may be asked: before a run begins, `usb/trial.py` counts them.
-    if not overrides(config.active.initial.cls, "known_labels") or (config.run_path / "queries").is_dir():
+    if not config.active.initial.brings_labels or (config.run_path / "queries").is_dir():
         check_against_pool(config, int(queryable.sum()), len(dataset.class_names), counts)
     prior, steps = config.active.prior, config.usb["num_train_iter"]
     if prior is not None and prior.until_iter is not None and prior.until_iter > steps - (prior.then == "update"):

@@ -16,12 +16,10 @@ import torch
 from semilearn.algorithms import get_algorithm
 
 from usb_active.config.settings import RunConfig
-from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError, reason_of
 from usb_active.loop.setup import make_plugins, queryable_mask
 from usb_active.pool.inference import evaluating
-from usb_active.pool.split import NOBODY
-from usb_active.randomness import global_generators_kept, seeded_globals
+from usb_active.randomness import global_generators_kept
 from usb_active.storage.run_dir import RunDir
 from usb_active.usb.algorithm import register
 from usb_active.usb.arguments import make_args
@@ -75,11 +73,10 @@ def _show_images(algorithm: Any, config: RunConfig) -> None:
 
 def _check_known(session: Any, config: RunConfig) -> None:
     """Labels that exist already: they are read, and what they leave to be asked must last for the cycles."""
-    plugin, active = session.plugins["initial"], config.active
-    if not overrides(plugin, "known_labels"):
+    plugin, active = session.initial_labels, config.active
+    if plugin is None:
         return
-    with seeded_globals(session.seed, 0, "initial"):
-        known = session.known_labels(session.view("initial", 0, held_out=NOBODY))["idx"]
+    known = session.known_labels(plugin)["idx"]
     if (config.run_path / "queries").is_dir():
         # Under way: what is asked already counts, and the run says itself when nobody is left.
         return

@@ -1,0 +1,54 @@
+"""The contract of labels that exist before a run begins. What chooses instead is an acquisition; both stand under `active.initial`.
+
+Dimension letters: P labels that are brought, N pool, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from usb_active.contracts.acquisition import check_pseudo_labels, label_arrays
+from usb_active.contracts.plugin import Plugin
+from usb_active.errors import UsageError
+
+if TYPE_CHECKING:
+    from usb_active.pool.view import PoolView
+
+
+class InitialLabels(Plugin):
+    """Brings labels that exist already; the first training is on these, and nobody is asked for them. Override `known_labels`.
+
+    A run journals them as its query 0, once. `check` and every start of a run ask for them too, to say what is wrong before anything
+    runs: what is brought must not depend on when, or how often, it is asked for.
+    """
+
+    kind: ClassVar[str] = "initial_labels"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the view must hold: a subset of {"features", "truth"}; the features of a source that needs no task model."""
+        return frozenset()
+
+    def known_labels(self, view: PoolView) -> tuple[Any, Any]:
+        """idx (P,) distinct dataset indices and labels (P,) class indices, both integers; at least one.
+
+        `view.dataset` has the keys (N) and the class names (C); nothing is labelled yet, and there is no model.
+
+        Raises:
+            UsageError: there are none, or what they are read from is wrong; names the file and the line.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.known_labels")
+
+
+def check_initial_labels(returned: Any, num_samples: int, num_classes: int, who: str) -> dict[str, np.ndarray]:
+    """What `known_labels` returned as `idx` (P,) and `labels` (P,) int64.
+
+    Raises:
+        UsageError: no pair, no label at all, not integers, other shapes, a sample twice, or samples or classes that do not exist.
+    """
+    checked = check_pseudo_labels(*label_arrays(returned, who), num_samples, num_classes, who)
+    if len(checked["idx"]) == 0:
+        raise UsageError(f"{who}: brings no label; a training needs at least one")
+    return checked
