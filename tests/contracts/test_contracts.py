@@ -100,7 +100,7 @@ def test_pseudo_labels_join_the_next_training_only_and_a_humans_label_wins(tmp_p
     session, plugin = algorithm.session, algorithm.session.plugins["acquisition"]
     assert plugin.asked == 2
     split, pool = algorithm.split, session.pool
-    given = np.load(session._pseudo_path(2).with_suffix(".npz"))
+    given = np.load(session.selection._pseudo_path(2).with_suffix(".npz"))
     # The first of the six was labelled by the oracle in the same round; the other five are the plugin's.
     human, own = given["idx"][0], np.sort(given["idx"][1:])
     assert human in pool.labeled and not np.isin(own, pool.labeled).any()
@@ -109,7 +109,7 @@ def test_pseudo_labels_join_the_next_training_only_and_a_humans_label_wins(tmp_p
     assert labels[int(human)] == session.dataset.targets[human]
     assert all(labels[int(i)] == 7 for i in own)
     # Those of the round before are gone, unless somebody labelled them since.
-    earlier = np.load(session._pseudo_path(1).with_suffix(".npz"))["idx"]
+    earlier = np.load(session.selection._pseudo_path(1).with_suffix(".npz"))["idx"]
     assert not np.isin(np.setdiff1d(earlier, np.union1d(own, pool.labeled)), split.labeled).any()
 
 
@@ -233,7 +233,7 @@ def test_the_line_of_a_cycle(tmp_path):
     targets, pool = session.dataset.targets, session.pool
     assert [first["num_labels"], second["num_labels"]] == [20, 30]
     assert [first["acquisition"], second["acquisition"]] == ["random", "explorer"]
-    held = np.bincount(targets[session.held_out()], minlength=10)
+    held = np.bincount(targets[session.ledger.held_out()], minlength=10)
     assert held.sum() > 0 and second["validation_class_counts"] == held.tolist()
     assert second["class_counts"] == (np.bincount(targets[pool.labeled], minlength=10) - held).tolist()
     assert second["selected_class_counts"] == np.bincount(targets[session.run_dir.query(1).idx], minlength=10).tolist()

@@ -19,9 +19,10 @@ from usb_active.contracts.plugin import free_key, free_names
 from usb_active.contracts.registry import REGISTRY, Declaration
 from usb_active.loop.setup import check_directory
 from usb_active.report.labels import method_settings
+from usb_active.storage.run_dir import RunDir
 
 PLUGIN = """
-from usb_active import Acquisition, Features, PluginConfig, free_key, register_plugin
+from usb_active import Acquisition, Analysis, Features, PluginConfig, free_key, register_plugin
 
 @register_plugin("acquisition", "frugal")
 class Frugal(Acquisition):
@@ -31,6 +32,15 @@ class Frugal(Acquisition):
 
     def select(self, view, budget):
         return view.candidates[:budget]
+
+@register_plugin("analysis", "counted")
+class Counted(Analysis):
+    class Config(PluginConfig):
+        every: int = 1
+        colour: str = free_key("blue")
+
+    def report(self, run, out):
+        return None
 
 @register_plugin("features", "served")
 class Served(Features):
@@ -55,9 +65,10 @@ def write(tmp_path, monkeypatch):
     path.write_text(PLUGIN)
 
     def configuration(**frugal):
-        features = frugal.pop("features", {})
+        features, analysis = frugal.pop("features", {}), frugal.pop("analysis", None)
         acquisition = {"name": "frugal", **frugal, "features": {"name": "served", **features}}
         active = {"initial": {"name": "random", "size": 10}, "acquisition": acquisition, "cycles": 1, "budget": 5}
+        active |= {"analysis": analysis} if analysis else {}
         data = {"save_dir": str(tmp_path), "save_name": "run", "plugins": [str(path)], "dataset": "digits", "active": active}
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(data))
         return load_config(tmp_path / "c.yaml")
@@ -86,6 +97,18 @@ def test_a_run_goes_on_with_another_value_of_a_free_key(write, tmp_path):
     for changed, key in (({"alpha": 0.75}, "alpha"), ({"alpha": 0.25, "features": {"model": "b"}}, "features.model")):
         with pytest.raises(UsageError, match=rf"active\.acquisition\.{key}: "):
             check_directory(write(block=16, **changed))
+
+
+def test_analyses_of_a_list_have_free_keys_of_their_own(write):
+    def config(*colours, every=2):
+        return write(analysis=[{"name": "counted", "colour": colour, "every": every} for colour in colours])
+
+    with RunDir.open(config("red", "green").run_path, config("red", "green").stored()):
+        pass
+    check_directory(config("red", "black"))
+    for changed, key in ((config("red", "green", every=3), r"\[0\]\.every: 2 -> 3"), (config("red"), ": ")):
+        with pytest.raises(UsageError, match=rf"active\.analysis{key}"):
+            check_directory(changed)
 
 
 def test_a_report_does_not_tell_runs_apart_by_it(write):

@@ -32,10 +32,10 @@ def session(tmp_path_factory):
 
 
 def view_of(session, needs=frozenset(), cycle=2, role="test", **changes):
-    source = session.view_source()
+    source = session.views.source()
     for name, value in changes.items():
         setattr(source, name, value)
-    return PoolView(source, cycle, role, frozenset(needs), session._features["acquisition"])
+    return PoolView(source, cycle, role, frozenset(needs), session.views.of("acquisition", cycle)._features_source)
 
 
 # ---------------------------------------------------------------------------------------------- the pool

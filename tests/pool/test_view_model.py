@@ -34,7 +34,7 @@ def session(learned):
 
 
 def view_of(session, cycle=2, role="acquisition", **changes):
-    source = session.view_source()
+    source = session.views.source()
     for name, value in changes.items():
         setattr(source, name, value)
     return PoolView(source, cycle, role, frozenset(), None)

@@ -333,18 +333,21 @@ def test_a_prior_of_another_shape(run, capsys, array):
 
 
 def test_pseudo_labels_that_are_damaged(tmp_path):
-    from usb_active.loop.session import Session
+    from usb_active.contracts.task import Classification
+    from usb_active.loop.selection import Selection
     from usb_active.storage.artifacts import save_artifact
 
     good = {"idx": np.array([1, 2]), "labels": np.array([0, 1])}
-    session = Session.__new__(Session)
-    session.run_dir = SimpleNamespace(path=tmp_path)
-    session.dataset = type("Three", (), {"num_classes": 2, "__len__": lambda self: 3})()
-    assert session._load_pseudo_labels(0) is None
-    save_artifact(session._pseudo_path(0), good)
-    assert session._load_pseudo_labels(0)["labels"].tolist() == [0, 1]
+    dataset = type("Three", (), {"task": Classification(("a", "b")), "__len__": lambda self: 3})()
+    config = SimpleNamespace(active=None, usb={"seed": 0})
+    run_dir = SimpleNamespace(path=tmp_path)
+    parts = SimpleNamespace(config=config, dataset=dataset, plugins={}, initial_labels=None, run_dir=run_dir)
+    selection = Selection(parts, None, None)
+    assert selection.load_pseudo_labels(0) is None
+    save_artifact(selection._pseudo_path(0), good)
+    assert selection.load_pseudo_labels(0)["labels"].tolist() == [0, 1]
     changes = [{"idx": [1, 3]}, {"idx": [0.5, 1]}, {"labels": [0, 2]}, {"labels": [-1, 0]}, {"labels": [0]}, {"more": [1, 2]}]
     for change in ({name: np.array(value) for name, value in one.items()} for one in changes):
-        save_artifact(session._pseudo_path(0), {**good, **change})
+        save_artifact(selection._pseudo_path(0), {**good, **change})
         with pytest.raises(UsageError, match=r"pseudo_labels_000\.npz is damaged \(.*restore it from a copy"):
-            session._load_pseudo_labels(0)
+            selection.load_pseudo_labels(0)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from run_helpers import checkpoint, config_of, settings, train, weights_equal
 
+from usb_active.config.settings import PriorSettings
 from usb_active.contracts.prior import PriorTable
 from usb_active.errors import UsageError
-from usb_active.loop.prior_log import read_prior_log
+from usb_active.loop.guidance import Guidance, read_prior_log
 from usb_active.usb.seams import PriorSeam
 
 PLUGINS = [str(Path(__file__).resolve().parents[1] / "contract_plugins.py")]
@@ -67,10 +68,15 @@ class Tapped:
         return values.get("logits_x_ulb", values.get("logits")).clone()
 
 
+def guidance_by(table):
+    guidance = Guidance(None, PriorSettings(None), Path("artifacts"))
+    guidance.table = PriorTable(table)
+    return guidance
+
+
 def seam_of(table, idx):
-    seam = PriorSeam()
-    seam.table = PriorTable(table)
-    seam.open(torch.as_tensor(idx), torch.device("cpu"))
+    seam = PriorSeam(guidance_by(table))
+    seam.open(0, torch.as_tensor(idx), torch.device("cpu"))
     return seam
 
 
@@ -176,24 +182,25 @@ def test_the_changed_pseudo_labels_are_counted_over_the_rows_with_a_prior(softma
     rng = np.random.default_rng(1)
     table = rng.dirichlet(np.full(5, 0.3), 30).astype(np.float32)
     table[::3] = 0
-    seam, expected = PriorSeam(), np.zeros(2, dtype=int)
-    seam.table = PriorTable(table)
+    guidance, expected = guidance_by(table), np.zeros(2, dtype=int)
+    seam = PriorSeam(guidance)
     for _ in range(4):
         idx, logits = rng.integers(0, 30, 12), torch.from_numpy(rng.normal(size=(12, 5)).astype(np.float32))
         values = torch.softmax(logits, dim=-1)
-        seam.open(torch.as_tensor(idx), torch.device("cpu"))
+        seam.open(0, torch.as_tensor(idx), torch.device("cpu"))
         # A mask is no pseudo-label.
         seam.call("masking", Tapped(), {"logits_x_ulb": logits, "softmax_x_ulb": True})
         seam.call("gen_ulb_targets", Tapped(), {"logits": logits if softmax else values, "softmax": softmax})
         seam.close()
         expected += slow_counts(values.numpy(), table[idx])
-    assert seam.counts() == tuple(expected) and 0 < expected[0] < expected[1]
+    assert guidance.state_dict()["prior_log"]["counts"] == expected.tolist() and 0 < expected[0] < expected[1]
+    assert guidance.log_interval(4) == expected[0] / expected[1]
+    assert guidance.records == [{"iteration": 4, "changed": expected[0], "rows": expected[1]}]
     # The first three: one is not changed, one is, and one has no prior.
-    seam.table = PriorTable(np.float32([[1, 0], [1, 0], [0, 0]]))
-    seam.set_counts(0, 0)
-    seam.open(torch.arange(3), torch.device("cpu"))
+    guidance.table = PriorTable(np.float32([[1, 0], [1, 0], [0, 0]]))
+    seam.open(0, torch.arange(3), torch.device("cpu"))
     seam.call("gen_ulb_targets", Tapped(), {"logits": torch.tensor([[0.6, 0.4], [0.4, 0.6], [0.4, 0.6]]), "softmax": False})
-    assert seam.counts() == (1, 2)
+    assert guidance.log_interval(5) == 1 / 2
 
 
 # ---------------------------------------------------------------------------------------------- zero and one-hot tables
@@ -202,7 +209,7 @@ def test_a_table_of_zeros_is_the_plain_training_to_the_bit(tmp_path, algorithm, 
     usb = {"algorithm": algorithm, "use_cat": use_cat}
     plain = train(prepared(tmp_path, "plain", None, **usb))
     zero = train(prepared(tmp_path, "zero", {"name": "made", "table": "zero"}, **usb))
-    assert zero.session.prior.file and same_weights(plain, zero)
+    assert zero.session.guidance.file and same_weights(plain, zero)
 
 
 HARD_OR_SOFT = {
@@ -336,7 +343,7 @@ def test_a_new_table_at_the_start_of_a_cycle_replaces_that_of_the_end(tmp_path):
 def test_a_prior_sees_the_model_just_trained(tmp_path):
     data = prepared(tmp_path, "run", {"name": "probing", "when": ["end"]}, algorithm="fixmatch", active={"keep": "all"})
     session = train(data).session
-    table = session.prior.table.probs
+    table = session.guidance.table.probs
     model = session.trainer.ema_model.eval()
     with torch.no_grad():
         views = torch.stack([session.dataset.views.eval(session.dataset.load(i)) for i in range(200)])
@@ -360,8 +367,8 @@ def test_a_run_stopped_after_an_update_goes_on_with_the_updated_table(tmp_path, 
     resumed, seen = recorded(again)
     assert min(it for _, _, it in seen) == stop_at
     assert same_weights(whole, resumed)
-    assert resumed.session.prior.file == whole.session.prior.file != ""
-    assert np.array_equal(resumed.session.prior.table.probs, whole.session.prior.table.probs)
+    assert resumed.session.guidance.file == whole.session.guidance.file != ""
+    assert np.array_equal(resumed.session.guidance.table.probs, whole.session.guidance.table.probs)
 
 
 def stop(data, iteration):
@@ -569,5 +576,5 @@ def test_a_table_of_a_pool_that_has_grown_since_leaves_the_new_samples_without_a
     old = np.eye(10, dtype=np.float32)[np.arange(1000) % 10]
     np.save(session.run_dir.path / "artifacts" / "old.npy", old)
     session.load_prior("old")
-    rows = session.prior.at(0).rows(np.array([999, 1000, 1342]))
+    rows = session.guidance.at(0).rows(np.array([999, 1000, 1342]))
     assert rows[0].argmax() == 9 and not rows[1:].any()

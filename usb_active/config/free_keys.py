@@ -50,11 +50,17 @@ def _plugins(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...], 
     blocks = [(where, kinds, config.get(where)) for where, kinds in _TOP.items()]
     if isinstance(active, Mapping):
         blocks += [(f"active.{where}", kinds, active.get(where)) for where, kinds in _ACTIVE.items()]
-    blocks = [(where, kinds, block) for where, kinds, block in blocks if isinstance(block, Mapping)]
+    blocks = [item for where, kinds, block in blocks for item in _each(where, kinds, block)]
     blocks += [(f"{where}.features", ("features",), block.get("features")) for where, _, block in blocks]
     for where, kinds, block in blocks:
         if isinstance(block, Mapping) and isinstance(block.get("name"), str) and len(block) > 1:
             yield where, kinds, block["name"]
+
+
+def _each(where: str, kinds: tuple[str, ...], block: Any) -> Iterator[tuple[str, tuple[str, ...], Mapping[str, Any]]]:
+    """A block, or those of a list, each under the key by which `differences` knows it."""
+    numbered = [(f"{where}[{number}]", item) for number, item in enumerate(block)] if isinstance(block, (list, tuple)) else [(where, block)]
+    return ((key, kinds, item) for key, item in numbered if isinstance(item, Mapping))
 
 
 def _declared(kinds: tuple[str, ...], name: str) -> list[str]:

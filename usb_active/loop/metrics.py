@@ -24,13 +24,14 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
     an algorithm that trains on all known ones has `num_asked` beside them. `class_counts` are of the labels that were trained on, and
     `validation_class_counts` of those held out (in runs that began with version 0.1.0, `class_counts` are of both).
     """
-    trainer, pool = session.trainer, session.training_pool()
+    trainer, ledger = session.trainer, session.ledger
+    pool = ledger.training_pool()
     last, task = trainer.evaluation, session.dataset.task
     metric = task.metric
     split = "eval" if f"eval/{metric.score}" in last else "validation"
-    asked = session.pool
+    asked = ledger.pool
     queried = asked.labels[(asked.round == cycle) & (asked.labels >= 0)]
-    meta = session.query_meta(cycle)
+    meta = ledger.query_meta(cycle)
     return {
         "cycle": cycle,
         "num_labels": len(pool.labeled),
@@ -47,15 +48,16 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
         "acquisition": meta["acquisition"],
         "acquisition_seconds": None if meta["seconds"] is None else round(meta["seconds"], 4),
         "train_seconds": round(trainer.elapsed, 4),
-        "log": {**meta["log"], **session.start_log(cycle), **session.logged},
+        "log": {**meta["log"], **ledger.start_log(cycle), **session.logged},
     }
 
 
 def _class_counts(session: Session, queried: np.ndarray) -> dict[str, list[int]]:
-    pool, task = session.training_pool(), session.dataset.task
+    ledger, task = session.ledger, session.dataset.task
+    pool = ledger.training_pool()
     counts, held = task.counts(pool.labels[pool.labeled]), {}
-    if session.config.active.validation and session.is_stratified:
-        held_out = task.counts(pool.labels[session.held_out()])
+    if session.config.active.validation and ledger.is_stratified:
+        held_out = task.counts(pool.labels[ledger.held_out()])
         counts, held = counts - held_out, {"validation_class_counts": held_out.tolist()}
     return {"class_counts": counts.tolist(), **held, "selected_class_counts": task.counts(queried).tolist()}
 

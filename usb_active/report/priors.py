@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from usb_active.loop.prior_log import read_prior_log
+from usb_active.loop.guidance import read_prior_log
 from usb_active.report.drawing import add_frame, add_legend, add_title, line_style, new_figure, save_figure
 from usb_active.report.runs import Run
 from usb_active.report.tables import table

@@ -330,11 +330,17 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two nested dicts differ: (dotted key, old value, new value), in the new one's order."""
+    """Where two nested dicts differ: (dotted key, old value, new value), in the new one's order.
+
+    Items of lists of dicts have keys too, such as `active.analysis[0].k`, where both lists are of one length.
+    """
     if isinstance(old, dict) and new is _MISSING:
         new = {}
     if isinstance(new, dict) and old is _MISSING:
         old = {}
+    if _are_blocks(old) and _are_blocks(new) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [item for number, (one, other) in pairs for item in differences(one, other, f"{prefix}[{number}]")]
     if not (isinstance(old, dict) and isinstance(new, dict)):
         # The texts are compared as well, because nan is not equal to itself.
         return [] if old == new or repr(old) == repr(new) else [(prefix, old, new)]
@@ -343,6 +349,10 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, An
         dotted = f"{prefix}.{key}" if prefix else str(key)
         found += differences(old.get(key, _MISSING), new.get(key, _MISSING), dotted)
     return found
+
+
+def _are_blocks(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(item, dict) for item in value)
 
 
 def _shown(value: Any) -> str:

@@ -78,7 +78,7 @@ class ActiveMixin(DeviceMixin):
         self._constructor = (args, net_builder, logger), keywords
         # Where the YAML leaves them to the data set.
         args.num_classes, args.img_size = self.session.dataset.task.num_outputs, self.session.dataset.img_size
-        self.prior_seam = PriorSeam()
+        self.prior_seam = PriorSeam(self.session.guidance)
         try:
             self._construct(self.session.provisional_split(), cycle=0)
         except BaseException as error:
@@ -108,7 +108,7 @@ class ActiveMixin(DeviceMixin):
         self.ce_loss = self._capture.watch_loss(self.ce_loss, "_logits_lb")
         self.consistency_loss = self._capture.watch_loss(self.consistency_loss, "_logits_strong")
         self._capture.passes.watch(self.model)
-        if self.session.prior.exists:
+        if self.session.guidance.exists:
             check_prior_stages(self.base_name, self.hooks_dict)
         if config.fast_hooks:
             accelerate(self)
@@ -128,7 +128,6 @@ class ActiveMixin(DeviceMixin):
             self.split = split
             self.args.epoch, self.args.num_train_iter = self.plan(self.session.pool)
         self._construct(split, cycle)
-        self.prior_seam.set_counts(0, 0)
         for role, hook in self._plugin_hooks.items():
             if hook.defines("setup"):
                 with seeded_globals(self.session.seed, cycle, role, "setup"):
@@ -281,8 +280,7 @@ class ActiveMixin(DeviceMixin):
     def train_step(self, **inputs: Any) -> tuple[dict, dict]:
         """USB's step, seeded by its position, seen by the observers, with the prior in its predictions."""
         seed_globals(self.session.seed, self.cycle, "step", self.it, self.rank)
-        self.prior_seam.table = self.session.prior.at(self.it)
-        self.prior_seam.open(self._loaded.get("idx_ulb"), self.device)
+        self.prior_seam.open(self.it, self._loaded.get("idx_ulb"), self.device)
         self._capture.open(inputs)
         try:
             with network_named(self.session.config, self.model):
@@ -303,10 +301,9 @@ class ActiveMixin(DeviceMixin):
     def _log_prior(self, log_dict: dict) -> None:
         """Every `num_log_iter` steps and at the last: the share of pseudo-labels that the prior changed since."""
         done = self.it + 1
-        if not self.session.prior.exists or (done % self.num_log_iter and done < self.num_train_iter):
+        if not self.session.guidance.exists or (done % self.num_log_iter and done < self.num_train_iter):
             return
-        share = self.session.prior_log.add_interval(done, *self.prior_seam.counts())
-        self.prior_seam.set_counts(0, 0)
+        share = self.session.guidance.log_interval(done)
         if share is not None:
             log_dict["train/prior_changed"] = share
 
@@ -432,8 +429,7 @@ class ActiveMixin(DeviceMixin):
                 "evaluation": self.evaluation,
                 # Called so since version 0.1.0, whatever the metric.
                 "best_test_accuracy": self.best_test_score,
-                "prior": self.session.prior.file,
-                "prior_log": {"records": self.session.prior_log.records, "counts": list(self.prior_seam.counts())},
+                **self.session.guidance.state_dict(),
                 "elapsed": elapsed,
                 "log": dict(self.session.logged),
             },
@@ -480,11 +476,7 @@ class ActiveMixin(DeviceMixin):
                 for key, value in state[kind].get(name, {}).items():
                     owner[key].load_state_dict(value)
         self.evaluation, self.best_test_score = state["evaluation"], state["best_test_accuracy"]
-        self.session.load_prior(state["prior"])
-        # Runs that were begun before there was such a log go on without its beginning.
-        log = state.get("prior_log", {"records": [], "counts": [0, 0]})
-        self.session.prior_log.replace(log["records"])
-        self.prior_seam.set_counts(*log["counts"])
+        self.session.load_guidance(state)
         self.session.logged.update(state["log"])
         self.elapsed = state["elapsed"]
 

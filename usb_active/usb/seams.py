@@ -10,8 +10,8 @@ import torch
 
 from usb_active.contracts.acquisition import BATCH_FIELDS, TrainBatch
 from usb_active.contracts.algorithm import declared
-from usb_active.contracts.prior import PriorTable
 from usb_active.errors import UsageError
+from usb_active.loop.guidance import Guidance
 from usb_active.usb.forward_passes import ForwardPasses, HiddenViews
 from usb_active.usb.unlabeled import view_names
 
@@ -169,31 +169,21 @@ class PriorSeam:
     targets on raw probabilities: each gets the prior. A hard-label target is the argmax; a soft one is sharpened by the algorithm's
     own T, as without a prior, where it takes logits: it is handed the logarithm. What the masking hooks keep of predictions (flexmatch's
     class counts, freematch's and softmatch's running means) they keep of the normalised sums (ours; the paper is silent).
-    It counts the pseudo-labels that had a prior, and those whose class it changed.
+    `guidance` has the tables, and counts the pseudo-labels that had a prior and those whose class it changed.
     """
 
-    def __init__(self) -> None:
-        self.table: PriorTable | None = None
+    def __init__(self, guidance: Guidance) -> None:
+        self._guidance = guidance
         self._rows: tuple[torch.Tensor, torch.Tensor] | None = None
         self._num_rows = 0
-        self.set_counts(0, 0)
 
-    def counts(self) -> tuple[int, int]:
-        """(changed, rows) since they were set. Waits for the device."""
-        return int(self._changed), self._seen
-
-    def set_counts(self, changed: int, rows: int) -> None:
-        """Count from here: zeros, or what a checkpoint holds."""
-        # On a GPU a tensor after the first step, so that no step waits.
-        self._changed: torch.Tensor | int = changed
-        self._seen = rows
-
-    def open(self, idx: torch.Tensor | None, device: torch.device) -> None:
+    def open(self, iteration: int, idx: torch.Tensor | None, device: torch.device) -> None:
         """A step on the unlabelled dataset indices `idx` begins."""
         self._rows = None
-        if self.table is None or idx is None:
+        table = self._guidance.at(iteration)
+        if table is None or idx is None:
             return
-        rows = np.asarray(self.table.rows(idx.cpu().numpy()))
+        rows = np.asarray(table.rows(idx.cpu().numpy()))
         has_prior = rows.any(axis=1)
         self._num_rows = int(has_prior.sum())
         if self._num_rows:
@@ -218,8 +208,7 @@ class PriorSeam:
 
     def _count(self, probs: torch.Tensor, posterior: torch.Tensor) -> None:
         # Rows without a prior are equal in both.
-        self._changed = self._changed + (probs.argmax(dim=-1) != posterior.argmax(dim=-1)).sum()
-        self._seen += self._num_rows
+        self._guidance.count((probs.argmax(dim=-1) != posterior.argmax(dim=-1)).sum(), self._num_rows)
 
     def _predictions(self, logits: torch.Tensor, softmax: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, C) probabilities without and with the prior."""

@@ -76,7 +76,7 @@ def _check_known(session: Any, config: RunConfig) -> None:
     plugin, active = session.initial_labels, config.active
     if plugin is None:
         return
-    known = session.known_labels(plugin)["idx"]
+    known = session.selection.known_labels(plugin)["idx"]
     if (config.run_path / "queries").is_dir():
         # Under way: what is asked already counts, and the run says itself when nobody is left.
         return

@@ -25,7 +25,7 @@ from usb_active.loop import pretrained
 
 from usb_active.pool import epoch_training as pretraining_loop
 from usb_active.plugins.as3l import acquisitions, priors, shared_features, simsiam
-from usb_active.loop.prior_schedule import PriorSchedule
+from usb_active.loop.guidance import Guidance
 from usb_active.storage.run_dir import RunDir
 from usb_active.usb.algorithm import ActiveMixin
 
@@ -56,7 +56,7 @@ def step(iteration):
 
 
 def table(after):
-    at(PriorSchedule, "fit", after=after, when=lambda schedule, view, when, *_: when == "step")
+    at(Guidance, "fit", after=after, when=lambda schedule, view, when, *_: when == "step")
 
 
 # In the order in which a run comes to them. Five batches an epoch of the pretraining.

@@ -245,7 +245,7 @@ def run(data, table=None):
         if table is not None:
             patch.setattr(AS3LPrior, "spread", lambda self, view, features: table(fit(self, view, features)))
         algorithm.train()
-    return algorithm, seen, algorithm.session.prior.table.probs
+    return algorithm, seen, algorithm.session.guidance.table.probs
 
 
 GUIDED = ("fixmatch", "flexmatch", "freematch", "softmatch")
@@ -269,7 +269,7 @@ def test_a_one_hot_prior_is_the_pseudo_label(tmp_path, algorithm):
 def test_a_prior_without_any_label_arriving_is_the_plain_training_to_the_bit(tmp_path, algorithm):
     plain = train(prepared(tmp_path, "plain", None, algorithm=algorithm))
     guided, _, table = run(prepared(tmp_path, "zero", "as3l", algorithm=algorithm), np.zeros_like)
-    assert not table.any() and guided.session.prior.file
+    assert not table.any() and guided.session.guidance.file
     assert weights_equal(*(checkpoint(each.session.run_dir.path, 0) for each in (plain, guided)))
 
 
@@ -288,7 +288,7 @@ def test_a_single_shot_run_logs_how_good_its_prior_is(tmp_path):
 def test_an_updated_prior_changes_in_training(tmp_path):
     prior = {"name": "as3l", "until_iter": 2, "then": "update", "update_every": 1}
     algorithm, _, table = run(prepared(tmp_path, "run", prior))
-    assert algorithm.session.prior.file.endswith("step_00000003")
+    assert algorithm.session.guidance.file.endswith("step_00000003")
     assert (np.isclose(table.sum(axis=1), 1, atol=1e-5) | ~table.any(axis=1)).all()
     assert "updated_prior_accuracy" in algorithm.session.run_dir.metrics()[-1]["log"]
 
@@ -326,7 +326,7 @@ def test_tables_that_no_checkpoint_names_go_when_one_is_written(tmp_path):
     for keep, left in (("last", 1), ("all", 8)):
         algorithm, *_ = run(prepared(tmp_path, keep, prior, active={"keep": keep}, num_train_iter=8, num_eval_iter=8))
         names = sorted(path.stem for path in (algorithm.session.run_dir.path / "artifacts").glob("prior_*"))
-        assert len(names) == left and names[-1] == algorithm.session.prior.file == "prior_000_step_00000007"
+        assert len(names) == left and names[-1] == algorithm.session.guidance.file == "prior_000_step_00000007"
 
 
 def test_the_two_share_their_defaults():

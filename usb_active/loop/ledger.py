@@ -1,0 +1,235 @@
+"""The ledger of a run: which samples have a label, who is asked, what is done, as the run directory says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from usb_active.config.upper_bound import wants_all_labels, with_known_labels
+from usb_active.errors import UsageError, WaitingForLabels, name_some
+from usb_active.loop.setup import pin, queryable_mask
+from usb_active.pool.answers import check_answers, emptied_answers, merge_answers
+from usb_active.pool.pool import Pool
+from usb_active.pool.split import Split, classes_without_training, held_out, make_split
+from usb_active.records import LABELED, SKIPPED, Answers, LabelRow, Query
+from usb_active.storage.journal_checks import check_labels_but_sums, journal_sums, read_starts
+from usb_active.storage.run_dir import RunDir, utc_now
+from usb_active.storage.run_format import FIRST, run_format
+from usb_active.storage.schemas import need_done, need_start, read_done, read_query_meta, read_start
+
+if TYPE_CHECKING:
+    from usb_active.config.settings import RunConfig
+    from usb_active.contracts.dataset import Dataset
+
+logger = logging.getLogger("usb_active")
+
+
+class Ledger:
+    """The pool of this moment, and every file of the run directory that decides what comes next.
+
+    Attributes:
+        pool: the labels of the first rows of the journal, as far as `replay` was told to read.
+    """
+
+    def __init__(self, config: RunConfig, run_dir: RunDir, dataset: Dataset, oracle: Any):
+        self._config, self.run_dir, self.dataset, self.oracle = config, run_dir, dataset, oracle
+        self._seed: int = config.usb["seed"]
+        self.trains_on_all = wants_all_labels(config.usb["algorithm"])
+        self.pool = Pool(queryable_mask(dataset, oracle))
+        self._starts: list[int] = []
+
+    # ------------------------------------------------------------------------------------------ the pool
+    def open(self) -> None:
+        """Check the directory against itself and against the data set, and read the journal."""
+        # What `accept_partial` says today may not have been so when version 0.1.0 began a cycle.
+        complete = not self.oracle.accepts_partial() and not hasattr(self.oracle.config, "accept_partial")
+        check_labels_but_sums(self.run_dir, read_starts(self.run_dir), complete)
+        pin(self.run_dir, self.dataset)
+        self.dataset.align(self.run_dir.keys() or self.dataset.keys, grow=False)
+        self.run_dir.write_keys(self.dataset.keys)
+        self._verify()
+        self.oracle.setup(self.dataset, self.run_dir.path)
+        self.replay()
+
+    def _verify(self) -> None:
+        self.dataset.verify(self.run_dir.path / "verified.json")
+
+    def replay(self, num_rows: int | None = None) -> None:
+        """The pool as the first `num_rows` rows of the journal make it; all of them by default."""
+        rows = self.run_dir.rows()[:num_rows]
+        queryable = queryable_mask(self.dataset, self.oracle)
+        self.pool = Pool.from_rows(rows, queryable, self.dataset.task, self._rows_at_starts())
+
+    def _rows_at_starts(self) -> list[int]:
+        """How many rows of the journal the cycles that have begun, one after the other, began with."""
+        while (record := read_start(self.run_dir, len(self._starts))) is not None:
+            self._starts.append(record["journal_rows"])
+        return sorted(self._starts)
+
+    def prepare_query(self, cycle: int) -> None:
+        """The pool before a query: samples that were added to the data have joined it, and all earlier picks are taken."""
+        self._grow(cycle)
+        self.replay()
+        for earlier in range(cycle):
+            self.pool.set_pending(self.run_dir.query(earlier).idx)
+
+    def _grow(self, cycle: int) -> None:
+        before = len(self.dataset)
+        self.dataset.align(self.dataset.keys, grow=True)
+        if len(self.dataset) > before:
+            logger.info("new samples in the pool: %d", len(self.dataset) - before)
+        # The start itself has looked at them before the first query; later on, those that were replaced are named.
+        if len(self.dataset) > before or cycle > 0:
+            self._verify()
+        if len(self.dataset) > before:
+            self.run_dir.write_keys(self.dataset.keys)
+
+    # ------------------------------------------------------------------------------------------ queries and answers
+    def save_query(self, query: Query, meta: Mapping[str, Any]) -> None:
+        """Put the picks on disk; `meta`: who made them, in how many seconds, and what was logged. Written before them."""
+        self.run_dir.write_json(f"queries/cycle_{query.cycle:03d}.meta.json", dict(meta))
+        self.run_dir.save_query(query)
+
+    def query_meta(self, cycle: int) -> dict[str, Any]:
+        """Who made a query, in how many seconds, and what it logged."""
+        return read_query_meta(self.run_dir, cycle) or {"acquisition": self.run_dir.query(cycle).acquisition, "seconds": None, "log": {}}
+
+    def collect(self, query: Query) -> None:
+        """Ask, and journal what is new.
+
+        Raises:
+            WaitingForLabels: people have not answered yet.
+            UsageError: everything was skipped, so that there is nothing to train on.
+        """
+        pending = self._collect(query)
+        # A question that nobody has looked at yet is waited for in any case: the cycles would run out without a new label.
+        partial = self.oracle.accepts_partial() and pending < len(query.idx) and len(self.pool.labeled) > 0
+        if pending and not partial:
+            self.write_state(query.cycle, "labels", pending)
+            raise WaitingForLabels(self.oracle.instructions(query, pending), pending)
+        if len(self.pool.labeled) == 0:
+            way_out = f"give one a label: usb-active labels {self.run_dir.path} --set KEY=CLASS"
+            raise UsageError(f"all samples of the first query were skipped, so there is nothing to train on; {way_out}")
+
+    def _collect(self, query: Query) -> int:
+        """How many of this query's samples are still without an answer."""
+        self.replay()
+        # Labels that existed already were nobody's question.
+        if query.cycle > 0 or self._unanswered(query):
+            self.oracle.ask(query)
+            answers = self.oracle.collect(query)
+            asked = self._asked(query.cycle)
+            check_answers(answers, asked, self.dataset.task, f"oracle '{self.oracle.name}'")
+            self._warn_of_emptied(answers)
+            self.journal(asked, answers.labels, answers.skipped)
+            self.replay()
+        return self._unanswered(query)
+
+    def _warn_of_emptied(self, answers: Answers) -> None:
+        emptied = emptied_answers(self.run_dir.rows(), answers)
+        if emptied:
+            shown = name_some(f"{row.key} ({row.label or row.status})" for row in emptied)
+            way_out = f"to take one back: usb-active labels {self.run_dir.path} --skip KEY, or `skip` in its place"
+            logger.warning("answers that were given are gone, and their labels stay: %s; %s", shown, way_out)
+
+    def _asked(self, cycle: int) -> dict[int, tuple[int, str]]:
+        """Whom the queries up to a cycle ask for: dataset index → (cycle of the query, its acquisition)."""
+        queries = [self.run_dir.query(number) for number in range(cycle + 1)]
+        return {int(index): (query.cycle, query.acquisition) for query in queries for index in query.idx}
+
+    def _unanswered(self, query: Query) -> int:
+        return int(((self.pool.labels < 0) & ~self.pool.skipped)[query.idx].sum())
+
+    def journal(self, asked: Mapping[int, tuple[int, str]], labels: Mapping[int, int], skipped: Collection[int]) -> None:
+        """Append the answers that are news. `asked`: dataset index → (cycle of the query, its acquisition)."""
+        now = utc_now()
+        rows = [
+            LabelRow(asked[i][0], i, self.dataset.keys[i], label, LABELED if label else SKIPPED, asked[i][1], now)
+            for i, label in merge_answers(self.run_dir.rows(), labels, skipped, self.dataset.task)
+        ]
+        if rows:
+            self.run_dir.append_rows(rows)
+
+    # ------------------------------------------------------------------------------------------ the start of a training
+    def start(self, cycle: int) -> dict[str, Any] | None:
+        """What the training of a cycle was begun with; None before it has."""
+        return read_start(self.run_dir, cycle)
+
+    def begin(self, query: Query, logged: Mapping[str, float]) -> dict[str, Any]:
+        """Fix what the training of a cycle begins with: how many rows of the journal, and by what they will be known again."""
+        rows = self._rows_until(query.cycle)
+        self.replay(rows)
+        record = {"cycle": query.cycle, "journal_rows": rows, **journal_sums(self.run_dir.path / "labels.csv", rows)}
+        if self.trains_on_all:
+            record["all_labels"] = True
+        record |= {"pending": self._unanswered(query), "samples": len(self.dataset), "log": dict(logged)}
+        self.run_dir.write_json(f"cycle_{query.cycle:03d}/start.json", record)
+        return record
+
+    def take_up(self, record: Mapping[str, Any]) -> None:
+        """The pool as a training begins it."""
+        self._check_all_labels(record)
+        self.replay(record["journal_rows"])
+        self.write_state(record["cycle"], "training", 0)
+
+    def _check_all_labels(self, record: Mapping[str, Any]) -> None:
+        """A training that was begun on other labels, by a version in which this algorithm had only those asked for, cannot be resumed."""
+        if self.trains_on_all and "all_labels" not in record:
+            what = f"cycle {record['cycle']} was begun on the labels asked for, and {self._config.usb['algorithm']!r} now trains on all"
+            raise UsageError(f"{self.run_dir.path}: {what}; use another save_name")
+
+    def _rows_until(self, cycle: int) -> int:
+        """How many rows this cycle trains on: all there are, but when it is trained again, none of later queries."""
+        rows = self.run_dir.rows()
+        return next((number for number, row in enumerate(rows) if row.cycle > cycle), len(rows))
+
+    def start_log(self, cycle: int) -> dict[str, float]:
+        """What plugins logged when the answers were in, before the training."""
+        return need_start(self.run_dir, cycle).get("log", {})
+
+    # ------------------------------------------------------------------------------------------ what is trained on
+    def training_pool(self) -> Pool:
+        """The labels that are trained on: those of the pool, or all that the data set knows where the algorithm wants them."""
+        return with_known_labels(self.pool, self.dataset) if self.trains_on_all else self.pool
+
+    @property
+    def is_stratified(self) -> bool:
+        """Whether validation is divided among the classes: not in runs that began otherwise."""
+        return run_format(self.run_dir) > FIRST
+
+    def held_out(self) -> np.ndarray:
+        """(V,) dataset indices of the labels that `validation` holds out."""
+        share = self._config.active.validation
+        return held_out(self.training_pool(), share, self._seed, self.is_stratified, self.dataset.task.strata)
+
+    def split(self, cycle: int, pseudo: Mapping[str, np.ndarray] | None) -> Split:
+        """Who trains with which label, who only without one, and who is held out; a warning names classes that are held out whole."""
+        share, include, pool = self._config.active.validation, self._config.usb["include_lb_to_ulb"], self.training_pool()
+        split = make_split(pool, share, include, self._seed, pseudo, self.is_stratified, self.dataset.task.strata)
+        names = self.dataset.class_names
+        lost = [names[label] for label in classes_without_training(pool, split)] if names else []
+        if lost:
+            way_out = f"give more labels, or a smaller `validation` than {share:g}"
+            logger.warning("cycle %d: no label left to train on, all held out, of the classes %s; %s", cycle, name_some(lost, 20), way_out)
+        return split
+
+    # ------------------------------------------------------------------------------------------ what is done
+    def is_done(self, cycle: int) -> bool:
+        """Whether the training of a cycle has come to its end."""
+        return read_done(self.run_dir, cycle) is not None
+
+    def done(self, cycle: int) -> dict[str, Any]:
+        """What a finished training has left. UsageError when it is gone."""
+        return need_done(self.run_dir, cycle)
+
+    def finish(self, cycle: int, record: Mapping[str, Any]) -> None:
+        """The training of a cycle is done; nothing before this call says so."""
+        self.run_dir.write_json(f"cycle_{cycle:03d}/done.json", dict(record))
+
+    def write_state(self, cycle: int, stage: str, pending: int) -> None:
+        """How far the run is, for people and tools that look at it from outside."""
+        counts = {"labels": len(self.pool.labeled), "skipped": int(self.pool.skipped.sum()), "pending": pending}
+        self.run_dir.write_state({"cycle": cycle, "stage": stage, **counts})

@@ -1,0 +1,108 @@
+"""Selection: whom to ask in a cycle, or which labels exist already, and pseudo-labels for those who are not asked."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from usb_active.contracts.acquisition import check_picks, check_pseudo_labels, label_arrays
+from usb_active.contracts.initial_labels import InitialLabels, check_initial_labels
+from usb_active.contracts.plugin import overrides
+from usb_active.errors import UsageError
+from usb_active.loop.ledger import Ledger
+from usb_active.loop.setup import Components
+from usb_active.loop.views import Views
+from usb_active.pool.split import NOBODY
+from usb_active.randomness import seeded_globals
+from usb_active.records import Query
+from usb_active.storage.artifacts import check_array, load_artifact, save_artifact
+
+logger = logging.getLogger("usb_active")
+
+_REMEDY = "restore it from a copy, or move the cycle's folder away to make it again"
+
+
+class Selection:
+    """The plugins that choose, called with what they need and checked in what they return."""
+
+    def __init__(self, parts: Components, ledger: Ledger, views: Views):
+        self._active, self._dataset, self._plugins = parts.config.active, parts.dataset, parts.plugins
+        self._initial_labels, self._seed = parts.initial_labels, parts.config.usb["seed"]
+        self._folder = parts.run_dir.path / "artifacts"
+        self._ledger, self._views = ledger, views
+
+    def choose(self, cycle: int) -> Query:
+        """The query of a cycle. Labels that exist already are journalled before the query that stands for them."""
+        if cycle == 0 and self._initial_labels is not None:
+            return self._take_known(self._initial_labels)
+        role = _role(cycle)
+        plugin = self._plugins[role]
+        with seeded_globals(self._seed, cycle, role):
+            view = self._views.of(role, cycle, held_out=NOBODY)
+            wanted = self._active.initial.size if cycle == 0 else self._active.budget
+            budget = min(wanted, len(view.candidates))
+            if budget < wanted:
+                logger.warning("cycle %d: %d labels wanted, but only %d samples are left to ask", cycle, wanted, budget)
+            if budget == 0:
+                return self._query(cycle, plugin, np.empty(0, dtype=np.int64))
+            view.prepare()
+            picks = check_picks(plugin.select(view, budget), view.candidates, budget, f"{role} '{plugin.name}'")
+            return self._query(cycle, plugin, picks, view.probs[picks] if "probs" in plugin.needs else None)
+
+    def _take_known(self, plugin: InitialLabels) -> Query:
+        known = self.known_labels(plugin)
+        idx, labels = known["idx"].tolist(), known["labels"].tolist()
+        self._ledger.journal({i: (0, plugin.name) for i in idx}, dict(zip(idx, labels, strict=True)), ())
+        return self._query(0, plugin, known["idx"])
+
+    def known_labels(self, plugin: InitialLabels) -> dict[str, np.ndarray]:
+        """`idx` (P,) and `labels` (P,), checked, that a plugin brings before the first training."""
+        with seeded_globals(self._seed, 0, "initial"):
+            returned = plugin.known_labels(self._views.of("initial", 0, held_out=NOBODY))
+        who = f"initial '{plugin.name}': known_labels"
+        return check_initial_labels(returned, len(self._dataset), self._dataset.task.num_labels, who)
+
+    def _query(self, cycle: int, plugin: Any, idx: np.ndarray, probs: np.ndarray | None = None) -> Query:
+        keys = tuple(self._dataset.keys[int(i)] for i in idx)
+        return Query(cycle, idx, keys, plugin.name, tuple(self._dataset.class_names), probs)
+
+    # ------------------------------------------------------------------------------------------ pseudo-labels
+    def has_pseudo_labels(self, cycle: int) -> bool:
+        """Whether what chose the query of a cycle also gives pseudo-labels to its training."""
+        return overrides(self._plugins.get(_role(cycle)), "pseudo_labels")
+
+    def save_pseudo_labels(self, cycle: int) -> None:
+        """Have the plugin give its pseudo-labels, and put them on disk."""
+        role = _role(cycle)
+        plugin = self._plugins[role]
+        with seeded_globals(self._seed, cycle, role, "pseudo_labels"):
+            given = plugin.pseudo_labels(self._views.of(role, cycle, "/pseudo_labels"))
+        who = f"{role} '{plugin.name}': pseudo_labels"
+        checked = check_pseudo_labels(*label_arrays(given, who), len(self._dataset), self._dataset.task.num_labels, who)
+        save_artifact(self._pseudo_path(cycle), checked)
+
+    def load_pseudo_labels(self, cycle: int) -> dict[str, np.ndarray] | None:
+        """`idx` (P,) and `labels` (P,) for the training of a cycle; None where it has none. UsageError when the file is damaged."""
+        path = self._pseudo_path(cycle)
+        found = load_artifact(path)
+        if found is None:
+            return None
+        path = path.with_name(f"{path.name}.npz")
+        if not isinstance(found, dict) or set(found) != {"idx", "labels"}:
+            raise UsageError(f"{path} is damaged (not the arrays idx and labels); {_REMEDY}")
+        idx = check_array(path, found["idx"], "iu", (None,), _REMEDY)
+        labels = check_array(path, found["labels"], "iu", (len(idx),), _REMEDY)
+        there = (idx >= 0) & (idx < len(self._dataset)) & (labels >= 0) & (labels < self._dataset.task.num_labels)
+        if not there.all():
+            raise UsageError(f"{path} is damaged (samples or classes that do not exist); {_REMEDY}")
+        return found
+
+    def _pseudo_path(self, cycle: int) -> Path:
+        return self._folder / f"pseudo_labels_{cycle:03d}"
+
+
+def _role(cycle: int) -> str:
+    return "initial" if cycle == 0 else "acquisition"
