@@ -28,6 +28,8 @@ from usb_active.storage.yaml_input import apply_overrides, find_yaml, read_yaml
 
 # USB's keys that are paths. They count from where the command is given, and are absolute in a run's config.yaml.
 PATH_KEYS = ("save_dir", "data_dir", "pretrain_path")
+# Used where a YAML names none; the same as USB's.
+DEFAULTS = {"algorithm": "fixmatch", "dataset": "cifar10", "net": "wrn_28_2"}
 # Keys without an effect on results that must stay as they are all the same: what an observer has not seen of the first cycles cannot
 # be made up for.
 OBSERVING_KEYS = ("active.analysis",)
@@ -227,8 +229,8 @@ def config_from_dict(data: Mapping[str, Any], *, base: Path, source: str, overri
     plugins = _load_plugins(rest.pop("plugins", None), base, problems)
     block = rest.pop("active", None)
     _refuse_whole(rest, problems)
-    dataset = choose("dataset", rest.pop("dataset", "cifar10"), "dataset", base, problems)
-    net = choose("network", rest.pop("net", "wrn_28_2"), "net", base, problems)
+    dataset = choose("dataset", rest.pop("dataset", DEFAULTS["dataset"]), "dataset", base, problems)
+    net = choose("network", rest.pop("net", DEFAULTS["net"]), "net", base, problems)
     usb = _usb(rest, problems)
     active = _active(block, base, problems)
     # What follows compares values with each other: they must be valid by themselves.
@@ -312,7 +314,7 @@ def _refuse_whole(rest: dict[str, Any], problems: Problems) -> None:
 
 def _usb(rest: dict[str, Any], problems: Problems) -> dict[str, Any]:
     given = {name: value for name, value in rest.items() if name != "algorithm"}
-    name = rest.get("algorithm", "fixmatch")
+    name = rest.get("algorithm", DEFAULTS["algorithm"])
     try:
         if not isinstance(name, str):
             raise UsageError(f"must be the name of an algorithm ({show(name)}){nearest('', algorithm_names())}")
