@@ -118,7 +118,9 @@ DEFAULT_PLUGINS = {"oracle": "dataset", "features": "model"}
 class ActiveConfig(ActiveKeys):
     """The `active:` block."""
 
-    initial: InstanceOf[InitialSettings] = Field(description="labels that exist already, or an acquisition that needs no trained model and how many labels it gets")
+    initial: InstanceOf[InitialSettings] = Field(
+        description="an acquisition that needs no trained model, and how many labels it gets; or labels that exist already"
+    )
     acquisition: InstanceOf[PluginChoice] | None = Field(
         description="what to label next: a name, or a mapping with `name` and the plugin's own keys; required unless `cycles: 0`"
     )
