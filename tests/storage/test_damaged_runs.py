@@ -15,6 +15,7 @@ from run_helpers import checkpoint, settings, train, weights_equal, write_yaml
 
 from usb_active import cli
 from usb_active.config.trust import FLAG
+from usb_active.contracts.task import Classification
 from usb_active.errors import UsageError
 from usb_active.storage.checkpoint import Owner, read_checkpoint, read_cycle_checkpoint, read_weights
 from usb_active.storage.run_dir import RunDir
@@ -339,7 +340,7 @@ def test_pseudo_labels_that_are_damaged(tmp_path):
     good = {"idx": np.array([1, 2]), "labels": np.array([0, 1])}
     session = Session.__new__(Session)
     session.run_dir = SimpleNamespace(path=tmp_path)
-    session.dataset = type("Three", (), {"num_classes": 2, "__len__": lambda self: 3})()
+    session.dataset = type("Three", (), {"task": Classification(("a", "b")), "__len__": lambda self: 3})()
     assert session._load_pseudo_labels(0) is None
     save_artifact(session._pseudo_path(0), good)
     assert session._load_pseudo_labels(0)["labels"].tolist() == [0, 1]

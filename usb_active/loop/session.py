@@ -274,7 +274,8 @@ class Session:
 
     def _make_query(self, cycle: int, plugin: Any, idx: np.ndarray, probs: np.ndarray | None = None) -> Query:
         keys = tuple(self.dataset.keys[int(i)] for i in idx)
-        return Query(cycle, idx, keys, plugin.name, tuple(self.dataset.class_names), probs)
+        names = tuple(self.dataset.class_names)
+        return Query(cycle, idx, keys, plugin.name, names, probs, expects="" if names else self.dataset.task.expects)
 
     # ------------------------------------------------------------------------------------------ answers
     def _answers(self, query: Query) -> None:
