@@ -32,7 +32,10 @@ from usb_active.contracts.acquisition import Acquisition
 from usb_active.contracts.registry import CONTRACTS, REGISTRY
 
 README, CONTRIBUTING, CHANGELOG = (ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG"))
-DOCUMENTS = (README, CONTRIBUTING, CHANGELOG)
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+# What users read.
+GUIDE = (README, *PAGES)
+DOCUMENTS = (*GUIDE, CONTRIBUTING, CHANGELOG)
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -58,9 +61,14 @@ def commands(path: Path) -> Iterator[list[str]]:
                 yield words[1:]
 
 
-def table_names(path: Path) -> set[str]:
+def guide() -> str:
+    """The whole text that users read."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in GUIDE)
+
+
+def table_names() -> set[str]:
     """What stands in backticks in the first cell of a table's row."""
-    return set(re.findall(r"^\| *`(\w+)` *\|", path.read_text(encoding="utf-8"), re.MULTILINE))
+    return set(re.findall(r"^\| *`(\w+)` *\|", guide(), re.MULTILINE))
 
 
 # ------------------------------------------------------------------------------------------------- links and commands
@@ -73,7 +81,7 @@ def test_links_to_files_and_headings_exist(path):
     broken = []
     for link in links:
         file, _, heading = link.partition("#")
-        target = ROOT / file if file else path
+        target = path.parent / file if file else path
         if not target.exists() or (heading and heading not in headings(target)):
             broken.append(link)
     assert not broken
@@ -96,21 +104,21 @@ def test_every_command_parses(path):
             assert stop.code == 0, f"{path.name}: usb-active {shlex.join(words)}"
 
 
-def test_the_readme_names_every_command_and_flag_and_no_other():
+def test_the_guide_names_every_command_and_flag_and_no_other():
     parser = build_parser()
     (subparsers,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    assert set(subparsers.choices) <= {words[0] for words in commands(README)}
-    text = README.read_text(encoding="utf-8")
+    assert set(subparsers.choices) <= {words[0] for path in GUIDE for words in commands(path)}
+    text = guide()
     flags = {flag for command in subparsers.choices.values() for action in command._actions for flag in action.option_strings}
     assert {"--set", "--skip", "--csv", "--out", "--check", "--data", "--verbose"} <= flags
     assert not {flag for flag in flags - {"-h", "--help", "-v"} if f"{flag} " not in text and f"{flag}`" not in text}
 
 
-def test_the_readme_tells_every_exit_code():
+def test_the_guide_tells_every_exit_code():
     from usb_active import cli
 
     for code in (cli.OK, cli.FAILED, cli.WRONG_USE, cli.WAITING, cli.INTERRUPTED):
-        assert re.search(rf"^\| {code} \|", README.read_text(encoding="utf-8"), re.MULTILINE)
+        assert re.search(rf"^\| {code} \|", guide(), re.MULTILINE)
 
 
 def test_the_two_commands_are_those_of_the_full_check():
@@ -122,37 +130,37 @@ def test_the_two_commands_are_those_of_the_full_check():
     assert (ROOT / "yaml_configs/quickstart.yaml").is_file()
 
 
-# ------------------------------------------------------------------------------------------------- README: the YAML
+# ------------------------------------------------------------------------------------------------- the guide: the YAML
 
 
 def yamls() -> list[dict]:
-    return [yaml.safe_load(text) for text in blocks(README, "yaml")]
+    return [yaml.safe_load(text) for path in GUIDE for text in blocks(path, "yaml")]
 
 
-def test_every_yaml_block_of_the_readme_is_valid(tmp_path):
+def test_every_yaml_block_of_the_guide_is_valid(tmp_path):
     assert len(yamls()) >= 2
     for data in yamls():
         config = config_from_dict(data, base=tmp_path, source="README.md")
         assert not [line for line in config.warnings if "clip" not in line]
 
 
-def test_the_readme_explains_every_key_of_the_active_block_with_its_default():
+def test_the_guide_explains_every_key_of_the_active_block_with_its_default():
     (full,) = [data["active"] for data in yamls() if set(data["active"]) == set(ActiveConfig.model_fields)]
     optional = {name: field.default for name, field in ActiveKeys.model_fields.items() if not field.is_required()}
     shown = {name: full[name] for name in optional}
     # `budget` is 0 only where there are no cycles, and `threads: null` is torch's own choice.
     assert {**shown, "budget": 0} == optional
     assert {"until_iter", "then", "update_every"} <= set(PriorSettings.__dataclass_fields__) & set(full["prior"])
-    lines = named_block(README, "yaml", "every key of the active: block").splitlines()
+    lines = named_block(ROOT / "docs/yaml.md", "yaml", "every key of the active: block").splitlines()
     unexplained = [line for line in lines if re.match(r"  \w+:", line) and "  # " not in line]
     assert not unexplained
 
 
 def test_a_dropped_key_is_one_that_usb_never_reads():
-    assert "`clip`" in README.read_text(encoding="utf-8") and "clip" in IGNORED
+    assert "`clip`" in guide() and "clip" in IGNORED
 
 
-# ------------------------------------------------------------------------------------------------- README: the tables
+# ------------------------------------------------------------------------------------------------- the guide: the tables
 
 
 def listed(kind: str) -> list[str]:
@@ -164,16 +172,16 @@ def listed(kind: str) -> list[str]:
 @pytest.mark.parametrize("kind", ["acquisition", "initial_labels", "features", "prior", "pretrainer", "oracle", "dataset", "analysis"])
 def test_the_tables_list_everything_that_is_listed(kind):
     names = listed(kind)
-    assert names and not set(names) - table_names(README)
+    assert names and not set(names) - table_names()
 
 
 def test_the_tables_list_nothing_else():
     known = {name for kind in CONTRACTS for name in listed(kind)}
-    assert not table_names(README) - known
+    assert not table_names() - known
 
 
-def test_the_algorithms_that_the_readme_calls_tested_are_the_tested_ones():
-    (row,) = re.findall(r"^Tested: (.+?)\.$", README.read_text(encoding="utf-8"), re.MULTILINE)
+def test_the_algorithms_that_the_guide_calls_tested_are_the_tested_ones():
+    (row,) = re.findall(r"^Tested: (.+?)\.$", guide(), re.MULTILINE)
     assert sorted(re.findall(r"`(\w+)`", row)) == sorted(ALGORITHMS)
 
 

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from usb_active.contracts.plugin import PluginConfig, free_key
     from usb_active.contracts.pretrainer import Pretrained, Pretrainer
     from usb_active.contracts.prior import Prior, PriorTable
+    from usb_active.contracts.task import OpenTask, Task
     from usb_active.pool.view import PoolView
-    from usb_active.records import Answers, Query
+    from usb_active.records import Answers, Metric, Query
     from usb_active.usb.algorithm import register
 
 __version__ = "0.1.0"
@@ -57,6 +58,9 @@ _LAZY = {
     "PluginConfig": "usb_active.contracts.plugin",
     "free_key": "usb_active.contracts.plugin",
     "PoolView": "usb_active.pool.view",
+    "Metric": "usb_active.records",
+    "OpenTask": "usb_active.contracts.task",
+    "Task": "usb_active.contracts.task",
 }
 
 __all__ = [
@@ -68,8 +72,10 @@ __all__ = [
     "Declaration",
     "Features",
     "InitialLabels",
+    "Metric",
     "Network",
     "Observer",
+    "OpenTask",
     "Oracle",
     "OwnAlgorithm",
     "PluginConfig",
@@ -80,6 +86,7 @@ __all__ = [
     "PriorTable",
     "Query",
     "Samples",
+    "Task",
     "TrainBatch",
     "TrainingInfo",
     "UsageError",

@@ -21,7 +21,8 @@ class Query:
         cycle: the number of the query; 0 is the initial one. Its id.
         idx: (Q,) dataset indices, best first. keys: their keys.
         acquisition: the name of what chose them.
-        class_names: the labels that may be given.
+        class_names: the labels that may be given; none where labels are no classes.
+        expects: then what may be given, in words ("a number, such as 0.37").
         probs: (Q, C) what the model thinks, if known.
     """
 
@@ -31,6 +32,7 @@ class Query:
     acquisition: str
     class_names: tuple[str, ...]
     probs: np.ndarray | None = None
+    expects: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Answers:
     """What is known of a query, and of earlier ones.
 
     Attributes:
-        labels: dataset index → class index. skipped: refused samples. pending: not answered yet.
+        labels: dataset index → label, a class index or what the data set's `task` reads.
+        skipped: refused samples. pending: not answered yet.
         emptied: those of them that have a place for an answer in which nothing stands: the core warns where an answer stood there
             before, which it keeps.
     """

@@ -12,6 +12,7 @@ from usb_active.loop.setup import build_dataset, build_parts, check_directory, s
 from usb_active.report import summary_table, write_report
 from usb_active.storage.durable import check_locks
 from usb_active.storage.run_dir import RunDir, make_folder
+from usb_active.storage.schemas import run_metrics
 
 __all__ = ["build_dataset", "check", "check_all", "run"]
 
@@ -62,7 +63,8 @@ def check_all(config: RunConfig) -> dict[str, Any]:
 
 def finish(config: RunConfig) -> None:
     """Show what a finished run has come to: the table, the path, the report."""
-    print(summary_table(RunDir.read(config.run_path).metrics()))
+    run = RunDir.read(config.run_path)
+    print(summary_table(run.metrics(), run_metrics(run)))
     print(f"run: {config.run_path}")
     # The user has typed the configuration, and its plugins are imported already.
     written = write_report([config.run_path], trusted=True)

@@ -28,6 +28,8 @@ from usb_active.storage.yaml_input import apply_overrides, find_yaml, read_yaml
 
 # USB's keys that are paths. They count from where the command is given, and are absolute in a run's config.yaml.
 PATH_KEYS = ("save_dir", "data_dir", "pretrain_path")
+# Used where a YAML names none; the same as USB's.
+DEFAULTS = {"algorithm": "fixmatch", "dataset": "cifar10", "net": "wrn_28_2"}
 # Keys without an effect on results that must stay as they are all the same: what an observer has not seen of the first cycles cannot
 # be made up for.
 OBSERVING_KEYS = ("active.analysis",)
@@ -71,41 +73,67 @@ class PriorSettings:
         return {**self.choice.resolved(), "until_iter": self.until_iter, "then": self.then, "update_every": self.update_every}
 
 
-class _InitialKeys(Strict):
-    size: int | None = Field(None, ge=1)
+# The `description`s below are what the documentation says of the keys (docs/generate.py).
+class InitialKeys(Strict):
+    """The core's keys in `initial:`, beside those of the plugin."""
+
+    size: int | None = Field(
+        None, ge=1, description="samples labelled before the first training; left out for plugins that bring labels of their own"
+    )
 
 
-class _PriorKeys(Strict):
-    until_iter: int | None = Field(None, ge=0)
-    then: Literal["remove", "update"] = "remove"
-    update_every: int | None = Field(None, ge=1)
+class PriorKeys(Strict):
+    """The core's keys in `prior:`, beside those of the plugin."""
+
+    until_iter: int | None = Field(None, ge=0, description="the prior holds below this iteration of each cycle; null: always")
+    then: Literal["remove", "update"] = Field(
+        "remove", description="at `until_iter`: take the prior away, or re-make it every `update_every` iterations"
+    )
+    update_every: int | None = Field(
+        None, ge=1, description="iterations between two updates; required with `then: update`, and read only then"
+    )
 
 
 class ActiveKeys(Strict):
     """The keys of the `active:` block that are not plugins."""
 
-    cycles: int = Field(ge=0)
-    budget: int = Field(0, ge=0)
-    warm_start: bool = False
-    schedule: Literal["cosine", "constant"] = "cosine"
-    validation: Number = Field(0.0, ge=0, le=0.5)
-    keep: Literal["last", "all"] = "last"
-    deterministic: bool = False
-    threads: int | None = Field(None, ge=1)
-    fast_hooks: bool = True
+    cycles: int = Field(ge=0, description="how often labels are added; trainings = cycles + 1; 0: train once on the initial labels")
+    budget: int = Field(0, ge=0, description="labels per cycle; required unless `cycles: 0`")
+    warm_start: bool = Field(False, description="false: every cycle starts from the same initial weights; true: from the last cycle's")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="of the learning rate: USB's cosine, or constant")
+    validation: Number = Field(
+        0.0, ge=0, le=0.5,
+        description="share of the labelled samples, by class, that is held out to choose a checkpoint (at most 0.5); part of the budget",
+    )  # fmt: skip
+    keep: Literal["last", "all"] = Field("last", description="checkpoints: of the last cycle only, or of all")
+    deterministic: bool = Field(False, description="true: torch's deterministic algorithms, for bit-identical runs on CUDA")
+    threads: int | None = Field(None, ge=1, description="torch's CPU threads; null: torch's choice, which depends on the machine")
+    fast_hooks: bool = Field(True, description="faster, exact replacements of USB's slow hooks")
+
+
+# The roles that always have a plugin, and which one they have unless the YAML says otherwise.
+DEFAULT_PLUGINS = {"oracle": "dataset", "features": "model"}
 
 
 class ActiveConfig(ActiveKeys):
     """The `active:` block."""
 
-    initial: InstanceOf[InitialSettings]
-    acquisition: InstanceOf[PluginChoice] | None
-    oracle: InstanceOf[PluginChoice]
-    features: InstanceOf[PluginChoice]
-    pretrain: InstanceOf[PluginChoice] | None
-    prior: InstanceOf[PriorSettings] | None
+    initial: InstanceOf[InitialSettings] = Field(
+        description="an acquisition that needs no trained model, and how many labels it gets; or labels that exist already"
+    )
+    acquisition: InstanceOf[PluginChoice] | None = Field(
+        description="what to label next: a name, or a mapping with `name` and the plugin's own keys; required unless `cycles: 0`"
+    )
+    oracle: InstanceOf[PluginChoice] = Field(description="who answers: `dataset` (simulated), or `csv` (people)")
+    features: InstanceOf[PluginChoice] = Field(
+        description="default source of features; `initial`, `acquisition` and `prior` may override it with their own `features:`"
+    )
+    pretrain: InstanceOf[PluginChoice] | None = Field(description="optional: weights that every cycle starts from")
+    prior: InstanceOf[PriorSettings] | None = Field(description="optional: class probabilities that guide the pseudo-labels")
     # One, or several; `analyses` has them all.
-    analysis: InstanceOf[PluginChoice] | tuple[InstanceOf[PluginChoice], ...] | None = None
+    analysis: InstanceOf[PluginChoice] | tuple[InstanceOf[PluginChoice], ...] | None = Field(
+        None, description="optional, or a list of several: watches the trainings for `report --analysis`; changes nothing in them"
+    )
 
     @property
     def contributors(self) -> dict[str, PluginChoice]:
@@ -203,8 +231,8 @@ def config_from_dict(data: Mapping[str, Any], *, base: Path, source: str, overri
     plugins = _load_plugins(rest.pop("plugins", None), base, problems)
     block = rest.pop("active", None)
     _refuse_whole(rest, problems)
-    dataset = choose("dataset", rest.pop("dataset", "cifar10"), "dataset", base, problems)
-    net = choose("network", rest.pop("net", "wrn_28_2"), "net", base, problems)
+    dataset = choose("dataset", rest.pop("dataset", DEFAULTS["dataset"]), "dataset", base, problems)
+    net = choose("network", rest.pop("net", DEFAULTS["net"]), "net", base, problems)
     usb = _usb(rest, problems)
     active = _active(block, base, problems)
     # What follows compares values with each other: they must be valid by themselves.
@@ -288,7 +316,7 @@ def _refuse_whole(rest: dict[str, Any], problems: Problems) -> None:
 
 def _usb(rest: dict[str, Any], problems: Problems) -> dict[str, Any]:
     given = {name: value for name, value in rest.items() if name != "algorithm"}
-    name = rest.get("algorithm", "fixmatch")
+    name = rest.get("algorithm", DEFAULTS["algorithm"])
     try:
         if not isinstance(name, str):
             raise UsageError(f"must be the name of an algorithm ({show(name)}){nearest('', algorithm_names())}")
@@ -315,14 +343,14 @@ def _active(block: Any, base: Path, problems: Problems) -> ActiveConfig | None:
         return None
     block = {name: value for name, value in block.items() if value is not None}
     plugins = {
-        "oracle": choose("oracle", block.pop("oracle", "dataset"), "active.oracle", base, problems),
-        "features": choose("features", block.pop("features", "model"), "active.features", base, problems),
+        "oracle": choose("oracle", block.pop("oracle", DEFAULT_PLUGINS["oracle"]), "active.oracle", base, problems),
+        "features": choose("features", block.pop("features", DEFAULT_PLUGINS["features"]), "active.features", base, problems),
         "pretrain": None,
         "acquisition": None,
         "prior": None,
         "analysis": None,
     }
-    initial, own = choose_with(INITIAL_KINDS, block.pop("initial", None), "active.initial", base, problems, _InitialKeys)
+    initial, own = choose_with(INITIAL_KINDS, block.pop("initial", None), "active.initial", base, problems, InitialKeys)
     if "acquisition" in block:
         plugins["acquisition"] = _acquisition(block.pop("acquisition"), base, problems)
     if "analysis" in block:
@@ -364,7 +392,7 @@ def _analyses(value: Any, base: Path, problems: Problems) -> PluginChoice | tupl
 
 
 def _prior(value: Any, base: Path, problems: Problems) -> PriorSettings | None:
-    choice, keys = choose_with("prior", value, "active.prior", base, problems, _PriorKeys)
+    choice, keys = choose_with("prior", value, "active.prior", base, problems, PriorKeys)
     if choice is None or keys is None:
         return None
     if keys.then == "update" and (keys.update_every is None or keys.until_iter is None):

@@ -67,7 +67,8 @@ class Selection:
 
     def _query(self, cycle: int, plugin: Any, idx: np.ndarray, probs: np.ndarray | None = None) -> Query:
         keys = tuple(self._dataset.keys[int(i)] for i in idx)
-        return Query(cycle, idx, keys, plugin.name, tuple(self._dataset.class_names), probs)
+        names = tuple(self._dataset.class_names)
+        return Query(cycle, idx, keys, plugin.name, names, probs, expects="" if names else self._dataset.task.expects)
 
     # ------------------------------------------------------------------------------------------ pseudo-labels
     def has_pseudo_labels(self, cycle: int) -> bool:

@@ -139,6 +139,9 @@ def _classes(
     query = run.query(0)
     names = list(dataset.class_names if dataset is not None else query.class_names if query is not None else ())
     number = {name: i for i, name in enumerate(names)}
+    if not names:
+        # Labels that are no classes have no colours.
+        return np.full(len(idx), -1, dtype=np.int64), names
     # The last row of an index counts: a later row is a correction.
     answers = {row.index: number.get(row.label, -1) if row.status == "labeled" else -1 for row in run.rows()}
     classes = np.array([answers.get(int(i), -1) for i in idx], dtype=np.int64)
@@ -172,7 +175,7 @@ def _draw(
     handles = _draw_picks(axes, idx, places, picks, colors)
     if 0 < len(names) <= NAMED_CLASSES and (classes >= 0).any():
         handles += [_dot(color, name) for color, name in zip(_palette(len(names)), names, strict=True)]
-    if (classes < 0).any():
+    if names and (classes < 0).any():
         handles.append(_dot(UNKNOWN, "class unknown"))
     legend = axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
     for text in legend.get_texts():

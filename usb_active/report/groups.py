@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from usb_active.contracts.task import Classification
+from usb_active.records import Metric
 from usb_active.report.labels import group_labels, method_settings, setting_text
-from usb_active.report.runs import MEASURED, Run
+from usb_active.report.runs import PLACES, Run
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,21 @@ class Group:
     @property
     def evaluated_on(self) -> str:
         return self.runs[0].evaluated_on
+
+    @property
+    def measures(self) -> tuple[Metric, ...]:
+        """The metrics of the runs' task, the headline first."""
+        return self.runs[0].measures
+
+    @property
+    def measure(self) -> Metric:
+        """The headline."""
+        return self.measures[0]
+
+    @property
+    def curve(self) -> dict[int, list[float]]:
+        """`values` of the headline."""
+        return self.values(self.measure.key)
 
     def values(self, name: str) -> dict[int, list[float]]:
         """Number of labels → the metric of every run that was there, ordered by the number of labels."""
@@ -56,7 +73,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     kinds = [of_group[0].evaluated_on for _, of_group in members]
     labels = group_labels([settings for settings, _ in members])
     if len(set(kinds)) > 1:
-        places = [MEASURED[kind].removeprefix("accuracy ") for kind in kinds]
+        places = [PLACES[kind] for kind in kinds]
         labels = [f"{label} · {place}" for label, place in zip(labels, places, strict=True)]
     groups = [Group(label, tuple(of), settings) for label, (settings, of) in zip(labels, members, strict=True)]
     return sorted(groups, key=lambda group: _natural(group.label))
@@ -69,9 +86,10 @@ def _natural(label: str) -> list:
 
 
 def measured(groups: Sequence[Group]) -> str:
-    """What the groups' accuracies are measured on; just "accuracy" where that differs."""
+    """The headline metric and what it is measured on ("accuracy on test"); just its name where that differs."""
     kinds = {group.evaluated_on for group in groups} - {"none"}
-    return MEASURED[kinds.pop()] if len(kinds) == 1 else "accuracy"
+    name = groups[0].measure.name if groups else Classification.metrics[0].name
+    return f"{name} {PLACES[kinds.pop()]}" if len(kinds) == 1 else name
 
 
 def common_title(heading: str, groups: Sequence[Group]) -> str:

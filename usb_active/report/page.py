@@ -31,8 +31,11 @@ def markdown(
     parts = [f"# {escape(common_title('Report', groups))}"]
     parts += [f"![Learning curves]({path.name})" for path in curves]
     parts += ["\n".join(f"- {escape(note)}" for note in notes)] if notes else []
-    parts += ["## Accuracy (%) by number of labels", accuracy_table(groups)]
-    parts += ["Last EMA model; mean ± sample standard deviation (n runs)."]
+    measure = groups[0].measure
+    unit = f" ({measure.unit})" if measure.unit else ""
+    direction = "" if measure.higher_is_better else " Lower is better."
+    parts += [f"## {measure.name[:1].upper()}{measure.name[1:]}{unit} by number of labels", accuracy_table(groups)]
+    parts += [f"Last EMA model; mean ± sample standard deviation (n runs).{direction}"]
     parts += ["## At the end", final_table(groups), _FINAL_NOTE]
     if len(groups) > 1:
         parts += ["## Settings that differ", settings_table(groups)]
@@ -60,5 +63,6 @@ def caveats(groups: Sequence[Group]) -> list[str]:
         if group.evaluated_on == "none":
             lines.append(f"{group.label}: not evaluated: no test samples, and `validation` holds out no labels.")
     if len({group.evaluated_on for group in groups} - {"none"}) > 1:
-        lines.append("Accuracies on test and on held-out labels are not comparable; here are both.")
+        values = "Accuracies" if groups[0].measure.key == "accuracy" else f"Values of {groups[0].measure.name}"
+        lines.append(f"{values} on test and on held-out labels are not comparable; here are both.")
     return lines

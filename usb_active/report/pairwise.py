@@ -27,7 +27,7 @@ _METHOD_KEY = "active.acquisition"
 # Where a plugin is imported from is neither method nor setting.
 _NEITHER = ("plugins",)
 
-# Number of labels → seed → accuracy.
+# Number of labels → seed → headline metric, higher being better.
 Scores = Mapping[int, Mapping[Any, float]]
 
 
@@ -169,7 +169,10 @@ def _text(value: Any) -> str:
 
 
 def _scores(group: Group, notes: list[str]) -> dict[int, dict[Any, float]]:
-    """Number of labels → seed → accuracy, without the first training: no rule had a part in its labels."""
+    """Number of labels → seed → headline metric, negated where lower is better.
+
+    Without the first training: no rule had a part in its labels.
+    """
     seeds = Counter(run.config.get("seed") for run in group.runs)
     twice = [seed for seed, count in seeds.items() if count > 1]
     if twice:
@@ -177,9 +180,9 @@ def _scores(group: Group, notes: list[str]) -> dict[int, dict[Any, float]]:
     scores: dict[int, dict[Any, float]] = {}
     for run in group.runs:
         seed = run.config.get("seed")
-        for count, accuracy in run.by_labels("accuracy").items() if seed not in twice else ():
+        for count, score in run.by_labels(run.measure.key).items() if seed not in twice else ():
             if count != run.metrics[0]["num_labels"]:
-                scores.setdefault(count, {})[seed] = accuracy
+                scores.setdefault(count, {})[seed] = score if run.measure.higher_is_better else -score
     return scores
 
 

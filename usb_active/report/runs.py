@@ -6,27 +6,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from usb_active.contracts.task import Classification
 from usb_active.errors import UsageError, name_some
+from usb_active.records import Metric
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.run_dir import RunDir
-from usb_active.storage.schemas import finished_trainings
+from usb_active.storage.schemas import finished_trainings, own_task, run_metrics
 
-# What a report calls an accuracy, by what it was evaluated on.
-MEASURED = {"test": "accuracy on test", "validation": "accuracy on held-out labels", "none": "not evaluated"}
+# Where a metric was evaluated, as a report says it.
+PLACES = {"test": "on test", "validation": "on held-out labels", "none": "not evaluated"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory as it was read: its path as given, its configuration, and its metrics by cycle."""
+    """One run directory as it was read: its path as given, its configuration, its metrics by cycle, and what they are.
+
+    measures: the metrics of its task, the headline first. has_classes: whether its labels are classes.
+    """
 
     path: Path
     directory: RunDir
     config: dict
     metrics: list[dict]
+    measures: tuple[Metric, ...] = Classification.metrics
+    has_classes: bool = True
+
+    @property
+    def measure(self) -> Metric:
+        """The headline metric of its task."""
+        return self.measures[0]
 
     @property
     def evaluated_on(self) -> str:
-        """What its accuracies are measured on: "test", "validation", or "none"."""
+        """What its metrics are measured on: "test", "validation", or "none"."""
         kinds = [line["evaluated_on"] for line in self.metrics if line["evaluated_on"] != "none"]
         return kinds[-1] if kinds else "none"
 
@@ -38,7 +50,7 @@ class Run:
     def by_labels(self, name: str) -> dict[int, float]:
         """Number of labels → a metric. Where a cycle brought no label, the later training counts."""
         lines = [line for line in self.metrics if line["evaluated_on"] == self.evaluated_on]
-        values = {line["num_labels"]: metric(line, name) for line in lines}
+        values = {line["num_labels"]: metric(line, name, self.measure.key) for line in lines}
         return {count: value for count, value in values.items() if value is not None}
 
     def total(self, name: str, num_labels: int) -> float | None:
@@ -48,23 +60,34 @@ class Run:
         return sum(values) if values else None
 
 
-def metric(line: dict, name: str) -> float | None:
-    """A value of a line of metrics.jsonl; an accuracy is the one on `evaluated_on`."""
-    if name == "accuracy" and line["evaluated_on"] == "validation" and line.get(name) is None:
-        return line.get("validation_accuracy")
+def metric(line: dict, name: str, headline: str = "accuracy") -> float | None:
+    """A value of a line of metrics.jsonl; the headline metric is the one on `evaluated_on`."""
+    if name == headline and line["evaluated_on"] == "validation" and line.get(name) is None:
+        return line.get(f"validation_{headline}")
     return line.get(name)
 
 
+def _read(path: Path, found: RunDir) -> Run:
+    lines = finished_trainings(found)
+    return Run(path, found, found.config, lines, run_metrics(found, lines), has_classes=own_task(found) is None)
+
+
 def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """The runs with metrics, each directory once, and a line for every one without."""
+    """The runs with metrics, each directory once, and a line for every one without. All are of one task."""
     unique = {Path(path).resolve(): Path(path) for path in paths}
     directories = {path: RunDir.read(path) for path in unique.values()}
     for found in directories.values():
         check_labels(found)
-    runs = [Run(path, found, found.config, finished_trainings(found)) for path, found in directories.items()]
+    runs = [_read(path, found) for path, found in directories.items()]
     empty = [run.path for run in runs if not run.metrics]
     if len(empty) == len(runs):
         where = name_some(empty) if empty else "no run given"
         raise UsageError(f"nothing to report: {where}{': no training has finished yet' if empty else ''}")
     notes = [f"{path}: no training has finished yet; left out." for path in empty]
-    return [run for run in runs if run.metrics], notes
+    finished = [run for run in runs if run.metrics]
+    other = next((run for run in finished if run.measures != finished[0].measures), None)
+    if other is not None:
+        one = finished[0]
+        what = f"{one.path} measures {one.measure.name}, {other.path} {other.measure.name}"
+        raise UsageError(f"runs of two tasks cannot stand in one report: {what}; write a report of each")
+    return finished, notes

@@ -8,9 +8,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from usb_active.errors import name_some, plain
+from usb_active.records import Metric
 from usb_active.report.groups import Group, group_runs, measured
 from usb_active.report.labels import differing_keys, setting_text
-from usb_active.report.runs import MEASURED, Run, metric
+from usb_active.report.runs import PLACES, Run, metric
 
 SECONDS = {"acquisition_seconds": "acquisition s", "train_seconds": "train s"}
 
@@ -20,37 +21,43 @@ def accuracy_table(groups: Sequence[Group]) -> str:
     counts = sorted({count for group in groups for run in group.runs for count in run.label_counts})
     rows = []
     for group in groups:
-        values = group.values("accuracy")
-        rows.append([group.label, *(spread(values.get(count, ())) for count in counts)])
+        values = group.curve
+        rows.append([group.label, *(spread(values.get(count, ()), *_scale(group.measure)) for count in counts)])
     return table(["method", *counts], rows)
 
 
 def final_table(groups: Sequence[Group]) -> str:
     """Where each group ended: its accuracies, and the seconds it took up to there."""
-    names = _accuracies(groups)
-    if any(group.values("selected_accuracy") for group in groups):
-        names["selected_accuracy"] = "on test, checkpoint chosen on held-out labels"
+    names = _metrics(groups)
+    selected = f"selected_{groups[0].measure.key}"
+    if any(group.values(selected) for group in groups):
+        names[selected] = ("on test, checkpoint chosen on held-out labels", groups[0].measure)
     rows = [
         [
             group.label,
             group.final,
-            *(spread(group.values(name).get(group.final, ())) for name in names),
+            *(spread(group.values(name).get(group.final, ()), *_scale(measure)) for name, (_, measure) in names.items()),
             *(spread(group.totals(name), 1, 1) for name in SECONDS),
         ]
         for group in groups
     ]
-    return table(["method", "labels", *names.values(), *SECONDS.values()], rows)
+    return table(["method", "labels", *(called for called, _ in names.values()), *SECONDS.values()], rows)
 
 
-def _accuracies(groups: Sequence[Group]) -> dict[str, str]:
-    """Metrics that are accuracies, and how a table calls them: never the best without saying what it is."""
+def _metrics(groups: Sequence[Group]) -> dict[str, tuple[str, Metric]]:
+    """The metrics of a line, how a table calls them, and how their values are shown: never the best without saying what it is."""
+    headline, *others = groups[0].measures
     place = measured(groups)
-    best = "best on test" if place == MEASURED["test"] else "best over evaluations"
+    best = "best on test" if place == f"{headline.name} {PLACES['test']}" else "best over evaluations"
     return {
-        "accuracy": place,
-        "best_accuracy": f"{best} (optimistic)",
-        "balanced_accuracy": "balanced accuracy",
+        headline.key: (place, headline),
+        f"best_{headline.key}": (f"{best} (optimistic)", headline),
+        **{other.key: (other.name, other) for other in others},
     }
+
+
+def _scale(measure: Metric) -> tuple[float, int]:
+    return measure.factor, measure.digits
 
 
 def settings_table(groups: Sequence[Group]) -> str:
@@ -73,19 +80,20 @@ def runs_table(groups: Sequence[Group]) -> str:
 
 def cycle_table(run: Run) -> str:
     """What happened in each cycle of one run."""
-    names = _accuracies(group_runs([run]))
+    names, has_classes = _metrics(group_runs([run])), run.has_classes
     rows = [
         [
             line["cycle"],
             line["num_labels"],
             line.get("acquisition") or "–",
-            _class_counts(run, line),
-            *(number(metric(line, name)) for name in names),
+            *([_class_counts(run, line)] if has_classes else []),
+            *(number(metric(line, name, run.measure.key), *_scale(measure)) for name, (_, measure) in names.items()),
             *(number(line.get(name), 1, 1) for name in SECONDS),
         ]
         for line in run.metrics
     ]
-    header = ["cycle", "labels", "acquisition", "selected, by class", *names.values(), *SECONDS.values()]
+    by_class = ["selected, by class"] if has_classes else []
+    header = ["cycle", "labels", "acquisition", *by_class, *(called for called, _ in names.values()), *SECONDS.values()]
     return table(header, rows)
 
 

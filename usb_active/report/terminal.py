@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from usb_active.contracts.task import Classification
+from usb_active.records import Metric
 from usb_active.report.runs import metric
 from usb_active.report.tables import SECONDS, number
 
 
-def summary_table(metrics: list[dict]) -> str:
-    """A plain-text table of a run's cycles, for the terminal. Accuracies in percent."""
+def summary_table(metrics: list[dict], measures: Sequence[Metric] = Classification.metrics) -> str:
+    """A plain-text table of a run's cycles, for the terminal. `measures`: the task's metrics, the headline first."""
+    headline, *others = measures
+    shown = {headline.key: headline, f"best_{headline.key}": headline, **{other.key: other for other in others}}
     kinds = {line["evaluated_on"] for line in metrics} - {"none"}
     suffix = " (held-out labels)" if kinds == {"validation"} else ""
-    header = ["cycle", "labels", f"last %{suffix}", "best % (optimistic)", "balanced %", *SECONDS.values()]
+    columns = [f"last {headline.column}{suffix}", f"best {headline.column} (optimistic)", *(other.column for other in others)]
+    header = ["cycle", "labels", *columns, *SECONDS.values()]
     rows = [
         [
             str(line["cycle"]),
             str(line["num_labels"]),
-            *(number(metric(line, name)) for name in ("accuracy", "best_accuracy", "balanced_accuracy")),
+            *(number(metric(line, name, headline.key), each.factor, each.digits) for name, each in shown.items()),
             *(number(line.get(name), 1, 1) for name in SECONDS),
         ]
         for line in metrics

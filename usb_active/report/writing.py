@@ -71,7 +71,7 @@ def write_report(
     sections: list[str] = []
     drawn: list[Path] = []
     with missing_glyphs_logged():
-        if any(group.values("accuracy") for group in groups):
+        if any(group.curve for group in groups):
             curves.append(learning_curve(groups, out / "learning_curve.png"))
         if len(loaded) == 1:
             sections, drawn = _single_run(loaded[0], out, embed, dataset_of)

@@ -414,6 +414,7 @@ def _query_record(query: Query) -> dict[str, Any]:
         "keys": list(query.keys),
         "acquisition": query.acquisition,
         "class_names": list(query.class_names),
+        **({"expects": query.expects} if query.expects else {}),
         # Said here, so that probabilities of an attempt that died before this file are not taken for its.
         "probs": query.probs is not None,
     }
@@ -438,7 +439,7 @@ def read_query(run_path: Path, cycle: int, *, probs: bool = True) -> Query | Non
     idx = np.array(record["idx"], dtype=np.int64)
     known = probs and record.get("probs")
     table = _read_probs(run_path, cycle, (len(idx), len(names))) if known else None
-    return Query(cycle, idx, tuple(record["keys"]), record["acquisition"], names, table)
+    return Query(cycle, idx, tuple(record["keys"]), record["acquisition"], names, table, record.get("expects", ""))
 
 
 def _check_query(record: Any, cycle: int) -> None:
@@ -455,8 +456,9 @@ def _check_query(record: Any, cycle: int) -> None:
         raise ValueError("idx has a sample twice")
     if len(record["keys"]) != len(record["idx"]):
         raise ValueError(f"{len(record['keys'])} keys for {len(record['idx'])} idx")
-    if not isinstance(record["acquisition"], str):
-        raise ValueError("acquisition must be a text")
+    for name in ("acquisition", "expects"):
+        if not isinstance(record.get(name, ""), str):
+            raise ValueError(f"{name} must be a text")
 
 
 def _read_probs(run_path: Path, cycle: int, shape: tuple[int, int]) -> np.ndarray:
