@@ -113,7 +113,7 @@ def test_a_line_a_cycle(tmp_path, caplog):
 
 
 def test_held_out_labels_are_a_share_of_every_round(finished):
-    held = finished.session.held_out()
+    held = finished.session.ledger.held_out()
     # A quarter of 12, of 18 and of 24, rounded half up.
     rounds = finished.session.pool.first_cycle[held]
     assert [int((rounds <= cycle).sum()) for cycle in range(3)] == [3, 5, 6]

@@ -19,7 +19,8 @@ from usb_active import cli
 from usb_active.config.usb_keys import show
 from usb_active.errors import UsageError, name_some, nearest, plain, printable
 from usb_active.report.tables import code, escape, table
-from usb_active.storage.path_texts import is_url, name_problem, path_problem
+from usb_active.storage.path_texts import name_problem, path_problem
+from usb_active.storage.paths import is_url
 from usb_active.storage.spreadsheet import cell, escaped, text_cell, unescaped
 from usb_active.storage.yaml_input import MAX_BYTES, apply_overrides, find_yaml, parse_yaml, read_yaml
 

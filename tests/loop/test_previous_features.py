@@ -108,6 +108,6 @@ def test_nothing_is_kept_for_nobody_and_only_priors_are_given_them(tmp_path, who
     assert artifacts(session.run_dir.path) == []
     with pytest.raises(UsageError, match="active.acquisition: 'recalling_picker' needs previous_features, which only a prior is given"):
         train(settings(tmp_path, "refused", active={"acquisition": "recalling_picker"}, **SHORT))
-    view = whole.view("acquisition", 2)
+    view = whole.views.of("acquisition", 2)
     with pytest.raises(UsageError, match="'previous_features' was not declared"):
         view.previous_features  # noqa: B018 — a property that refuses

@@ -21,8 +21,8 @@ from usb_active.contracts.plugin import overrides
 from usb_active.contracts.registry import INITIAL_KINDS, REGISTRY
 from usb_active.environment.usb_names import other_modality
 from usb_active.errors import UsageError, nearest
-from usb_active.storage.path_texts import is_url, name_problem, old_name_problem, path_problem
-from usb_active.storage.paths import absolute, user_path
+from usb_active.storage.path_texts import name_problem, old_name_problem, path_problem
+from usb_active.storage.paths import absolute, is_url, user_path
 from usb_active.storage.run_format import PINNED_FILE
 from usb_active.storage.yaml_input import apply_overrides, find_yaml, read_yaml
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from usb_active.contracts.registry import REGISTRY
 from usb_active.environment.usb_names import why_not
-from usb_active.errors import UsageError, name_some, nearest, plain, printable
+from usb_active.errors import UsageError, name_some, nearest, printable
 
 
 @dataclass(frozen=True)
@@ -388,8 +388,7 @@ def _is_valid(value: Any, valid: str | tuple[str, ...]) -> bool:
 
 def show(value: Any, limit: int = 60) -> str:
     """A value for a message: short, and on one line."""
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else plain(_repr(value))
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return printable("null" if value is None else str(value).lower() if isinstance(value, bool) else _repr(value), limit)
 
 
 def _repr(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import PurePath
 from typing import Any
 
@@ -11,12 +10,6 @@ from usb_active.errors import plain, printable
 
 # Of Linux, in bytes.
 MAX_NAME, MAX_PATH = 255, 4095
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?:/|(?=[^/]))")
-
-
-def is_url(text: str) -> bool:
-    """Whether it names something on a network: `https://…`, `ftp://…`, and `https:/…`, which is what a path makes of one."""
-    return _URL.match(text) is not None
 
 
 def path_problem(text: Any) -> str:

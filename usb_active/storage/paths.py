@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from pathlib import Path
 
 from usb_active.errors import UsageError
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?:/|(?=[^/]))")
 
 def user_path(text: str | Path) -> Path:
     """The path with `~` or `~name` at its start replaced by that home folder. UsageError: there is no such user."""
@@ -17,9 +19,14 @@ def user_path(text: str | Path) -> Path:
     return Path(path)
 
 
+def is_url(text: str) -> bool:
+    """Whether it names something on a network: `https://…`, `ftp://…`, and `https:/…`, which is what a path makes of one."""
+    return _URL.match(text) is not None
+
+
 def absolute(text: str) -> str:
     """The same place from any working directory; what is no path on this machine (nothing, or a URL) stays as it is."""
-    return text if not text or "://" in text else os.path.abspath(user_path(text))
+    return text if not text or is_url(text) else os.path.abspath(user_path(text))
 
 
 def nfc(text: str) -> str:

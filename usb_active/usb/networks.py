@@ -12,7 +12,7 @@ from torch import nn
 
 from usb_active.config.usb_keys import show
 from usb_active.errors import UsageError, nearest
-from usb_active.storage.path_texts import is_url
+from usb_active.storage.paths import is_url
 
 # USB's networks for images. None: any size.
 EXPECTED_SIZE: dict[str, int | None] = {
