@@ -268,4 +268,4 @@ def test_the_kind_is_asked_for_and_not_guessed_from_methods():
         for path in sorted((ROOT / "usb_active").rglob("*.py")) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Compare) and any(getattr(side, "value", None) == "initial_labels" for side in node.comparators)
     ]  # fmt: skip
-    assert not asked and compared == ["config.py"]
+    assert not asked and compared == ["settings.py"]

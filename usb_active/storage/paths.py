@@ -11,6 +11,7 @@ from usb_active.errors import UsageError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?:/|(?=[^/]))")
 
+
 def user_path(text: str | Path) -> Path:
     """The path with `~` or `~name` at its start replaced by that home folder. UsageError: there is no such user."""
     path = os.path.expanduser(text)
