@@ -40,11 +40,11 @@ def suite_for(suite: type[Contract], plugin: type, given: dict[str, Any]) -> typ
 
 def failing(suite: type[Contract], folder: Path, checks: Iterable[str] | None = None) -> dict[str, str]:
     """The checks that fail, and what they say."""
-    found = {}
+    found, runs = {}, {}
     for number, name in enumerate(checks or checks_of(suite)):
         for case, given in enumerate(_cases(getattr(suite, name))):
             (inside := folder / f"{number}_{case}").mkdir()
-            if said := _failure(suite(), name, inside, given):
+            if said := _failure(suite(), name, inside, given, runs):
                 found[name] = said
     return found
 
@@ -59,13 +59,20 @@ def _cases(method: Any) -> Iterator[dict[str, Any]]:
         yield from ({name: value} for value in values)
 
 
-def _failure(suite: Contract, check: str, folder: Path, given: dict[str, Any]) -> str:
+def _failure(suite: Contract, check: str, folder: Path, given: dict[str, Any], runs: dict[str, Any]) -> str:
+    """What a check says where it fails, else "". `runs`: what all checks of a suite share."""
     method = getattr(suite, check)
     with pytest.MonkeyPatch.context() as patch:
-        for name in inspect.signature(method).parameters.keys() - given.keys():
-            given[name] = {"tmp_path": lambda: folder, "monkeypatch": lambda p=patch: p, "world": lambda: _world(folder)}[name]()
+        fixtures = {
+            "tmp_path": lambda: folder,
+            "monkeypatch": lambda: patch,
+            "world": lambda: _world(folder),
+            "asking": lambda: _asking(suite, folder),
+            "whole": lambda: runs["whole"] if "whole" in runs else runs.setdefault("whole", suite.trained(folder / "whole")),
+        }
+        wanted = inspect.signature(method).parameters.keys() - given.keys()
         try:
-            method(**given)
+            method(**given, **{name: fixtures[name]() for name in wanted})
         except pytest.skip.Exception:
             return ""
         except (Exception, pytest.fail.Exception) as error:
@@ -77,6 +84,12 @@ def _world(folder: Path) -> Any:
     from usb_active.testing.pool import World
 
     return World(folder / "world")
+
+
+def _asking(suite: Any, folder: Path) -> Any:
+    from usb_active.testing.oracle import Asking
+
+    return Asking(suite, folder)
 
 
 def assert_complete(suite: type[Contract], broken: Iterable[Broken]) -> None:

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from run_helpers import ALGORITHMS
 
 from usb_active.config.settings import load_config
 from usb_active.contracts.registry import CONTRACTS, GROUP, REGISTRY, Declaration, resolve
 from usb_active.loop.setup import build_parts
+from usb_active.testing import SUITES
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE, PLUGINS, CONFIGS, TESTS = ROOT / "usb_active", ROOT / "plugins", ROOT / "yaml_configs", ROOT / "tests"
@@ -118,26 +120,46 @@ def test_every_method_has_the_contract_tests(declaration):
     assert declaration.name in contract_tests(TESTS / "plugins" / folder_of(declaration))
 
 
+def is_untested(declaration: Declaration) -> bool:
+    """USB's algorithms beyond those that the README calls tested; some of them do not run on a CPU."""
+    return declaration.kind == "algorithm" and not folder_of(declaration) and declaration.name not in ALGORITHMS
+
+
+# Every plugin of these kinds that the package declares, its own or the core's.
+WITH_SUITES = [d for d in DECLARED if f"{d.kind.title()}Contract" in SUITES and d.kind != "acquisition" and not is_untested(d)]
+
+
+@pytest.mark.parametrize("declaration", WITH_SUITES, ids=by_name)
+def test_every_plugin_inherits_the_suite_of_its_kind(declaration):
+    folder = TESTS / "plugins" / folder_of(declaration) if folder_of(declaration) else TESTS
+    assert declaration.name in contract_tests(folder, f"{declaration.kind.title()}Contract")
+
+
 @cache
-def contract_tests(folder: Path) -> frozenset[str]:
-    """The names of the methods whose test class inherits AcquisitionContract, directly or through a class of the same file."""
+def contract_tests(folder: Path, suite: str = "AcquisitionContract") -> frozenset[str]:
+    """The names of the plugins whose test class inherits the suite, directly or through a class of the same file."""
     found = set()
     for path in folder.rglob("test_*.py"):
         classes = {node.name: node for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef)}
-        found |= {name for node in classes.values() if node.name.startswith("Test") and inherits(node, classes) for name in names_of(node)}
+        tests = [node for node in classes.values() if node.name.startswith("Test") and inherits(node, classes, suite)]
+        found |= {name for node in tests for name in names_of(node)}
     return frozenset(found)
 
 
-def inherits(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> bool:
+def inherits(node: ast.ClassDef, classes: dict[str, ast.ClassDef], suite: str) -> bool:
     bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
-    return any(base == "AcquisitionContract" or (base in classes and inherits(classes[base], classes)) for base in bases)
+    return any(base == suite or (base in classes and inherits(classes[base], classes, suite)) for base in bases)
 
 
 def names_of(node: ast.ClassDef) -> list[str]:
-    return [
-        item.value.value for item in node.body
-        if isinstance(item, ast.Assign) and isinstance(item.value, ast.Constant) and getattr(item.targets[0], "id", "") == "name"
-    ]  # fmt: skip
+    """What stands after `name =` in a class, also in `name, img_size = "x", 8`."""
+    pairs = []
+    for item in node.body:
+        if isinstance(item, ast.Assign):
+            target = item.targets[0]
+            both = zip(target.elts, item.value.elts, strict=True) if isinstance(target, ast.Tuple) else [(target, item.value)]
+            pairs += both
+    return [value.value for target, value in pairs if getattr(target, "id", "") == "name" and isinstance(value, ast.Constant)]
 
 
 @pytest.mark.parametrize("declaration", METHODS, ids=by_name)

@@ -356,6 +356,26 @@ def test_the_tests_of_the_examples_pass(examples, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_first_example_passes_the_inherited_suite_in_an_empty_folder(tmp_path):
+    """As .ci/run does it with the wheel: nothing of this repository is at hand but the package."""
+    subprocess.run([sys.executable, str(ROOT / ".ci" / "example"), str(tmp_path)], check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"target_confidence.py", "target_confidence.yaml", "test_target_confidence.py"}
+
+    def pytest_here() -> subprocess.CompletedProcess:
+        words = ["-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--rootdir", ".", "."]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run([sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    result = pytest_here()
+    assert result.returncode == 0 and re.search(r"1\d passed", result.stdout), result.stdout + result.stderr
+    # A mistake in the example is found there, and shown with its values.
+    path = tmp_path / "target_confidence.py"
+    path.write_text(path.read_text(encoding="utf-8").replace("budget, view.rng", "1, view.rng"), encoding="utf-8")
+    result = pytest_here()
+    assert result.returncode == 1 and "select returned 1 samples where 7 were asked for" in result.stdout, result.stdout
+
+
+@pytest.mark.slow
 def test_the_example_of_the_readme_picks_what_it_says(tmp_path):
     (block,) = blocks(README, "python")
     (tmp_path / "first_come.py").write_text(block, encoding="utf-8")

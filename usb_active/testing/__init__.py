@@ -23,9 +23,17 @@ except ImportError as error:
 # Suite, and the module that has it.
 SUITES = {
     "AcquisitionContract": "acquisition",
+    "DatasetContract": "dataset",
+    "FeaturesContract": "features",
+    "PriorContract": "prior",
+    "PretrainerContract": "pretrainer",
+    "OracleContract": "oracle",
+    "NetworkContract": "network",
+    "AnalysisContract": "analysis",
+    "AlgorithmContract": "algorithm",
 }
 # Before they are imported: a check that fails shall show values, as one in a test file does.
-pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in (*SUITES.values(), "contract")))
+pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in (*SUITES.values(), "contract", "runs")))
 
 
 def __getattr__(name: str) -> Any:

@@ -54,6 +54,34 @@ def made_images(seed: int = 0) -> np.ndarray:
     return (patterns + noise).reshape(-1, SIZE, SIZE).astype(np.float32)
 
 
+class Pictures(Dataset):
+    """Thirty images (8, 8) uint8, ten of each class, sorted by class; every class has its own brightness."""
+
+    name = "pictures"
+
+    def prepare(self) -> None:
+        rng = np.random.default_rng(0)
+        self.targets = np.arange(30) // 10
+        self.images = (rng.integers(0, 120, (30, SIZE, SIZE)) + 60 * self.targets[:, None, None]).astype(np.uint8)
+        self.keys = [f"pictures/{i:03d}" for i in range(30)]
+        self.queryable = np.ones(30, dtype=bool)
+        self.class_names = tuple(f"class {i}" for i in range(CLASSES))
+        self.img_size, self.in_channels = SIZE, 1
+        self.views = SimpleNamespace(eval=_scaled, weak=_scaled_noisy, strong=_scaled_noisy)
+
+    def load(self, index: int) -> np.ndarray:
+        return self.images[index]
+
+
+def _scaled(image: Any) -> torch.Tensor:
+    # An array, or a PIL image that a pretrainer has cropped.
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 128 - 1)[None]
+
+
+def _scaled_noisy(image: Any) -> torch.Tensor:
+    return _scaled(image) + 0.1 * torch.randn(1, SIZE, SIZE)
+
+
 class World:
     """A pool in the middle of a run; of every class 15 candidates, 2 labelled, 1 skipped, 1 pending and 1 not queryable.
 
@@ -79,6 +107,9 @@ class World:
             self.net = small_cnn(CLASSES, SIZE, 1, width=4)
             self.net.classifier.weight.data.mul_(4)
         self.fresh, self.folder = fresh, folder
+        # Of the view; and (60, D) that a pretrainer has left.
+        self.batch_size = 32
+        self.pretrained: np.ndarray | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that belongs to the pool, and may be changed by the core alone."""
@@ -91,8 +122,8 @@ class World:
     def source(self, seed: int) -> ViewSource:
         return ViewSource(
             dataset=self.dataset, pool=self.pool, run_path=self.folder, seed=seed, device=torch.device("cpu"),
-            model=lambda: None if self.fresh else self.net, batch_size=32, num_workers=0, simulated=True,
-            pretrained_features=lambda: None,
+            model=lambda: None if self.fresh else self.net, batch_size=self.batch_size, num_workers=0, simulated=True,
+            pretrained_features=lambda: self.pretrained,
         )  # fmt: skip
 
     def view(self, needs: Iterable[str], features: Any = None, *, cycle: int = 1, seed: int = 0, role: str = "acquisition") -> PoolView:
