@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from usb_active.config.usb_keys import ALGORITHMS, algorithm_class
 from usb_active.contracts.algorithm import declared
+from usb_active.contracts.observer import Observer
 from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError
 
@@ -45,7 +46,9 @@ def _classes_needed(role: str, plugin: Any) -> str:
     """For what a plugin needs classes, as far as it says so; empty for nothing."""
     if role == "prior":
         return "guides pseudo-labels by probabilities of classes"
-    if "probs" in plugin.needs or "probs_weak" in plugin.batch_fields:
+    # What brings labels that exist already sees no training.
+    watched = plugin.batch_fields if isinstance(plugin, Observer) else frozenset()
+    if "probs" in plugin.needs or "probs_weak" in watched:
         return "needs probabilities of classes"
     if getattr(plugin, "per_class", False):
         return "takes equally many of each class"
