@@ -43,8 +43,11 @@ class Task:
     problem: ClassVar[str] = "no label"
     output: ClassVar[str] = "logits"
     prediction_columns: ClassVar[tuple[str, ...]]
-    # Whether people refuse a sample with the word `skip`.
-    can_skip: bool = True
+
+    @property
+    def can_skip(self) -> bool:
+        """Whether people refuse a sample with the word `skip`."""
+        return True
 
     @property
     def metric(self) -> Metric:
@@ -125,6 +128,7 @@ class Classification(Task):
 
     def __init__(self, class_names: Sequence[str]):
         self.class_names = tuple(class_names)
+        self.num_outputs = len(self.class_names)
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -133,10 +137,6 @@ class Classification(Task):
     @cached_property
     def _reader(self) -> ClassReader:
         return ClassReader(self.class_names)
-
-    @property
-    def num_outputs(self) -> int:
-        return len(self.class_names)
 
     @property
     def num_labels(self) -> int:
