@@ -16,7 +16,7 @@ MEASURED = {"test": "accuracy on test", "validation": "accuracy on held-out labe
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One run directory as it was read: its path as given, its configuration, and its metrics by cycle."""
 
     path: Path
@@ -55,13 +55,13 @@ def metric(line: dict, name: str) -> float | None:
     return line.get(name)
 
 
-def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+def read_runs(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
     """The runs with metrics, each directory once, and a line for every one without."""
     unique = {Path(path).resolve(): Path(path) for path in paths}
     directories = {path: RunDir.read(path) for path in unique.values()}
     for found in directories.values():
         check_labels(found)
-    runs = [Run(path, found, found.config, finished_trainings(found)) for path, found in directories.items()]
+    runs = [RunRecord(path, found, found.config, finished_trainings(found)) for path, found in directories.items()]
     empty = [run.path for run in runs if not run.metrics]
     if len(empty) == len(runs):
         where = name_some(empty) if empty else "no run given"
