@@ -9,6 +9,11 @@ from usb_active.environment import import_guard
 
 if TYPE_CHECKING:
     # The same names for type checkers and editors, which cannot read the table below.
+    from usb_active.api import Run as Run
+    from usb_active.api import TrainedModel as TrainedModel
+    from usb_active.api import load_config as load_config
+    from usb_active.api import open_run as open_run
+    from usb_active.api import run as run
     from usb_active.config.settings import RunConfig as RunConfig
     from usb_active.contracts.acquisition import Acquisition as Acquisition
     from usb_active.contracts.acquisition import TrainBatch as TrainBatch
@@ -63,8 +68,13 @@ import_guard.install()
 
 # The public names, and the module that has each (":" and its name there, where that is another). Imported when a name is first used.
 _PUBLIC = {
-    # A configuration, checked.
+    # Experiments from Python.
+    "Run": "usb_active.api",
     "RunConfig": "usb_active.config.settings",
+    "TrainedModel": "usb_active.api",
+    "load_config": "usb_active.api",
+    "open_run": "usb_active.api",
+    "run": "usb_active.api",
     # What a plugin derives from, is given and gives back.
     "Acquisition": "usb_active.contracts.acquisition",
     "Analysis": "usb_active.contracts.analysis",

@@ -16,7 +16,6 @@ import numpy as np
 from usb_active.contracts.label_texts import ClassReader, fold
 from usb_active.errors import name_some, nearest
 from usb_active.records import CLASS_METRICS, SKIP, Metric
-from usb_active.storage.spreadsheet import text_cell
 
 
 class Task:
@@ -112,8 +111,8 @@ class Task:
         return np.bincount(labels, minlength=len(self.class_names)) if self.class_names else None
 
     # ------------------------------------------------------------------------------------------ predictions
-    def predictions(self, values: np.ndarray) -> Iterator[tuple[str, ...]]:
-        """Cells of `prediction_columns` for each row of `values` (B, …), which are the network's `output`."""
+    def predictions(self, values: np.ndarray) -> Iterator[tuple[str | float, ...]]:
+        """What `prediction_columns` hold for each row of `values` (B, …), which are the network's `output`: texts and plain numbers."""
         raise NotImplementedError(f"{type(self).__name__}.predictions")
 
 
@@ -174,9 +173,9 @@ class Classification(Task):
     def strata(self, labels: np.ndarray) -> np.ndarray:
         return labels
 
-    def predictions(self, values: np.ndarray) -> Iterator[tuple[str, ...]]:
+    def predictions(self, values: np.ndarray) -> Iterator[tuple[str | float, ...]]:
         for label, probability in zip(values.argmax(axis=1), values.max(axis=1), strict=True):
-            yield text_cell(self.class_names[label]), f"{probability:.6f}"
+            yield self.class_names[label], float(probability)
 
 
 class OpenTask(Task):
