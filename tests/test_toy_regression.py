@@ -152,14 +152,13 @@ def test_the_smaller_error_wins():
     """Two methods over two seeds, the differences equal: every comparison is significant."""
     from usb_active.report.groups import group_runs
     from usb_active.report.pairwise import compare
-    from usb_active.report.runs import Run
 
     measures = (Metric("mae", "mean absolute error", higher_is_better=False),)
 
     def run(method, seed, error):
         lines = [{"num_labels": count, MAE: value, "evaluated_on": "test"} for count, value in ((10, 1.0), (20, error))]
         config = {"seed": seed, "active": {"acquisition": {"name": method}}}
-        return Run(Path(f"{method}{seed}"), None, config, lines, measures, has_classes=False)
+        return RunRecord(Path(f"{method}{seed}"), None, config, lines, measures, has_classes=False)
 
     found = compare(group_runs([run(method, seed, error) for method, error in (("good", 0.1), ("poor", 0.3)) for seed in (0, 1)]))
     good, poor = found.methods.index("good"), found.methods.index("poor")

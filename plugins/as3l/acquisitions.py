@@ -9,10 +9,8 @@ from pydantic import Field
 from usb_active.plugins.as3l import functional
 from usb_active.plugins.as3l.shared_features import fine_tuned
 
-from usb_active.contracts.acquisition import Acquisition
-from usb_active.contracts.plugin import PluginConfig
+from usb_active import Acquisition, PluginConfig, PoolView
 from usb_active.errors import errors_named
-from usb_active.pool.view import PoolView
 
 
 class _ByClusters(Acquisition):

@@ -9,12 +9,10 @@ from pydantic import Field
 from usb_active.plugins.as3l import functional
 from usb_active.plugins.as3l.shared_features import fine_tuned
 
-from usb_active.contracts.plugin import PluginConfig
-from usb_active.contracts.prior import Prior, PriorTable, When
-from usb_active.errors import UsageError, errors_named
+from usb_active import PluginConfig, PoolView, Prior, PriorTable, UsageError, When
+from usb_active.errors import errors_named
 from usb_active.numerics.neighbors import affinity
 from usb_active.numerics.propagation import propagate
-from usb_active.pool.view import PoolView
 
 
 class _Spread(Prior):

@@ -7,8 +7,8 @@ import hashlib
 import numpy as np
 from usb_active.plugins.as3l.functional import LinearLayer, fit_layer
 
+from usb_active import PoolView
 from usb_active.numerics.arrays import blocks
-from usb_active.pool.view import PoolView
 
 
 def fine_tuned(view: PoolView, num_clusters: int, clusterings: int, epochs: int) -> np.ndarray:

@@ -16,13 +16,9 @@ from pydantic import Field
 from torch import nn
 from usb_active.plugins.as3l.views import SimSiamView
 
-from usb_active.contracts.dataset import Dataset
-from usb_active.contracts.plugin import PluginConfig, free_key
-from usb_active.contracts.pretrainer import Pretrained, Pretrainer
-from usb_active.errors import UsageError
-from usb_active.pool.epoch_training import EpochTraining
+from usb_active import Dataset, EpochTraining, PluginConfig, Pretrained, Pretrainer, UsageError, free_key, generator
 from usb_active.pool.inference import PoolRows, view_loader
-from usb_active.randomness import generator, seeded_globals
+from usb_active.randomness import seeded_globals
 
 logger = logging.getLogger("usb_active")
 

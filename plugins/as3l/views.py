@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from usb_active.contracts.dataset import Dataset
-from usb_active.errors import UsageError
+from usb_active import Dataset, UsageError
 
 
 class SimSiamView:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from usb_active.contracts.registry import Declaration
+from usb_active import Declaration
 
 _MODULE = "usb_active.plugins.assl.acquisitions"
 _ANALYSES = "usb_active.plugins.assl.analyses"

@@ -11,12 +11,10 @@ import torch
 from pydantic import Field
 from usb_active.plugins.assl import functional
 
-from usb_active.contracts.acquisition import Acquisition, TrainBatch, TrainingInfo
-from usb_active.contracts.plugin import PluginConfig
-from usb_active.errors import UsageError, errors_named
+from usb_active import Acquisition, PluginConfig, PoolView, TrainBatch, TrainingInfo, UsageError
+from usb_active.errors import errors_named
 from usb_active.numerics.greedy import kmeans_plus_plus
 from usb_active.numerics.ranking import top_k
-from usb_active.pool.view import PoolView
 
 logger = logging.getLogger("usb_active")
 

@@ -15,13 +15,8 @@ from usb_active.plugins.assl.analysis_functional import VisitInstability
 from usb_active.plugins.assl.analysis_page import page
 from usb_active.plugins.assl.observations import pool_name, read_cycles, step_name, training_name
 
-from usb_active.contracts.acquisition import TrainBatch, TrainingInfo
-from usb_active.contracts.analysis import Analysis
-from usb_active.contracts.plugin import PluginConfig
+from usb_active import Analysis, PluginConfig, PoolView, RunRecord, TrainBatch, TrainingInfo, save_artifact
 from usb_active.errors import errors_named
-from usb_active.pool.view import PoolView
-from usb_active.report.runs import Run
-from usb_active.storage.artifacts import save_artifact
 
 logger = logging.getLogger("usb_active")
 
@@ -135,6 +130,6 @@ class TemporalInstability(Analysis):
             self._watched[name].load_state_dict(values)
 
     # ------------------------------------------------------------------------------------------ reporting
-    def report(self, run: Run, out: Path) -> str | None:
+    def report(self, run: RunRecord, out: Path) -> str | None:
         cycles = read_cycles(self.folder, self.interval)
         return page(cycles, out, self.config) if cycles else None

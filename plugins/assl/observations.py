@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from usb_active.plugins.assl.analysis_functional import rank_correlation
 from usb_active.plugins.assl.functional import temporal_instability
 
-from usb_active.errors import UsageError
-from usb_active.storage.artifacts import load_artifact
+from usb_active import UsageError, load_artifact
 
 
 def pool_name(cycle: int) -> str:

@@ -7,9 +7,8 @@ from typing import ClassVar
 import numpy as np
 from usb_active.plugins.baselines import functional
 
-from usb_active.contracts.acquisition import Acquisition
-from usb_active.errors import UsageError, name_some
-from usb_active.pool.view import PoolView
+from usb_active import Acquisition, PoolView, UsageError
+from usb_active.errors import name_some
 
 
 class Random(Acquisition):

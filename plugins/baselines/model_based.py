@@ -10,10 +10,7 @@ from usb_active.plugins.baselines.alfa_mix import Head, LinearHead, TorchHead, a
 from usb_active.plugins.baselines.badge import badge
 from usb_active.plugins.baselines.cdal import cdal
 
-from usb_active.contracts.acquisition import Acquisition
-from usb_active.contracts.plugin import PluginConfig
-from usb_active.pool.heads import task_head
-from usb_active.pool.view import PoolView
+from usb_active import Acquisition, PluginConfig, PoolView, task_head
 
 
 class Badge(Acquisition):

@@ -8,13 +8,11 @@ import numpy as np
 from pydantic import Field
 from usb_active.plugins.jlp.functional import joint_label_propagation
 
-from usb_active.contracts.acquisition import Acquisition
-from usb_active.contracts.plugin import PluginConfig
-from usb_active.errors import UsageError, errors_named
+from usb_active import Acquisition, PluginConfig, PoolView, UsageError
+from usb_active.errors import errors_named
 from usb_active.numerics.arrays import entropy, named
 from usb_active.numerics.neighbors import affinity
 from usb_active.numerics.ranking import top_k
-from usb_active.pool.view import PoolView
 
 
 class JointLabelPropagation(Acquisition):

@@ -17,14 +17,12 @@ from PIL import Image
 from torch.utils.data import Dataset
 from usb_active.plugins.jlp.functional import certainty
 
-from usb_active.contracts.plugin import overrides
-from usb_active.errors import UsageError
+from usb_active import UsageError, generator, overrides
 from usb_active.numerics.arrays import named, nonfinite_rows
 from usb_active.numerics.neighbors import affinity
 from usb_active.numerics.propagation import WEIGHTINGS, diffuse, label_matrix, left_open, rows_to_probs
 from usb_active.pool.inference import evaluating
 from usb_active.pool.sampling import Loader, PermutationStream, PositionSampler, SeededRows, TravellingRows, make_loader
-from usb_active.randomness import generator
 from usb_active.usb.bases import AlgorithmBase, Argument, Hook, OwnAlgorithm, get_optimizer, str2bool
 
 logger = logging.getLogger("usb_active")

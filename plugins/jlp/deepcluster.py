@@ -14,14 +14,10 @@ from pydantic import Field, model_validator
 from torch import nn
 from usb_active.plugins.jlp.clustering import agreement, kmeans, project, uniform_sampling, without_empty
 
-from usb_active.contracts.dataset import Dataset
-from usb_active.contracts.plugin import PluginConfig, free_key
-from usb_active.contracts.pretrainer import Pretrained, Pretrainer
-from usb_active.errors import UsageError
+from usb_active import Dataset, EpochTraining, PluginConfig, Pretrained, Pretrainer, UsageError, free_key, generator
 from usb_active.numerics.arrays import unit_rows
-from usb_active.pool.epoch_training import EpochTraining
 from usb_active.pool.inference import PoolRows, collect, predict, view_loader
-from usb_active.randomness import generator, position_seed, seeded_globals
+from usb_active.randomness import position_seed, seeded_globals
 
 logger = logging.getLogger("usb_active")
 

@@ -18,7 +18,7 @@ from scipy import stats
 from usb_active.report.groups import group_runs
 from usb_active.report.pairwise import compare, count_wins, winner
 from usb_active.report.pairwise_page import pairwise_section
-from usb_active.report.runs import Run
+from usb_active.report.runs import RunRecord
 from usb_active.storage.run_dir import RunDir
 
 
@@ -130,7 +130,7 @@ def make_run(path: Path, seed: int, accuracies, acquisition="margin", evaluated_
 
 def comparison_of(*paths: Path):
     directories = [RunDir.read(path) for path in paths]
-    return compare(group_runs([Run(found.path, found, found.config, found.metrics()) for found in directories]))
+    return compare(group_runs([RunRecord(found.path, found, found.config, found.metrics()) for found in directories]))
 
 
 def seeds_of(folder: Path, name: str, curve, seeds=(0, 1, 2), **more) -> list[Path]:

@@ -22,7 +22,7 @@ from usb_active.report.curves import learning_curve
 from usb_active.report.galleries import gallery
 from usb_active.report.groups import group_runs
 from usb_active.report.labels import group_labels
-from usb_active.report.runs import Run
+from usb_active.report.runs import RunRecord
 from usb_active.storage.run_dir import RunDir
 
 CLASSES = ("cat", "dog")
@@ -123,9 +123,9 @@ def read_table(report: Path, heading: str) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def as_runs(paths: list[Path]) -> list[Run]:
+def as_runs(paths: list[Path]) -> list[RunRecord]:
     directories = [RunDir.read(path) for path in paths]
-    return [Run(found.path, found, found.config, found.metrics()) for found in directories]
+    return [RunRecord(found.path, found, found.config, found.metrics()) for found in directories]
 
 
 def no_dataset(run: RunDir) -> Dataset:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from usb_active.config.settings import RunConfig
 from usb_active.contracts.dataset import Dataset, ImageDataset
 from usb_active.contracts.task import Task
+from usb_active.images.given import as_sample
 from usb_active.images.reading import AS_USUAL, Reading
 from usb_active.loop.setup import build_dataset, take_pinned
 from usb_active.storage.run_dir import RunDir
 from usb_active.storage.run_format import run_format
 from usb_active.storage.schemas import read_dataset
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,10 @@ class ModelInputs:
     reading: Reading
     views: Any
     collate: Any = None
+
+    def transform(self, image: Any) -> torch.Tensor:
+        """The `eval` view of one image: a path, a PIL image or an array of uint8. UsageError where it is none, or not readable."""
+        return self.views.eval(as_sample(image, self.in_channels, self.reading))
 
 
 def model_inputs(run: RunDir, config: RunConfig) -> ModelInputs:

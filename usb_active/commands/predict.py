@@ -20,6 +20,7 @@ from usb_active.config.trust import FLAG, check_plugins
 from usb_active.errors import UsageError
 from usb_active.images.depth import describe_depth
 from usb_active.images.files import folder_images
+from usb_active.images.given import GivenImages
 from usb_active.loop.setup import build_dataset, make, take_pinned
 from usb_active.pool.pool import Pool
 from usb_active.storage.journal_checks import check_labels
@@ -40,24 +41,53 @@ MAX_BATCH = 1024
 
 
 def predict(path: Path, data: Path | None, out: TextIO, *, trusted: bool = False) -> None:
-    """Write CSV rows, of classes (key, class, probability): the most probable class of each image, by the EMA model on eval views.
+    """Write CSV rows, of classes (key, class, probability): the most probable class of each image. As `predictions`."""
+    columns, rows = predictions(path, data, trusted=trusted)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([text_cell(value) if isinstance(value, str) else f"{value:.6f}" for value in row])
+
+
+def predictions(
+    path: Path, images: Path | Sequence[Any] | None = None, *, trusted: bool = False
+) -> tuple[tuple[str, ...], Iterator[tuple[Any, ...]]]:
+    """The columns (key, and those of the run's task), and a row for each image: by the EMA model, on eval views.
 
     Args:
         path: a run directory; it is only read, and a run may be going on in it.
-        data: a folder of images, in the order of their paths; the run's own images need not be there any more. None: the
-            pool's samples without a label (skipped ones included), in the pool's order.
+        images: a folder of images, in the order of their paths, or a list of paths, PIL images and arrays; the run's own images need not
+            be there any more. None: the pool's samples without a label (skipped ones included), in the pool's order.
         trusted: import the run's plugins even where they are not installed; see `usb_active.config.trust`.
 
     Raises:
         UsageError: no run, no finished cycle, or no checkpoint of one; images that are missing or not readable; plugins that are
             not installed, without `trusted`.
     """
+    run, config = open_finished(path, trusted)
+    checkpoint = final_checkpoint(run)
+    if images is None:
+        keys, samples, idx, inputs = _pool_rest(run, config)
+    else:
+        keys, samples, idx, inputs = (_folder if isinstance(images, Path) else _given)(images, run, config)
+    network = load_network(run, config, checkpoint, inputs)
+    return ("key", *inputs.task.prediction_columns), _rows(config, network, keys, samples, idx, inputs.task)
+
+
+def open_finished(path: Path, trusted: bool) -> tuple[RunDir, RunConfig]:
+    """A run to be predicted with, and its configuration; unless it is `trusted`, no plugin that is not installed is imported.
+
+    Raises:
+        UsageError: no run, or plugins that are not installed.
+    """
     run = RunDir.read(path)
     check_plugins(path, run.config.get("plugins"), trusted)
     config = load_config(path / "config.yaml")
-    config = config if trusted else within_machine(config)
-    checkpoint = final_checkpoint(run)
-    keys, samples, idx, inputs = _pool_rest(run, config) if data is None else _folder(data, run, config)
+    return run, config if trusted else within_machine(config)
+
+
+def load_network(run: RunDir, config: RunConfig, checkpoint: Path, inputs: ModelInputs) -> torch.nn.Module:
+    """The network with the weights of the EMA model in a checkpoint of the run, on the device."""
     # Imported late: it takes seconds, and mistakes should be told before.
     from usb_active.storage.checkpoint import Owner, must_fit, read_cycle_checkpoint
 
@@ -65,12 +95,15 @@ def predict(path: Path, data: Path | None, out: TextIO, *, trusted: bool = False
     owner = Owner(run.run_id, cycle, config.usb["algorithm"])
     weights = read_cycle_checkpoint(checkpoint, owner, _REMEDY)["ema_model"]
     with must_fit(checkpoint, "weights", _REMEDY):
-        model = _build_model(config, inputs, weights)
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("key", *inputs.task.prediction_columns))
-    for rows, values in _with_progress(_outputs(config, model, samples, idx, inputs.task), len(idx)):
-        for row, cells in zip(rows, inputs.task.predictions(values), strict=True):
-            writer.writerow([text_cell(keys[row]), *cells])
+        return _build_model(config, inputs, weights)
+
+
+def _rows(
+    config: RunConfig, network: torch.nn.Module, keys: Sequence[str | int], samples: Any, idx: np.ndarray, task: Task
+) -> Iterator[tuple[Any, ...]]:
+    for part, values in _with_progress(_outputs(config, network, samples, idx, task), len(idx)):
+        for row, given in zip(part, task.predictions(values), strict=True):
+            yield keys[row], *given
 
 
 def within_machine(config: RunConfig) -> RunConfig:
@@ -133,6 +166,14 @@ def _folder(data: Path, run: RunDir, config: RunConfig) -> tuple[Sequence[str], 
         logger.warning("%s: %s", data, line)
     samples = SimpleNamespace(collate=inputs.collate, load=files.load, views=inputs.views)
     return files.keys, samples, np.arange(len(files.keys)), inputs
+
+
+def _given(images: Sequence[Any], run: RunDir, config: RunConfig) -> tuple[Sequence[str | int], Any, np.ndarray, ModelInputs]:
+    """Images of a list, seen as those of the pool are."""
+    inputs = model_inputs(run, config)
+    given = GivenImages(images, inputs.in_channels, inputs.reading)
+    samples = SimpleNamespace(collate=inputs.collate, load=given.load, views=inputs.views)
+    return given.keys, samples, np.arange(len(images)), inputs
 
 
 def _build_model(config: RunConfig, inputs: ModelInputs, weights: dict[str, torch.Tensor]) -> torch.nn.Module:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from usb_active.config.choices import Problems
@@ -14,7 +16,7 @@ from usb_active.storage.durable import check_locks
 from usb_active.storage.run_dir import RunDir, make_folder
 from usb_active.storage.schemas import run_metrics
 
-__all__ = ["build_dataset", "check", "check_all", "run"]
+__all__ = ["build_dataset", "check", "check_all", "run", "train"]
 
 logger = logging.getLogger("usb_active")
 
@@ -29,14 +31,23 @@ def check(config: RunConfig) -> int:
 def run(config: RunConfig, verbose: bool = False) -> int:
     """Run an experiment to its end, or on from where it stopped; then report. Exit code 0, or an exception that says why not."""
     parts = check_all(config)
-    make_folder(config.run_path.parent)
     log_progress(verbose)
-    from usb_active.usb.launcher import make_algorithm
-
-    algorithm = make_algorithm(config, parts)
-    algorithm.train()
+    train(parts)
     finish(config)
     return 0
+
+
+def train(parts: dict[str, Any]) -> None:
+    """The whole experiment of parts that were checked, from where it stopped.
+
+    Raises:
+        UsageError: something that only shows while it runs. WaitingForLabels: people are to give labels, and then it is called again.
+    """
+    config = parts["config"]
+    make_folder(config.run_path.parent)
+    from usb_active.usb.launcher import make_algorithm
+
+    make_algorithm(config, parts).train()
 
 
 def check_all(config: RunConfig) -> dict[str, Any]:
@@ -72,14 +83,31 @@ def finish(config: RunConfig) -> None:
         print(f"     {path}")
 
 
-def log_progress(verbose: bool = False) -> None:
-    """A line a cycle, warnings, and with `verbose` what USB says; above the progress bar, not through it."""
-    handler = _AboveProgress()
+def log_progress(verbose: bool = False, quiet: bool = False) -> None:
+    """A line a cycle, warnings, and with `verbose` what USB says; above the progress bar, not through it. `quiet`: warnings alone."""
+    handler = _AboveProgress(logging.WARNING if quiet else logging.INFO)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(logging.INFO)
     logging.getLogger("usb_active.usb").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+@contextmanager
+def progress_logged(verbose: bool = False, quiet: bool = False) -> Iterator[None]:
+    """`log_progress` inside, and afterwards the loggers as they were: for processes that do more than one run."""
+    usb = logging.getLogger("usb_active.usb")
+    before = list(logger.handlers), logger.propagate, logger.level, usb.level
+    log_progress(verbose, quiet)
+    try:
+        yield
+    finally:
+        # The run's log.txt, which is one of them.
+        for handler in logger.handlers:
+            handler.close()
+        logger.handlers, logger.propagate = before[:2]
+        logger.setLevel(before[2])
+        usb.setLevel(before[3])
 
 
 class _AboveProgress(logging.Handler):

@@ -40,7 +40,7 @@ def check_plugins(run: Path, names: Any, trusted: bool) -> None:
         shown = name_some(map(plain, foreign))
         raise UsageError(
             f"{run / 'config.yaml'}: plugins: {shown}: of no package that is installed here, and a run directory's own code is not "
-            f"executed unasked; {FLAG} imports it: only for code that you know"
+            f"executed unasked; {FLAG} imports it (from Python, trust_plugins=True): only for code that you know"
         )
 
 

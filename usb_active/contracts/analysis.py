@@ -13,7 +13,7 @@ from usb_active.contracts.observer import Observer
 from usb_active.errors import UsageError
 
 if TYPE_CHECKING:
-    from usb_active.report.runs import Run
+    from usb_active.report.runs import RunRecord
 
 
 class Analysis(Observer):
@@ -32,7 +32,7 @@ class Analysis(Observer):
     # (`usb_active.storage.artifacts.save_artifact`): steps that a killed run repeats are observed again, with the same result.
     folder: Path | None = None
 
-    def report(self, run: Run, out: Path) -> str | None:
+    def report(self, run: RunRecord, out: Path) -> str | None:
         """A Markdown section on a run (headings from ### down), or None where the run holds nothing for it yet.
 
         Args:

@@ -16,7 +16,6 @@ import numpy as np
 from usb_active.contracts.label_texts import ClassReader, fold
 from usb_active.errors import name_some, nearest
 from usb_active.records import CLASS_METRICS, SKIP, Metric
-from usb_active.storage.spreadsheet import text_cell
 
 
 class Task:
@@ -43,8 +42,11 @@ class Task:
     problem: ClassVar[str] = "no label"
     output: ClassVar[str] = "logits"
     prediction_columns: ClassVar[tuple[str, ...]]
-    # Whether people refuse a sample with the word `skip`.
-    can_skip: bool = True
+
+    @property
+    def can_skip(self) -> bool:
+        """Whether people refuse a sample with the word `skip`."""
+        return True
 
     @property
     def metric(self) -> Metric:
@@ -109,8 +111,8 @@ class Task:
         return np.bincount(labels, minlength=len(self.class_names)) if self.class_names else None
 
     # ------------------------------------------------------------------------------------------ predictions
-    def predictions(self, values: np.ndarray) -> Iterator[tuple[str, ...]]:
-        """Cells of `prediction_columns` for each row of `values` (B, …), which are the network's `output`."""
+    def predictions(self, values: np.ndarray) -> Iterator[tuple[str | float, ...]]:
+        """What `prediction_columns` hold for each row of `values` (B, …), which are the network's `output`: texts and plain numbers."""
         raise NotImplementedError(f"{type(self).__name__}.predictions")
 
 
@@ -125,6 +127,7 @@ class Classification(Task):
 
     def __init__(self, class_names: Sequence[str]):
         self.class_names = tuple(class_names)
+        self.num_outputs = len(self.class_names)
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -133,10 +136,6 @@ class Classification(Task):
     @cached_property
     def _reader(self) -> ClassReader:
         return ClassReader(self.class_names)
-
-    @property
-    def num_outputs(self) -> int:
-        return len(self.class_names)
 
     @property
     def num_labels(self) -> int:
@@ -174,9 +173,9 @@ class Classification(Task):
     def strata(self, labels: np.ndarray) -> np.ndarray:
         return labels
 
-    def predictions(self, values: np.ndarray) -> Iterator[tuple[str, ...]]:
+    def predictions(self, values: np.ndarray) -> Iterator[tuple[str | float, ...]]:
         for label, probability in zip(values.argmax(axis=1), values.max(axis=1), strict=True):
-            yield text_cell(self.class_names[label]), f"{probability:.6f}"
+            yield self.class_names[label], float(probability)
 
 
 class OpenTask(Task):

@@ -30,7 +30,7 @@ STOOD_IN = ("aim", "torchaudio", "transformers", "wandb")
 # Modules that a dependency has announced to remove, under whose old names semilearn asks for them.
 MOVED = {"timm.models.layers": "timm.layers"}
 # The exact versions that the tests passed on.
-CONSTRAINTS = Path(__file__).with_name("constraints.txt")
+CONSTRAINTS = Path(__file__).parent.with_name("constraints.txt")
 
 
 class BrokenInstall(UsageError, ImportError):

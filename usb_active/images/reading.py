@@ -71,7 +71,7 @@ def read_image(path: str, mode: Literal["RGB", "L"], reading: Reading = AS_USUAL
         if kind:
             raise ValueError(f"{kind}, no file")
         with Image.open(path) as image:
-            return _decoded(image, mode, reading)
+            return decoded(image, mode, reading)
     except Exception as error:  # what a decoder raises on a damaged file is its own affair; the file is named
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"image {path}: not readable: {type(error).__name__}: {reason}") from error
@@ -82,7 +82,8 @@ def kind_of(mode: int) -> str:
     return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no regular file")
 
 
-def _decoded(image: Image.Image, mode: str, reading: Reading) -> Image.Image:
+def decoded(image: Image.Image, mode: str, reading: Reading) -> Image.Image:
+    """An image that was opened, in 8 bits a channel, upright and without transparency, as `reading` says. Raises what decoders raise."""
     upper_bits = _only_upper_bits(image)
     image.load()
     notes = {}

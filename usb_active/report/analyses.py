@@ -12,7 +12,7 @@ from usb_active.errors import UsageError, reason_of
 from usb_active.report.groups import Group, common_title
 from usb_active.report.pairwise import compare
 from usb_active.report.pairwise_page import pairwise_section
-from usb_active.report.runs import Run
+from usb_active.report.runs import RunRecord
 from usb_active.report.tables import escape
 from usb_active.storage.durable import atomic_write, make_folder
 
@@ -55,7 +55,7 @@ def write_analyses(groups: Sequence[Group], out: Path, trusted: bool = False) ->
     return [page, *drawn]
 
 
-def _asked(run: Run) -> dict[str, Any]:
+def _asked(run: RunRecord) -> dict[str, Any]:
     """What the run's configuration says of its analyses, by role: see `ActiveConfig.analyses`."""
     found = (run.config.get("active") or {}).get("analysis")
     if isinstance(found, list) and len(found) > 1:
@@ -72,7 +72,7 @@ def _number(role: str) -> str:
     return role.partition("[")[2].rstrip("]")
 
 
-def _folders(runs: Sequence[Run], out: Path) -> list[tuple[Run, Path]]:
+def _folders(runs: Sequence[RunRecord], out: Path) -> list[tuple[RunRecord, Path]]:
     """Each run with a folder for its figures, whose name is its own and can stand in a link."""
     names: list[str] = []
     for run in runs:
@@ -82,7 +82,7 @@ def _folders(runs: Sequence[Run], out: Path) -> list[tuple[Run, Path]]:
     return [(run, out / name) for run, name in zip(runs, names, strict=True)]
 
 
-def _section(run: Run, role: str, asked: Any, folder: Path, trusted: bool) -> str:
+def _section(run: RunRecord, role: str, asked: Any, folder: Path, trusted: bool) -> str:
     """What one of the run's analyses reports, or why it does not."""
     try:
         analysis = _make(run, role, asked, trusted)
@@ -93,7 +93,7 @@ def _section(run: Run, role: str, asked: Any, folder: Path, trusted: bool) -> st
     return text or f"'{escape(analysis.name)}' has nothing to report yet: no training that it watched has finished."
 
 
-def _make(run: Run, role: str, asked: Any, trusted: bool) -> Any:
+def _make(run: RunRecord, role: str, asked: Any, trusted: bool) -> Any:
     """An analysis of the run, from its configuration; the rest of it need not be valid here (a data set may be elsewhere)."""
     from usb_active.config.choices import Problems, choose
     from usb_active.config.trust import check_plugins, foreign_plugins

@@ -12,7 +12,7 @@ import numpy as np
 from usb_active.contracts.features import source_of
 from usb_active.errors import UsageError, name_some, reason_of
 from usb_active.report.drawing import MARKERS, add_title, new_figure, save_figure
-from usb_active.report.runs import Run
+from usb_active.report.runs import RunRecord
 from usb_active.report.tables import escape
 from usb_active.storage.artifacts import load_array
 from usb_active.storage.run_dir import RunDir
@@ -34,7 +34,7 @@ class FeatureMap:
     source: str
 
 
-def draw_embedding(run: Run, dataset_of: Callable[[RunDir], Dataset], path: Path) -> tuple[Path, str]:
+def draw_embedding(run: RunRecord, dataset_of: Callable[[RunDir], Dataset], path: Path) -> tuple[Path, str]:
     """Draw t-SNE (van der Maaten & Hinton 2008) of at most 5,000 samples, all picks among them; the path and a caption.
 
     Principal components first: at most 50 of them as its input, two as its start. All randomness is of the run's seed.
@@ -60,7 +60,7 @@ def draw_embedding(run: Run, dataset_of: Callable[[RunDir], Dataset], path: Path
     return _draw(chosen.idx, places, picks, classes, names, title, path), caption
 
 
-def _picks(run: Run) -> dict[int, np.ndarray]:
+def _picks(run: RunRecord) -> dict[int, np.ndarray]:
     """Cycle → dataset indices; the query after the last training may be waiting for its answers."""
     queries = [run.directory.query(cycle) for cycle in range(run.metrics[-1]["cycle"] + 2)]
     return {query.cycle: query.idx for query in queries if query is not None and len(query.idx)}
@@ -68,7 +68,7 @@ def _picks(run: Run) -> dict[int, np.ndarray]:
 
 # ---------------------------------------------------------------------------------------------- samples and features
 def _choose(
-    run: Run, keys: list[str], picks: Mapping[int, np.ndarray], dataset: Dataset | None, positions: Mapping[str, int], reason: str
+    run: RunRecord, keys: list[str], picks: Mapping[int, np.ndarray], dataset: Dataset | None, positions: Mapping[str, int], reason: str
 ) -> FeatureMap:
     kept, source = _kept_features(run, len(keys))
     if kept is not None:
@@ -91,7 +91,7 @@ def _choose(
         raise UsageError(f"{run.path}: --embed: no features of pretraining, and no pixels: {reason_of(error)}") from error
 
 
-def _kept_features(run: Run, size: int) -> tuple[np.ndarray | None, str]:
+def _kept_features(run: RunRecord, size: int) -> tuple[np.ndarray | None, str]:
     """(N, D) for a pool of this size, mapped, and what they are: those that a selection chose by, where their source keeps
     them; else those of the pretrainer, or of its backbone."""
     active, folder = run.config["active"], run.path / "pretrain"
@@ -110,7 +110,7 @@ def _kept_features(run: Run, size: int) -> tuple[np.ndarray | None, str]:
     return None, ""
 
 
-def _sample(size: int, picks: Mapping[int, np.ndarray], run: Run) -> np.ndarray:
+def _sample(size: int, picks: Mapping[int, np.ndarray], run: RunRecord) -> np.ndarray:
     """(M,) all picks and, up to 5,000 in all, others at random; in the order of the pool."""
     rng = np.random.default_rng(int(run.config.get("seed") or 0) & 0xFFFFFFFF)
     picked = np.unique(np.concatenate([*picks.values(), np.empty(0, dtype=np.int64)]))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usb_active.errors import UsageError, name_some, reason_of
-from usb_active.report.runs import Run
+from usb_active.report.runs import RunRecord
 from usb_active.storage.durable import atomic_write
 from usb_active.storage.journal_checks import asked_cycles
 from usb_active.storage.run_dir import RunDir
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GALLERY_SIZE, GALLERY_COLUMNS = 50, 10
 
 
-def draw_galleries(run: Run, dataset_of: Callable[[RunDir], Dataset], out: Path) -> tuple[list[Path], list[str]]:
+def draw_galleries(run: RunRecord, dataset_of: Callable[[RunDir], Dataset], out: Path) -> tuple[list[Path], list[str]]:
     """The galleries that could be drawn, and a line with the reason for those that could not."""
     try:
         dataset = dataset_of(run.directory)

@@ -12,7 +12,7 @@ from typing import Any
 from usb_active.contracts.task import Classification
 from usb_active.records import Metric
 from usb_active.report.labels import group_labels, method_settings, setting_text
-from usb_active.report.runs import PLACES, Run
+from usb_active.report.runs import PLACES, RunRecord
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Group:
     """The runs of one method, over seeds. `settings`: its configuration, flat, without seed and free keys."""
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
     settings: dict[str, Any]
 
     @property
@@ -62,9 +62,9 @@ class Group:
         return [value for value in sums if value is not None]
 
 
-def group_runs(runs: Sequence[Run]) -> list[Group]:
+def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
     """Runs that differ in nothing that matters, together, labelled by what tells the groups apart."""
-    gathered: dict[str, tuple[dict, list[Run]]] = {}
+    gathered: dict[str, tuple[dict, list[RunRecord]]] = {}
     for run in runs:
         settings = method_settings(run.config)
         key = json.dumps([settings, run.evaluated_on], sort_keys=True, default=str)

@@ -9,7 +9,7 @@ from typing import Any
 
 from usb_active.loop.guidance import read_prior_log
 from usb_active.report.drawing import add_frame, add_legend, add_title, line_style, new_figure, save_figure
-from usb_active.report.runs import Run
+from usb_active.report.runs import RunRecord
 from usb_active.report.tables import table
 
 # A number logged as `updated_x` goes on where `x` began: metrics.jsonl keeps a name's last value only.
@@ -26,7 +26,7 @@ class PriorCycle:
     tables: list[dict]
 
 
-def prior_section(run: Run, out: Path) -> tuple[str, list[Path]]:
+def prior_section(run: RunRecord, out: Path) -> tuple[str, list[Path]]:
     """The Markdown section and the picture that it shows, written into `out`; nothing where no record of a prior is there."""
     cycles = _cycles(run)
     if not cycles:
@@ -38,7 +38,7 @@ def prior_section(run: Run, out: Path) -> tuple[str, list[Path]]:
     return "\n\n".join(["## Prior", f"![Prior]({picture.name})", note, table(header, rows)]), [picture]
 
 
-def _cycles(run: Run) -> list[PriorCycle]:
+def _cycles(run: RunRecord) -> list[PriorCycle]:
     found, offset = [], 0
     steps = int(run.config.get("num_train_iter") or 0)
     for line in run.metrics:

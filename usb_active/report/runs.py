@@ -18,7 +18,7 @@ PLACES = {"test": "on test", "validation": "on held-out labels", "none": "not ev
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One run directory as it was read: its path as given, its configuration, its metrics by cycle, and what they are.
 
     measures: the metrics of its task, the headline first. has_classes: whether its labels are classes.
@@ -67,12 +67,12 @@ def metric(line: dict, name: str, headline: str = "accuracy") -> float | None:
     return line.get(name)
 
 
-def _read(path: Path, found: RunDir) -> Run:
+def _read(path: Path, found: RunDir) -> RunRecord:
     lines = finished_trainings(found)
-    return Run(path, found, found.config, lines, run_metrics(found, lines), has_classes=own_task(found) is None)
+    return RunRecord(path, found, found.config, lines, run_metrics(found, lines), has_classes=own_task(found) is None)
 
 
-def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+def read_runs(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
     """The runs with metrics, each directory once, and a line for every one without. All are of one task."""
     unique = {Path(path).resolve(): Path(path) for path in paths}
     directories = {path: RunDir.read(path) for path in unique.values()}

@@ -11,7 +11,7 @@ from usb_active.errors import name_some, plain
 from usb_active.records import Metric
 from usb_active.report.groups import Group, group_runs, measured
 from usb_active.report.labels import differing_keys, setting_text
-from usb_active.report.runs import PLACES, Run, metric
+from usb_active.report.runs import PLACES, RunRecord, metric
 
 SECONDS = {"acquisition_seconds": "acquisition s", "train_seconds": "train s"}
 
@@ -78,7 +78,7 @@ def runs_table(groups: Sequence[Group]) -> str:
     return table(["run", "method", "seed", "trainings", "labels"], rows)
 
 
-def cycle_table(run: Run) -> str:
+def cycle_table(run: RunRecord) -> str:
     """What happened in each cycle of one run."""
     names, has_classes = _metrics(group_runs([run])), run.has_classes
     rows = [
@@ -97,7 +97,7 @@ def cycle_table(run: Run) -> str:
     return table(header, rows)
 
 
-def _class_counts(run: Run, line: dict) -> str:
+def _class_counts(run: RunRecord, line: dict) -> str:
     """`cat 3, dog 5`; with many classes the most frequent ones, and how many got none."""
     counts = line.get("selected_class_counts") or []
     query = run.directory.query(line["cycle"])
@@ -110,7 +110,7 @@ def _class_counts(run: Run, line: dict) -> str:
     return ", ".join(f"{name} {count}" for name, count in pairs) or "–"
 
 
-def logged_table(run: Run) -> list[str]:
+def logged_table(run: RunRecord) -> list[str]:
     """A heading and a table of what plugins logged, if they did."""
     names = list(dict.fromkeys(name for line in run.metrics for name in line.get("log") or {}))
     if not names:

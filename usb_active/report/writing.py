@@ -18,7 +18,7 @@ from usb_active.report.glyphs import missing_glyphs_logged
 from usb_active.report.groups import group_runs
 from usb_active.report.page import caveats, markdown
 from usb_active.report.priors import prior_section
-from usb_active.report.runs import Run, read_runs
+from usb_active.report.runs import RunRecord, read_runs
 from usb_active.storage.durable import atomic_write, make_folder
 from usb_active.storage.run_dir import RunDir
 
@@ -84,7 +84,7 @@ def write_report(
     return [*curves, out / "report.md", *drawn, *galleries, *analyses]
 
 
-def _single_run(run: Run, out: Path, embed: bool, dataset_of: Callable[[RunDir], Dataset]) -> tuple[list[str], list[Path]]:
+def _single_run(run: RunRecord, out: Path, embed: bool, dataset_of: Callable[[RunDir], Dataset]) -> tuple[list[str], list[Path]]:
     """Sections of the page on one run's prior and its map, and their pictures."""
     text, drawn = prior_section(run, out)
     sections = [text] if text else []
