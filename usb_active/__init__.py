@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from usb_active.contracts.prior import Prior, PriorTable
     from usb_active.pool.view import PoolView
     from usb_active.records import Answers, Query
-    from usb_active.usb.algorithm import register
+    from usb_active.usb.registration import register, register_usb_algorithms
 
 __version__ = "0.1.0"
 
@@ -34,7 +34,8 @@ import_guard.install()
 
 # Public name → the module that has it, imported when the name is first used.
 _LAZY = {
-    "register": "usb_active.usb.algorithm",
+    "register": "usb_active.usb.registration",
+    "register_usb_algorithms": "usb_active.usb.registration",
     "Acquisition": "usb_active.contracts.acquisition",
     "Analysis": "usb_active.contracts.analysis",
     "TrainBatch": "usb_active.contracts.acquisition",
@@ -87,6 +88,7 @@ __all__ = [
     "free_key",
     "register",
     "register_plugin",
+    "register_usb_algorithms",
 ]
 
 

@@ -444,9 +444,9 @@ def test_registration_is_idempotent_and_complete():
 
     import usb_active
 
-    usb_active.register()
+    usb_active.register_usb_algorithms()
     before = {name: USB[name] for name in USB.keys()}
-    usb_active.register()
+    usb_active.register_usb_algorithms()
     assert {name: USB[name] for name in USB.keys()} == before
     plain = [name for name in before if not name.startswith("active_")]
     assert set(ALGORITHMS) <= set(plain)

@@ -97,7 +97,7 @@ def test_every_algorithm_of_usb_gets_what_its_step_takes():
 
     import usb_active
 
-    usb_active.register()
+    usb_active.register_usb_algorithms()
     own = {name: ALGORITHMS[name] for name in ALGORITHMS.keys() if ALGORITHMS[name].__module__.startswith("semilearn.")}
     assert len(own) > 15
     for name, cls in own.items():

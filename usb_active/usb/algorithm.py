@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from semilearn.core.utils import ALGORITHMS, TBLog
+from semilearn.core.utils import TBLog
 from torch.utils.data import DataLoader
 
 from usb_active.contracts.acquisition import TrainingInfo
-from usb_active.contracts.algorithm import OwnAlgorithm
 from usb_active.contracts.plugin import overrides
-from usb_active.contracts.registry import REGISTRY
 from usb_active.errors import UsageError, name_some
 from usb_active.loop.session import Session
 from usb_active.pool.divergence import DivergenceWatch, advice, nonfinite_tensors
@@ -50,11 +48,9 @@ from usb_active.usb.unlabeled import declared_views
 
 logger = logging.getLogger("usb_active")
 
-PREFIX = "active_"
-
 
 class ActiveMixin(DeviceMixin):
-    """Placed before one of USB's algorithm classes by `make_active`.
+    """Placed before one of USB's algorithm classes by `registration.make_active`.
 
     Every cycle runs USB's own constructor anew on the labels there are, with new weights loaded into the modules that exist
     (so that device and parallel wrappers survive). A later cycle is therefore a new instance by construction.
@@ -549,24 +545,3 @@ def _load_into(existing: torch.nn.Module, fresh: torch.nn.Module) -> torch.nn.Mo
     for parameter in existing.parameters():
         parameter.grad = None
     return existing
-
-
-def make_active(name: str, cls: type) -> type:
-    """The class behind `active_<name>`."""
-    attributes = {"base_name": name, "base_class": cls, "__module__": __name__}
-    # Last, so that nothing of it hides a method of a class that has one without deriving from it.
-    contract = () if issubclass(cls, OwnAlgorithm) else (OwnAlgorithm,)
-    return type(f"Active{cls.__name__}", (ActiveMixin, cls, *contract), {**attributes, "__doc__": f"USB's {name}, in active cycles."})
-
-
-def register(names: list[str] | None = None) -> None:
-    """Put `active_x` into USB's ALGORITHMS for every algorithm x; again is harmless.
-
-    Third-party algorithms (registry kind "algorithm") named in `names` are put there too, as x and as `active_x`.
-    """
-    for name in names or ():
-        if name not in ALGORITHMS:
-            ALGORITHMS[name] = REGISTRY.get("algorithm", name)
-    for name in [key for key in ALGORITHMS.keys() if not key.startswith(PREFIX)]:
-        if PREFIX + name not in ALGORITHMS:
-            ALGORITHMS[PREFIX + name] = make_active(name, ALGORITHMS[name])
