@@ -11,17 +11,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from semilearn.core.utils import TBLog
 from torch.utils.data import DataLoader
 
 from usb_active.contracts.acquisition import TrainingInfo
 from usb_active.contracts.plugin import overrides
-from usb_active.errors import UsageError, name_some
+from usb_active.errors import UsageError
 from usb_active.loop.session import Session
-from usb_active.pool.divergence import DivergenceWatch, advice, nonfinite_tensors
-from usb_active.pool.inference import evaluating
+from usb_active.pool.divergence import Divergence, advice
 from usb_active.pool.sampling import EpochSampler, Loader, PermutationStream, PositionSampler, SeededRows, make_loader
 from usb_active.pool.split import Split
 from usb_active.pool.view import Registered
@@ -41,6 +39,7 @@ from usb_active.usb.hooks import (
     RegisteredState,
 )
 from usb_active.usb.missing_parts import network_named
+from usb_active.usb.scoring import Scores
 from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_fields, check_prior_stages, wanted_fields
 from usb_active.usb.state import algorithm_state, load_algorithm_state
 from usb_active.usb.support import build_network, check_supported
@@ -85,13 +84,15 @@ class ActiveMixin(DeviceMixin):
     def _construct(self, split: Split, cycle: int) -> None:
         (args, net_builder, logger), keywords = self._constructor
         self.split, self.cycle = split, cycle
-        self.elapsed, self.evaluation, self.best_test_score = 0.0, {}, None
+        self.elapsed = 0.0
         config = self.session.config.active
         self._fields = batch_fields(self.base_name, type(self))
         self._plugin_hooks = {role: PluginHook(plugin) for role, plugin in self.session.plugins.items()}
         # Holds what the algorithm itself registers, as a plugin's hook holds what that does.
         self._own_hook = RegisteredState("active/algorithm")
-        self._watch = DivergenceWatch(self.device)
+        training = f"{self.session.run_dir.path}: the training of cycle {cycle}"
+        self._divergence = Divergence(training, self.device, self._trained_modules, advice(self.session.config.usb))
+        self._scores = Scores(self.session.dataset.task, self.to_device, self._divergence.error)
         self._capture = StepCapture(self.base_name, self._fields, self._hidden_modules())
         # USB prints from constructors; what matters is in the log.
         named = network_named(self.session.config)
@@ -283,7 +284,7 @@ class ActiveMixin(DeviceMixin):
         try:
             with network_named(self.session.config, self.model):
                 out_dict, log_dict = super().train_step(**inputs)
-            self._see_loss(out_dict)
+            self._divergence.see(out_dict.get("loss"), self.it + 1)
             shown = self._observers or self._loss_adders
             batch = None
             if shown:
@@ -317,7 +318,7 @@ class ActiveMixin(DeviceMixin):
                 got = f"a tensor of shape {tuple(extra.shape)}" if isinstance(extra, torch.Tensor) else type(extra).__name__
                 raise UsageError(f"{self.hooks_dict[name].title}: extra_loss must return a scalar tensor, got {got}")
             out_dict["loss"] = out_dict["loss"] + extra
-            self._see_loss(out_dict)
+            self._divergence.see(out_dict.get("loss"), self.it + 1)
             log_dict[f"train/{name}_loss"] = float(extra.detach())
 
     def compute_prob(self, logits: torch.Tensor) -> torch.Tensor:
@@ -332,85 +333,40 @@ class ActiveMixin(DeviceMixin):
         dispatch = lambda **values: super(ActiveMixin, self).call_hook(fn_name, hook_name, **values)  # noqa: E731 — closure over the names
         return self.prior_seam.call(fn_name, dispatch, named)
 
-    # ------------------------------------------------------------------------------------------ divergence
-    def _see_loss(self, out_dict: Mapping[str, Any]) -> None:
-        if isinstance(out_dict.get("loss"), torch.Tensor):
-            self._watch.see(out_dict["loss"], self.it + 1)
-
+    # ------------------------------------------------------------------------------------------ divergence and evaluation
     def check_divergence(self, thoroughly: bool) -> None:
-        """Between two steps: UsageError when weights, buffers or EMA weights are not finite.
+        """Between two steps: UsageError when weights, buffers or EMA weights are not finite; see `Divergence.check`."""
+        self._divergence.check(self.it + 1, self.num_train_iter, thoroughly)
 
-        Args:
-            thoroughly: look at the weights in any case; else only where the loss of a step since the last look was not finite. Mixed
-                precision skips such a step, and all is well.
-        """
-        since = self._watch.first()
-        if since is None and not thoroughly:
-            return
-        found = self._nonfinite_weights()
-        if found:
-            seen = "" if since is None else f"the loss is not finite since step {since} of {self.num_train_iter}; "
-            raise UsageError(f"{self._diverged}: {seen}at step {self.it + 1}, {found}; {self._advice}")
-        self._watch.forget()
-
-    def _nonfinite_weights(self) -> str:
+    def _trained_modules(self) -> dict[str, torch.nn.Module]:
         modules = {"the model": self.model, "the EMA model": self.ema_model}
         for hook in self._state_hooks.values():
             modules |= {f"{hook.title}: '{name}'": made for name, made in hook.registered.items() if isinstance(made, torch.nn.Module)}
-        for who, module in modules.items():
-            bad = nonfinite_tensors(module)
-            if bad:
-                return f"{len(bad)} of {len(module.state_dict())} tensors of {who} are not finite ({name_some(bad, 3)})"
-        return ""
+        return modules
 
-    @property
-    def _diverged(self) -> str:
-        return f"{self.session.run_dir.path}: the training of cycle {self.cycle} diverged and has no result"
-
-    @property
-    def _advice(self) -> str:
-        return advice(self.session.config.usb)
-
-    # ------------------------------------------------------------------------------------------ evaluation and checkpoints
-    @torch.no_grad()
     def evaluate(self, eval_dest: str = "eval", out_key: str = "logits", return_logits: bool = False) -> dict[str, Any]:
         """Scores of the EMA model (USB's names). The live weights are not touched."""
         return self.score(self.ema_model, eval_dest, out_key, return_logits)
 
-    @torch.no_grad()
     def score(self, model: torch.nn.Module, split: str, out_key: str = "logits", return_logits: bool = False) -> dict[str, Any]:
         """Scores of a model on the split ("eval", "validation"). UsageError when its logits are not finite."""
-        logits, targets = [], []
-        with evaluating(model):
-            for batch in self.loader_dict[split]:
-                logits.append(model(self.to_device(batch["x_lb"]))[out_key].float().cpu().numpy())
-                targets.append(batch["y_lb"].numpy())
-        logits = np.concatenate(logits)
-        bad = int((~np.isfinite(logits)).reshape(len(logits), -1).any(axis=1).sum())
-        if bad:
-            where = {"eval": "the test set"}.get(split, f"the {split} set")
-            raise UsageError(f"{self._diverged}: the logits of {bad} of {len(logits)} samples of {where} are not finite; {self._advice}")
-        scores = {f"{split}/{name}": value for name, value in self.session.dataset.task.evaluate(logits, np.concatenate(targets)).items()}
-        return {**scores, f"{split}/logits": logits} if return_logits else scores
+        return self._scores.score(model, self.loader_dict[split], split, out_key, return_logits)
 
     @property
-    def evaluated(self) -> bool:
-        """Whether anything was evaluated in this cycle, so that "best" means something."""
-        return bool(self.evaluation)
+    def evaluation(self) -> dict[str, float]:
+        """The last scores of this cycle's training, by USB's names; empty when nothing was evaluated, so that there is no best either."""
+        return self._scores.last
+
+    @property
+    def best_test_score(self) -> float | None:
+        """Of the headline metric, in this cycle's training; None without a test set."""
+        return self._scores.best_test
 
     def note_evaluation(self, scores: Mapping[str, float]) -> None:
         """Remember the last scores, the best step (on held-out labels if there are any), and the best test score of the headline metric."""
-        if not scores:
-            return
-        self.evaluation, metric = dict(scores), self.session.dataset.task.metric
-        test = scores.get(f"eval/{metric.score}")
-        if test is not None and (self.best_test_score is None or metric.is_better(test, self.best_test_score)):
-            self.best_test_score = test
-        chosen_on = scores.get(f"validation/{metric.score}", test)
-        # The first evaluation counts even at accuracy zero.
-        if metric.is_better(chosen_on, self.best_eval_acc) or (self.best_it == 0 and self.best_eval_acc == 0.0):
-            self.best_eval_acc, self.best_it = chosen_on, self.it
+        self.best_eval_acc, self.best_it = self._scores.note(scores, self.it, (self.best_eval_acc, self.best_it))
 
+    # ------------------------------------------------------------------------------------------ checkpoints
     def get_save_dict(self) -> dict[str, Any]:
         """USB's, and under "active" what a resumed run needs beyond it."""
         elapsed = self.elapsed + time.perf_counter() - self._started
@@ -425,9 +381,7 @@ class ActiveMixin(DeviceMixin):
                 "plugins": self.session.states.collect(),
                 "registered": {name: _states(hook.registered) for name, hook in self._state_hooks.items()},
                 "optimizers": {name: _states(hook.optimizers) for name, hook in self._state_hooks.items()},
-                "evaluation": self.evaluation,
-                # Called so since version 0.1.0, whatever the metric.
-                "best_test_accuracy": self.best_test_score,
+                **self._scores.state_dict(),
                 "prior": self.session.prior.file,
                 "prior_log": {"records": self.session.prior_log.records, "counts": list(self.prior_seam.counts())},
                 "elapsed": elapsed,
@@ -451,9 +405,9 @@ class ActiveMixin(DeviceMixin):
         with must_fit(path, "weights"):
             self.model.load_state_dict(checkpoint["model"])
             self.ema_model.load_state_dict(checkpoint["ema_model"])
-        found = self._nonfinite_weights()
+        found = self._divergence.nonfinite()
         if found:
-            raise UsageError(f"{path}: {found}: the training had diverged; {self._advice}")
+            raise UsageError(f"{path}: {found}: the training had diverged; {self._divergence.advice}")
         with must_fit(path, "optimizer and schedule"):
             # Empty when it was written without mixed precision on a GPU.
             if checkpoint["loss_scaler"]:
@@ -475,7 +429,7 @@ class ActiveMixin(DeviceMixin):
             for kind, owner in (("registered", hook.registered), ("optimizers", hook.optimizers)):
                 for key, value in state[kind].get(name, {}).items():
                     owner[key].load_state_dict(value)
-        self.evaluation, self.best_test_score = state["evaluation"], state["best_test_accuracy"]
+        self._scores.load_state_dict(state)
         self.session.load_prior(state["prior"])
         # Runs that were begun before there was such a log go on without its beginning.
         log = state.get("prior_log", {"records": [], "counts": [0, 0]})

@@ -162,7 +162,7 @@ class ActiveCheckpointHook(Hook):
     def after_train_step(self, algorithm: Any) -> None:
         if self.every_n_iters(algorithm, algorithm.num_eval_iter) or self.is_last_iter(algorithm):
             folder = algorithm.session.cycle_path
-            if algorithm.it == algorithm.best_it and algorithm.evaluated:
+            if algorithm.it == algorithm.best_it and algorithm.evaluation:
                 algorithm.save_model("model_best.pth", folder)
             algorithm.session.save_prior_log()
             # The latest one last: a resumed run trusts that what it refers to is there.
