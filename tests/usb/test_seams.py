@@ -89,7 +89,7 @@ def check_values(batch, expected, fields):
 
 @pytest.mark.parametrize("stage", ["observe", "extra_loss", "before_run", "after_train_step", "on_interval"])
 def test_a_plugin_leaves_the_generators_as_it_found_them(stage):
-    from usb_active.usb.hooks import PluginHook
+    from usb_active.usb.plugin_hooks import PluginHook
 
     def disturb(*values):
         random.seed(5), np.random.seed(5), torch.manual_seed(5)

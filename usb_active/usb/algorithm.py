@@ -15,7 +15,7 @@ import torch
 from semilearn.core.utils import TBLog
 from torch.utils.data import DataLoader
 
-from usb_active.contracts.acquisition import TrainingInfo
+from usb_active.contracts.acquisition import TrainBatch, TrainingInfo
 from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError
 from usb_active.loop.session import Session
@@ -29,18 +29,12 @@ from usb_active.usb.arguments import complete_args
 from usb_active.usb.data import EvaluationRows, PoolStream, held_out
 from usb_active.usb.device import DeviceMixin, configure_torch, pick_device, remove_hook, replace_hook
 from usb_active.usb.fast_hooks import accelerate
-from usb_active.usb.hooks import (
-    ActiveCheckpointHook,
-    ActiveEvaluationHook,
-    IntervalHook,
-    PluginHook,
-    PriorUpdateHook,
-    ProgressHook,
-    RegisteredState,
-)
+from usb_active.usb.hooks import ActiveCheckpointHook, ActiveEvaluationHook, PriorUpdateHook, ProgressHook
 from usb_active.usb.missing_parts import network_named
+from usb_active.usb.plugin_hooks import IntervalHook, PluginHooks
+from usb_active.usb.registered import OWN, Registrations
 from usb_active.usb.scoring import Scores
-from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_fields, check_prior_stages, wanted_fields
+from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_prior_stages
 from usb_active.usb.state import algorithm_state, load_algorithm_state
 from usb_active.usb.support import build_network, check_supported
 from usb_active.usb.unlabeled import declared_views
@@ -87,9 +81,8 @@ class ActiveMixin(DeviceMixin):
         self.elapsed = 0.0
         config = self.session.config.active
         self._fields = batch_fields(self.base_name, type(self))
-        self._plugin_hooks = {role: PluginHook(plugin) for role, plugin in self.session.plugins.items()}
-        # Holds what the algorithm itself registers, as a plugin's hook holds what that does.
-        self._own_hook = RegisteredState("active/algorithm")
+        self._plugin_hooks = PluginHooks(self.session.plugins)
+        self._registrations = Registrations(self._plugin_hooks.by_role, self.session.seed, cycle, self.device)
         training = f"{self.session.run_dir.path}: the training of cycle {cycle}"
         self._divergence = Divergence(training, self.device, self._trained_modules, advice(self.session.config.usb))
         self._scores = Scores(self.session.dataset.task, self.to_device, self._divergence.error)
@@ -126,17 +119,14 @@ class ActiveMixin(DeviceMixin):
             self.args.epoch, self.args.num_train_iter = self.plan(self.session.pool)
         self._construct(split, cycle)
         self.prior_seam.set_counts(0, 0)
-        for role, hook in self._plugin_hooks.items():
-            if hook.defines("setup"):
-                with seeded_globals(self.session.seed, cycle, role, "setup"):
-                    hook.plugin.setup(self._training_info(hook))
+        self._plugin_hooks.set_up(self._training_info, self.session.seed, cycle)
 
-    def _training_info(self, hook: PluginHook) -> TrainingInfo:
+    def _training_info(self, role: str) -> TrainingInfo:
         dataset = self.session.dataset
         return TrainingInfo(
             num_samples=len(dataset), num_classes=len(dataset.class_names), img_size=dataset.img_size, in_channels=dataset.in_channels,
             feature_dim=getattr(self.model, "num_features", None), device=self.device, cycle=self.cycle,
-            num_train_iter=self.num_train_iter, net=self.model, register_state=self._registrar(hook),
+            num_train_iter=self.num_train_iter, net=self.model, register_state=self._registrations.registrar(role),
         )  # fmt: skip
 
     def register_state(self, name: str, factory: Callable[[], Any], optimizer: Callable | None = None) -> Any:
@@ -144,33 +134,11 @@ class ActiveMixin(DeviceMixin):
 
         To be called in the algorithm's constructor, after USB's.
         """
-        return self._registrar(self._own_hook)(name, factory, optimizer)
+        return self._registrations.register(OWN, name, factory, optimizer)
 
     def registered(self) -> dict[str, dict[str, Registered]]:
         """What plugins (by role) and the algorithm itself registered for this cycle's training, by name."""
-        return {
-            role: {name: Registered(made, hook.optimizers.get(name)) for name, made in hook.registered.items()}
-            for role, hook in self._state_hooks.items()
-        }
-
-    @property
-    def _state_hooks(self) -> dict[str, RegisteredState]:
-        return {**self._plugin_hooks, "algorithm": self._own_hook}
-
-    def _registrar(self, hook: RegisteredState) -> Callable[..., Any]:
-        def register_state(name: str, factory: Callable[[], Any], optimizer: Callable | None = None) -> Any:
-            if name in hook.registered:
-                raise UsageError(f"{hook.title}: state '{name}' is registered twice")
-            with seeded_globals(self.session.seed, self.cycle, hook.name, name):
-                made = factory()
-            if isinstance(made, torch.nn.Module):
-                made = made.to(self.device)
-            hook.registered[name] = made
-            if optimizer is not None:
-                hook.optimizers[name] = optimizer(made.parameters())
-            return made
-
-        return register_state
+        return self._registrations.by_role()
 
     # ------------------------------------------------------------------------------------------ what USB's constructor asks for
     def set_dataset(self) -> dict[str, Any]:
@@ -255,12 +223,9 @@ class ActiveMixin(DeviceMixin):
         replace_hook(self, ActiveEvaluationHook(), "EvaluationHook", "HIGH")
         # Its samplers are seeded by the epoch alone; ours need no telling.
         remove_hook(self, "DistSamplerSeedHook")
-        for role, hook in self._plugin_hooks.items():
-            check_fields(f"active.{role}: '{hook.plugin.name}'", wanted_fields(hook.plugin), self.base_name, self._fields)
-            self.register_hook(hook, f"active/{role}", "VERY_HIGH")
-        self.register_hook(self._own_hook, self._own_hook.name, "VERY_HIGH")
-        self._observers = [hook.name for hook in self._plugin_hooks.values() if hook.defines("observe")]
-        self._loss_adders = [hook.name for hook in self._plugin_hooks.values() if hook.defines("extra_loss")]
+        self._plugin_hooks.register(self.register_hook, self.base_name, self._fields)
+        own = self._registrations.own
+        self.register_hook(own, own.name, "VERY_HIGH")
         self._progress = ProgressHook(self.session.progress_title(self.cycle))
         self.register_hook(self._progress, "active/progress", "LOWEST")
         self.register_hook(IntervalHook(), "active/interval", "LOW")
@@ -285,9 +250,8 @@ class ActiveMixin(DeviceMixin):
             with network_named(self.session.config, self.model):
                 out_dict, log_dict = super().train_step(**inputs)
             self._divergence.see(out_dict.get("loss"), self.it + 1)
-            shown = self._observers or self._loss_adders
             batch = None
-            if shown:
+            if self._plugin_hooks.want_batches:
                 batch = self._capture.batch(self.cycle, self.it, self._loaded, inputs, out_dict.get("feat"), self.unused_fields)
         finally:
             self._capture.close()
@@ -307,18 +271,11 @@ class ActiveMixin(DeviceMixin):
         if share is not None:
             log_dict["train/prior_changed"] = share
 
-    def _show(self, batch: Any, out_dict: dict, log_dict: dict) -> None:
-        for name in self._observers:
-            self.call_hook("observe", name, batch)
-        for name in self._loss_adders:
-            extra = self.call_hook("extra_loss", name, batch)
-            if extra is None:
-                continue
-            if not isinstance(extra, torch.Tensor) or extra.ndim > 0:
-                got = f"a tensor of shape {tuple(extra.shape)}" if isinstance(extra, torch.Tensor) else type(extra).__name__
-                raise UsageError(f"{self.hooks_dict[name].title}: extra_loss must return a scalar tensor, got {got}")
+    def _show(self, batch: TrainBatch, out_dict: dict, log_dict: dict) -> None:
+        self._plugin_hooks.observe(self, batch)
+        for name, extra in self._plugin_hooks.extra_losses(self, batch):
             out_dict["loss"] = out_dict["loss"] + extra
-            self._divergence.see(out_dict.get("loss"), self.it + 1)
+            self._divergence.see(out_dict["loss"], self.it + 1)
             log_dict[f"train/{name}_loss"] = float(extra.detach())
 
     def compute_prob(self, logits: torch.Tensor) -> torch.Tensor:
@@ -339,10 +296,7 @@ class ActiveMixin(DeviceMixin):
         self._divergence.check(self.it + 1, self.num_train_iter, thoroughly)
 
     def _trained_modules(self) -> dict[str, torch.nn.Module]:
-        modules = {"the model": self.model, "the EMA model": self.ema_model}
-        for hook in self._state_hooks.values():
-            modules |= {f"{hook.title}: '{name}'": made for name, made in hook.registered.items() if isinstance(made, torch.nn.Module)}
-        return modules
+        return {"the model": self.model, "the EMA model": self.ema_model, **self._registrations.modules()}
 
     def evaluate(self, eval_dest: str = "eval", out_key: str = "logits", return_logits: bool = False) -> dict[str, Any]:
         """Scores of the EMA model (USB's names). The live weights are not touched."""
@@ -379,8 +333,7 @@ class ActiveMixin(DeviceMixin):
                 "device": self.device.type,
                 "algorithm": algorithm_state(self, self._constructed),
                 "plugins": self.session.states.collect(),
-                "registered": {name: _states(hook.registered) for name, hook in self._state_hooks.items()},
-                "optimizers": {name: _states(hook.optimizers) for name, hook in self._state_hooks.items()},
+                **self._registrations.state_dict(),
                 **self._scores.state_dict(),
                 "prior": self.session.prior.file,
                 "prior_log": {"records": self.session.prior_log.records, "counts": list(self.prior_seam.counts())},
@@ -425,10 +378,7 @@ class ActiveMixin(DeviceMixin):
             logger.warning("the run goes on on another device (%s, before: %s): from here on it is not equal to the bit", *devices)
         load_algorithm_state(self, state["algorithm"])
         self.session.states.give(state["plugins"])
-        for name, hook in self._state_hooks.items():
-            for kind, owner in (("registered", hook.registered), ("optimizers", hook.optimizers)):
-                for key, value in state[kind].get(name, {}).items():
-                    owner[key].load_state_dict(value)
+        self._registrations.load_state_dict(state)
         self._scores.load_state_dict(state)
         self.session.load_prior(state["prior"])
         # Runs that were begun before there was such a log go on without its beginning.
@@ -485,10 +435,6 @@ class CycleLog:
     def update(self, log_dict: dict[str, float], it: int, suffix: str | None = None, mode: str = "train") -> None:
         """As USB's."""
         self._log.update(log_dict, it + self._offset, suffix, mode)
-
-
-def _states(objects: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.state_dict() for name, value in objects.items()}
 
 
 def _load_into(existing: torch.nn.Module, fresh: torch.nn.Module) -> torch.nn.Module:
