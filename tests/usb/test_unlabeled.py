@@ -27,7 +27,7 @@ def test_a_step_gets_the_views_that_its_algorithm_declares(tmp_path):
     assert len(algorithm.seen) == 4
     shifted = 0
     for rows, plain, weak, mirrored in algorithm.seen:
-        samples = [dataset.load(int(i)) for i in algorithm._dataset_idx["train_ulb"][rows]]
+        samples = [dataset.load(int(i)) for i in algorithm._loaders.dataset_idx["train_ulb"][rows]]
         assert torch.equal(plain, torch.stack([dataset.views.eval(sample) for sample in samples]))
         assert torch.equal(mirrored, torch.stack([torch.tensor(sample[:, ::-1].copy()).float()[None] for sample in samples]))
         assert weak.shape == plain.shape

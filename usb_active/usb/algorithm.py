@@ -20,16 +20,15 @@ from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError
 from usb_active.loop.session import Session
 from usb_active.pool.divergence import Divergence, advice
-from usb_active.pool.sampling import EpochSampler, Loader, PermutationStream, PositionSampler, SeededRows, make_loader
 from usb_active.pool.split import Split
 from usb_active.pool.view import Registered
 from usb_active.randomness import seed_globals, seeded_globals
 from usb_active.storage.checkpoint import must_fit, read_cycle_checkpoint, write_checkpoint
 from usb_active.usb.arguments import complete_args
-from usb_active.usb.data import EvaluationRows, PoolStream, held_out
 from usb_active.usb.device import DeviceMixin, configure_torch, pick_device, remove_hook, replace_hook
 from usb_active.usb.fast_hooks import accelerate
 from usb_active.usb.hooks import ActiveCheckpointHook, ActiveEvaluationHook, PriorUpdateHook, ProgressHook
+from usb_active.usb.loaders import CycleLoaders
 from usb_active.usb.missing_parts import network_named
 from usb_active.usb.plugin_hooks import IntervalHook, PluginHooks
 from usb_active.usb.registered import OWN, Registrations
@@ -143,55 +142,14 @@ class ActiveMixin(DeviceMixin):
     # ------------------------------------------------------------------------------------------ what USB's constructor asks for
     def set_dataset(self) -> dict[str, Any]:
         """The pool's labelled and unlabelled streams, the test set, and the labels held out for validation."""
-        dataset, split, views = self.session.dataset, self.split, declared_views(self)
-        streams = {
-            "train_lb": PoolStream(self.base_name, dataset, split.labeled, split.labels, views),
-            "train_ulb": PoolStream(self.base_name, dataset, split.unlabeled, None, views),
-        }
+        dataset, split = self.session.dataset, self.split
+        self._loaders = CycleLoaders(self.base_name, dataset, split, declared_views(self), self.session.seed, self.cycle)
         self.args.lb_dest_len, self.args.ulb_dest_len = len(split.labeled), len(split.unlabeled)
-        self._dataset_idx = {name: torch.from_numpy(stream.idx) for name, stream in streams.items()}
-        evaluated = {"eval": dataset.test}
-        if len(split.validation):
-            evaluated["validation"] = held_out(dataset, split.validation, split.validation_labels)
-        there = {name: samples for name, samples in evaluated.items() if samples is not None}
-        rows = {name: EvaluationRows(samples, dataset.views.eval, dataset.task) for name, samples in there.items()}
-        return {**streams, **rows}
+        return self._loaders.rows
 
     def set_data_loader(self) -> dict[str, DataLoader]:
         """Loaders whose batches depend on their position alone and that start at the iteration reached."""
-        args = self.args
-        batch_sizes = {"train_lb": args.batch_size, "train_ulb": int(args.batch_size * args.uratio)}
-        loaders = {name: self._train_loader(name, size) for name, size in batch_sizes.items()}
-        for name in set(self.dataset_dict) - set(loaders):
-            loaders[name] = self._evaluation_loader(self.dataset_dict[name])
-        return loaders
-
-    def _train_loader(self, name: str, batch_size: int) -> DataLoader:
-        stream, seed = self.dataset_dict[name], self.session.seed
-        permutations = PermutationStream(len(stream), batch_size, seed, self.cycle, name)
-        sampler = PositionSampler(permutations.batch, lambda: self.it, self._epoch_end)
-        if overrides(self, "make_sampler"):
-            split = name.partition("_")[2]
-            make = lambda epoch, start: self.make_sampler(split, epoch, start)  # noqa: E731 — it is a closure, not a function
-            sampler = EpochSampler(make, stream.rows_of, self._epoch_position, sampler)
-        # USB gives the unlabelled stream twice the workers.
-        workers = self.args.num_workers * (2 if name == "train_ulb" else 1)
-        rows = SeededRows(stream, seed, self.cycle, name, "views")
-        return make_loader(rows, sampler, workers, self.session.dataset.collate, persistent=True)
-
-    def _epoch_end(self) -> int:
-        # The last epoch takes the remainder; USB would drop it, and with it the last evaluation.
-        last = self.epoch + 1 >= self.epochs
-        return self.num_train_iter if last else min(self.num_train_iter, (self.epoch + 1) * self.num_iter_per_epoch)
-
-    def _epoch_position(self) -> tuple[int, int, int, int]:
-        return self.epoch, self.it - self.epoch * self.num_iter_per_epoch, self.it, self._epoch_end()
-
-    def _evaluation_loader(self, rows: EvaluationRows) -> DataLoader:
-        own = torch.Generator()
-        own.manual_seed(0)
-        collate, workers = self.session.dataset.collate, self.args.num_workers
-        return Loader(rows, self.args.eval_batch_size, shuffle=False, num_workers=workers, collate_fn=collate, generator=own)
+        return self._loaders.make(self.args, self, self.make_sampler if overrides(self, "make_sampler") else None)
 
     def set_model(self) -> torch.nn.Module:
         """The initial weights: the same every cycle, pretrained if there is a pretrainer; carried on under `warm_start`."""
@@ -234,10 +192,7 @@ class ActiveMixin(DeviceMixin):
 
     # ------------------------------------------------------------------------------------------ one step
     def process_batch(self, input_args: list[str] | None = None, **batch: Any) -> dict[str, Any]:
-        self._loaded = dict(batch)
-        for name, stream in (("idx_lb", "train_lb"), ("idx_ulb", "train_ulb")):
-            if batch.get(name) is not None:
-                self._loaded[name] = self._dataset_idx[stream][batch[name]]
+        self._loaded = self._loaders.with_dataset_idx(batch)
         return super().process_batch(input_args, **batch)
 
     def train_step(self, **inputs: Any) -> tuple[dict, dict]:
@@ -418,12 +373,8 @@ class ActiveMixin(DeviceMixin):
             raise
         finally:
             self._progress.close()
-            self._stop_workers()
+            self._loaders.stop_workers()
         self.elapsed += time.perf_counter() - self._started
-
-    def _stop_workers(self) -> None:
-        for loader in self.loader_dict.values():
-            loader._iterator = None
 
 
 class CycleLog:
