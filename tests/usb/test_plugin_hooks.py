@@ -11,8 +11,6 @@ from usb_active.contracts.observer import Contributor
 from usb_active.errors import UsageError
 from usb_active.usb.plugin_hooks import PluginHooks
 
-SESSION = SimpleNamespace(seed=0)
-
 
 class Watching(Contributor):
     name = "watching"
@@ -45,16 +43,24 @@ class Silent(Contributor):
         pass
 
 
-def registered(plugins, fields=frozenset({"idx_lb", "logits_strong"})):
-    """The hooks, as USB names them, and what was given to USB."""
-    hooks, given = PluginHooks(plugins), []
+class FiveSamples:
+    class_names, img_size, in_channels = ("a", "b"), 8, 3
 
-    def register_hook(hook, name, priority):
-        hook.name = name
-        given.append((hook, name, priority))
+    def __len__(self):
+        return 5
 
-    hooks.register(register_hook, "someone", fields)
-    return hooks, given
+
+def named(plugins) -> PluginHooks:
+    """The hooks, under the names that USB gives them."""
+    hooks = PluginHooks(plugins)
+    for role, hook in hooks.by_role.items():
+        hook.name = f"active/{role}"
+    return hooks
+
+
+def training(seed: int, cycle: int):
+    session, model = SimpleNamespace(seed=seed, dataset=FiveSamples()), SimpleNamespace(num_features=16)
+    return SimpleNamespace(session=session, device=torch.device("cpu"), model=model, cycle=cycle, num_train_iter=12)
 
 
 def test_only_who_looks_at_steps_makes_batches_wanted():
@@ -63,38 +69,49 @@ def test_only_who_looks_at_steps_makes_batches_wanted():
     assert PluginHooks({"acquisition": Adding(None)}).want_batches
 
 
-def test_all_are_given_to_usb_in_order_and_a_field_that_is_not_there_is_refused():
-    plugins = {"acquisition": Watching(), "prior": Silent()}
-    hooks, given = registered(plugins)
-    assert given == [
-        (hooks.by_role["acquisition"], "active/acquisition", "VERY_HIGH"), (hooks.by_role["prior"], "active/prior", "VERY_HIGH"),
-    ]  # fmt: skip
+def test_modules_that_several_look_at_are_captured_once():
+    first, second = Watching(), Watching()
+    first.hidden_modules, second.hidden_modules = ("a", "b"), ("b", "c")
+    assert PluginHooks({"acquisition": first, "prior": second}).hidden_modules == ["a", "b", "c"]
+
+
+def test_a_field_that_the_algorithm_does_not_have_is_refused():
+    hooks = named({"acquisition": Watching(), "prior": Silent()})
+    hooks.check_fields("someone", frozenset({"idx_lb", "logits_strong"}))
     with pytest.raises(UsageError, match="active.acquisition: 'watching': needs logits_strong of every step, but algorithm 'someone'"):
-        registered(plugins, frozenset({"idx_lb"}))
+        hooks.check_fields("someone", frozenset({"idx_lb"}))
 
 
-def test_setup_is_told_by_role_and_draws_by_its_position():
+def test_setup_is_told_of_the_training_and_draws_by_its_position():
     def draws(seed, cycle):
         plugin = Watching()
-        registered({"acquisition": plugin, "prior": Silent()})[0].set_up(lambda role: f"info of {role}", seed, cycle)
+        named({"acquisition": plugin, "prior": Silent()}).set_up(training(seed, cycle), lambda role: f"registrar of {role}")
         ((called, info, drawn),) = plugin.calls
-        assert (called, info) == ("setup", "info of acquisition")
+        assert called == "setup" and info.register_state == "registrar of acquisition"
+        assert (info.num_samples, info.num_classes, info.feature_dim, info.cycle, info.num_train_iter) == (5, 2, 16, cycle, 12)
         return drawn
 
     assert draws(0, 1) == draws(0, 1) and len({draws(0, 1), draws(1, 1), draws(0, 2)}) == 3
 
 
-def test_steps_are_shown_and_losses_come_by_the_name_of_the_hook():
+def test_steps_are_shown_and_losses_added_and_logged_by_the_name_of_the_hook():
     watching = Watching()
-    plugins = {"acquisition": watching, "prior": Adding(torch.tensor(2.0)), "analysis": Adding(None)}
-    hooks, _ = registered(plugins)
-    hooks.observe(SESSION, "a batch")
+    adders = {"prior": Adding(torch.tensor(2.0)), "analysis": Adding(None), "acquisition": Adding(torch.tensor(0.5))}
+    out, log = {"loss": torch.tensor(1.0)}, {}
+    assert named({"watcher": watching, **adders}).show(None, "a batch", out, log)
     assert watching.calls == [("observe", "a batch")]
-    assert list(hooks.extra_losses(SESSION, "a batch")) == [("active/prior", torch.tensor(2.0))]
+    # 1 + 2 + 0.5
+    assert out == {"loss": torch.tensor(3.5)} and log == {"train/active/prior_loss": 2.0, "train/active/acquisition_loss": 0.5}
+
+
+def test_a_loss_that_nobody_adds_to_is_the_same_object():
+    loss = torch.tensor(1.0)
+    out, log = {"loss": loss}, {}
+    assert not named({"acquisition": Watching(), "prior": Adding(None)}).show(None, "a batch", out, log)
+    assert out["loss"] is loss and log == {}
 
 
 @pytest.mark.parametrize(("extra", "got"), [(1.0, "float"), (torch.zeros(1), r"a tensor of shape \(1,\)"), ([torch.tensor(1.0)], "list")])
 def test_a_loss_that_is_no_scalar_is_refused(extra, got):
-    hooks, _ = registered({"acquisition": Adding(extra)})
     with pytest.raises(UsageError, match=f"^active.acquisition: extra_loss must return a scalar tensor, got {got}$"):
-        list(hooks.extra_losses(SESSION, "a batch"))
+        named({"acquisition": Adding(extra)}).show(None, "a batch", {"loss": torch.tensor(1.0)}, {})

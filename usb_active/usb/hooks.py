@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from semilearn.core.hooks import EvaluationHook, Hook
+
+from usb_active.usb.device import remove_hook, replace_hook
+from usb_active.usb.plugin_hooks import PluginHook
+
+
+class IntervalHook(Hook):
+    """Calls `on_interval` of the plugins; after USB's EMAHook, so that they see the EMA model of this step."""
+
+    def after_train_step(self, algorithm: Any) -> None:
+        for hook in [hook for hook in algorithm._hooks if isinstance(hook, PluginHook)]:
+            hook.on_interval(algorithm)
 
 
 class PriorUpdateHook(Hook):
@@ -78,3 +90,21 @@ class ProgressHook(Hook):
         """Clear the bar, also when training was interrupted."""
         if self._bar is not None:
             self._bar.close()
+
+
+def register_hooks(algorithm: Any, plugins: Mapping[str, Hook], own: Hook, progress: ProgressHook) -> None:
+    """The hooks of an active training, in the order in which they must come, into USB's.
+
+    Args:
+        plugins: role → hook. own: of what the algorithm itself registered.
+    """
+    replace_hook(algorithm, ActiveEvaluationHook(), "EvaluationHook", "HIGH")
+    # Its samplers are seeded by the epoch alone; ours need no telling.
+    remove_hook(algorithm, "DistSamplerSeedHook")
+    for role, hook in plugins.items():
+        algorithm.register_hook(hook, f"active/{role}", "VERY_HIGH")
+    algorithm.register_hook(own, own.name, "VERY_HIGH")
+    algorithm.register_hook(progress, "active/progress", "LOWEST")
+    algorithm.register_hook(IntervalHook(), "active/interval", "LOW")
+    algorithm.register_hook(PriorUpdateHook(), "active/prior_update", "LOW")
+    replace_hook(algorithm, ActiveCheckpointHook(), "CheckpointHook", "LOWEST")

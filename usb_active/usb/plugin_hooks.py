@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import torch
-from semilearn.core.hooks import Hook
 
 from usb_active.contracts.acquisition import TrainBatch, TrainingInfo
 from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError
+from usb_active.loop.session import Session
 from usb_active.randomness import global_generators_kept, seeded_globals
 from usb_active.usb.registered import RegisteredState
 from usb_active.usb.seams import check_fields, wanted_fields
@@ -85,12 +85,14 @@ class PluginHook(RegisteredState):
         self._forward("after_run", algorithm)
 
 
-class IntervalHook(Hook):
-    """Calls `on_interval` of the plugins; after USB's EMAHook, so that they see the EMA model of this step."""
+class Training(Protocol):
+    """What plugins are told of a training when it begins."""
 
-    def after_train_step(self, algorithm: Any) -> None:
-        for hook in [hook for hook in algorithm._hooks if isinstance(hook, PluginHook)]:
-            hook.on_interval(algorithm)
+    session: Session
+    device: torch.device
+    model: torch.nn.Module
+    cycle: int
+    num_train_iter: int
 
 
 class PluginHooks:
@@ -106,26 +108,32 @@ class PluginHooks:
         """Whether any plugin looks at steps."""
         return bool(self._observers or self._loss_adders)
 
-    def register(self, register_hook: Callable[[Hook, str, str], None], algorithm: str, fields: frozenset[str]) -> None:
-        """Give them to USB. UsageError when a plugin needs a field of a step that the algorithm does not have."""
+    @property
+    def hidden_modules(self) -> list[str]:
+        """Names of the network's modules whose outputs plugins look at."""
+        return list(dict.fromkeys(name for hook in self.by_role.values() for name in hook.plugin.hidden_modules))
+
+    def check_fields(self, algorithm: str, fields: frozenset[str]) -> None:
+        """UsageError when a plugin needs a field of a step that the algorithm does not have."""
         for role, hook in self.by_role.items():
             check_fields(f"active.{role}: '{hook.plugin.name}'", wanted_fields(hook.plugin), algorithm, fields)
-            register_hook(hook, f"active/{role}", "VERY_HIGH")
 
-    def set_up(self, info: Callable[[str], TrainingInfo], seed: int, cycle: int) -> None:
-        """Call `setup` of each plugin that has one, with what it is told, which depends on its role."""
+    def set_up(self, training: Training, registrar: Callable[[str], Callable[..., Any]]) -> None:
+        """Call `setup` of each plugin that has one; `registrar` gives each role a `register_state` of its own."""
         for role, hook in self.by_role.items():
             if hook.defines("setup"):
-                with seeded_globals(seed, cycle, role, "setup"):
-                    hook.plugin.setup(info(role))
+                with seeded_globals(training.session.seed, training.cycle, role, "setup"):
+                    hook.plugin.setup(training_info(training, registrar(role)))
 
-    def observe(self, algorithm: Any, batch: TrainBatch) -> None:
-        """Show a step to those who watch."""
+    def show(self, algorithm: Any, batch: TrainBatch, out_dict: dict[str, Any], log_dict: dict[str, Any]) -> bool:
+        """Show a step to those who watch, and add to its loss, and to the log, what others give: whether the loss has changed.
+
+        Raises:
+            UsageError: what is added is no scalar.
+        """
+        added = False
         for hook in self._observers:
             hook.observe(algorithm, batch)
-
-    def extra_losses(self, algorithm: Any, batch: TrainBatch) -> Iterator[tuple[str, torch.Tensor]]:
-        """What plugins add to the loss of a step, by the name of their hook. UsageError when it is no scalar."""
         for hook in self._loss_adders:
             extra = hook.extra_loss(algorithm, batch)
             if extra is None:
@@ -133,4 +141,17 @@ class PluginHooks:
             if not isinstance(extra, torch.Tensor) or extra.ndim > 0:
                 got = f"a tensor of shape {tuple(extra.shape)}" if isinstance(extra, torch.Tensor) else type(extra).__name__
                 raise UsageError(f"{hook.title}: extra_loss must return a scalar tensor, got {got}")
-            yield hook.name, extra
+            out_dict["loss"] = out_dict["loss"] + extra
+            log_dict[f"train/{hook.name}_loss"] = float(extra.detach())
+            added = True
+        return added
+
+
+def training_info(training: Training, register_state: Callable[..., Any]) -> TrainingInfo:
+    """What a plugin is told of the training that begins."""
+    dataset = training.session.dataset
+    return TrainingInfo(
+        num_samples=len(dataset), num_classes=len(dataset.class_names), img_size=dataset.img_size, in_channels=dataset.in_channels,
+        feature_dim=getattr(training.model, "num_features", None), device=training.device, cycle=training.cycle,
+        num_train_iter=training.num_train_iter, net=training.model, register_state=register_state,
+    )  # fmt: skip
