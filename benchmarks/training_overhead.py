@@ -112,7 +112,7 @@ def plain(data: dict[str, Any]) -> Any:
 def steps(algorithm: Any) -> Iterator[None]:
     """USB's training loop, a step at a time."""
     algorithm.model.train()
-    algorithm.epoch, algorithm._started = 0, time.perf_counter()
+    algorithm.epoch = 0
     algorithm.call_hook("before_run")
     algorithm.call_hook("before_train_epoch")
     for lb, ulb in zip(algorithm.loader_dict["train_lb"], algorithm.loader_dict["train_ulb"]):  # noqa: B905 — as USB does

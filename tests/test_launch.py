@@ -168,7 +168,7 @@ def test_a_namespace_of_semilearn_s_own_is_completed(tmp_path):
     """semilearn's `get_config` and `get_algorithm`, as in its notebooks: every key has a default, given or not."""
     import usb_active
 
-    usb_active.register()
+    usb_active.register_usb_algorithms()
     from semilearn.algorithms import get_algorithm
     from semilearn.lighting.config import get_config
 

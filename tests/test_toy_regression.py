@@ -152,6 +152,7 @@ def test_the_smaller_error_wins():
     """Two methods over two seeds, the differences equal: every comparison is significant."""
     from usb_active.report.groups import group_runs
     from usb_active.report.pairwise import compare
+    from usb_active.report.runs import RunRecord
 
     measures = (Metric("mae", "mean absolute error", higher_is_better=False),)
 

@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     from usb_active.storage.artifacts import load_artifact as load_artifact
     from usb_active.storage.artifacts import save_artifact as save_artifact
     from usb_active.storage.spreadsheet import text_cell as text_cell
-    from usb_active.usb.algorithm import register as register
+    from usb_active.usb.registration import register as register
+    from usb_active.usb.registration import register_usb_algorithms as register_usb_algorithms
 
 __version__ = "0.1.0"
 
@@ -112,7 +113,8 @@ _PUBLIC = {
     "Declaration": "usb_active.contracts.registry",
     "free_key": "usb_active.contracts.plugin",
     "overrides": "usb_active.contracts.plugin",
-    "register": "usb_active.usb.algorithm",
+    "register": "usb_active.usb.registration",
+    "register_usb_algorithms": "usb_active.usb.registration",
     "register_plugin": "usb_active.contracts.registry:register",
     # What methods are made with.
     "EpochTraining": "usb_active.pool.epoch_training",

@@ -15,7 +15,7 @@ from run_helpers import checkpoint, config_of, settings, train, write_yaml
 from usb_active import Pretrained, cli
 from usb_active.contracts.plugin import PluginConfig
 from usb_active.errors import UsageError
-from usb_active.pool.divergence import DivergenceWatch, advice, check_finite_states, nonfinite_of, nonfinite_tensors
+from usb_active.pool.divergence import Divergence, DivergenceWatch, advice, check_finite_states, nonfinite_of, nonfinite_tensors
 from usb_active.pool.epoch_training import EpochTraining
 from usb_active.usb.launcher import make_algorithm
 
@@ -148,7 +148,7 @@ def test_whoever_is_the_first_that_cannot_go_on(tmp_path, error):
 def test_a_loss_of_a_step_that_is_not_finite_is_no_divergence_where_the_weights_are(tmp_path):
     """As mixed precision skips such a step."""
     data = settings(tmp_path, active=ONE)
-    algorithm = broken(data, 2, lambda self: self._watch.see(torch.tensor(float("nan")), 3))
+    algorithm = broken(data, 2, lambda self: self._divergence.see(torch.tensor(float("nan")), 3))
     algorithm.train()
     assert (tmp_path / "run" / "cycle_000" / "done.json").exists()
 
@@ -165,9 +165,9 @@ def test_the_watch_changes_no_bit(tmp_path, monkeypatch):
 def test_a_module_of_a_plugin_counts(tmp_path):
     algorithm = make_algorithm(config_of(settings(tmp_path, active=ONE)))
     critic = algorithm.register_state("critic", lambda: torch.nn.Linear(3, 1))
-    assert algorithm._nonfinite_weights() == ""
+    assert algorithm._divergence.nonfinite() == ""
     critic.bias.data.fill_(float("nan"))
-    assert "1 of 2 tensors of algorithm: 'critic' are not finite (bias)" in algorithm._nonfinite_weights()
+    assert "1 of 2 tensors of algorithm: 'critic' are not finite (bias)" in algorithm._divergence.nonfinite()
     algorithm.session.close()
 
 
@@ -264,3 +264,35 @@ def test_what_is_logged_is_one_line(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         diverged(settings(tmp_path, active=ONE, lr=1e30))
     assert not caplog.records and not list(Path(tmp_path).rglob("*.tmp"))
+
+
+def watched(**modules) -> Divergence:
+    return Divergence("runs/a: the training of cycle 2", torch.device("cpu"), lambda: modules, "try less")
+
+
+def test_a_loss_that_is_not_finite_is_forgotten_where_the_weights_are():
+    """As mixed precision skips such a step: what it did no harm to is looked at once, and not again."""
+    net = torch.nn.Linear(2, 1)
+    divergence = watched(net=net)
+    divergence.see(torch.tensor(float("nan")), 3)
+    divergence.check(4, 9, thoroughly=False)
+    net.weight.data.fill_(float("nan"))
+    # The loss has been finite since.
+    divergence.check(5, 9, thoroughly=False)
+    with pytest.raises(UsageError) as caught:
+        divergence.check(6, 9, thoroughly=True)
+    said = "at step 6, 1 of 2 tensors of net are not finite (weight); try less"
+    assert str(caught.value) == f"runs/a: the training of cycle 2 diverged and has no result: {said}"
+    divergence.see(None, 7)
+    divergence.see(torch.tensor(float("inf")), 7)
+    with pytest.raises(UsageError, match="the loss is not finite since step 7 of 9; at step 8, 1 of 2 tensors of net"):
+        divergence.check(8, 9, thoroughly=False)
+
+
+def test_modules_that_are_made_later_count():
+    modules = {"a": torch.nn.Linear(2, 1)}
+    divergence = Divergence("x", torch.device("cpu"), lambda: modules, "")
+    assert divergence.nonfinite() == ""
+    modules["b"] = torch.nn.Linear(2, 1)
+    modules["b"].bias.data.fill_(float("inf"))
+    assert divergence.nonfinite() == "1 of 2 tensors of b are not finite (bias)"

@@ -6,8 +6,8 @@ import pytest
 from semilearn.algorithms.fixmatch import FixMatch
 
 from usb_active.contracts.plugin import overrides
-from usb_active.usb.algorithm import make_active
 from usb_active.usb.bases import OwnAlgorithm
+from usb_active.usb.registration import make_active
 from usb_active.usb.seams import FIELDS, batch_fields
 
 

@@ -89,7 +89,7 @@ def check_values(batch, expected, fields):
 
 @pytest.mark.parametrize("stage", ["observe", "extra_loss", "before_run", "after_train_step", "on_interval"])
 def test_a_plugin_leaves_the_generators_as_it_found_them(stage):
-    from usb_active.usb.hooks import PluginHook
+    from usb_active.usb.plugin_hooks import PluginHook
 
     def disturb(*values):
         random.seed(5), np.random.seed(5), torch.manual_seed(5)
@@ -444,9 +444,9 @@ def test_registration_is_idempotent_and_complete():
 
     import usb_active
 
-    usb_active.register()
+    usb_active.register_usb_algorithms()
     before = {name: USB[name] for name in USB.keys()}
-    usb_active.register()
+    usb_active.register_usb_algorithms()
     assert {name: USB[name] for name in USB.keys()} == before
     plain = [name for name in before if not name.startswith("active_")]
     assert set(ALGORITHMS) <= set(plain)

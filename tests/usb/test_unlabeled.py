@@ -27,7 +27,7 @@ def test_a_step_gets_the_views_that_its_algorithm_declares(tmp_path):
     assert len(algorithm.seen) == 4
     shifted = 0
     for rows, plain, weak, mirrored in algorithm.seen:
-        samples = [dataset.load(int(i)) for i in algorithm._dataset_idx["train_ulb"][rows]]
+        samples = [dataset.load(int(i)) for i in algorithm._loaders.dataset_idx["train_ulb"][rows]]
         assert torch.equal(plain, torch.stack([dataset.views.eval(sample) for sample in samples]))
         assert torch.equal(mirrored, torch.stack([torch.tensor(sample[:, ::-1].copy()).float()[None] for sample in samples]))
         assert weak.shape == plain.shape
@@ -97,7 +97,7 @@ def test_every_algorithm_of_usb_gets_what_its_step_takes():
 
     import usb_active
 
-    usb_active.register()
+    usb_active.register_usb_algorithms()
     own = {name: ALGORITHMS[name] for name in ALGORITHMS.keys() if ALGORITHMS[name].__module__.startswith("semilearn.")}
     assert len(own) > 15
     for name, cls in own.items():

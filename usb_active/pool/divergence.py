@@ -6,7 +6,7 @@ skips the update of such a step by design, and the weights stay as they were.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -36,6 +36,56 @@ class DivergenceWatch:
     def forget(self) -> None:
         """Begin anew: what was seen did no harm."""
         self._since.fill_(_NEVER)
+
+
+class Divergence:
+    """Whether one training has diverged: owns what was seen of its losses, and looks at what is trained.
+
+    Args:
+        training: which one it is; messages begin with it ("runs/a: the training of cycle 1").
+        device: of its losses.
+        modules: what is trained, by name, asked for at every look: some modules are made after this.
+        advice: what may help.
+    """
+
+    def __init__(self, training: str, device: torch.device, modules: Callable[[], Mapping[str, torch.nn.Module]], advice: str):
+        self.advice = advice
+        self._training, self._modules = training, modules
+        self._watch = DivergenceWatch(device)
+
+    def see(self, loss: Any, step: int) -> None:
+        """Take note of the loss of a step, counted from 1; what is no tensor is none."""
+        if isinstance(loss, torch.Tensor):
+            self._watch.see(loss, step)
+
+    def check(self, step: int, num_steps: int, thoroughly: bool) -> None:
+        """Between two steps: UsageError when weights, buffers or EMA weights are not finite.
+
+        Args:
+            step, num_steps: how many steps are done, and how many there are.
+            thoroughly: look at the weights in any case; else only where the loss of a step since the last look was not finite. Mixed
+                precision skips such a step, and all is well.
+        """
+        since = self._watch.first()
+        if since is None and not thoroughly:
+            return
+        found = self.nonfinite()
+        if found:
+            seen = "" if since is None else f"the loss is not finite since step {since} of {num_steps}; "
+            raise self.error(f"{seen}at step {step}, {found}")
+        self._watch.forget()
+
+    def nonfinite(self) -> str:
+        """Which weights or buffers are not finite, in words; "" when all are."""
+        for who, module in self._modules().items():
+            bad = nonfinite_tensors(module)
+            if bad:
+                return f"{len(bad)} of {len(module.state_dict())} tensors of {who} are not finite ({name_some(bad, 3)})"
+        return ""
+
+    def error(self, found: str) -> UsageError:
+        """That the training has no result because of what was found."""
+        return UsageError(f"{self._training} diverged and has no result: {found}; {self.advice}")
 
 
 def nonfinite_tensors(module: torch.nn.Module) -> list[str]:

@@ -5,56 +5,41 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import logging
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from semilearn.core.utils import ALGORITHMS, TBLog
 from torch.utils.data import DataLoader
 
-from usb_active.contracts.acquisition import TrainingInfo
-from usb_active.contracts.algorithm import OwnAlgorithm
 from usb_active.contracts.plugin import overrides
-from usb_active.contracts.registry import REGISTRY
-from usb_active.errors import UsageError, name_some
+from usb_active.errors import UsageError
 from usb_active.loop.session import Session
-from usb_active.pool.divergence import DivergenceWatch, advice, nonfinite_tensors
-from usb_active.pool.inference import evaluating
-from usb_active.pool.sampling import EpochSampler, Loader, PermutationStream, PositionSampler, SeededRows, make_loader
+from usb_active.pool.divergence import Divergence, advice
 from usb_active.pool.split import Split
 from usb_active.pool.view import Registered
 from usb_active.randomness import seed_globals, seeded_globals
-from usb_active.storage.checkpoint import must_fit, read_cycle_checkpoint, write_checkpoint
+from usb_active.storage.checkpoint import write_checkpoint
 from usb_active.usb.arguments import complete_args
-from usb_active.usb.data import EvaluationRows, PoolStream, held_out
-from usb_active.usb.device import DeviceMixin, configure_torch, pick_device, remove_hook, replace_hook
+from usb_active.usb.checkpoints import CycleCheckpoints
+from usb_active.usb.cycle_start import constant_after_warmup, load_into
+from usb_active.usb.device import DeviceMixin, configure_torch, pick_device
 from usb_active.usb.fast_hooks import accelerate
-from usb_active.usb.hooks import (
-    ActiveCheckpointHook,
-    ActiveEvaluationHook,
-    IntervalHook,
-    PluginHook,
-    PriorUpdateHook,
-    ProgressHook,
-    RegisteredState,
-)
+from usb_active.usb.hooks import ProgressHook, register_hooks
+from usb_active.usb.loaders import CycleLoaders
 from usb_active.usb.missing_parts import network_named
-from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_fields, check_prior_stages, wanted_fields
-from usb_active.usb.state import algorithm_state, load_algorithm_state
+from usb_active.usb.plugin_hooks import PluginHooks
+from usb_active.usb.registered import OWN, Registrations
+from usb_active.usb.scoring import Scores
+from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_prior_stages
+from usb_active.usb.stopwatch import Stopwatch
 from usb_active.usb.support import build_network, check_supported
+from usb_active.usb.tensorboard import RunLog
 from usb_active.usb.unlabeled import declared_views
-
-logger = logging.getLogger("usb_active")
-
-PREFIX = "active_"
 
 
 class ActiveMixin(DeviceMixin):
-    """Placed before one of USB's algorithm classes by `make_active`.
+    """Placed before one of USB's algorithm classes by `registration.make_active`.
 
     Every cycle runs USB's own constructor anew on the labels there are, with new weights loaded into the modules that exist
     (so that device and parallel wrappers survive). A later cycle is therefore a new instance by construction.
@@ -72,9 +57,7 @@ class ActiveMixin(DeviceMixin):
             complete_args(args)
         self.session = Session.from_args(args, self)
         configure_torch(self.session.config.active)
-        if tb_log is None and args.use_tensorboard:
-            tb_log = TBLog(str(self.session.run_dir.path), "tensorboard", use_tensorboard=True)
-        self._tensorboard = tb_log
+        self._run_log = RunLog(tb_log, self.session.run_dir.path if args.use_tensorboard else None)
         self._constructor = (args, net_builder, logger), keywords
         # Where the YAML leaves them to the data set.
         args.num_classes, args.img_size = self.session.dataset.task.num_outputs, self.session.dataset.img_size
@@ -89,37 +72,27 @@ class ActiveMixin(DeviceMixin):
     def _construct(self, split: Split, cycle: int) -> None:
         (args, net_builder, logger), keywords = self._constructor
         self.split, self.cycle = split, cycle
-        self.elapsed, self.evaluation, self.best_test_score = 0.0, {}, None
-        config = self.session.config.active
         self._fields = batch_fields(self.base_name, type(self))
-        self._plugin_hooks = {role: PluginHook(plugin) for role, plugin in self.session.plugins.items()}
-        # Holds what the algorithm itself registers, as a plugin's hook holds what that does.
-        self._own_hook = RegisteredState("active/algorithm")
-        self._watch = DivergenceWatch(self.device)
-        self._capture = StepCapture(self.base_name, self._fields, self._hidden_modules())
+        self._plugin_hooks = PluginHooks(self.session.plugins)
+        self._registrations = Registrations(self._plugin_hooks.by_role, self.session.seed, cycle, self.device)
+        training = f"{self.session.run_dir.path}: the training of cycle {cycle}"
+        modules = lambda: {"the model": self.model, "the EMA model": self.ema_model, **self._registrations.modules()}  # noqa: E731 — asked later
+        self._divergence = Divergence(training, self.device, modules, advice(self.session.config.usb))
+        self._stopwatch = Stopwatch()
+        self._scores = Scores(self.session.dataset.task, self.to_device, self._divergence.error)
+        self._checkpoints = CycleCheckpoints(cycle, self._registrations, self._scores, self._divergence, self._stopwatch)
+        self._capture = StepCapture(self.base_name, self._fields, self._plugin_hooks.hidden_modules)
         # USB prints from constructors; what matters is in the log.
         named = network_named(self.session.config)
         with contextlib.redirect_stdout(io.StringIO()), seeded_globals(self.session.seed, "construct"), named:
-            super().__init__(args, net_builder, self._cycle_log(cycle, args.num_train_iter), logger, **keywords)
-        # A model that a launcher moved stays where it is; one that nobody moved goes to the device.
-        if self.device.type != "cpu":
-            self.model.to(self.device)
-            self.ema_model.to(self.device)
-        self.ce_loss = self._capture.watch_loss(self.ce_loss, "_logits_lb")
-        self.consistency_loss = self._capture.watch_loss(self.consistency_loss, "_logits_strong")
-        self._capture.passes.watch(self.model)
+            super().__init__(args, net_builder, self._run_log.of_cycle(cycle * args.num_train_iter), logger, **keywords)
+        self.place_networks()
+        self._capture.watch(self)
         if self.session.guidance.exists:
             check_prior_stages(self.base_name, self.hooks_dict)
-        if config.fast_hooks:
+        if self.session.config.active.fast_hooks:
             accelerate(self)
-        self._constructed = algorithm_state(self)
-
-    def _cycle_log(self, cycle: int, steps: int) -> CycleLog | None:
-        return None if self._tensorboard is None else CycleLog(self._tensorboard, cycle * steps)
-
-    def _hidden_modules(self) -> list[str]:
-        names = [name for plugin in self.session.plugins.values() for name in plugin.hidden_modules]
-        return list(dict.fromkeys(names))
+        self._checkpoints.begin(self)
 
     def prepare(self, cycle: int, split: Split) -> None:
         """Everything sized by the labelled set is rebuilt, weights are fresh (or carried, under `warm_start`)."""
@@ -128,104 +101,30 @@ class ActiveMixin(DeviceMixin):
             self.split = split
             self.args.epoch, self.args.num_train_iter = self.plan(self.session.pool)
         self._construct(split, cycle)
-        for role, hook in self._plugin_hooks.items():
-            if hook.defines("setup"):
-                with seeded_globals(self.session.seed, cycle, role, "setup"):
-                    hook.plugin.setup(self._training_info(hook))
-
-    def _training_info(self, hook: PluginHook) -> TrainingInfo:
-        dataset = self.session.dataset
-        return TrainingInfo(
-            num_samples=len(dataset), num_classes=len(dataset.class_names), img_size=dataset.img_size, in_channels=dataset.in_channels,
-            feature_dim=getattr(self.model, "num_features", None), device=self.device, cycle=self.cycle,
-            num_train_iter=self.num_train_iter, net=self.model, register_state=self._registrar(hook),
-        )  # fmt: skip
+        self._plugin_hooks.set_up(self, self._registrations.registrar)
 
     def register_state(self, name: str, factory: Callable[[], Any], optimizer: Callable | None = None) -> Any:
         """For algorithms with modules and optimizers beside USB's one: as `TrainingInfo.register_state`, made anew every cycle.
 
         To be called in the algorithm's constructor, after USB's.
         """
-        return self._registrar(self._own_hook)(name, factory, optimizer)
+        return self._registrations.register(OWN, name, factory, optimizer)
 
     def registered(self) -> dict[str, dict[str, Registered]]:
         """What plugins (by role) and the algorithm itself registered for this cycle's training, by name."""
-        return {
-            role: {name: Registered(made, hook.optimizers.get(name)) for name, made in hook.registered.items()}
-            for role, hook in self._state_hooks.items()
-        }
-
-    @property
-    def _state_hooks(self) -> dict[str, RegisteredState]:
-        return {**self._plugin_hooks, "algorithm": self._own_hook}
-
-    def _registrar(self, hook: RegisteredState) -> Callable[..., Any]:
-        def register_state(name: str, factory: Callable[[], Any], optimizer: Callable | None = None) -> Any:
-            if name in hook.registered:
-                raise UsageError(f"{hook.title}: state '{name}' is registered twice")
-            with seeded_globals(self.session.seed, self.cycle, hook.name, name):
-                made = factory()
-            if isinstance(made, torch.nn.Module):
-                made = made.to(self.device)
-            hook.registered[name] = made
-            if optimizer is not None:
-                hook.optimizers[name] = optimizer(made.parameters())
-            return made
-
-        return register_state
+        return self._registrations.by_role()
 
     # ------------------------------------------------------------------------------------------ what USB's constructor asks for
     def set_dataset(self) -> dict[str, Any]:
         """The pool's labelled and unlabelled streams, the test set, and the labels held out for validation."""
-        dataset, split, views = self.session.dataset, self.split, declared_views(self)
-        streams = {
-            "train_lb": PoolStream(self.base_name, dataset, split.labeled, split.labels, views),
-            "train_ulb": PoolStream(self.base_name, dataset, split.unlabeled, None, views),
-        }
+        dataset, split = self.session.dataset, self.split
+        self._loaders = CycleLoaders(self.base_name, dataset, split, declared_views(self), self.session.seed, self.cycle)
         self.args.lb_dest_len, self.args.ulb_dest_len = len(split.labeled), len(split.unlabeled)
-        self._dataset_idx = {name: torch.from_numpy(stream.idx) for name, stream in streams.items()}
-        evaluated = {"eval": dataset.test}
-        if len(split.validation):
-            evaluated["validation"] = held_out(dataset, split.validation, split.validation_labels)
-        there = {name: samples for name, samples in evaluated.items() if samples is not None}
-        rows = {name: EvaluationRows(samples, dataset.views.eval, dataset.task) for name, samples in there.items()}
-        return {**streams, **rows}
+        return self._loaders.rows
 
     def set_data_loader(self) -> dict[str, DataLoader]:
         """Loaders whose batches depend on their position alone and that start at the iteration reached."""
-        args = self.args
-        batch_sizes = {"train_lb": args.batch_size, "train_ulb": int(args.batch_size * args.uratio)}
-        loaders = {name: self._train_loader(name, size) for name, size in batch_sizes.items()}
-        for name in set(self.dataset_dict) - set(loaders):
-            loaders[name] = self._evaluation_loader(self.dataset_dict[name])
-        return loaders
-
-    def _train_loader(self, name: str, batch_size: int) -> DataLoader:
-        stream, seed = self.dataset_dict[name], self.session.seed
-        permutations = PermutationStream(len(stream), batch_size, seed, self.cycle, name)
-        sampler = PositionSampler(permutations.batch, lambda: self.it, self._epoch_end)
-        if overrides(self, "make_sampler"):
-            split = name.partition("_")[2]
-            make = lambda epoch, start: self.make_sampler(split, epoch, start)  # noqa: E731 — it is a closure, not a function
-            sampler = EpochSampler(make, stream.rows_of, self._epoch_position, sampler)
-        # USB gives the unlabelled stream twice the workers.
-        workers = self.args.num_workers * (2 if name == "train_ulb" else 1)
-        rows = SeededRows(stream, seed, self.cycle, name, "views")
-        return make_loader(rows, sampler, workers, self.session.dataset.collate, persistent=True)
-
-    def _epoch_end(self) -> int:
-        # The last epoch takes the remainder; USB would drop it, and with it the last evaluation.
-        last = self.epoch + 1 >= self.epochs
-        return self.num_train_iter if last else min(self.num_train_iter, (self.epoch + 1) * self.num_iter_per_epoch)
-
-    def _epoch_position(self) -> tuple[int, int, int, int]:
-        return self.epoch, self.it - self.epoch * self.num_iter_per_epoch, self.it, self._epoch_end()
-
-    def _evaluation_loader(self, rows: EvaluationRows) -> DataLoader:
-        own = torch.Generator()
-        own.manual_seed(0)
-        collate, workers = self.session.dataset.collate, self.args.num_workers
-        return Loader(rows, self.args.eval_batch_size, shuffle=False, num_workers=workers, collate_fn=collate, generator=own)
+        return self._loaders.make(self.args, self, self.make_sampler if overrides(self, "make_sampler") else None)
 
     def set_model(self) -> torch.nn.Module:
         """The initial weights: the same every cycle, pretrained if there is a pretrainer; carried on under `warm_start`."""
@@ -235,46 +134,30 @@ class ActiveMixin(DeviceMixin):
         # USB's builder is what algorithms that wrap the network (remixmatch, simmatch) call in the end.
         self.net_builder = lambda **options: build_network(self.session.weights.build, self.session.config)
         model = super().set_model()
-        return model if existing is None else _load_into(existing, model)
+        return model if existing is None else load_into(existing, model)
 
     def set_ema_model(self) -> torch.nn.Module:
         existing = vars(self).get("ema_model")
         if existing is None:
             return copy.deepcopy(self.model)
-        return existing if self.session.continues_weights() else _load_into(existing, self.model)
+        return existing if self.session.continues_weights() else load_into(existing, self.model)
 
     def set_optimizer(self) -> tuple[torch.optim.Optimizer, Any]:
         """The algorithm's own optimizer and schedule (USB's cosine, unless it has another), or a constant rate after the warm-up."""
         optimizer, scheduler = super().set_optimizer()
         if self.session.config.active.schedule == "cosine":
             return optimizer, scheduler
-        warmup = self.args.num_warmup_iter
-        constant = lambda step: min(1.0, step / warmup) if warmup else 1.0  # noqa: E731 — LambdaLR wants a function of the step
-        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, constant)
+        return optimizer, constant_after_warmup(optimizer, self.args.num_warmup_iter)
 
     def set_hooks(self) -> None:
         super().set_hooks()
-        replace_hook(self, ActiveEvaluationHook(), "EvaluationHook", "HIGH")
-        # Its samplers are seeded by the epoch alone; ours need no telling.
-        remove_hook(self, "DistSamplerSeedHook")
-        for role, hook in self._plugin_hooks.items():
-            check_fields(f"active.{role}: '{hook.plugin.name}'", wanted_fields(hook.plugin), self.base_name, self._fields)
-            self.register_hook(hook, f"active/{role}", "VERY_HIGH")
-        self.register_hook(self._own_hook, self._own_hook.name, "VERY_HIGH")
-        self._observers = [hook.name for hook in self._plugin_hooks.values() if hook.defines("observe")]
-        self._loss_adders = [hook.name for hook in self._plugin_hooks.values() if hook.defines("extra_loss")]
         self._progress = ProgressHook(self.session.progress_title(self.cycle))
-        self.register_hook(self._progress, "active/progress", "LOWEST")
-        self.register_hook(IntervalHook(), "active/interval", "LOW")
-        self.register_hook(PriorUpdateHook(), "active/prior_update", "LOW")
-        replace_hook(self, ActiveCheckpointHook(), "CheckpointHook", "LOWEST")
+        self._plugin_hooks.check_fields(self.base_name, self._fields)
+        register_hooks(self, self._plugin_hooks.by_role, self._registrations.own, self._progress)
 
     # ------------------------------------------------------------------------------------------ one step
     def process_batch(self, input_args: list[str] | None = None, **batch: Any) -> dict[str, Any]:
-        self._loaded = dict(batch)
-        for name, stream in (("idx_lb", "train_lb"), ("idx_ulb", "train_ulb")):
-            if batch.get(name) is not None:
-                self._loaded[name] = self._dataset_idx[stream][batch[name]]
+        self._loaded = self._loaders.with_dataset_idx(batch)
         return super().process_batch(input_args, **batch)
 
     def train_step(self, **inputs: Any) -> tuple[dict, dict]:
@@ -285,16 +168,15 @@ class ActiveMixin(DeviceMixin):
         try:
             with network_named(self.session.config, self.model):
                 out_dict, log_dict = super().train_step(**inputs)
-            self._see_loss(out_dict)
-            shown = self._observers or self._loss_adders
+            self._divergence.see(out_dict.get("loss"), self.it + 1)
             batch = None
-            if shown:
+            if self._plugin_hooks.want_batches:
                 batch = self._capture.batch(self.cycle, self.it, self._loaded, inputs, out_dict.get("feat"), self.unused_fields)
         finally:
             self._capture.close()
             self.prior_seam.close()
-        if batch is not None:
-            self._show(batch, out_dict, log_dict)
+        if batch is not None and self._plugin_hooks.show(self, batch, out_dict, log_dict):
+            self._divergence.see(out_dict.get("loss"), self.it + 1)
         self._log_prior(log_dict)
         return out_dict, log_dict
 
@@ -306,20 +188,6 @@ class ActiveMixin(DeviceMixin):
         share = self.session.guidance.log_interval(done)
         if share is not None:
             log_dict["train/prior_changed"] = share
-
-    def _show(self, batch: Any, out_dict: dict, log_dict: dict) -> None:
-        for name in self._observers:
-            self.call_hook("observe", name, batch)
-        for name in self._loss_adders:
-            extra = self.call_hook("extra_loss", name, batch)
-            if extra is None:
-                continue
-            if not isinstance(extra, torch.Tensor) or extra.ndim > 0:
-                got = f"a tensor of shape {tuple(extra.shape)}" if isinstance(extra, torch.Tensor) else type(extra).__name__
-                raise UsageError(f"{self.hooks_dict[name].title}: extra_loss must return a scalar tensor, got {got}")
-            out_dict["loss"] = out_dict["loss"] + extra
-            self._see_loss(out_dict)
-            log_dict[f"train/{name}_loss"] = float(extra.detach())
 
     def compute_prob(self, logits: torch.Tensor) -> torch.Tensor:
         probs = super().compute_prob(logits)
@@ -333,160 +201,58 @@ class ActiveMixin(DeviceMixin):
         dispatch = lambda **values: super(ActiveMixin, self).call_hook(fn_name, hook_name, **values)  # noqa: E731 — closure over the names
         return self.prior_seam.call(fn_name, dispatch, named)
 
-    # ------------------------------------------------------------------------------------------ divergence
-    def _see_loss(self, out_dict: Mapping[str, Any]) -> None:
-        if isinstance(out_dict.get("loss"), torch.Tensor):
-            self._watch.see(out_dict["loss"], self.it + 1)
-
+    # ------------------------------------------------------------------------------------------ divergence and evaluation
     def check_divergence(self, thoroughly: bool) -> None:
-        """Between two steps: UsageError when weights, buffers or EMA weights are not finite.
+        """Between two steps: UsageError when weights, buffers or EMA weights are not finite; see `Divergence.check`."""
+        self._divergence.check(self.it + 1, self.num_train_iter, thoroughly)
 
-        Args:
-            thoroughly: look at the weights in any case; else only where the loss of a step since the last look was not finite. Mixed
-                precision skips such a step, and all is well.
-        """
-        since = self._watch.first()
-        if since is None and not thoroughly:
-            return
-        found = self._nonfinite_weights()
-        if found:
-            seen = "" if since is None else f"the loss is not finite since step {since} of {self.num_train_iter}; "
-            raise UsageError(f"{self._diverged}: {seen}at step {self.it + 1}, {found}; {self._advice}")
-        self._watch.forget()
-
-    def _nonfinite_weights(self) -> str:
-        modules = {"the model": self.model, "the EMA model": self.ema_model}
-        for hook in self._state_hooks.values():
-            modules |= {f"{hook.title}: '{name}'": made for name, made in hook.registered.items() if isinstance(made, torch.nn.Module)}
-        for who, module in modules.items():
-            bad = nonfinite_tensors(module)
-            if bad:
-                return f"{len(bad)} of {len(module.state_dict())} tensors of {who} are not finite ({name_some(bad, 3)})"
-        return ""
-
-    @property
-    def _diverged(self) -> str:
-        return f"{self.session.run_dir.path}: the training of cycle {self.cycle} diverged and has no result"
-
-    @property
-    def _advice(self) -> str:
-        return advice(self.session.config.usb)
-
-    # ------------------------------------------------------------------------------------------ evaluation and checkpoints
-    @torch.no_grad()
     def evaluate(self, eval_dest: str = "eval", out_key: str = "logits", return_logits: bool = False) -> dict[str, Any]:
         """Scores of the EMA model (USB's names). The live weights are not touched."""
         return self.score(self.ema_model, eval_dest, out_key, return_logits)
 
-    @torch.no_grad()
     def score(self, model: torch.nn.Module, split: str, out_key: str = "logits", return_logits: bool = False) -> dict[str, Any]:
         """Scores of a model on the split ("eval", "validation"). UsageError when its logits are not finite."""
-        logits, targets = [], []
-        with evaluating(model):
-            for batch in self.loader_dict[split]:
-                logits.append(model(self.to_device(batch["x_lb"]))[out_key].float().cpu().numpy())
-                targets.append(batch["y_lb"].numpy())
-        logits = np.concatenate(logits)
-        bad = int((~np.isfinite(logits)).reshape(len(logits), -1).any(axis=1).sum())
-        if bad:
-            where = {"eval": "the test set"}.get(split, f"the {split} set")
-            raise UsageError(f"{self._diverged}: the logits of {bad} of {len(logits)} samples of {where} are not finite; {self._advice}")
-        scores = {f"{split}/{name}": value for name, value in self.session.dataset.task.evaluate(logits, np.concatenate(targets)).items()}
-        return {**scores, f"{split}/logits": logits} if return_logits else scores
+        return self._scores.score(model, self.loader_dict[split], split, out_key, return_logits)
 
     @property
-    def evaluated(self) -> bool:
-        """Whether anything was evaluated in this cycle, so that "best" means something."""
-        return bool(self.evaluation)
+    def evaluation(self) -> dict[str, float]:
+        """The last scores of this cycle's training, by USB's names; empty when nothing was evaluated, so that there is no best either."""
+        return self._scores.last
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of this cycle's training."""
+        return self._stopwatch.seconds
+
+    @property
+    def best_test_score(self) -> float | None:
+        """Of the headline metric, in this cycle's training; None without a test set."""
+        return self._scores.best_test
 
     def note_evaluation(self, scores: Mapping[str, float]) -> None:
         """Remember the last scores, the best step (on held-out labels if there are any), and the best test score of the headline metric."""
-        if not scores:
-            return
-        self.evaluation, metric = dict(scores), self.session.dataset.task.metric
-        test = scores.get(f"eval/{metric.score}")
-        if test is not None and (self.best_test_score is None or metric.is_better(test, self.best_test_score)):
-            self.best_test_score = test
-        chosen_on = scores.get(f"validation/{metric.score}", test)
-        # The first evaluation counts even at accuracy zero.
-        if metric.is_better(chosen_on, self.best_eval_acc) or (self.best_it == 0 and self.best_eval_acc == 0.0):
-            self.best_eval_acc, self.best_it = chosen_on, self.it
+        self.best_eval_acc, self.best_it = self._scores.note(scores, self.it, (self.best_eval_acc, self.best_it))
 
+    # ------------------------------------------------------------------------------------------ checkpoints
     def get_save_dict(self) -> dict[str, Any]:
         """USB's, and under "active" what a resumed run needs beyond it."""
-        elapsed = self.elapsed + time.perf_counter() - self._started
-        return {
-            **super().get_save_dict(),
-            **self.session.owner(self.cycle).stamp(),
-            "best_eval_acc": float(self.best_eval_acc),
-            "active": {
-                "cycle": self.cycle,
-                "device": self.device.type,
-                "algorithm": algorithm_state(self, self._constructed),
-                "plugins": self.session.states.collect(),
-                "registered": {name: _states(hook.registered) for name, hook in self._state_hooks.items()},
-                "optimizers": {name: _states(hook.optimizers) for name, hook in self._state_hooks.items()},
-                "evaluation": self.evaluation,
-                # Called so since version 0.1.0, whatever the metric.
-                "best_test_accuracy": self.best_test_score,
-                **self.session.guidance.state_dict(),
-                "elapsed": elapsed,
-                "log": dict(self.session.logged),
-            },
-        }
+        return {**super().get_save_dict(), **self._checkpoints.beside_usb(self)}
 
     def save_model(self, save_name: str, save_path: str | Path) -> None:
         """Atomically: a crash leaves the old checkpoint or the new one.
 
         Only a cycle's. USB's train.py saves once more when all is over, from a process that may have had nothing to train.
         """
-        if Path(save_path) == self.session.run_dir.path:
-            return
-        write_checkpoint(Path(save_path) / save_name, self.get_save_dict())
+        if Path(save_path) != self.session.run_dir.path:
+            write_checkpoint(Path(save_path) / save_name, self.get_save_dict())
 
     def load_model(self, load_path: str) -> dict[str, Any]:
         """Go on from a checkpoint of this cycle. (A run finds its own; USB's train.py need not name one.)"""
-        path = Path(load_path)
-        checkpoint = read_cycle_checkpoint(path, self.session.owner(self.cycle))
-        with must_fit(path, "weights"):
-            self.model.load_state_dict(checkpoint["model"])
-            self.ema_model.load_state_dict(checkpoint["ema_model"])
-        found = self._nonfinite_weights()
-        if found:
-            raise UsageError(f"{path}: {found}: the training had diverged; {self._advice}")
-        with must_fit(path, "optimizer and schedule"):
-            # Empty when it was written without mixed precision on a GPU.
-            if checkpoint["loss_scaler"]:
-                self.loss_scaler.load_state_dict(checkpoint["loss_scaler"])
-            self.optimizer.load_state_dict(checkpoint["optimizer"])
-            if self.scheduler is not None:
-                self.scheduler.load_state_dict(checkpoint["scheduler"])
-        self.it, self.best_it, self.best_eval_acc = checkpoint["it"], checkpoint["best_it"], checkpoint["best_eval_acc"]
-        self._load_active(checkpoint["active"])
-        return checkpoint
-
-    def _load_active(self, state: dict[str, Any]) -> None:
-        if state["device"] != self.device.type:
-            devices = self.device.type, state["device"]
-            logger.warning("the run goes on on another device (%s, before: %s): from here on it is not equal to the bit", *devices)
-        load_algorithm_state(self, state["algorithm"])
-        self.session.states.give(state["plugins"])
-        for name, hook in self._state_hooks.items():
-            for kind, owner in (("registered", hook.registered), ("optimizers", hook.optimizers)):
-                for key, value in state[kind].get(name, {}).items():
-                    owner[key].load_state_dict(value)
-        self.evaluation, self.best_test_score = state["evaluation"], state["best_test_accuracy"]
-        self.session.load_guidance(state)
-        self.session.logged.update(state["log"])
-        self.elapsed = state["elapsed"]
+        return self._checkpoints.load(self, Path(load_path))
 
     def log_record(self, record: Mapping[str, Any]) -> None:
         """A finished training's scores into TensorBoard, over the number of labels."""
-        if self._tensorboard is not None:
-            numbers = {f"cycle/{name}": value for name, value in record.items() if isinstance(value, float)}
-            numbers |= {f"cycle/log/{name}": value for name, value in record["log"].items()}
-            numbers |= {f"cycle/class_count/{label}": count for label, count in enumerate(record.get("class_counts", ()))}
-            self._tensorboard.update(numbers, record["num_labels"])
+        self._run_log.add(record)
 
     # ------------------------------------------------------------------------------------------ training
     def train(self) -> None:
@@ -501,7 +267,7 @@ class ActiveMixin(DeviceMixin):
         self.epoch = self.start_epoch
         # Tells EMAHook to take its shadow from ema_model.
         self.resume = self.it > 0 or self.session.continues_weights()
-        self._started = time.perf_counter()
+        self._stopwatch.start()
         try:
             super().train()
         except Exception:
@@ -510,55 +276,5 @@ class ActiveMixin(DeviceMixin):
             raise
         finally:
             self._progress.close()
-            self._stop_workers()
-        self.elapsed += time.perf_counter() - self._started
-
-    def _stop_workers(self) -> None:
-        for loader in self.loader_dict.values():
-            loader._iterator = None
-
-
-class CycleLog:
-    """USB's TensorBoard log, with steps that go on through the cycles instead of starting over one another."""
-
-    def __init__(self, log: TBLog, offset: int):
-        self._log, self._offset = log, offset
-
-    def update(self, log_dict: dict[str, float], it: int, suffix: str | None = None, mode: str = "train") -> None:
-        """As USB's."""
-        self._log.update(log_dict, it + self._offset, suffix, mode)
-
-
-def _states(objects: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.state_dict() for name, value in objects.items()}
-
-
-def _load_into(existing: torch.nn.Module, fresh: torch.nn.Module) -> torch.nn.Module:
-    """Fresh values in the modules that exist, so that device, wrappers and hooks on them survive."""
-    state = fresh.state_dict()
-    prefixed = all(name.startswith("module.") for name in existing.state_dict()) and not all(n.startswith("module.") for n in state)
-    existing.load_state_dict({f"module.{name}": value for name, value in state.items()} if prefixed else state)
-    for parameter in existing.parameters():
-        parameter.grad = None
-    return existing
-
-
-def make_active(name: str, cls: type) -> type:
-    """The class behind `active_<name>`."""
-    attributes = {"base_name": name, "base_class": cls, "__module__": __name__}
-    # Last, so that nothing of it hides a method of a class that has one without deriving from it.
-    contract = () if issubclass(cls, OwnAlgorithm) else (OwnAlgorithm,)
-    return type(f"Active{cls.__name__}", (ActiveMixin, cls, *contract), {**attributes, "__doc__": f"USB's {name}, in active cycles."})
-
-
-def register(names: list[str] | None = None) -> None:
-    """Put `active_x` into USB's ALGORITHMS for every algorithm x; again is harmless.
-
-    Third-party algorithms (registry kind "algorithm") named in `names` are put there too, as x and as `active_x`.
-    """
-    for name in names or ():
-        if name not in ALGORITHMS:
-            ALGORITHMS[name] = REGISTRY.get("algorithm", name)
-    for name in [key for key in ALGORITHMS.keys() if not key.startswith(PREFIX)]:
-        if PREFIX + name not in ALGORITHMS:
-            ALGORITHMS[PREFIX + name] = make_active(name, ALGORITHMS[name])
+            self._loaders.stop_workers()
+        self._stopwatch.stop()

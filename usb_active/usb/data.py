@@ -74,7 +74,7 @@ class EvaluationRows(TravellingRows):
         return {"idx_lb": row, "x_lb": self.transform(self.samples.load(row)), "y_lb": self.task.target(self.samples.targets[row])}
 
 
-def held_out(base: Dataset, idx: np.ndarray, labels: np.ndarray) -> Samples:
+def pool_samples(base: Dataset, idx: np.ndarray, labels: np.ndarray) -> Samples:
     """Samples of the pool with labels that people gave."""
     return Samples(_PoolPart(base, idx).load, labels)
 

@@ -69,6 +69,12 @@ class DeviceMixin:
         precision = {"dtype": torch.bfloat16} if self.device.type == "cpu" else {}
         self.amp_cm = partial(torch.autocast, self.device.type, **precision) if self.use_amp else contextlib.nullcontext
 
+    def place_networks(self) -> None:
+        """A model that a launcher moved stays where it is; one that nobody moved goes to the device."""
+        if self.device.type != "cpu":
+            self.model.to(self.device)
+            self.ema_model.to(self.device)
+
     def set_hooks(self) -> None:
         super().set_hooks()
         replace_hook(self, TimerHook(), "TimerHook", "LOW")

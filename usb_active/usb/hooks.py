@@ -1,120 +1,15 @@
-"""USB hooks of the active algorithms: plugins as hooks, evaluation and checkpoints without USB's faults, progress."""
+"""USB hooks of the active algorithms: evaluation and checkpoints without USB's faults, the prior's turn, progress."""
 
 from __future__ import annotations
 
-import copy
 import sys
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from semilearn.core.hooks import EvaluationHook, Hook
 
-from usb_active.contracts.plugin import overrides
-from usb_active.randomness import global_generators_kept, seeded_globals
-
-
-class RegisteredState(Hook):
-    """What was given to `register_state`: objects with a state dict, and optimizers that step with the loss."""
-
-    def __init__(self, name: str = ""):
-        self.name = name
-        self.registered: dict[str, Any] = {}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self._scale = 1.0
-
-    @property
-    def title(self) -> str:
-        """Whose it is, in the words of a YAML."""
-        role = self.name.partition("/")[2]
-        return role if role == "algorithm" else f"active.{role}"
-
-    def before_train_step(self, algorithm: Any) -> None:
-        # The scale under which this step's loss will be differentiated; ParamUpdateHook changes it afterwards. Asked only where
-        # needed, because on a GPU the answer has to be waited for.
-        self._scale = algorithm.loss_scaler.get_scale() if algorithm.use_amp and self.optimizers else 1.0
-
-    def after_train_step(self, algorithm: Any) -> None:
-        for optimizer in self.optimizers.values():
-            step_scaled(optimizer, self._scale)
-
-
-class PluginHook(RegisteredState):
-    """A plugin as a USB hook, registered as `active/<role>`; the stages that the plugin defines reach it.
-
-    The global generators are as before after every call, so that a plugin may draw without changing the training.
-    """
-
-    def __init__(self, plugin: Any):
-        super().__init__()
-        self.plugin = plugin
-
-    def defines(self, method: str) -> bool:
-        """Whether the plugin has this optional method of its own."""
-        return overrides(self.plugin, method)
-
-    def observe(self, algorithm: Any, batch: Any) -> None:
-        with global_generators_kept():
-            self.plugin.observe(batch)
-
-    def extra_loss(self, algorithm: Any, batch: Any) -> torch.Tensor | None:
-        with global_generators_kept():
-            return self.plugin.extra_loss(batch)
-
-    def _forward(self, method: str, algorithm: Any, *values: Any) -> None:
-        """Call a stage, if the plugin has it; what it draws depends on its position alone."""
-        if self.defines(method):
-            with seeded_globals(algorithm.session.seed, algorithm.cycle, self.name, method, algorithm.it):
-                getattr(self.plugin, method)(*(values or (algorithm,)))
-
-    def before_run(self, algorithm: Any) -> None:
-        resumed = algorithm.it > 0
-        state = copy.deepcopy(self.plugin.state_dict()) if resumed and self.defines("state_dict") else None
-        self._forward("before_run", algorithm)
-        if state is not None:
-            # What the call does to the state was in the checkpoint already.
-            self.plugin.load_state_dict(state)
-        first = algorithm.epoch * algorithm.num_iter_per_epoch
-        if resumed and (algorithm.it == first or algorithm.it >= algorithm.num_train_iter):
-            # The checkpoint at an epoch's last step was written just before this call.
-            algorithm.epoch -= 1
-            self._forward("after_train_epoch", algorithm)
-            algorithm.epoch += 1
-
-    def before_train_epoch(self, algorithm: Any) -> None:
-        # A checkpoint in the middle of an epoch was written after this call.
-        if algorithm.it <= algorithm.epoch * algorithm.num_iter_per_epoch:
-            self._forward("before_train_epoch", algorithm)
-
-    def before_train_step(self, algorithm: Any) -> None:
-        super().before_train_step(algorithm)
-        self._forward("before_train_step", algorithm)
-
-    def after_train_step(self, algorithm: Any) -> None:
-        super().after_train_step(algorithm)
-        self._forward("after_train_step", algorithm)
-
-    def on_interval(self, algorithm: Any) -> None:
-        """Every `interval` steps, with the pool and the EMA model of this moment."""
-        interval = self.plugin.interval
-        if interval and self.every_n_iters(algorithm, interval) and self.defines("on_interval"):
-            self._forward("on_interval", algorithm, algorithm.session.interval_view(self.name.partition("/")[2]))
-
-    def after_train_epoch(self, algorithm: Any) -> None:
-        self._forward("after_train_epoch", algorithm)
-
-    def after_run(self, algorithm: Any) -> None:
-        self._forward("after_run", algorithm)
-
-
-def step_scaled(optimizer: torch.optim.Optimizer, scale: float) -> None:
-    """Step on gradients of a loss that was multiplied by `scale`; skipped, as mixed precision does, when one is not finite."""
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if scale != 1.0:
-        for gradient in gradients:
-            gradient.div_(scale)
-    if scale == 1.0 or all(torch.isfinite(gradient).all() for gradient in gradients):
-        optimizer.step()
-    optimizer.zero_grad()
+from usb_active.usb.device import remove_hook, replace_hook
+from usb_active.usb.plugin_hooks import PluginHook
 
 
 class IntervalHook(Hook):
@@ -162,7 +57,7 @@ class ActiveCheckpointHook(Hook):
     def after_train_step(self, algorithm: Any) -> None:
         if self.every_n_iters(algorithm, algorithm.num_eval_iter) or self.is_last_iter(algorithm):
             folder = algorithm.session.cycle_path
-            if algorithm.it == algorithm.best_it and algorithm.evaluated:
+            if algorithm.it == algorithm.best_it and algorithm.evaluation:
                 algorithm.save_model("model_best.pth", folder)
             algorithm.session.save_prior_log()
             # The latest one last: a resumed run trusts that what it refers to is there.
@@ -195,3 +90,21 @@ class ProgressHook(Hook):
         """Clear the bar, also when training was interrupted."""
         if self._bar is not None:
             self._bar.close()
+
+
+def register_hooks(algorithm: Any, plugins: Mapping[str, Hook], own: Hook, progress: ProgressHook) -> None:
+    """The hooks of an active training, in the order in which they must come, into USB's.
+
+    Args:
+        plugins: role → hook. own: of what the algorithm itself registered.
+    """
+    replace_hook(algorithm, ActiveEvaluationHook(), "EvaluationHook", "HIGH")
+    # Its samplers are seeded by the epoch alone; ours need no telling.
+    remove_hook(algorithm, "DistSamplerSeedHook")
+    for role, hook in plugins.items():
+        algorithm.register_hook(hook, f"active/{role}", "VERY_HIGH")
+    algorithm.register_hook(own, own.name, "VERY_HIGH")
+    algorithm.register_hook(progress, "active/progress", "LOWEST")
+    algorithm.register_hook(IntervalHook(), "active/interval", "LOW")
+    algorithm.register_hook(PriorUpdateHook(), "active/prior_update", "LOW")
+    replace_hook(algorithm, ActiveCheckpointHook(), "CheckpointHook", "LOWEST")

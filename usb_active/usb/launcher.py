@@ -22,9 +22,9 @@ from usb_active.config.settings import RunConfig, config_from_dict
 from usb_active.environment.script_main import as_main
 from usb_active.storage.durable import no_os_error
 from usb_active.storage.run_dir import RunDir, make_folder
-from usb_active.usb.algorithm import register
 from usb_active.usb.arguments import make_args
 from usb_active.usb.device import pick_device
+from usb_active.usb.registration import register_usb_algorithms
 
 logger = logging.getLogger("usb_active.usb")
 
@@ -34,7 +34,7 @@ def make_algorithm(config: RunConfig, parts: dict[str, Any] | None = None) -> An
 
     `parts`: those of `setup.build_parts`, where they have been built already.
     """
-    register([config.usb["algorithm"]])
+    register_usb_algorithms([config.usb["algorithm"]])
     args = make_args(config)
     args.parts = parts
     algorithm = get_algorithm(args, None, None, logger)
@@ -66,7 +66,7 @@ def run_script(script: Path, config: RunConfig) -> None:
     Raises:
         UsageError, WaitingForLabels: as the run itself.
     """
-    register([config.usb["algorithm"]])
+    register_usb_algorithms([config.usb["algorithm"]])
     # Made a run before train.py puts a log into the directory: in a directory with unknown files no run starts.
     with RunDir.open(config.run_path, config.stored(), free_keys=config.free_keys) as run:
         made_run = run.is_new
@@ -137,7 +137,7 @@ def _reduce(config: RunConfig) -> tuple[Callable, tuple]:
 
 def _restore(resolved: Mapping[str, Any], base: Path, source: str) -> RunConfig:
     config = config_from_dict(resolved, base=base, source=source)
-    register([config.usb["algorithm"]])
+    register_usb_algorithms([config.usb["algorithm"]])
     return config
 
 

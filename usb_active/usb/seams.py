@@ -121,6 +121,12 @@ class StepCapture:
         if self.active and self.algorithm == "mixmatch" and self._probs_weak is None:
             self._probs_weak = probs
 
+    def watch(self, algorithm: Any) -> None:
+        """See what its losses and its network are given: put in their places once, after USB's constructor."""
+        algorithm.ce_loss = self.watch_loss(algorithm.ce_loss, "_logits_lb")
+        algorithm.consistency_loss = self.watch_loss(algorithm.consistency_loss, "_logits_strong")
+        self.passes.watch(algorithm.model)
+
     def watch_loss(self, loss: Callable[..., Any], attribute: str) -> Callable[..., Any]:
         """The loss itself, that also notes the logits of its first call in a step."""
 

@@ -8,7 +8,7 @@ import torch
 
 # Numbers that USB's own part of a checkpoint holds, or that belong to the process and not to the training.
 NOT_STATE = frozenset({
-    "it", "epoch", "start_epoch", "best_it", "best_eval_acc", "resume", "cycle", "elapsed", "best_test_score",
+    "it", "epoch", "start_epoch", "best_it", "best_eval_acc", "resume", "cycle",
     "gpu", "rank", "world_size", "distributed", "ngpus_per_node", "device",
 })  # fmt: skip
 

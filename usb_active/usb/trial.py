@@ -21,9 +21,9 @@ from usb_active.loop.setup import make_plugins, queryable_mask
 from usb_active.pool.inference import evaluating
 from usb_active.randomness import global_generators_kept
 from usb_active.storage.run_dir import RunDir
-from usb_active.usb.algorithm import register
 from usb_active.usb.arguments import make_args
 from usb_active.usb.missing_parts import check_outputs
+from usb_active.usb.registration import register_usb_algorithms
 from usb_active.usb.seams import batch_fields
 
 logger = logging.getLogger("usb_active.usb")
@@ -39,7 +39,7 @@ def try_out(parts: dict[str, Any]) -> None:
         UsageError: whatever of it is refused.
     """
     config = parts["config"]
-    register([config.usb["algorithm"]])
+    register_usb_algorithms([config.usb["algorithm"]])
     with tempfile.TemporaryDirectory(prefix="usb-active-") as folder, global_generators_kept():
         run_dir = RunDir.open(Path(folder) / "trial", config.resolved())
         args = make_args(config)

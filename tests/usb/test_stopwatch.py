@@ -1,0 +1,39 @@
+"""How long a training takes, over several processes, by a clock that the tests turn."""
+
+from __future__ import annotations
+
+import pytest
+
+from usb_active.usb import stopwatch
+from usb_active.usb.stopwatch import Stopwatch
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A list whose first entry is the time."""
+    now = [100.0]
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_it_counts_from_start_to_stop(clock):
+    watch = Stopwatch()
+    assert watch.seconds == 0.0
+    watch.start()
+    clock[0] += 2.5
+    assert watch.seconds == 2.5
+    watch.stop()
+    clock[0] += 50.0
+    assert watch.seconds == 2.5
+
+
+def test_a_resumed_training_counts_on_from_its_checkpoint(clock):
+    watch = Stopwatch()
+    watch.set(7.0)
+    clock[0] += 50.0
+    assert watch.seconds == 7.0
+    watch.start()
+    clock[0] += 1.5
+    assert watch.seconds == 8.5
+    watch.stop()
+    assert watch.seconds == 8.5

@@ -1,0 +1,116 @@
+"""What one cycle trains on and is evaluated on: USB's streams and loaders over the split of its labels."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader
+
+from usb_active.contracts.dataset import Dataset
+from usb_active.pool.sampling import EpochSampler, Loader, PermutationStream, PositionSampler, SeededRows, make_loader
+from usb_active.pool.split import Split
+from usb_active.usb.data import EvaluationRows, PoolStream, pool_samples
+from usb_active.usb.unlabeled import View
+
+# Arguments of USB's steps that are rows of a stream → the stream.
+_ROWS_OF = {"idx_lb": "train_lb", "idx_ulb": "train_ulb"}
+
+
+class Position(Protocol):
+    """How far a training is: asked whenever a loader begins, so that a resumed epoch starts in its middle."""
+
+    it: int
+    epoch: int
+    epochs: int
+    num_train_iter: int
+    num_iter_per_epoch: int
+
+
+class CycleLoaders:
+    """Owns the streams and loaders of one cycle. What a batch holds depends on its position alone.
+
+    Args:
+        algorithm: its name in USB. views: what it declares as `unlabeled_views`.
+        split: who is labelled, unlabelled and held out in this cycle.
+
+    Attributes:
+        rows: name → the rows of a loader: "train_lb", "train_ulb", and "eval", "validation" where there are such samples.
+        dataset_idx: training stream → (rows,) the dataset index of each row.
+        loaders: name → loader; empty until `make`.
+    """
+
+    def __init__(self, algorithm: str, dataset: Dataset, split: Split, views: Mapping[str, View] | str | None, seed: int, cycle: int):
+        self._dataset, self._seed, self._cycle = dataset, seed, cycle
+        streams = {
+            "train_lb": PoolStream(algorithm, dataset, split.labeled, split.labels, views),
+            "train_ulb": PoolStream(algorithm, dataset, split.unlabeled, None, views),
+        }
+        evaluated = {"eval": dataset.test}
+        if len(split.validation):
+            evaluated["validation"] = pool_samples(dataset, split.validation, split.validation_labels)
+        there = {name: samples for name, samples in evaluated.items() if samples is not None}
+        self.rows: dict[str, Any] = {
+            **streams, **{name: EvaluationRows(samples, dataset.views.eval, dataset.task) for name, samples in there.items()},
+        }  # fmt: skip
+        self.dataset_idx = {name: torch.from_numpy(stream.idx) for name, stream in streams.items()}
+        self.loaders: dict[str, DataLoader] = {}
+
+    def make(self, args: Namespace, position: Position, make_sampler: Callable | None = None) -> dict[str, DataLoader]:
+        """The loaders, which start at the iteration reached.
+
+        Args:
+            args: USB's; `batch_size`, `uratio`, `eval_batch_size` and `num_workers` count.
+            make_sampler: the algorithm's own, where it has one (`OwnAlgorithm.make_sampler`).
+        """
+        # USB gives the unlabelled stream twice the workers.
+        training = {
+            "train_lb": (args.batch_size, args.num_workers),
+            "train_ulb": (int(args.batch_size * args.uratio), 2 * args.num_workers),
+        }
+        for name, rows in self.rows.items():
+            if name in training:
+                self.loaders[name] = self._train_loader(name, *training[name], position, make_sampler)
+            else:
+                self.loaders[name] = self._evaluation_loader(rows, args.eval_batch_size, args.num_workers)
+        return self.loaders
+
+    def _train_loader(self, name: str, batch_size: int, workers: int, position: Position, make_sampler: Callable | None) -> DataLoader:
+        stream = self.rows[name]
+        permutations = PermutationStream(len(stream), batch_size, self._seed, self._cycle, name)
+        sampler = PositionSampler(permutations.batch, lambda: position.it, lambda: epoch_end(position))
+        if make_sampler is not None:
+            own = partial(make_sampler, name.partition("_")[2])
+            sampler = EpochSampler(own, stream.rows_of, lambda: epoch_position(position), sampler)
+        rows = SeededRows(stream, self._seed, self._cycle, name, "views")
+        return make_loader(rows, sampler, workers, self._dataset.collate, persistent=True)
+
+    def _evaluation_loader(self, rows: EvaluationRows, batch_size: int, workers: int) -> DataLoader:
+        own = torch.Generator()
+        own.manual_seed(0)
+        return Loader(rows, batch_size, shuffle=False, num_workers=workers, collate_fn=self._dataset.collate, generator=own)
+
+    def with_dataset_idx(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A batch of the training loaders with dataset indices where USB has rows of a stream."""
+        idx = {name: self.dataset_idx[stream][batch[name]] for name, stream in _ROWS_OF.items() if batch.get(name) is not None}
+        return {**batch, **idx}
+
+    def stop_workers(self) -> None:
+        """End the processes that load; the next iteration starts new ones."""
+        for loader in self.loaders.values():
+            loader._iterator = None
+
+
+def epoch_end(position: Position) -> int:
+    """The first batch of the training that belongs to the next epoch."""
+    # The last epoch takes the remainder; USB would drop it, and with it the last evaluation.
+    last = position.epoch + 1 >= position.epochs
+    return position.num_train_iter if last else min(position.num_train_iter, (position.epoch + 1) * position.num_iter_per_epoch)
+
+
+def epoch_position(position: Position) -> tuple[int, int, int, int]:
+    """(epoch, batch in it, batch of the training, first batch of the training that belongs to the next epoch)."""
+    return position.epoch, position.it - position.epoch * position.num_iter_per_epoch, position.it, epoch_end(position)
