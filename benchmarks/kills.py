@@ -5,7 +5,7 @@
 Each configuration is run once without a kill, as its reference. Then, always for the configuration with the fewest kills, a run is
 killed with SIGKILL (it and its workers) at a moment drawn uniformly over the time that the reference took, started again, killed again
 at another such moment, and so on until it ends before its moment. Every file of its directory is then compared with the reference,
-entry by entry and to the bit, but for times, the run's number and the report (see tests/run_comparison.py); and no row of labels.csv that
+entry by entry and bit for bit, but for times, the run's number and the report (see tests/run_comparison.py); and no row of labels.csv that
 was there at a kill may have changed since, times included. Under the oracle `csv` this script is the person: whenever the command waits
 for labels, half of those that are missing at first, and then the rest, are filled in from the data set.
 

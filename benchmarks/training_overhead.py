@@ -158,7 +158,7 @@ def first_step(which: str) -> dict[str, float]:
 
     import usb_active.usb.launcher  # noqa: F401
 
-    # Importing peaks higher than a small start: begin to measure the peak anew (Linux).
+    # Importing peaks higher than a small start: begin to measure the peak again (Linux).
     Path("/proc/self/clear_refs").write_text("5")
     before = _peak_mb()
     started = time.perf_counter()

@@ -126,7 +126,7 @@ def scores_of(path: Path) -> list[dict[str, Any]]:
 
 
 def assert_same_end(one: Path, other: Path, cycle: int = 2) -> None:
-    """The same labels, the same scores, and the same final weights to the bit."""
+    """The same labels, the same scores, and the same final weights bit for bit."""
     assert run_helpers.labels_of(one) == run_helpers.labels_of(other)
     assert scores_of(one) == scores_of(other)
     assert run_helpers.weights_equal(run_helpers.checkpoint(one, cycle), run_helpers.checkpoint(other, cycle))

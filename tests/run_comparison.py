@@ -39,7 +39,7 @@ class Comparison:
 
 
 def compare(run: Path, reference: Path) -> Comparison:
-    """Every file of two run directories: the same names, and the same entries to the bit."""
+    """Every file of two run directories: the same names, and the same entries bit for bit."""
     here, there = _names(run), _names(reference)
     found = Comparison(files=len(here & there), differences=_only_one(here, there))
     for name in sorted(here & there):

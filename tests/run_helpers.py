@@ -1,4 +1,4 @@
-"""Small real runs for tests: digits, a tiny network, a dozen steps a cycle."""
+"""Small real runs for tests: digits, a tiny network, a dozen steps per cycle."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def checkpoint(run: Path, cycle: int) -> dict[str, Any]:
 
 
 def weights_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether model and EMA model of two checkpoints are the same to the bit."""
+    """Whether model and EMA model of two checkpoints are bit-identical."""
     return all(
         one[net].keys() == other[net].keys() and all(torch.equal(value, other[net][name]) for name, value in one[net].items())
         for net in ("model", "ema_model")

@@ -86,7 +86,7 @@ def test_mistakes_are_lines_without_a_traceback(config_file, capsys):
     ("raised", "code", "stream", "text"),
     [
         (WaitingForLabels("fill in the file\nrun again", 3), 3, "out", "fill in the file\nrun again\n"),
-        (KeyboardInterrupt(), 130, "err", "\nusb-active: interrupted; the same command goes on from here\n"),
+        (KeyboardInterrupt(), 130, "err", "\nusb-active: interrupted; the same command resumes from here\n"),
         (UsageError("one\ntwo"), 2, "err", "usb-active: error: one\nusb-active: error: two\n"),
     ],
 )

@@ -86,7 +86,7 @@ def run(config: RunConfig | str | Path | Mapping[str, Any], *, verbose: bool = F
 
 
 def open_run(path: str | Path, *, trust_plugins: bool = False) -> Run:
-    """A run directory to look at, finished or not. Nothing in it is changed, and a run may be going on in it.
+    """A run directory to look at, finished or not. Nothing in it is changed, and a run may be in progress in it.
 
     Args:
         trust_plugins: import the plugins that the run's config.yaml names even where they are not installed. They are executed: only

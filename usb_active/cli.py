@@ -33,7 +33,7 @@ exit codes:
   1    something failed that should not have
   2    a mistake in the configuration, the data or the command; one line says which
   3    labels are awaited: give them, and run the same command again
-  130  interrupted (Ctrl-C): the same command goes on from there
+  130  interrupted (Ctrl-C): the same command resumes from there
   143  terminated (SIGTERM): as 130; 129: the terminal has gone (SIGHUP)
 """
 
@@ -70,7 +70,7 @@ def path_argument(text: str) -> Path:
 
 def _add_run(commands: argparse._SubParsersAction) -> None:
     for name, handler, text in (
-        ("run", _run, "run an experiment, or go on with one; the same command resumes"),
+        ("run", _run, "run an experiment, or resume one by the same command"),
         ("check", _check, "validate a configuration without running it"),
     ):
         command = commands.add_parser(name, help=text, description=text, epilog=EXIT_CODES, formatter_class=_Raw)

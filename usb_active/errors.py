@@ -20,7 +20,7 @@ class UsageError(ValueError):
 
 
 class WaitingForLabels(Exception):
-    """The oracle needs people; the run has stopped cleanly and goes on when the same command is given again."""
+    """The oracle needs people; the run has stopped cleanly and resumes when the same command is given again."""
 
     def __init__(self, message: str, pending: int):
         super().__init__(message)
@@ -29,7 +29,7 @@ class WaitingForLabels(Exception):
 
 @contextmanager
 def errors_named(who: str) -> Iterator[None]:
-    """What a function refuses (ValueError), as a UsageError that says for whom it worked; a UsageError stays as it is."""
+    """Re-raise a ValueError as a UsageError prefixed with `who`; a UsageError passes unchanged."""
     try:
         yield
     except UsageError:

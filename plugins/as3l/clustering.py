@@ -78,7 +78,7 @@ def constrained_kmeans(
 
     Each of the labelled samples (L,) is the seed of one cluster, its first centre, and stays in it. With K > L the others begin
     at random rows without a label; with K < L a random K of the labelled are seeds, and the others are as free as any sample.
-    Rows as near to several centres, such as copies of several seeds, go to one of them by lot.
+    Rows as near to several centres, such as copies of several seeds, have their tie broken at random.
     """
     size = len(points)
     seeds = rng.permutation(labeled)[:clusters]

@@ -121,7 +121,7 @@ def _turns(
     rng: np.random.Generator,
     min_size: int,
 ) -> NDArray[np.int64]:
-    """(budget,) the group of each pick: those below `min_size` last; fewest labels and picks first, then largest, then by lot."""
+    """(budget,) the group of each pick: those below `min_size` last; fewest labels and picks first, then largest, ties broken at random."""
     sizes = np.bincount(groups)
     covered, askable = (np.bincount(groups[idx], minlength=len(sizes)) for idx in (labeled, candidates))
     turns = np.repeat(np.arange(len(sizes)), askable)

@@ -17,7 +17,7 @@ def fine_tuned(view: PoolView, num_clusters: int, clusterings: int, epochs: int)
     num_clusters: K of Eq. 1, as the first in this cycle to ask for these features says it. A selection comes before the training
     it serves, so a prior takes over the selection's, and has its own where nothing was selected by these features.
 
-    The layer is kept with the run, by what the features are and how it was made: a run that goes on days later finds it, and
+    The layer is kept with the run, by what the features are and how it was made: a resumed run days later finds it, and
     other features (of a model trained since, of a pool that has grown) never meet it. One cluster has nothing to tell apart, and
     would draw all samples together: the features then are as they were.
     """

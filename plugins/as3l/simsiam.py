@@ -71,7 +71,7 @@ class SimSiam(Pretrainer):
     `scratch/simsiam.jsonl` has a line for each epoch: loss (−1 at best), lr; and of its last batch, std, the standard deviation
     of z/‖z‖ averaged over its d dimensions, uniform_std = 1/√d, which it is on a sphere evenly filled, directions, on how many
     directions z lies (a participation ratio), and collapsed. Both tell of a collapse: the last batch norm keeps std up even where
-    z lies on a line. A run that was killed goes on after the last whole epoch and, on the CPU, ends with the same bits.
+    z lies on a line. A killed run resumes after the last whole epoch and, on the CPU, ends with the same bits.
     """
 
     Config = SimSiamConfig
@@ -113,7 +113,7 @@ class _Training(EpochTraining):
         return features.shape[1]
 
     def train_epoch(self) -> dict[str, Any]:
-        """Every sample twice, but for those that fill no batch."""
+        """Two views of every sample; an incomplete last batch is dropped."""
         lr = self._set_lr()
         for module in (self.net, self.projection, self.prediction):
             module.train()

@@ -23,7 +23,7 @@ class ASSL(Acquisition):
     """Highest product of two upper confidence bounds, gathered while the model trains: uncertainty (the pseudo-EL2N of the weak
     view) and inconsistency (the symmetric KL divergence of weak and strong view). Choosing needs no inference.
 
-    `use` takes one of the two alone; `c_u: 0, c_i: 0` is the moving averages alone (Figs. 8 and 9). The state begins anew at
+    `use` takes one of the two alone; `c_u: 0, c_i: 0` is the moving averages alone (Figs. 8 and 9). The state starts over at
     every cycle's training (ours; after some dozens of visits nothing of an earlier value is left). Samples that were not
     visited in it come last, among themselves in random order, with a warning that says how many there are.
 

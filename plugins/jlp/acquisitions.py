@@ -51,7 +51,7 @@ class CEAL(Acquisition):
 
     Sure is an entropy, as a share of log C, below `threshold` - `decay` · (cycle - 1): the paper states no ε, these are its
     authors'. Once per cycle, by the model that asked. Pseudo-labels are nobody's answers: they cost nothing, stay out of
-    labels.csv, and are made anew in every cycle. (The paper never combines it with SEMI.)
+    labels.csv, and are made again in every cycle. (The paper never combines it with SEMI.)
     """
 
     needs = frozenset({"probs"})

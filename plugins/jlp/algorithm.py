@@ -1,4 +1,4 @@
-"""SEMI: training on the pseudo-labels of label propagation, made anew every epoch (Siméoni et al., Algorithm 1, lines 4–7).
+"""SEMI: training on the pseudo-labels of label propagation, made again every epoch (Siméoni et al., Algorithm 1, lines 4–7).
 
 It is an algorithm of USB's kind: `lp` trains in USB's own loop, `active_lp` in cycles.
 """

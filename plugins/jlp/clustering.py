@@ -72,7 +72,7 @@ def kmeans(features: ArrayLike, clusters: int, iterations: int, seed: int) -> ND
 
 
 def without_empty(assignment: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """(N,) the clusters numbered anew, in their order, so that none of 0 … K'−1 is empty; and K'."""
+    """(N,) the clusters renumbered, in their order, so that none of 0 … K'−1 is empty; and K'."""
     found, renumbered = np.unique(assignment, return_inverse=True)
     return renumbered.reshape(-1).astype(np.int64), len(found)
 

@@ -1,4 +1,4 @@
-"""DeepCluster as a pretrainer: the clusters of its own features are what a network learns, anew every epoch."""
+"""DeepCluster as a pretrainer: the clusters of its own features are what a network learns, again every epoch."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class DeepCluster(Pretrainer):
     and a larger lr than the defaults, else the loss stays at the logarithm of the number of clusters.
 
     `scratch/deepcluster.jsonl` has a line for each epoch: clusters, empty ones, nmi and kept (see `agreement`, against the
-    epoch before), loss. A run that was killed goes on after the last whole epoch and, on the CPU, ends with the same bits.
+    epoch before), loss. A killed run resumes after the last whole epoch and, on the CPU, ends with the same bits.
     """
 
     Config = DeepClusterConfig

@@ -86,7 +86,7 @@ class Large:
         self.exact = True
 
     def _settle(self, tol: float) -> None:
-        """Bring h up to date, on all nodes, and choose the lowest anew."""
+        """Bring h up to date, on all nodes, and choose the lowest again."""
         for slot, block in enumerate(self.blocks):
             places = [self.column[node] - slot * WIDTH for node in self.recent if self.column[node] // WIDTH == slot]
             if places:

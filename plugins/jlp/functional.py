@@ -67,7 +67,7 @@ def joint_label_propagation(
     tol: how well the similarities are known from pick to pick, relative; the lowest of them, where another is as near as
     that, are then solved for to rounding. It moves work, not picks.
 
-    Exact: the picks are those of solving anew, in double precision, for every pick. Values closer than 1e-8, relative, are
+    Exact: the picks are those of solving again, in double precision, for every pick. Values closer than 1e-8, relative, are
     equal, and so are all below (1 - alpha) 1e-9, where a solution is little but rounding; of equals the one that stands first in
     `rng.permutation(candidates)` is picked, by default of `default_rng(0)`. So it is with nodes that no label
     reaches: their similarity is zero, they come first, one in each component of the graph.

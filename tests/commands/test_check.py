@@ -58,7 +58,7 @@ def test_known_labels_cannot_be_asked_again(do, tmp_path, cycles, budget, code):
     found, lines = do("check", {"initial": "known", "cycles": cycles, "budget": budget, "oracle": "csv"}, **folder)
     assert found == code
     if code:
-        assert f"beside the 6 that 'known' brings only 6 samples may be asked; at most {6 // cycles} a cycle" in lines[0]
+        assert f"beside the 6 that 'known' brings only 6 samples can be queried; at most {6 // cycles} per cycle" in lines[0]
 
 
 @pytest.mark.parametrize(

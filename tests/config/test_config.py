@@ -381,7 +381,7 @@ WRONG = {
         "c.yaml: active: missing; the block that says what to label: initial, acquisition, cycles, budget (null)",
     ),
     "no cycles": (changed(active__cycles=...), "c.yaml: active.cycles: missing"),
-    "no budget": (changed(active__budget=...), "c.yaml: active.budget: labels a cycle must be at least 1 (0)"),
+    "no budget": (changed(active__budget=...), "c.yaml: active.budget: labels per cycle must be at least 1 (0)"),
     "no size": (
         changed(active__initial__size=...),
         "c.yaml: active.initial.size: missing; how many labels there are before the first training",
@@ -495,9 +495,9 @@ def test_budget_within_the_pool():
     with pytest.raises(UsageError) as error:
         check_against_pool(build(), 19, 2)
     assert str(error.value) == (
-        "c.yaml: active.budget: 10 initial + 2 cycles of 5 = 20 labels, but only 19 samples may be asked; at most 4 a cycle"
+        "c.yaml: active.budget: 10 initial + 2 cycles of 5 = 20 labels, but only 19 samples can be queried; at most 4 per cycle"
     )
-    with pytest.raises(UsageError, match="active.initial.size: 10 labels wanted, but only 9 samples may be asked"):
+    with pytest.raises(UsageError, match="active.initial.size: 10 labels wanted, but only 9 samples can be queried"):
         check_against_pool(build(), 9, 2)
 
 

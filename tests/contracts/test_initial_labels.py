@@ -223,7 +223,7 @@ def test_check_and_run_ask_it_and_say_what_is_wrong_before_there_is_a_directory(
         assert cli.main([name, str(path)]) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
         # 672 of the 1,343 have an even index.
-        assert "beside the 672 that 'every_so_many' brings only 671 samples may be asked" in line
+        assert "beside the 672 that 'every_so_many' brings only 671 samples can be queried" in line
     assert EverySoMany.seen and not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,4 @@
-"""What belongs to a plugin is declared by it: keys that may change when a run goes on, and where a source of features keeps them."""
+"""What belongs to a plugin is declared by it: keys that may change when a run is resumed, and where a source of features keeps them."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def test_leftovers_of_a_killed_write_go(tmp_path):
 def test_ctrl_c(tmp_path, reference, point, num_workers):
     data = settings(tmp_path, num_workers=num_workers)
     ended = run(data, point, "interrupt")
-    assert ended.code == 130 and ended.err == "\nusb-active: interrupted; the same command goes on from here\n", ended
+    assert ended.code == 130 and ended.err == "\nusb-active: interrupted; the same command resumes from here\n", ended
     assert_labels_intact(data, reference())
     # Starting workers costs time, and whether there are any may change between two calls.
     assert_same_end(finish(settings(tmp_path)), reference())
@@ -205,7 +205,7 @@ def test_ctrl_c_on_the_command_line_leaves_no_worker(tmp_path, reference):
         [sys.executable, "-W", "ignore", "-m", "usb_active", "run", str(yaml)],
         env=environment, start_new_session=True, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
-    assert ended.returncode == 130 and ended.stderr == "\nusb-active: interrupted; the same command goes on from here\n", ended.stderr
+    assert ended.returncode == 130 and ended.stderr == "\nusb-active: interrupted; the same command resumes from here\n", ended.stderr
     assert_same_end(finish(settings(tmp_path)), reference())
 
 

@@ -47,7 +47,7 @@ def touch(path: Path, seconds: int = 5) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + seconds * 10**9))
 
 
-SAID = "changed since the run last read them (size or time); it goes on with them as they are now: "
+SAID = "changed since the run last read them (size or time); it continues with them as they are: "
 
 
 def test_replaced_images_are_named_once(photos, cache, caplog):

@@ -152,7 +152,7 @@ def answer(path: Path) -> None:
 
 def test_a_killed_run_of_0_1_0_ends_as_it_would_have(home, capsys):
     """Figures of floating-point numbers may differ a little between versions of torch; the weights, which have come through 12 steps,
-    by far less than from another split, or from an optimizer that began anew."""
+    by far less than from another split, or from an optimizer that began again."""
     reference = json.loads((home / "reference.json").read_text())
     before = (home / "killed/labels.csv").read_bytes()
     assert len(command(capsys, 0, "predict", "killed").splitlines()) == 1 + 40 - 18

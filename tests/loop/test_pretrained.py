@@ -1,4 +1,4 @@
-"""Pretraining: made once a run, checked before it is kept, loaded at every cycle's start; and finding a network's classifier."""
+"""Pretraining: made once per run, checked before it is kept, loaded at every cycle's start; and finding a network's classifier."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Brightness(Pretrainer):
         return net.eval()(images, only_feat=True).numpy()
 
 
-# ------------------------------------------------------------------------------------------------- once a run
+# ------------------------------------------------------------------------------------------------- once per run
 
 
 class Given(Pretrainer):
@@ -241,7 +241,7 @@ def test_pretraining_that_stops_halfway_goes_on_where_it_was(tmp_path):
     run(tmp_path, "stopped", "brightness", **active)
     assert STAGE.epochs == [0, 1, 2, 3]
     assert same_end(tmp_path / "stopped", tmp_path / "whole")
-    # Once a run: given again, the finished run makes nothing.
+    # Once per run: given again, the finished run makes nothing.
     run(tmp_path, "stopped", "brightness", **active)
     assert STAGE.epochs == [0, 1, 2, 3]
     kept = torch.load(tmp_path / "whole" / "pretrain" / "pretrained.pth", weights_only=True)["backbone"]

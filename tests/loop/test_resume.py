@@ -1,4 +1,4 @@
-"""Killed anywhere, a run that is given again ends as if nothing had happened: same labels, same weights to the bit."""
+"""Killed anywhere, a run that is given again ends as if nothing had happened: same labels, same weights bit for bit."""
 
 from __future__ import annotations
 

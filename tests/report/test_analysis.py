@@ -99,7 +99,7 @@ def test_with_or_without_it_is_the_same_run_to_the_bit(tmp_path, usb):
         assert run_helpers.weights_equal(run_helpers.checkpoint(one, cycle), run_helpers.checkpoint(other, cycle))
         assert RunDir.read(one).query(cycle).idx.tolist() == RunDir.read(other).query(cycle).idx.tolist()
     assert run_helpers.labels_of(one) == run_helpers.labels_of(other) and lines_of(one) == lines_of(other)
-    # And it did watch: twelve steps a cycle, at intervals of five.
+    # And it did watch: twelve steps per cycle, at intervals of five.
     expected = [f"{cycle}_{when}.npy" for cycle in range(3) for when in ("05", "10", "end")]
     assert sorted(path.name for path in analysis_folder(one).iterdir()) == expected
     assert watched.session.plugins["analysis"].steps == 12

@@ -114,7 +114,7 @@ def test_a_setting_adds_at_most_one_and_names_do_not_matter():
 
 # ------------------------------------------------------------------------------------------ from runs
 def make_run(path: Path, seed: int, accuracies, acquisition="margin", evaluated_on="test", start=10, **keys) -> Path:
-    """A run directory as files: accuracies by cycle, ten labels a cycle."""
+    """A run directory as files: accuracies by cycle, ten labels per cycle."""
     path.mkdir(parents=True)
     active = {"initial": {"name": "random", "size": 10}, "budget": 10, **keys.pop("active", {})}
     active["acquisition"] = {"name": acquisition} if isinstance(acquisition, str) else acquisition

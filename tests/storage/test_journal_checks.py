@@ -253,7 +253,7 @@ def test_pending_answers_are_no_missing_rows(tmp_path, capsys):
 
 
 def test_a_cycle_trained_again_after_an_accepted_edit_says_what_it_began_with(run, capsys):
-    """Its folder moved away, it begins anew; its oracle still knows better than the edit, and is taken at its word."""
+    """Its folder moved away, it starts over; its oracle still knows better than the edit, and is taken at its word."""
     edit(run, lambda lines: other_class(lines, 25))
     edited = labels_of(run)
     command(capsys, "labels", run, "--accept-edits")

@@ -65,7 +65,7 @@ class Mending(Sound):
 
 
 class Random(Sound):
-    """Projected at random, each time anew."""
+    """Projected at random, each time again."""
 
     def changed(self, x, view):
         return (x @ np.random.default_rng().normal(size=(64, 8))).astype(np.float32)

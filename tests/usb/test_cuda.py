@@ -1,4 +1,4 @@
-"""On one GPU: cycles, mixed precision, resume to the bit, plugins on the device, and a change of device. `pytest -m cuda -n 0`"""
+"""On one GPU: cycles, mixed precision, resume bit for bit, plugins on the device, and a change of device. `pytest -m cuda -n 0`"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An algorithm with a module and an optimizer of its own: trained, moved, kept in checkpoints, made anew every cycle."""
+"""An algorithm with a module and an optimizer of its own: trained, moved, kept in checkpoints, made again every cycle."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_it_learns_and_a_stopped_run_goes_on_to_the_same_bits(tmp_path, amp):
     assert weights_equal(*ends)
     critics = [end["active"]["registered"]["algorithm"]["critic"] for end in ends]
     assert all(torch.equal(critics[0][name], critics[1][name]) for name in critics[0])
-    # Adam has stepped it once a step, and begins anew every cycle.
+    # Adam has stepped it once per step, and starts over every cycle.
     steps = [end["active"]["optimizers"]["algorithm"]["critic"]["state"][0]["step"] for end in ends]
     assert [int(step) for step in steps] == [whole.num_train_iter] * 2
     assert again.critic.weight.abs().sum() > 0

@@ -34,7 +34,7 @@ def weights(algorithm):
 
 
 def same_weights(one, other):
-    """Whether two trainings ended with the same weights, to the bit."""
+    """Whether two trainings ended with the same weights, bit for bit."""
     return weights_equal(weights(one), weights(other))
 
 
@@ -351,7 +351,7 @@ def test_a_registered_module_learns_and_is_restored(tmp_path, amp):
 
 
 def assert_same(one, other):
-    """Nested states, equal to the bit."""
+    """Nested states, bit-identical."""
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other)
     elif isinstance(one, dict):

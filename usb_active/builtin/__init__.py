@@ -53,7 +53,7 @@ PLUGINS = [
     Declaration("dataset", "cifar10", _HERE + "array_datasets:Cifar10", "CIFAR-10, from its files on disk"),
     Declaration("dataset", "cifar100", _HERE + "array_datasets:Cifar100", "CIFAR-100, from its files on disk"),
     Declaration("dataset", "svhn", _HERE + "array_datasets:Svhn", "SVHN (train + extra, or train), from its files on disk"),
-    Declaration("dataset", "stl10", _HERE + "array_datasets:Stl10", "STL-10, from its files on disk; 5,000 of 105,000 may be asked"),
+    Declaration("dataset", "stl10", _HERE + "array_datasets:Stl10", "STL-10, from its files on disk; 5,000 of 105,000 can be queried"),
     Declaration("dataset", "digits", _HERE + "array_datasets:Digits", "scikit-learn's 8x8 digits, embedded"),
     Declaration("dataset", "mnist", _HERE + "array_datasets:Mnist", "MNIST, 28x28, from its IDX files on disk"),
     Declaration("dataset", "image_folder", _HERE + "image_folder:ImageFolder", "a folder of images of one's own"),

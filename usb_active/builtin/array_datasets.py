@@ -1,6 +1,6 @@
 """Datasets whose images are arrays in memory: scikit-learn's digits, MNIST, and USB's CIFAR, SVHN and STL-10.
 
-All but the digits are read from the standard files below `data_dir/<name>`, in their own order, never split anew and
+All but the digits are read from the standard files below `data_dir/<name>`, in their own order, never split again and
 never downloaded. torchvision's classes read USB's, after comparing each file with its published checksum. This
 matters beyond damage: CIFAR's files are pickles, which can run code, and only the known ones are loaded.
 """

@@ -23,7 +23,7 @@ class FolderConfig(PluginConfig):
     class_names: all classes, in order; needed when there are no class folders, may name more than there are.
     mean, std: a value a channel; ImageNet's unless given. verify: read every image once before training.
     background: the colour behind transparent pixels, a name or "#rrggbb". value_range: the values that are black and white in images
-        of more than 8 bits a channel; 0 and 65,535 unless given.
+        of more than 8 bits per channel; 0 and 65,535 unless given.
     """
 
     # What they come to is kept in the run's dataset.json, and compared there.

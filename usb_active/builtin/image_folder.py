@@ -37,7 +37,7 @@ class ImageFolder(ImageDataset):
     (target −1); a simulated oracle cannot, and the core sees to that.
 
     Hidden folders and those that archivers and file servers make are neither classes nor images. Runs that version 0.1.0
-    began go on as it found and read their images: `options.run_format` says so.
+    began continue as it found and read their images: `options.run_format` says so.
 
     img_size, where the configuration gives none: the side of the images if 32 of them, spread over the pool,
     are all square, equal and at most 224; else 224.
@@ -95,7 +95,7 @@ class ImageFolder(ImageDataset):
         if checked.changed:
             what = f"{len(checked.changed)} image{'s' * (len(checked.changed) != 1)}"
             names = name_some(checked.changed)
-            LOGGER.warning("%s changed since the run last read them (size or time); it goes on with them as they are now: %s", what, names)
+            LOGGER.warning("%s changed since the run last read them (size or time); it continues with them as they are: %s", what, names)
         if not self._depth_said:
             for line in describe_depth(checked.deep):
                 LOGGER.warning("%s", line)

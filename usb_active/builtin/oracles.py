@@ -94,7 +94,7 @@ class CsvOracle(Oracle):
         return Answers(labels, frozenset(skipped), frozenset(asked - labels.keys() - skipped), frozenset(emptied))
 
     def instructions(self, query: Query, pending: int) -> str:
-        """Where the file is, what may stand in it, and how to go on."""
+        """Where the file is, what may stand in it, and how to continue."""
         task = self._task(query)
         skip = "; 'skip' refuses a sample" if task.can_skip else ""
         return (

@@ -62,7 +62,7 @@ def asked_samples(run: RunDir, queries: Sequence[Query]) -> list[Asked]:
 
 
 def show(path: Path, out: TextIO) -> None:
-    """Print counts a cycle, and labelled samples a class.
+    """Print counts per cycle, and labelled samples per class.
 
     Raises:
         UsageError: no run at `path`, or a damaged one.
@@ -108,7 +108,7 @@ def _print_table(rows: Sequence[Sequence[str]], out: TextIO) -> None:
 
 
 def write_csv(path: Path, out: TextIO) -> None:
-    """Print every sample that was asked for or labelled, one a row, as it stands now."""
+    """Print every sample that was asked for or labelled, one per row, as it stands now."""
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["cycle", "index", "key", "label", "status", "acquisition", "time"])
     run = RunDir.read(path)

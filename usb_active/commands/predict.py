@@ -55,7 +55,7 @@ def predictions(
     """The columns (key, and those of the run's task), and a row for each image: by the EMA model, on eval views.
 
     Args:
-        path: a run directory; it is only read, and a run may be going on in it.
+        path: a run directory; it is only read, and a run may be in progress in it.
         images: a folder of images, in the order of their paths, or a list of paths, PIL images and arrays; the run's own images need not
             be there any more. None: the pool's samples without a label (skipped ones included), in the pool's order.
         trusted: import the run's plugins even where they are not installed; see `usb_active.config.trust`.

@@ -84,7 +84,7 @@ def finish(config: RunConfig) -> None:
 
 
 def log_progress(verbose: bool = False, quiet: bool = False) -> None:
-    """A line a cycle, warnings, and with `verbose` what USB says; above the progress bar, not through it. `quiet`: warnings alone."""
+    """A line per cycle, warnings, and with `verbose` what USB says; above the progress bar, not through it. `quiet`: warnings alone."""
     handler = _AboveProgress(logging.WARNING if quiet else logging.INFO)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers = [handler]

@@ -1,4 +1,4 @@
-"""The keys that may differ when a run goes on. Those of plugins are declared by the plugins, by `usb_active.contracts.plugin.free_key`."""
+"""The keys that may differ when a run is resumed. Plugins declare theirs by `usb_active.contracts.plugin.free_key`."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ class RunConfig:
 
     @property
     def free_keys(self) -> tuple[str, ...]:
-        """Dotted keys that may differ when the run goes on."""
+        """Dotted keys that may differ when the run is resumed."""
         return free_keys(self.resolved())
 
     def resolved(self) -> dict[str, Any]:
@@ -253,7 +253,7 @@ def check_against_pool(config: RunConfig, num_queryable: int, num_classes: int, 
     """What can only be checked with the pool at hand.
 
     Args:
-        num_queryable: samples that may be asked. class_counts: (C,) of these a class, where truth is known.
+        num_queryable: samples that can be queried. class_counts: (C,) of these a class, where truth is known.
 
     Raises:
         UsageError: more labels are wanted than there are samples, or more of a class than it has.
@@ -262,12 +262,12 @@ def check_against_pool(config: RunConfig, num_queryable: int, num_classes: int, 
     size = active.initial.size or 0
     total = size + active.cycles * active.budget
     if size > num_queryable:
-        raise UsageError(f"{config.source}: active.initial.size: {size} labels wanted, but only {num_queryable} samples may be asked")
+        raise UsageError(f"{config.source}: active.initial.size: {size} labels wanted, but only {num_queryable} samples can be queried")
     if total > num_queryable:
         most = (num_queryable - size) // active.cycles
         raise UsageError(
             f"{config.source}: active.budget: {size} initial + {active.cycles} cycles of {active.budget} = {total} labels, but only "
-            f"{num_queryable} samples may be asked; at most {most} a cycle"
+            f"{num_queryable} samples can be queried; at most {most} per cycle"
         )
     if not active.initial.brings_labels and active.initial.cls.per_class:
         _check_per_class(config, size, num_classes, class_counts)
@@ -435,7 +435,7 @@ def _cross_check(usb: dict[str, Any], active: ActiveConfig, problems: Problems) 
     if active.cycles > 0 and active.acquisition is None:
         problems.add("active.acquisition", f"missing, with cycles: {active.cycles}{nearest('', REGISTRY.names('acquisition'))}")
     if active.cycles > 0 and active.budget < 1:
-        problems.add("active.budget", f"labels a cycle must be at least 1 ({active.budget})")
+        problems.add("active.budget", f"labels per cycle must be at least 1 ({active.budget})")
     # An algorithm that plans its cycles takes the iterations from the epochs.
     if usb["epoch"] > usb["num_train_iter"] and not overrides(_own_algorithm(usb["algorithm"]), "plan"):
         problems.add("epoch", f"more epochs than iterations ({usb['epoch']}); at most num_train_iter, {usb['num_train_iter']}")

@@ -204,7 +204,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "lb_imb_ratio": (1, "which samples are labelled is chosen by active.initial and active.acquisition"),
     "ulb_imb_ratio": (1, "the pool is used as it is"),
     "ulb_num_labels": (None, "the pool is used as it is"),
-    "train_sampler": ("RandomSampler", "other samplers cannot be resumed to the bit"),
+    "train_sampler": ("RandomSampler", "other samplers cannot be resumed bit-identically"),
     "world_size": (1, "one machine"),
     "rank": (0, "one machine"),
     "use_wandb": (False, "USB opens a run of it for every cycle; use_tensorboard is supported"),

@@ -48,7 +48,7 @@ class Dataset(Plugin):
     Attributes:
         keys: (N,) a stable name of every sample (`train/00017`, a path under `data_dir`).
         targets: (N,) int64 labels, -1 where the label is unknown: class indices, or what `self.task.encode(text)` gave.
-        queryable: (N,) bool: whether anyone may be asked for this sample's label.
+        queryable: (N,) bool: whether this sample can be queried.
         class_names: (C,) texts; files hold these, integers are used inside. None of them where labels are no classes.
         img_size, in_channels: of the views.
         views: an object with the callables `weak`, `strong`, `eval`: undecorated sample → tensor. Made when

@@ -27,7 +27,7 @@ class Features(Plugin):
     """Where `view.features` come from."""
 
     kind: ClassVar[str] = "features"
-    # True when the features are those of the task model: they are made anew at every query, and there are none before the first training.
+    # True when the features are those of the task model: they are made again at every query, and there are none before the first training.
     follows_model: bool = False
     # True when they come from the run's pretrainer: a run without one is refused.
     from_pretraining: bool = False

@@ -18,7 +18,7 @@ class Observer(Plugin):
     """Watches trainings. The instance lives for the whole run.
 
     Besides its own methods it may define those named as USB's hook stages, from `before_run` to `after_run`, called with the
-    algorithm. A process that goes on from a checkpoint calls `setup`, loads the state, calls `before_run`, and then only what had not
+    algorithm. A process that resumes from a checkpoint calls `setup`, loads the state, calls `before_run`, and then only what had not
     been called yet. The global generators are as before after every call, so that a plugin may draw without changing the training;
     what it draws depends on its position alone.
     """
@@ -49,7 +49,7 @@ class Observer(Plugin):
 
     @optional
     def before_run(self, algorithm: Any) -> None:
-        """USB's stage: a training begins, or a process goes on with one."""
+        """USB's stage: a training begins, or a process resumes one."""
 
     @optional
     def before_train_epoch(self, algorithm: Any) -> None:

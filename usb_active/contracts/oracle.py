@@ -35,7 +35,7 @@ class Oracle(Plugin):
 
     @optional
     def accepts_partial(self) -> bool:
-        """True: training goes on with what is answered; False: it waits until nothing is pending."""
+        """True: training continues with what is answered; False: it waits until nothing is pending."""
         return False
 
     @optional

@@ -49,7 +49,7 @@ _FREE: JsonDict = {"usb_active": "free"}
 
 
 def free_key(default: Any = ..., **constraints: Any) -> Any:
-    """A pydantic `Field` for a key that may change when a run goes on: it changes neither what is trained nor what is selected."""
+    """A pydantic `Field` for a key that may change when a run is resumed: it changes neither what is trained nor what is selected."""
     return Field(default, json_schema_extra=_FREE, **constraints)
 
 

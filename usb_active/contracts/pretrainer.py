@@ -1,4 +1,4 @@
-"""The contract of a pretrainer: weights (and features) made once a run, loaded at every cycle's start."""
+"""The contract of a pretrainer: weights (and features) made once per run, loaded at every cycle's start."""
 
 from __future__ import annotations
 

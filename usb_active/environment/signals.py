@@ -20,13 +20,13 @@ from collections.abc import Iterator
 from typing import Any
 
 # Of each signal: the exit code (128 + its number, as shells say it), and the line.
-_GOES_ON = "the same command goes on from here"
+_RESUMES = "the same command resumes from here"
 LINES = {
-    signal.SIGINT: f"\nusb-active: interrupted; {_GOES_ON}",
-    signal.SIGTERM: f"usb-active: terminated; {_GOES_ON}",
+    signal.SIGINT: f"\nusb-active: interrupted; {_RESUMES}",
+    signal.SIGTERM: f"usb-active: terminated; {_RESUMES}",
 }
 if hasattr(signal, "SIGHUP"):
-    LINES[signal.SIGHUP] = f"usb-active: the terminal has gone (SIGHUP); {_GOES_ON}"
+    LINES[signal.SIGHUP] = f"usb-active: the terminal has gone (SIGHUP); {_RESUMES}"
 # Those that reach the workers as well, when a terminal sends them; SIGTERM is how a loader ends its own.
 _OF_TERMINALS = tuple(number for number in LINES if number != signal.SIGTERM)
 # Seconds from the first signal to the hard end: longer than loaders wait for their workers.

@@ -32,7 +32,7 @@ class Checked:
 
     Attributes:
         changed: keys whose size or time of change is another one than when `cache` was written.
-        deep: by key what an image of more than 8 bits a channel has to say (`image_reading.HIGHEST`); of those read now.
+        deep: by key what an image of more than 8 bits per channel has to say (`image_reading.HIGHEST`); of those read now.
     """
 
     changed: list[str] = field(default_factory=list)

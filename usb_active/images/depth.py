@@ -1,4 +1,4 @@
-"""Images of more than 8 bits a channel whose values end far below the highest possible one: nearly black, unless a range is given."""
+"""Images of more than 8 bits per channel whose values end far below the highest possible one: nearly black, unless a range is given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DIM = 65536 // 4
 
 
 def describe_depth(found: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """A line for images of more than 8 bits a channel that come out nearly black, and say how to mend it.
+    """A line for images of more than 8 bits per channel that come out nearly black, and say how to mend it.
 
     found: by key, the `HIGHEST` value of an image and whether Pillow gave its `UPPER_BITS` only.
     """
@@ -26,6 +26,6 @@ def describe_depth(found: Mapping[str, Mapping[str, int]]) -> list[str]:
         white = 2 ** max(8, highest.bit_length()) - 1
         mend = f"if white is {white:,}, write value_range: [0, {white}] below `dataset:`"
         if upper_bits:
-            mend = "of 16 bits a channel in colour Pillow reads the upper 8; save them with 8"
+            mend = "of 16 bits per channel in colour Pillow reads the upper 8; save them with 8"
         lines.append(f"{what} {highest:,} of 65,535, nearly black: {name_some(dim)}; {mend}")
     return lines

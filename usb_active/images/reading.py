@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 WHITE = (255, 255, 255)
-# Beside the pixels of a file with more than 8 bits a channel: the highest value in it (of 65,535), and whether only the upper 8 bits
+# Beside the pixels of a file with more than 8 bits per channel: the highest value in it (of 65,535), and whether only the upper 8 bits
 # of each were to be had.
 HIGHEST, UPPER_BITS = "usb_active_highest_value", "usb_active_upper_bits"
 # Pillow's plugins for further formats, and the function that makes them known to it; "" where importing is enough.
@@ -39,7 +39,7 @@ class Reading:
     Attributes:
         upright: turned and mirrored as the EXIF orientation says.
         background: the colour that is seen through transparent pixels; None: transparency is dropped, and the hidden colours appear.
-        value_range: the values of black and white in images with more than 8 bits a channel; None: 0 and 65,535.
+        value_range: the values of black and white in images with more than 8 bits per channel; None: 0 and 65,535.
     """
 
     upright: bool = True
@@ -58,7 +58,7 @@ AS_USUAL = Reading()
 
 
 def read_image(path: str, mode: Literal["RGB", "L"], reading: Reading = AS_USUAL) -> Image.Image:
-    """The (first) image in a file, in 8 bits a channel; `HIGHEST` and `UPPER_BITS` are in its `info` where it had more.
+    """The (first) image in a file, in 8 bits per channel; `HIGHEST` and `UPPER_BITS` are in its `info` where it had more.
 
     Raises:
         UsageError: missing, truncated, no file but a FIFO or the like (never opened), no image, or pixels without a known range.
@@ -83,7 +83,7 @@ def kind_of(mode: int) -> str:
 
 
 def decoded(image: Image.Image, mode: str, reading: Reading) -> Image.Image:
-    """An image that was opened, in 8 bits a channel, upright and without transparency, as `reading` says. Raises what decoders raise."""
+    """An image that was opened, in 8 bits per channel, upright and without transparency, as `reading` says. Raises what decoders raise."""
     upper_bits = _only_upper_bits(image)
     image.load()
     notes = {}
@@ -190,7 +190,7 @@ def _brightest(image: Image.Image) -> int:
 
 
 def highest_value(path: str, reading: Reading) -> dict[str, int] | None:
-    """`HIGHEST` (and `UPPER_BITS`) of a file with more than 8 bits a channel and without a range; None of any other, and of one that
+    """`HIGHEST` (and `UPPER_BITS`) of a file with more than 8 bits per channel and without a range; None of any other, and of one that
     cannot be read."""
     from PIL import Image
 
@@ -210,7 +210,7 @@ def highest_value(path: str, reading: Reading) -> dict[str, int] | None:
 # ---------------------------------------------------------------------------------------------------- formats
 @cache
 def register_plugins() -> None:
-    """Make Pillow's plugins known to it, where they are installed; once a process, loader workers included."""
+    """Make Pillow's plugins known to it, where they are installed; once per process, loader workers included."""
     for module, function in PLUGINS.items():
         if importlib.util.find_spec(module) is None:
             continue

@@ -19,7 +19,7 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
     """What a finished training has come to, by the metrics of the data set's task: of classes `accuracy`, `balanced_accuracy`.
 
     `accuracy` is the last EMA model's (on the test set, else on held-out labels). `best_accuracy` is the best of all
-    evaluations on the test set: chosen on what it is measured on, so it flatters. With `validation`, `selected_accuracy`
+    evaluations on the test set: selected on the test set itself, so it is optimistically biased. With `validation`, `selected_accuracy`
     is the test accuracy of the checkpoint that the held-out labels chose. `num_labels` are those trained on (held-out ones included);
     an algorithm that trains on all known ones has `num_asked` beside them. `class_counts` are of the labels that were trained on, and
     `validation_class_counts` of those held out (in runs that began with version 0.1.0, `class_counts` are of both).

@@ -1,4 +1,4 @@
-"""What plugins have learned, on disk after every step of a cycle, so that another process can go on with it."""
+"""What plugins have learned, on disk after every step of a cycle, so that another process can resume it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretraining made once a run and kept; networks as every cycle starts them."""
+"""Pretraining made once per run and kept; networks as every cycle starts them."""
 
 from __future__ import annotations
 

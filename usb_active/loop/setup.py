@@ -171,7 +171,7 @@ def take_pinned(run_dir: RunDir, dataset: Dataset) -> None:
             continue
         old, new = (f"[{', '.join(value)}]" if name == "class_names" else value for value in (then, now))
         where = "below `dataset:` in the YAML, and take away folders of other classes" if name == "class_names" else "in the YAML"
-        raise UsageError(f"{run_dir.path}: the run began with {name}: {old}, and now it is {new}; to go on, write {name}: {old} {where}")
+        raise UsageError(f"{run_dir.path}: the run began with {name}: {old}, and now it is {new}; to resume, write {name}: {old} {where}")
 
 
 def _pinned(dataset: Dataset) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:
     counts = None
     if oracle.simulated and dataset.class_names:
         counts = dataset.task.counts(dataset.targets[queryable]).tolist()
-    # Labels that exist already take their samples from those that may be asked: before a run begins, `usb/trial.py` counts them.
+    # Labels that exist already take their samples from those that can be queried: before a run begins, `usb/trial.py` counts them.
     if not config.active.initial.brings_labels or (config.run_path / "queries").is_dir():
         check_against_pool(config, int(queryable.sum()), len(dataset.class_names), counts)
     prior, steps = config.active.prior, config.usb["num_train_iter"]
@@ -242,7 +242,7 @@ def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:
 
 
 def check_shares(config: RunConfig, dataset: Dataset) -> None:
-    """Somebody must be held out where that was asked for, and somebody left for the unlabelled stream."""
+    """`validation` must hold out at least one sample, and the unlabelled stream must not be empty."""
     active = config.active
     size, share = active.initial.size, active.validation
     if share and size is not None and int(share * size + 0.5) < 1:

@@ -34,7 +34,7 @@ class DivergenceWatch:
         return None if since == _NEVER else since
 
     def forget(self) -> None:
-        """Begin anew: what was seen did no harm."""
+        """Start over: what was seen did no harm."""
         self._since.fill_(_NEVER)
 
 

@@ -1,4 +1,4 @@
-"""Training a network of one's own in epochs: the loop, its checkpoint, its log, and going on to the bit.
+"""Training a network of one's own in epochs: the loop, its checkpoint, its log, and resuming bit-identically.
 
 For pretrainers, and for methods that train something inside `select` (CONTRIBUTING has an example).
 """
@@ -34,19 +34,19 @@ class EpochTraining:
     """The state of a training between two epochs, and what leads from one to the next.
 
     A subclass sets `optimizer`, defines `train_epoch`, and `own_state`, `load_own_state` where it has more than a network and an
-    optimizer. All that it draws must depend on (`seed`, `name`, `epoch`, …) alone: then a run that was killed goes on after the
+    optimizer. All that it draws must depend on (`seed`, `name`, `epoch`, …) alone: then a killed run resumes after the
     last whole epoch and, on the CPU, ends with the same bits.
 
     A pretrainer returns `run(scratch)`. Inside `select`, `train(view.scratch)` trains `net`; the seed is drawn from `view.rng` before
     anything else is, batches are those of `view.loader(…, epoch=self.epoch)`, and `part_of = "acquisition"`. The scratch folder is
-    the cycle's: a process that goes on finds it, and the next cycle begins anew.
+    the cycle's: a process that resumes finds it, and the next cycle starts over.
 
     `scratch/<name>.jsonl` has a line for each epoch, `scratch/<name>.pth` the state after the last.
 
     Args:
         name: the plugin's, or another that nobody else uses in this folder.
-        config: its keys, `epochs` and `lr` among them; `num_workers` may differ when a run goes on.
-        begun_with: what else must be the same when a run goes on.
+        config: its keys, `epochs` and `lr` among them; `num_workers` may differ when a run is resumed.
+        begun_with: what else must be the same when a run is resumed.
     """
 
     optimizer: torch.optim.Optimizer
@@ -150,7 +150,7 @@ class EpochTraining:
             # An earlier version kept this one, too.
             if value != now and name != "num_workers":
                 raise UsageError(
-                    f"{self.who}: {path} was begun with {name}: {value}, now {now}; put it back, or remove the file to begin anew"
+                    f"{self.who}: {path} was begun with {name}: {value}, now {now}; put it back, or remove the file to start over"
                 )
         with must_fit(path, "weights", self._remedy):
             self.net.load_state_dict(state["net"])

@@ -1,4 +1,4 @@
-"""Which samples have a label, which one, and which may be asked.
+"""Which samples have a label, which one, and which can be queried.
 
 Dimension letters: N pool, M candidates, U unlabelled, L labelled, C classes.
 """
@@ -22,7 +22,7 @@ class Pool:
     """The labels as they stand.
 
     Attributes:
-        queryable: (N,) bool, whether anyone may be asked. labels: (N,) int64, as the data set's task numbers them (class indices), -1 none.
+        queryable: (N,) bool, whether it can be queried. labels: (N,) int64, as the data set's task numbers them (class indices), -1 none.
         skipped: (N,) bool, refused by the oracle. pending: (N,) bool, asked and not answered.
         round: (N,) int32, the query's cycle that brought the label, -1 none.
         first_label, first_cycle: (N,) the first label that a sample ever got, whatever became of it, and the first cycle that could

@@ -36,7 +36,7 @@ class ViewSource:
     """What a view is made from; built by the core. `model()` gives the EMA network of this moment, or None before any training.
 
     held_out: (V,) idx whose labels the view does not show: what makes targets for a training must not know the labels that the
-    training is judged by. They are then neither among the labelled nor among the unlabelled.
+    training is judged by. Held-out samples appear in neither `labeled` nor `unlabeled`.
     """
 
     dataset: Dataset
@@ -203,7 +203,7 @@ class PoolView:
     def registered(self, name: str) -> Registered:
         """What this plugin registered under `name` by `register_state` in the last (or running) training, else what the algorithm did.
 
-        "algorithm/NAME" is the algorithm's in any case. What `select` does to a module is not kept: a run that goes on takes it from
+        "algorithm/NAME" is the algorithm's in any case. What `select` does to a module is not kept: a resumed run takes it from
         the training's checkpoint. To be looked at, or trained on in a copy of one's own.
 
         Raises:

@@ -94,7 +94,7 @@ def measured(groups: Sequence[Group]) -> str:
 
 def common_title(heading: str, groups: Sequence[Group]) -> str:
     """A heading with what all groups have in common: data set, algorithm, budget."""
-    shown = {"dataset": "{}", "dataset.name": "{}", "algorithm": "{}", "active.budget": "{} labels a round"}
+    shown = {"dataset": "{}", "dataset.name": "{}", "algorithm": "{}", "active.budget": "{} labels per round"}
     parts = []
     for key, form in shown.items():
         values = {setting_text(group.settings, key) for group in groups}

@@ -1,4 +1,4 @@
-"""The journal `labels.csv`: append-only, one line a row. What was acknowledged is never touched again."""
+"""The journal `labels.csv`: append-only, one line per row. What was acknowledged is never touched again."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _encode_rows(rows: Sequence[LabelRow]) -> bytes:
 
 
 def _escape(text: str) -> str:
-    # One line a row, whatever a key holds: only so is a torn last row told from damage in the middle.
+    # One line per row, whatever a key holds: only so is a torn last row told from damage in the middle.
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
 
 

@@ -262,7 +262,7 @@ class RunDir:
         atomic_write(self.path / name, lambda file: file.write(data))
 
     def state(self) -> dict | None:
-        """What `write_state` wrote; None if there is none, or (a warning) a damaged one: write it anew."""
+        """What `write_state` wrote; None if there is none, or (a warning) a damaged one: write it again."""
         path = self.path / "state.json"
         data = read_bytes(path)
         if data is None:
@@ -387,7 +387,7 @@ def _refuse_difference(path: Path, found: list[tuple[str, Any, Any]], limit: int
     lines = [f"  {key}: {_shown(old)} -> {_shown(new)}" for key, old, new in found[:limit]]
     if len(found) > limit:
         lines.append(f"  and {len(found) - limit} more")
-    head = f"{path} holds a run of another configuration; use another save_name, or take these back:"
+    head = f"{path} holds a run of another configuration; choose another save_name, or undo these changes:"
     raise UsageError("\n".join([head, *lines]))
 
 

@@ -31,7 +31,7 @@ class AcquisitionContract(Contract):
         name: as registered. config: its own keys in the YAML.
         features: the source of features, as in the YAML, where the method needs them and a model is there.
         deterministic: whether the picks follow from the data alone as long as no two samples are equally good.
-        initial: whether it may be asked before anything is trained (with features of pixels).
+        initial: whether it can be queried before anything is trained (with features of pixels).
     """
 
     kind = "acquisition"
@@ -202,7 +202,7 @@ class AcquisitionContract(Contract):
         assert same, "has chosen by values that are not finite, without a word"
 
     def test_its_state_goes_through_a_checkpoint(self, world, tmp_path):
-        """A process that goes on has a new instance, which knows what `state_dict` says and nothing else."""
+        """A process that resumes has a new instance, which knows what `state_dict` says and nothing else."""
         plugin = self.plugin(world)
         first = self.pick(world, 7, plugin)
         path = tmp_path / "state.pth"

@@ -57,7 +57,7 @@ class AnalysisContract(Contract):
         assert isinstance(self.plugin(None), self.registered()) and self.plugin(None).name == self.shown_name
 
     def test_the_run_is_the_same_without_it(self, whole, tmp_path):
-        """It has no part in what is trained: weights and labels are equal to the bit."""
+        """It has no part in what is trained: weights and labels are bit-identical."""
         other = train(self.settings(tmp_path, watched=False))
         assert labels_of(other.path) == labels_of(whole.path), "other labels than without it"
         assert not differing_weights(other.path, whole.path), "other weights than without it"
@@ -94,7 +94,7 @@ class AnalysisContract(Contract):
         assert not broken, f"linked, and not there: {broken}"
 
     def test_reporting_changes_no_run(self, whole, tmp_path):
-        """A report may be made of a run that goes on, and that somebody else owns."""
+        """A report may be made of a resumed run, and that somebody else owns."""
         before = files_below(whole.path)
         self.report(whole.path, tmp_path / "figures")
         assert files_below(whole.path) == before, "the report has changed the run's directory"

@@ -76,10 +76,10 @@ class DatasetContract(Contract):
         assert targets.min() >= -1 and targets.max() < dataset.num_classes, f"targets from {targets.min()} to {targets.max()}"
 
     def test_queryable_is_a_mask(self, tmp_path):
-        """Integers in its place would be taken for indices; a pool in which nobody may be asked has no active learning."""
+        """Integers in its place would be taken for indices; a pool in which nobody can be queried has no active learning."""
         queryable = np.asarray((dataset := self.dataset(tmp_path)).queryable)
         assert queryable.dtype == bool and queryable.shape == (len(dataset),), f"queryable: {queryable.dtype} of shape {queryable.shape}"
-        assert queryable.any(), "nobody may be asked for any sample"
+        assert queryable.any(), "nobody can be queried for any sample"
 
     def test_class_names_are_distinct_texts(self, tmp_path):
         """People answer with these texts, and files hold them."""
@@ -110,7 +110,7 @@ class DatasetContract(Contract):
             assert getattr(one, name) == getattr(other, name), f"{name} differs between two instances"
 
     def test_its_own_order_is_taken_back(self, tmp_path):
-        """A run that goes on puts the pool into the order that it began with."""
+        """A resumed run puts the pool into the order that it began with."""
         dataset = self.dataset(tmp_path)
         keys, targets = list(dataset.keys), np.array(dataset.targets)
         for grow in (False, True):

@@ -89,7 +89,7 @@ class FeaturesContract(Contract):
 
     # ------------------------------------------------------------------------------------------ again
     def test_the_same_again(self, tmp_path):
-        """A process that goes on makes the same features, to the bit, whatever was drawn before."""
+        """A process that resumes makes the same features, bit for bit, whatever was drawn before."""
         made = []
         for number in range(2):
             seed_generators(number)

@@ -110,7 +110,7 @@ class NetworkContract(Contract):
         assert not all(torch.equal(value, other[name]) for name, value in one.items()), "two seeds give the same weights"
 
     def test_its_state_goes_through_a_checkpoint(self, tmp_path: Path):
-        """What the checkpoint holds is the whole network: a run that goes on loads it into a fresh one."""
+        """What the checkpoint holds is the whole network: a resumed run loads it into a fresh one."""
         net, other = self.build(), self.build(seed=1)
         step(net, self.images(4))
         write_checkpoint(tmp_path / "net.pth", {"net": net.state_dict()})

@@ -151,7 +151,7 @@ class Asking:
         self.oracle = self.again()
 
     def again(self) -> Oracle:
-        """The oracle of a process that goes on."""
+        """The oracle of a process that resumes."""
         return self._suite.oracle(self.run, self.dataset)
 
     def ask(self, idx: list[int], cycle: int = 0) -> Query:

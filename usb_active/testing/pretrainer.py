@@ -97,7 +97,7 @@ class PretrainerContract(Contract):
 
     # ------------------------------------------------------------------------------------------ again
     def test_the_same_seed_gives_the_same_result(self, tmp_path):
-        """A run that is repeated starts from the same weights, to the bit."""
+        """A run that is repeated starts from the same weights, bit for bit."""
         one, other = self.run(tmp_path / "one"), self.run(tmp_path / "other")
         assert not differing(one, other), f"differ: {differing(one, other)[:5]}"
 
@@ -143,7 +143,7 @@ class PretrainerContract(Contract):
 
 
 def differing(one: Pretrained, other: Pretrained) -> list[str]:
-    """What is not the same to the bit in two results."""
+    """What is not bit-identical in two results."""
     flat, again = _flat(one), _flat(other)
     return [name for name in flat.keys() | again.keys() if not _same(flat.get(name), again.get(name))]
 

@@ -120,7 +120,7 @@ class PriorContract(Contract):
 
     # ------------------------------------------------------------------------------------------ again
     def test_the_same_seed_gives_the_same_table(self, world, tmp_path):
-        """A run that is repeated, or that goes on, is guided by the same beliefs, to the bit."""
+        """A run that is repeated, or that goes on, is guided by the same beliefs, bit for bit."""
         for seed in (0, 1):
             one, other = (self.tables(each, seed=seed) for each in (world, World(tmp_path / f"other{seed}")))
             assert not _differing(one, other), f"the tables at {_differing(one, other)} differ"
@@ -139,13 +139,13 @@ class PriorContract(Contract):
         assert not _differing(*found), "what it says depends on a global generator; draw from view.rng"
 
     def test_its_state_goes_through_a_checkpoint(self, world, tmp_path):
-        """A process that goes on has a new instance, which knows what `state_dict` says and nothing else."""
+        """A process that resumes has a new instance, which knows what `state_dict` says and nothing else."""
         plugin = self.plugin(world)
         self.tables(world, plugin)
         write_checkpoint(tmp_path / "state.pth", {"plugin": plugin.state_dict()})
         restored = self.make(self.keys(world.folder / "files"))
         restored.load_state_dict(read_checkpoint(tmp_path / "state.pth")["plugin"])
-        assert not _differing(self.tables(world, plugin), self.tables(world, restored)), "says something else in a process that goes on"
+        assert not _differing(self.tables(world, plugin), self.tables(world, restored)), "says something else in a process that resumes"
 
     # ------------------------------------------------------------------------------------------ what it leaves alone
     def test_labels_pool_and_model_are_unchanged(self, world):

@@ -1,4 +1,4 @@
-"""Small real runs for the suites of what takes part in a training: digits, a tiny network, a dozen steps a cycle."""
+"""Small real runs for the suites of what takes part in a training: digits, a tiny network, a dozen steps per cycle."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def labels_of(run: Path) -> list[tuple[int, str]]:
 
 
 def differing_weights(one: Path, other: Path) -> list[str]:
-    """The weights of the last training, live and EMA, that are not the same to the bit."""
+    """The weights of the last training, live and EMA, that are not bit-identical."""
     first, second = (read_checkpoint(run / "cycle_000" / "latest_model.pth") for run in (one, other))
     return [
         f"{net}.{name}" for net in ("model", "ema_model") for name, value in first[net].items() if not torch.equal(value, second[net][name])

@@ -1,4 +1,4 @@
-"""ActiveMixin: any of USB's algorithms in cycles. Its `train()` runs the whole experiment, USB's own once a cycle."""
+"""ActiveMixin: any of USB's algorithms in cycles. Its `train()` runs the whole experiment, USB's own once per cycle."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from usb_active.usb.unlabeled import declared_views
 class ActiveMixin(DeviceMixin):
     """Placed before one of USB's algorithm classes by `registration.make_active`.
 
-    Every cycle runs USB's own constructor anew on the labels there are, with new weights loaded into the modules that exist
+    Every cycle runs USB's own constructor again on the labels there are, with new weights loaded into the modules that exist
     (so that device and parallel wrappers survive). A later cycle is therefore a new instance by construction.
     """
 
@@ -104,7 +104,7 @@ class ActiveMixin(DeviceMixin):
         self._plugin_hooks.set_up(self, self._registrations.registrar)
 
     def register_state(self, name: str, factory: Callable[[], Any], optimizer: Callable | None = None) -> Any:
-        """For algorithms with modules and optimizers beside USB's one: as `TrainingInfo.register_state`, made anew every cycle.
+        """For algorithms with modules and optimizers beside USB's one: as `TrainingInfo.register_state`, made again every cycle.
 
         To be called in the algorithm's constructor, after USB's.
         """
@@ -247,7 +247,7 @@ class ActiveMixin(DeviceMixin):
             write_checkpoint(Path(save_path) / save_name, self.get_save_dict())
 
     def load_model(self, load_path: str) -> dict[str, Any]:
-        """Go on from a checkpoint of this cycle. (A run finds its own; USB's train.py need not name one.)"""
+        """Resume from a checkpoint of this cycle. (A run finds its own; USB's train.py need not name one.)"""
         return self._checkpoints.load(self, Path(load_path))
 
     def log_record(self, record: Mapping[str, Any]) -> None:
@@ -271,7 +271,7 @@ class ActiveMixin(DeviceMixin):
         try:
             super().train()
         except Exception:
-            # A plugin or the algorithm itself may be the first who cannot go on: why, is said all the same.
+            # A plugin or the algorithm itself may be the first that cannot continue: why, is said all the same.
             self.check_divergence(thoroughly=True)
             raise
         finally:

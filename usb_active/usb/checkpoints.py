@@ -71,7 +71,7 @@ class CycleCheckpoints:
         }
 
     def load(self, training: Training, path: Path) -> dict[str, Any]:
-        """Have a training go on from a checkpoint of this cycle, and return what it holds.
+        """Resume a training from a checkpoint of this cycle, and return what it holds.
 
         Raises:
             UsageError: missing, damaged, of another run, cycle, algorithm or network, or of a training that had diverged.

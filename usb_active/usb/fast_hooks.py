@@ -1,7 +1,7 @@
-"""Exact, faster replacements of USB's slow hooks: training stays the same to the bit.
+"""Exact, faster replacements of USB's slow hooks: training stays bit-identical.
 
 FlexMatch counts its whole table at every step, in Python; here the counts follow the few rows that a batch changes.
-USB's EMA allocates every parameter three times and copies the network twice a step; here it works in place.
+USB's EMA allocates every parameter three times and copies the network twice per step; here it works in place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class FastFlexMatchThresholdingHook(FlexMatchThresholdingHook):
     """FlexMatch's thresholds (USB's hook of that name) from counts that are kept up to date.
 
     `selected_label` (N,) and `classwise_acc` (C,) are what they are in USB, and may be replaced or written to from outside,
-    as a checkpoint does: the counts are then made anew. Where a batch holds a row twice, the last selected one is stored;
+    as a checkpoint does: the counts are then made again. Where a batch holds a row twice, the last selected one is stored;
     on CUDA, USB leaves open which one.
     """
 
@@ -120,7 +120,7 @@ def _store_without_sync(table: torch.Tensor, counts: torch.Tensor, idx: torch.Te
 class FastEMAHook(EMAHook):
     """USB's EMA, in place: `ema_model`'s parameters are the shadow itself, and only buffers are copied each step.
 
-    After every step `algorithm.ema.shadow` and `algorithm.ema_model` equal USB's to the bit. Two tensors are one
+    After every step `algorithm.ema.shadow` and `algorithm.ema_model` are bit-identical to USB's. Two tensors are one
     from the first step to the end of the run: what is loaded into `ema_model` in between is in the shadow too.
     A shadow, `ema` or network replaced from outside is taken up at the next step, and USB's own code runs where
     `ema_model` does not mirror the network tensor by tensor.
@@ -181,7 +181,7 @@ class _Pairs:
             for mine, param, room in zip(self.shadow, params, self.scratch, strict=True):
                 mine.mul_(decay).add_(torch.mul(param, 1.0 - decay, out=room))
         for group in self.buffers:
-            # Looked up anew: a module may have put another tensor in its buffer's place.
+            # Looked up again: a module may have put another tensor in its buffer's place.
             torch._foreach_copy_([there._buffers[name] for _, there, name in group], [here._buffers[name] for here, _, name in group])
 
 

@@ -21,7 +21,7 @@ class IntervalHook(Hook):
 
 
 class PriorUpdateHook(Hook):
-    """Gives the prior its chance to be fitted anew between two steps."""
+    """Gives the prior its chance to be fitted again between two steps."""
 
     def after_train_step(self, algorithm: Any) -> None:
         algorithm.session.update_prior(algorithm.it + 1)

@@ -89,7 +89,7 @@ def _stand_ins(config: RunConfig, made_run: bool) -> dict[str, Callable]:
 
     stand_ins: dict[str, Callable] = {"over_write_args_from_file": over_write_args_from_file, "get_net_builder": get_net_builder}
     if not torch.cuda.is_available():
-        # USB's own refuses to go on without CUDA.
+        # USB's own refuses to run without CUDA.
         stand_ins["send_model_cuda"] = lambda args, model, clip_batch=True: model
     return stand_ins
 
@@ -97,8 +97,8 @@ def _stand_ins(config: RunConfig, made_run: bool) -> dict[str, Callable]:
 def script_args(config: RunConfig) -> dict[str, Any]:
     """The values that train.py's namespace takes over.
 
-    train.py removes the run directory unless it is told to resume, and then wants a checkpoint's path, of which it does
-    not mind that there is nothing. The cycles find their checkpoints themselves.
+    train.py removes the run directory unless it is told to resume, and then requires a checkpoint path, but tolerates a missing
+    file. The cycles find their checkpoints themselves.
     """
     nothing = config.run_path / "(each cycle finds its own checkpoint)"
     # A device of its own: without one, train.py spreads the model over all there are.

@@ -171,7 +171,7 @@ def _as_float(value: Any) -> Any:
 class PriorSeam:
     """Replaces weak predictions p by normalize(row + p) on their way into USB's masking and pseudo-label hooks (AS3L, Eq. 5).
 
-    Rows without a prior pass unchanged, so an all-zero table is the plain training to the bit. softmatch masks on aligned and
+    Rows without a prior pass unchanged, so an all-zero table leaves the plain training bit-identical. softmatch masks on aligned and
     targets on raw probabilities: each gets the prior. A hard-label target is the argmax; a soft one is sharpened by the algorithm's
     own T, as without a prior, where it takes logits: it is handed the logarithm. What the masking hooks keep of predictions (flexmatch's
     class counts, freematch's and softmatch's running means) they keep of the normalised sums (ours; the paper is silent).

@@ -10,7 +10,7 @@ from semilearn.core.utils import TBLog
 
 
 class CycleLog:
-    """USB's TensorBoard log, with steps that go on through the cycles instead of starting over one another."""
+    """USB's TensorBoard log, with steps that continue through the cycles instead of starting over one another."""
 
     def __init__(self, log: TBLog, offset: int):
         self._log, self._offset = log, offset

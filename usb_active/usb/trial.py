@@ -33,7 +33,7 @@ def try_out(parts: dict[str, Any]) -> None:
     """Build the algorithm and its network as a run would, show the network two images, and ask for the labels that exist already.
 
     Args:
-        parts: those of `setup.build_parts`; only the data set is used itself, all else is made anew and forgotten.
+        parts: those of `setup.build_parts`; only the data set is used itself, all else is made again and forgotten.
 
     Raises:
         UsageError: whatever of it is refused.
@@ -87,5 +87,5 @@ def _check_known(session: Any, config: RunConfig) -> None:
         simulated = ", and `oracle: dataset` knows no other labels" if session.oracle.simulated else ""
         raise UsageError(
             f"{config.source}: active.budget: {active.cycles} cycles of {active.budget} = {wanted} labels, but beside the {len(known)} "
-            f"that '{plugin.name}' brings only {left} samples may be asked{simulated}; at most {left // active.cycles} a cycle"
+            f"that '{plugin.name}' brings only {left} samples can be queried{simulated}; at most {left // active.cycles} per cycle"
         )

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).resolve().parents[3] / "yaml_configs" / "as3l"
 ALL = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 PAPER = [name for name in ALL if not name.startswith("digits")]
 
-# §4.1: network, images, classes, samples that may be asked; FlexMatch's weight decay.
+# §4.1: network, images, classes, samples that can be queried; FlexMatch's weight decay.
 DATA = {
     "cifar10": {"net": "wrn_28_2", "side": 32, "classes": 10, "queryable": 50_000, "weight_decay": 5e-4},
     "cifar100": {"net": "wrn_28_8", "side": 32, "classes": 100, "queryable": 50_000, "weight_decay": 1e-3},

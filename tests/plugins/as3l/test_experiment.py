@@ -153,7 +153,7 @@ def test_a_person_is_asked_once_and_what_was_fine_tuned_survives_the_pause(tmp_p
     # Had the layer to be made again, the process would die of it.
     assert killer.run(data, "fine_tuning").code == 0
     assert {name: tables(run)[name] for name in kept} == kept
-    # A simulated oracle gives the same labels: the same training, to the bit.
+    # A simulated oracle gives the same labels: the same training, bit for bit.
     assert labels_of(run) == labels_of(whole)
     assert weights_equal(checkpoint(run, 0), checkpoint(whole, 0))
 

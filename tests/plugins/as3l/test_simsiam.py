@@ -1,4 +1,4 @@
-"""SimSiam as a pretrainer: the views, the loss, what an epoch is made of, collapse, resume to the bit, what it refuses."""
+"""SimSiam as a pretrainer: the views, the loss, what an epoch is made of, collapse, resume bit for bit, what it refuses."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ NAME = "temporal_instability"
 
 
 def settings(folder: Path, name: str = "run", /, own=None, **usb):
-    """Twelve steps a cycle, observed at 3, 6, 9 and 12; every sample is visited three or four times."""
+    """Twelve steps per cycle, observed at 3, 6, 9 and 12; every sample is visited three or four times."""
     block = {"acquisition": {"name": "margin"}, "analysis": {"name": NAME, "interval": 3, "threshold": 0.3, **(own or {})}}
     return run_helpers.settings(folder, name, active={**block, **usb.pop("active", {})}, **{"algorithm": "fixmatch", "uratio": 50, **usb})
 

@@ -14,8 +14,8 @@ from usb_active.config.settings import RunConfig, check_against_pool, load_confi
 FOLDER = Path(__file__).resolve().parents[3] / "yaml_configs" / "assl"
 PAPER = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("digits"))
 
-# §4: labels a round, images of the pool (SVHN: by the times of Table 2), classes; FixMatch's weight decay. Of MiniImageNet the paper gives
-# the labels a round alone: the rest is ours.
+# §4: labels per round, images of the pool (SVHN: by the times of Table 2), classes; FixMatch's weight decay. Of MiniImageNet the paper
+# gives the labels per round alone: the rest is ours.
 DATA = {
     "cifar10": {"labels": 100, "pool": 50_000, "classes": 10, "side": 32, "weight_decay": 5e-4},
     "svhn": {"labels": 100, "pool": 60_000, "classes": 10, "side": 32, "weight_decay": 5e-4},

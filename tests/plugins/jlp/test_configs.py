@@ -15,7 +15,7 @@ DIGITS = [name for name in ALL if name.startswith("digits")]
 REFERENCES = [name for name in ALL if name.endswith("all_labels")]
 COLUMNS = [name for name in ALL if name not in DIGITS + REFERENCES]
 
-# Samples that may be asked, and classes.
+# Samples that can be queried, and classes.
 DATA = {"mnist": (60_000, 10), "svhn": (73_257, 10), "cifar10": (50_000, 10), "cifar100": (50_000, 100)}
 # Table II is CIFAR-10 with b = 100; Table III the others, with PRE and with both; Fig. 4 is MNIST.
 EXPERIMENTS = {

@@ -1,4 +1,4 @@
-"""DeepCluster as a pretrainer: what an epoch is made of, that it learns, that it resumes to the bit, what it refuses."""
+"""DeepCluster as a pretrainer: what an epoch is made of, that it learns, that it resumes bit for bit, what it refuses."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_both_paths_are_the_dense_loop_on_neighbour_graphs(monkeypatch, kind, mo
     labeled, candidates = np.arange(0, 90, 3), np.arange(100, 900)
     plain = joint_label_propagation(graph, labeled, 250, candidates=candidates)
     monkeypatch.setattr(fast_greedy, "_LARGE", 500)
-    # Short lists: they run out, and are made anew.
+    # Short lists: they run out, and are made again.
     monkeypatch.setattr(fast_large, "_SHORT_LIST", 100)
     guessed = joint_label_propagation(graph, labeled, 250, candidates=candidates)
     assert guessed.tolist() == plain.tolist()
@@ -330,7 +330,7 @@ def test_the_tolerance_moves_work_and_no_pick(monkeypatch, tol):
     usual = len(limits)
     picks = joint_label_propagation(graph, np.arange(30), 120, tol=tol)
     assert worst_excess(graph, np.arange(30), picks, np.arange(30, 900)) < 1e-7
-    # A tight one solves anew after every few picks, a loose one has near-ties to solve.
+    # A tight one solves again after every few picks, a loose one has near-ties to solve.
     assert limits[usual] == pytest.approx(tol / 10) and len(limits) > 2 * usual
 
 

@@ -1,6 +1,6 @@
 """The loops over the edges of a graph, compiled. Graphs are CSR arrays: indptr (N + 1,), indices and data (E,).
 
-Compiled once a machine, when first called: numba keeps the result beside this file or in the user's cache.
+Compiled once per machine, when first called: numba keeps the result beside this file or in the user's cache.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def find_asymmetry(indptr, indices, data, tolerance):
     """(row, column) of an entry that differs from its mirror image by more than `tolerance`, or (-1, -1).
 
     Indices sorted within rows. Going through the rows in order, the entries of column j come in the order in which row j
-    lists them: one pass, one pointer a row, no transposed copy.
+    lists them: one pass, one pointer per row, no transposed copy.
     """
     pointer = indptr[:-1].copy()
     for row in range(len(pointer)):
