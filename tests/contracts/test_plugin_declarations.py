@@ -18,7 +18,7 @@ from usb_active.contracts.features import Kept, independent_sources, source_of
 from usb_active.contracts.plugin import free_key, free_names
 from usb_active.contracts.registry import REGISTRY, Declaration
 from usb_active.loop.setup import check_directory
-from usb_active.report.labels import method_settings
+from usb_active.report.method_names import method_settings
 from usb_active.storage.run_dir import RunDir
 
 PLUGIN = """

@@ -21,7 +21,7 @@ from usb_active.report import embedding, summary_table, write_report
 from usb_active.report.curves import learning_curve
 from usb_active.report.galleries import gallery
 from usb_active.report.groups import group_runs
-from usb_active.report.labels import group_labels
+from usb_active.report.method_names import method_names
 from usb_active.report.runs import RunRecord
 from usb_active.storage.run_dir import RunDir
 
@@ -249,7 +249,7 @@ def test_labels_of_distinct_settings_are_distinct():
     names = [
         {"algorithm": a, "active.acquisition.name": q, "lr": r} for a in "xy" for q in "pq" for r in (1, 2)
     ]
-    labels = group_labels(names)
+    labels = method_names(names)
     assert len(set(labels)) == 8
     assert labels[0] == "x · p · lr=1"
 

@@ -11,7 +11,7 @@ import pytest
 from run_helpers import config_of, settings, write_yaml
 
 from usb_active import cli
-from usb_active.builtin.label_file import Problems, read_known_labels, read_sheet
+from usb_active.builtin.label_file import RowProblems, read_known_labels, read_sheet
 from usb_active.commands.labels import correct
 from usb_active.config.settings import config_from_dict, load_config
 from usb_active.contracts.task import Classification
@@ -139,7 +139,7 @@ def test_a_key_is_understood_as_it_is_written(text, index):
 def test_keys_of_label_files(tmp_path, text, index):
     path = tmp_path / "labels.csv"
     path.write_text(f'key,label\n"{text}",dog\n', encoding="utf-8")
-    problems = Problems()
+    problems = RowProblems()
     query = Query(0, np.arange(len(KEYS)), tuple(KEYS), "random", ("cat", "dog"))
     found = read_sheet(path, query, problems).labels
     if index is None:

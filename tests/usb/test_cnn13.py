@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from usb_active import Acquisition, register_plugin
 from usb_active.builtin.networks import Cnn13
 from usb_active.errors import UsageError
-from usb_active.loop.pretrained import classifier_keys, load_backbone
+from usb_active.loop.initial_weights import classifier_keys, load_backbone
 
 
 def built(classes=4, size=16, channels=1, salt=0, **config):

@@ -7,7 +7,7 @@ import torch
 
 from usb_active.builtin.networks import Cnn13, ResNet18, VitSmall
 from usb_active.errors import UsageError
-from usb_active.loop.pretrained import classifier_keys
+from usb_active.loop.initial_weights import classifier_keys
 
 
 def built(cls, channels=3, size=32, classes=4, **config):

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from usb_active.builtin.label_file import Problems, Sheet, read_sheet, task_of
+from usb_active.builtin.label_file import RowProblems, Sheet, read_sheet, task_of
 from usb_active.builtin.workbook import can_read
 from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, printable
@@ -35,7 +35,7 @@ def csv_path(run_path: Path, cycle: int) -> Path:
     return (run_path / "queries" / f"cycle_{cycle:03d}.csv").absolute()
 
 
-def read_answers(run_path: Path, query: Query, problems: Problems | None = None, task: Task | None = None) -> FoundAnswers:
+def read_answers(run_path: Path, query: Query, problems: RowProblems | None = None, task: Task | None = None) -> FoundAnswers:
     """What the files of a query say. Of a sample for which the CSV and a workbook both answer they must say the same.
 
     When a file was changed tells nothing of its cells: the one that was saved last may hold an answer that was corrected in the other.
@@ -45,7 +45,7 @@ def read_answers(run_path: Path, query: Query, problems: Problems | None = None,
     Raises:
         UsageError: a file cannot be read, or the files contradict each other; with `problems`, what is wrong in them goes there instead.
     """
-    found = Problems() if problems is None else problems
+    found = RowProblems() if problems is None else problems
     paths = _files(csv_path(run_path, query.cycle))
     sheets = {path: sheet for path in paths if (sheet := read_sheet(path, query, found, task)) is not None}
     merged = _merged(sheets.values())
@@ -60,7 +60,7 @@ def readable_answers(run_path: Path, query: Query, task: Task | None = None) -> 
     sheets = []
     for path in _files(csv_path(run_path, query.cycle)):
         with suppress(UsageError):
-            sheets.append(read_sheet(path, query, Problems(), task))
+            sheets.append(read_sheet(path, query, RowProblems(), task))
     return _merged([sheet for sheet in sheets if sheet is not None])
 
 
@@ -85,7 +85,7 @@ def _merged(sheets: Collection[Sheet]) -> FoundAnswers:
     return FoundAnswers({index: label for index, label in labels.items() if label != SKIP}, skipped, empty, missing, disputed)
 
 
-def _say_disputes(sheets: Mapping[Path, Sheet], merged: FoundAnswers, query: Query, problems: Problems, task: Task) -> None:
+def _say_disputes(sheets: Mapping[Path, Sheet], merged: FoundAnswers, query: Query, problems: RowProblems, task: Task) -> None:
     if not merged.disputed:
         return
     (csv_file, one), (workbook, other) = sheets.items()

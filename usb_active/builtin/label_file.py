@@ -26,7 +26,7 @@ from usb_active.storage.spreadsheet import escaped, unescaped
 _COLUMNS = ("index", "key", "file", "label", "suggestion", "confidence")
 
 
-class Problems:
+class RowProblems:
     """What is wrong in the files, a line each, raised as one error: people mend all of it in one go."""
 
     def __init__(self, limit: int = 10):
@@ -83,7 +83,7 @@ class _Samples:
         # A spreadsheet turns the key 00017 into 17.
         return _unique((to_number(key), index) for index, key in self.keys.items())
 
-    def find(self, row: _Row, problems: Problems) -> int | None:
+    def find(self, row: _Row, problems: RowProblems) -> int | None:
         """The row's sample, or None after saying what is wrong."""
         if not row.index:
             return self._find_key(row, problems)
@@ -101,7 +101,7 @@ class _Samples:
             return None
         return index
 
-    def _find_key(self, row: _Row, problems: Problems) -> int | None:
+    def _find_key(self, row: _Row, problems: RowProblems) -> int | None:
         if not row.key:
             valid = f"an index or a key of {self.whose}"
             problems.add(row.where, "neither index nor key beside the label", row.label, valid)
@@ -136,7 +136,7 @@ class Sheet:
     missing: frozenset[int] = frozenset()
 
 
-def read_sheet(path: Path, query: Query, problems: Problems, task: Task | None = None) -> Sheet | None:
+def read_sheet(path: Path, query: Query, problems: RowProblems, task: Task | None = None) -> Sheet | None:
     """A query's file, a CSV or a workbook; None where there is none. What is wrong goes to `problems`.
 
     task: where the query names no classes.
@@ -154,7 +154,7 @@ def read_sheet(path: Path, query: Query, problems: Problems, task: Task | None =
     empty: set[int] = set()
     for row in rows:
         if not row.label.strip():
-            index = samples.find(row, Problems())
+            index = samples.find(row, RowProblems())
             empty |= set() if index is None else {index}
             continue
         index = samples.find(row, problems)
@@ -178,7 +178,7 @@ def task_of(query: Query, task: Task | None) -> Task:
     return task
 
 
-def _read_label(task: Task, row: _Row, problems: Problems) -> int | None:
+def _read_label(task: Task, row: _Row, problems: RowProblems) -> int | None:
     label = task.read(row.label)
     if label is None:
         skip = ["skip"] if task.can_skip else []
@@ -199,7 +199,7 @@ def read_known_labels(path: Path, keys: Sequence[str], task: Task) -> dict[int, 
     data = read_bytes(path)
     if data is None:
         raise UsageError(f"{path}: no such file")
-    problems = Problems()
+    problems = RowProblems()
     samples = _Samples(dict(enumerate(keys)), "the pool")
     found: dict[int, int] = {}
     for row in _rows(path, data, problems):
@@ -216,7 +216,7 @@ def read_known_labels(path: Path, keys: Sequence[str], task: Task) -> dict[int, 
     return found
 
 
-def _rows(path: Path, data: bytes, problems: Problems) -> Iterator[_Row]:
+def _rows(path: Path, data: bytes, problems: RowProblems) -> Iterator[_Row]:
     """The rows of a CSV file below the header that hold anything."""
     text = _decode(path, data)
     lines_before, delimiter, text = _separator(text)
@@ -229,11 +229,11 @@ def _rows(path: Path, data: bytes, problems: Problems) -> Iterator[_Row]:
         problems.add(where, "not readable as CSV", str(error), "a CSV file")
 
 
-def _workbook(path: Path, problems: Problems) -> Iterator[_Row]:
+def _workbook(path: Path, problems: RowProblems) -> Iterator[_Row]:
     yield from _below_header(path, workbook_rows(path), problems)
 
 
-def _below_header(path: Path, numbered: Iterable[tuple[int, list[str]]], problems: Problems) -> Iterator[_Row]:
+def _below_header(path: Path, numbered: Iterable[tuple[int, list[str]]], problems: RowProblems) -> Iterator[_Row]:
     places: dict[str, int] | None = None
     for number, cells in numbered:
         where = f"{path}:{number}"
@@ -255,7 +255,7 @@ def _row(where: str, cells: list[str], places: dict[str, int]) -> _Row:
     return _Row(where, index.strip(), key.strip(), label)
 
 
-def _header(where: str, cells: list[str], problems: Problems) -> dict[str, int]:
+def _header(where: str, cells: list[str], problems: RowProblems) -> dict[str, int]:
     """Column name → position; empty after saying what is missing."""
     names = list(map(fold, cells))
     found = ", ".join(name.strip() for name in cells)

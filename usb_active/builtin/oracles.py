@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usb_active.builtin.answer_files import csv_path, read_answers
-from usb_active.builtin.label_file import Problems, task_of
+from usb_active.builtin.label_file import RowProblems, task_of
 from usb_active.contracts.oracle import Oracle
 from usb_active.contracts.plugin import PluginConfig, free_key
 from usb_active.errors import UsageError, name_some
@@ -80,7 +80,7 @@ class CsvOracle(Oracle):
         Raises:
             UsageError: a line for each problem, `file:row: what (value); valid: …`; the first ten.
         """
-        problems = Problems()
+        problems = RowProblems()
         labels: dict[int, int] = {}
         asked, skipped, emptied = set(), set(), set()
         earlier = (read_query(self.run_path, cycle, probs=False) for cycle in range(query.cycle))
@@ -109,7 +109,7 @@ class CsvOracle(Oracle):
     def _rows_that_miss(self, query: Query) -> str:
         """A line on samples that nobody can answer for, because their rows have been removed."""
         known = {row.index for row in read_journal(self.run_path / "labels.csv")}
-        missing = read_answers(self.run_path, query, Problems(), self._task(query)).missing - known
+        missing = read_answers(self.run_path, query, RowProblems(), self._task(query)).missing - known
         if not missing:
             return ""
         keys = [key for index, key in zip(query.idx.tolist(), query.keys, strict=True) if index in missing]

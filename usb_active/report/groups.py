@@ -11,7 +11,7 @@ from typing import Any
 
 from usb_active.contracts.task import Classification
 from usb_active.records import Metric
-from usb_active.report.labels import group_labels, method_settings, setting_text
+from usb_active.report.method_names import method_names, method_settings, setting_text
 from usb_active.report.runs import PLACES, RunRecord
 
 
@@ -71,7 +71,7 @@ def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
         gathered.setdefault(key, (settings, []))[1].append(run)
     members = list(gathered.values())
     kinds = [of_group[0].evaluated_on for _, of_group in members]
-    labels = group_labels([settings for settings, _ in members])
+    labels = method_names([settings for settings, _ in members])
     if len(set(kinds)) > 1:
         places = [PLACES[kind] for kind in kinds]
         labels = [f"{label} · {place}" for label, place in zip(labels, places, strict=True)]

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from usb_active.errors import name_some
 from usb_active.report.groups import Group
-from usb_active.report.labels import group_labels
+from usb_active.report.method_names import method_names
 
 LEVEL = 0.05
 LEAST_SEEDS = 2
@@ -129,7 +129,7 @@ def compare(groups: Sequence[Group], level: float = LEVEL) -> Comparison | None:
         # Accuracies on test and on held-out labels are never compared.
         entry = settings.setdefault(_text([setting, group.evaluated_on]), Setting(setting, {}))
         entry.scores[list(methods).index(_text(method))] = _scores(group, notes)
-    labels = group_labels(list(methods.values()))
+    labels = method_names(list(methods.values()))
     kept = [setting for setting in settings.values() if _has_pairs(setting, labels, notes)]
     wins, compared = count_wins([setting.scores for setting in kept], len(labels), level)
     return Comparison(tuple(labels), wins, compared, tuple(kept), tuple(notes))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from usb_active.report.drawing import add_title, new_figure, save_figure
-from usb_active.report.labels import differing_keys, setting_text
+from usb_active.report.method_names import differing_keys, setting_text
 from usb_active.report.pairwise import LEAST_SEEDS, LEVEL, Comparison, Setting, paired
 from usb_active.report.tables import code, escape, table
 

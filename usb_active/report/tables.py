@@ -10,7 +10,7 @@ from typing import Any
 from usb_active.errors import name_some, plain
 from usb_active.records import Metric
 from usb_active.report.groups import Group, group_runs, measured
-from usb_active.report.labels import differing_keys, setting_text
+from usb_active.report.method_names import differing_keys, setting_text
 from usb_active.report.runs import PLACES, RunRecord, metric
 
 SECONDS = {"acquisition_seconds": "acquisition s", "train_seconds": "train s"}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from usb_active.contracts.network import Network
-from usb_active.loop.pretrained import classifier_keys
+from usb_active.loop.initial_weights import classifier_keys
 from usb_active.randomness import seeded_globals
 from usb_active.storage.checkpoint import read_checkpoint, write_checkpoint
 from usb_active.testing.contract import Contract, generators_untouched

@@ -18,7 +18,7 @@ from usb_active.plugins.as3l.views import SimSiamView
 from usb_active.builtin.array_datasets import Digits
 from usb_active.contracts.dataset import DatasetOptions
 from usb_active.errors import UsageError
-from usb_active.loop.pretrained import classifier_keys, load_backbone
+from usb_active.loop.initial_weights import classifier_keys, load_backbone
 from usb_active.usb.networks import small_cnn, usb_network
 from usb_active.usb.paper_networks import cnn13
 

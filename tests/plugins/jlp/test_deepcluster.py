@@ -20,7 +20,7 @@ from usb_active.plugins.jlp.deepcluster import DeepCluster
 from usb_active.builtin.array_datasets import Digits
 from usb_active.contracts.dataset import DatasetOptions
 from usb_active.errors import UsageError
-from usb_active.loop.pretrained import classifier_keys, load_backbone
+from usb_active.loop.initial_weights import classifier_keys, load_backbone
 from usb_active.loop.setup import build_parts
 from usb_active.usb.networks import SmallCNN, small_cnn, usb_network
 from usb_active.usb.paper_networks import cnn13

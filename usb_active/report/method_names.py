@@ -62,7 +62,7 @@ def setting_text(settings: dict, key: str) -> str:
     return json.dumps(value, default=str)
 
 
-def group_labels(settings: Sequence[dict]) -> list[str]:
+def method_names(settings: Sequence[dict]) -> list[str]:
     """Short labels that tell the groups apart: `margin`, or `flexmatch · margin`, or `assl · alpha=0.5`."""
     parts: list[tuple[str, ...]] = [()] * len(settings)
     for key in differing_keys(settings):

@@ -12,7 +12,7 @@ from run_helpers import checkpoint, labels_of, settings, train, weights_equal
 from torch import nn
 
 from usb_active import Acquisition, Pretrained, Pretrainer, UsageError, register_plugin
-from usb_active.loop.pretrained import classifier_keys, load_backbone, run_once
+from usb_active.loop.initial_weights import classifier_keys, load_backbone, run_once
 from usb_active.randomness import seed_globals
 from usb_active.testing.pool import World
 from usb_active.usb.networks import small_cnn, usb_network
