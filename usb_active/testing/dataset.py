@@ -55,52 +55,52 @@ class DatasetContract(Contract):
         return self.again(*made), self.again(*made)
 
     # ------------------------------------------------------------------------------------------ attributes
-    def test_it_is_registered(self, tmp_path):
+    def test_it_is_registered(self, tmp_path: Path) -> None:
         """A run finds it by its name alone."""
         dataset = self.dataset(tmp_path)
         assert isinstance(dataset, self.registered()), "the instance is of another class than the one that is registered"
         assert len(dataset) > 0, "has no samples; `options` must write some"
 
-    def test_keys_are_distinct_texts(self, tmp_path):
+    def test_keys_are_distinct_texts(self, tmp_path: Path) -> None:
         """A key is what a label is kept under: two samples of one key would share their labels."""
         keys = list(self.dataset(tmp_path).keys)
         assert all(isinstance(key, str) and key for key in keys), "keys must be texts, none of them empty"
         twice = sorted({key for key in keys if keys.count(key) > 1})[:5]
         assert not twice, f"several samples have the key {twice}"
 
-    def test_targets_are_class_indices(self, tmp_path):
+    def test_targets_are_class_indices(self, tmp_path: Path) -> None:
         """They index `class_names`, also as labels of a simulated oracle; -1 says that nobody knows."""
         dataset = self.dataset(tmp_path)
         targets = np.asarray(dataset.targets)
         assert targets.dtype == np.int64 and targets.shape == (len(dataset),), f"targets: {targets.dtype} of shape {targets.shape}"
         assert targets.min() >= -1 and targets.max() < dataset.num_classes, f"targets from {targets.min()} to {targets.max()}"
 
-    def test_queryable_is_a_mask(self, tmp_path):
+    def test_queryable_is_a_mask(self, tmp_path: Path) -> None:
         """Integers in its place would be taken for indices; a pool in which nobody may be asked has no active learning."""
         queryable = np.asarray((dataset := self.dataset(tmp_path)).queryable)
         assert queryable.dtype == bool and queryable.shape == (len(dataset),), f"queryable: {queryable.dtype} of shape {queryable.shape}"
         assert queryable.any(), "nobody may be asked for any sample"
 
-    def test_class_names_are_distinct_texts(self, tmp_path):
+    def test_class_names_are_distinct_texts(self, tmp_path: Path) -> None:
         """People answer with these texts, and files hold them."""
         names = self.dataset(tmp_path).class_names
         assert isinstance(names, tuple) and all(isinstance(name, str) and name for name in names), f"class_names: {names!r}"
         assert len(set(names)) == len(names) >= 2, f"class_names must be at least two, each once: {names!r}"
 
-    def test_another_number_of_classes_is_refused(self, tmp_path):
+    def test_another_number_of_classes_is_refused(self, tmp_path: Path) -> None:
         """`num_classes` of a USB YAML is compared with what there is, or a head of the wrong size is trained."""
         keys, options = self._made(tmp_path)
         wrong = self.again(keys, options).num_classes + 1
         with refused(f"num_classes: {wrong}"):
             self.again(keys, DatasetOptions(**{**vars(options), "num_classes": wrong}))
 
-    def test_remarks_are_lines(self, tmp_path):
+    def test_remarks_are_lines(self, tmp_path: Path) -> None:
         """Each is shown as one line."""
         remarks = self.dataset(tmp_path).remarks()
         assert isinstance(remarks, list) and all(isinstance(line, str) and line and "\n" not in line for line in remarks), remarks
 
     # ------------------------------------------------------------------------------------------ order
-    def test_the_same_files_give_the_same_pool(self, tmp_path):
+    def test_the_same_files_give_the_same_pool(self, tmp_path: Path) -> None:
         """An index is kept in the journal: it must mean the same sample in every process."""
         one, other = self.two(tmp_path)
         assert list(one.keys) == list(other.keys), "keys differ between two instances"
@@ -109,7 +109,7 @@ class DatasetContract(Contract):
         for name in ("class_names", "img_size", "in_channels"):
             assert getattr(one, name) == getattr(other, name), f"{name} differs between two instances"
 
-    def test_its_own_order_is_taken_back(self, tmp_path):
+    def test_its_own_order_is_taken_back(self, tmp_path: Path) -> None:
         """A run that goes on puts the pool into the order that it began with."""
         dataset = self.dataset(tmp_path)
         keys, targets = list(dataset.keys), np.array(dataset.targets)
@@ -117,7 +117,7 @@ class DatasetContract(Contract):
             dataset.align(keys, grow)
             assert list(dataset.keys) == keys and np.array_equal(dataset.targets, targets), "align has changed a pool that was in order"
 
-    def test_a_sample_that_has_gone_is_refused(self, tmp_path):
+    def test_a_sample_that_has_gone_is_refused(self, tmp_path: Path) -> None:
         """What a run has labelled must be there, or labels would go to other samples."""
         dataset = self.dataset(tmp_path)
         with refused("a run with a sample that is not there") as messages:
@@ -125,13 +125,13 @@ class DatasetContract(Contract):
         assert "no/such/sample" in messages[0], f"the message must name the sample: {messages[0]!r}"
 
     # ------------------------------------------------------------------------------------------ samples
-    def test_samples_are_images(self, tmp_path):
+    def test_samples_are_images(self, tmp_path: Path) -> None:
         """What shows a sample to people, and what makes views of it, knows these."""
         dataset = self.dataset(tmp_path)
         for index in spread(len(dataset)):
             _assert_image(dataset.load(index), f"load({index})")
 
-    def test_loading_again_gives_the_same(self, tmp_path):
+    def test_loading_again_gives_the_same(self, tmp_path: Path) -> None:
         """In any order, in any process: a sample that changes cannot be labelled."""
         one, other = self.two(tmp_path)
         indices = spread(len(one))
@@ -140,13 +140,13 @@ class DatasetContract(Contract):
             changed = [index for index in reversed(indices) if not np.array_equal(np.array(dataset.load(index)), first[index])]
             assert not changed, f"samples {changed} are not what they were"
 
-    def test_paths_are_files(self, tmp_path):
+    def test_paths_are_files(self, tmp_path: Path) -> None:
         """The path of a sample is what a person opens."""
         dataset = self.dataset(tmp_path)
         wrong = [index for index in spread(len(dataset)) if (path := dataset.path(index)) is not None and not Path(path).is_file()]
         assert not wrong, f"the paths of samples {wrong} are no files"
 
-    def test_what_is_in_order_is_verified(self, tmp_path):
+    def test_what_is_in_order_is_verified(self, tmp_path: Path) -> None:
         """`verify` says what is wrong before a training; again, with what it remembers; and it changes nothing."""
         dataset, cache = self.dataset(tmp_path), tmp_path / "verified.json"
         keys = list(dataset.keys)
@@ -154,7 +154,7 @@ class DatasetContract(Contract):
             dataset.verify(cache)
         assert list(dataset.keys) == keys, "verify has changed the pool"
 
-    def test_the_test_set_has_labels(self, tmp_path):
+    def test_the_test_set_has_labels(self, tmp_path: Path) -> None:
         """What is evaluated on is known; it comes as `Samples`, or there is none."""
         dataset = self.dataset(tmp_path)
         if dataset.test is None:
@@ -167,7 +167,7 @@ class DatasetContract(Contract):
             _assert_image(test.load(index), f"test.load({index})")
 
     # ------------------------------------------------------------------------------------------ views
-    def test_views_are_tensors_of_one_size(self, tmp_path):
+    def test_views_are_tensors_of_one_size(self, tmp_path: Path) -> None:
         """A batch is stacked, and a network is built for (in_channels, img_size, img_size)."""
         dataset = self.dataset(tmp_path)
         shape = (dataset.in_channels, dataset.img_size, dataset.img_size)
@@ -178,7 +178,7 @@ class DatasetContract(Contract):
                 assert x.shape == shape, f"views.{name}: {tuple(x.shape)} where {shape} is expected"
                 assert torch.isfinite(x).all(), f"views.{name} of sample {index} is not finite"
 
-    def test_the_eval_view_draws_nothing(self, tmp_path):
+    def test_the_eval_view_draws_nothing(self, tmp_path: Path) -> None:
         """What is evaluated and scored is the sample itself, the same every time."""
         dataset = self.dataset(tmp_path)
         sample = dataset.load(0)
@@ -186,7 +186,7 @@ class DatasetContract(Contract):
             same = torch.equal(dataset.views.eval(sample), dataset.views.eval(sample))
         assert same, "views.eval differs from one call to the next"
 
-    def test_augmentation_draws_from_the_global_generators_alone(self, tmp_path):
+    def test_augmentation_draws_from_the_global_generators_alone(self, tmp_path: Path) -> None:
         """The core seeds them for every batch: another source of chance would make runs that cannot be repeated."""
         dataset = self.dataset(tmp_path)
         for name in ("weak", "strong"):
@@ -197,7 +197,7 @@ class DatasetContract(Contract):
             assert all(map(torch.equal, *seen)), f"views.{name} differs under the same seeds"
 
     # ------------------------------------------------------------------------------------------ processes
-    def test_making_and_loading_leave_the_global_generators_alone(self, tmp_path):
+    def test_making_and_loading_leave_the_global_generators_alone(self, tmp_path: Path) -> None:
         """A pool is made in the middle of a run as well."""
         made = self._made(tmp_path)
         with generators_untouched("the data set"):
@@ -205,7 +205,7 @@ class DatasetContract(Contract):
             for index in spread(len(dataset)):
                 dataset.load(index)
 
-    def test_workers_can_take_it_along(self, tmp_path):
+    def test_workers_can_take_it_along(self, tmp_path: Path) -> None:
         """A loader's worker that is started fresh gets all of it pickled."""
         dataset = self.dataset(tmp_path)
         load, views, collate = pickle.loads(pickle.dumps((dataset.load, dataset.views, dataset.collate)))
