@@ -18,8 +18,9 @@ from usb_active.loop.setup import make
 
 # Where a YAML names a plugin of a kind, for messages.
 PLACES = {
-    "acquisition": "active.acquisition", "features": "active.features", "prior": "active.prior", "pretrainer": "active.pretrain",
-    "oracle": "active.oracle", "analysis": "active.analysis", "dataset": "dataset", "network": "net", "algorithm": "algorithm",
+    "acquisition": "active.acquisition", "initial_labels": "active.initial", "features": "active.features", "prior": "active.prior",
+    "pretrainer": "active.pretrain", "oracle": "active.oracle", "analysis": "active.analysis", "dataset": "dataset", "network": "net",
+    "algorithm": "algorithm",
 }  # fmt: skip
 
 
