@@ -67,6 +67,7 @@ def _failure(suite: Contract, check: str, folder: Path, given: dict[str, Any], r
             "tmp_path": lambda: folder,
             "monkeypatch": lambda: patch,
             "world": lambda: _world(folder),
+            "fresh": lambda: _world(folder, fresh=True),
             "asking": lambda: _asking(suite, folder),
             "whole": lambda: runs["whole"] if "whole" in runs else runs.setdefault("whole", suite.trained(folder / "whole")),
         }
@@ -80,10 +81,10 @@ def _failure(suite: Contract, check: str, folder: Path, given: dict[str, Any], r
     return ""
 
 
-def _world(folder: Path) -> Any:
+def _world(folder: Path, **made: Any) -> Any:
     from usb_active.testing.pool import World
 
-    return World(folder / "world")
+    return World(folder / "world", **made)
 
 
 def _asking(suite: Any, folder: Path) -> Any:

@@ -14,6 +14,7 @@ import run_helpers
 from run_helpers import config_of, labels_of, train
 
 from usb_active import Metric, cli
+from usb_active.contracts.registry import REGISTRY
 from usb_active.errors import UsageError, WaitingForLabels
 from usb_active.loop.setup import build_parts
 from usb_active.records import SKIP
@@ -21,6 +22,7 @@ from usb_active.report import summary_table, write_report
 from usb_active.storage.journal import read_journal
 from usb_active.storage.run_dir import RunDir
 from usb_active.storage.schemas import run_metrics
+from usb_active.testing import DatasetContract
 
 TOY = str(Path(__file__).with_name("toy_regression.py"))
 USB = {"algorithm": "l1", "dataset": "brightness", "plugins": [TOY], "num_train_iter": 30, "num_eval_iter": 10, "lr": 0.02}
@@ -45,6 +47,16 @@ def task():
 
 def path_of(algorithm):
     return algorithm.session.run_dir.path
+
+
+# ---------------------------------------------------------------------------------------------- the contract
+class TestBrightness(DatasetContract):
+    name = "brightness"
+    config = {"size": 40}
+
+    @pytest.fixture(scope="class", autouse=True)
+    def loaded(self):
+        REGISTRY.load_modules([TOY])
 
 
 # ---------------------------------------------------------------------------------------------- texts

@@ -23,6 +23,7 @@ except ImportError as error:
 # Suite, and the module that has it.
 SUITES = {
     "AcquisitionContract": "acquisition",
+    "InitialLabelsContract": "initial_labels",
     "DatasetContract": "dataset",
     "FeaturesContract": "features",
     "PriorContract": "prior",

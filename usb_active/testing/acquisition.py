@@ -69,14 +69,14 @@ class AcquisitionContract(Contract):
         return World(tmp_path)
 
     # ------------------------------------------------------------------------------------------ what is picked
-    def test_it_is_registered_and_asks_for_known_things_only(self):
+    def test_it_is_registered_and_asks_for_known_things_only(self) -> None:
         """A need that the core does not know is never computed, and a plugin that is not registered is never found."""
         assert isinstance(self.plugin(), self.registered()), "the instance is of another class than the one that is registered"
         assert self.plugin().name == self.shown_name, "the instance does not know its name"
         assert self.plugin().needs <= NEEDS, f"unknown needs {set(self.plugin().needs - NEEDS)}; known: {sorted(NEEDS)}"
 
     @pytest.mark.parametrize("budget", [1, 2, 7, 45])
-    def test_as_many_distinct_candidates_as_asked_for(self, world, budget):
+    def test_as_many_distinct_candidates_as_asked_for(self, world: World, budget: int) -> None:
         """A label that exists, a sample that was refused or one that is being asked must not be paid for again."""
         # 60 samples without 6 labelled, 3 skipped, 3 pending and 3 that cannot be asked.
         assert len(world.pool.candidates) == 45
@@ -86,13 +86,13 @@ class AcquisitionContract(Contract):
             number = picks % PER_CLASS
             assert not np.isin(number, [0, 3, 7, 11, 15]).any()
 
-    def test_a_pool_almost_used_up(self, world):
+    def test_a_pool_almost_used_up(self, world: World) -> None:
         """The last round of a run has no choice left: neighbours, clusters and quantiles of one sample must not fail."""
         used = world.pool.candidates[:-1]
         world.pool.set_labels(used, world.dataset.targets[used], 1)
         assert self.pick(world, 1, cycle=2).tolist() == world.pool.candidates.tolist()
 
-    def test_a_later_round_goes_on_from_the_earlier(self, world):
+    def test_a_later_round_goes_on_from_the_earlier(self, world: World) -> None:
         """One instance lives for the whole run: what it keeps of a round must not be taken for what is true in the next."""
         plugin = self.plugin(world)
         first = self.pick(world, 9, plugin)
@@ -101,7 +101,7 @@ class AcquisitionContract(Contract):
         second = self.pick(world, 9, plugin, cycle=2)
         assert not np.intersect1d(first, second).size
 
-    def test_before_the_first_training(self, tmp_path):
+    def test_before_the_first_training(self, tmp_path: Path) -> None:
         """As `initial`, with no label and no model: it picks, or it says in one line why it cannot."""
         world, plugin = World(tmp_path, fresh=True), self.plugin()
         if not self.initial or "probs" in plugin.needs:
@@ -113,7 +113,7 @@ class AcquisitionContract(Contract):
         assert len(view.labeled) == 0
         check_picks(plugin.select(view, 6), view.candidates, 6, self.shown_name)
 
-    def test_labels_that_nobody_gave_do_not_matter(self, world, tmp_path):
+    def test_labels_that_nobody_gave_do_not_matter(self, world: World, tmp_path: Path) -> None:
         """A data set may know more labels than were asked for. Who looks at them has results that no person could repeat."""
         plugin = self.plugin(world)
         if "truth" in plugin.needs:
@@ -125,18 +125,18 @@ class AcquisitionContract(Contract):
         assert self.pick(other, 7, self.plugin(other)).tolist() == picks.tolist(), "looks at labels that nobody gave; declare `truth`"
 
     # ------------------------------------------------------------------------------------------ randomness
-    def test_the_same_seed_gives_the_same_picks(self, world, tmp_path):
+    def test_the_same_seed_gives_the_same_picks(self, world: World, tmp_path: Path) -> None:
         """A run that is repeated, here or on another machine, asks for the same samples."""
         other = World(tmp_path / "other")
         for seed in (0, 1):
             assert self.pick(world, 7, seed=seed).tolist() == self.pick(other, 7, seed=seed).tolist()
 
-    def test_seeds_matter_if_and_only_if_it_draws(self, world):
+    def test_seeds_matter_if_and_only_if_it_draws(self, world: World) -> None:
         """Runs with several seeds must be several runs; what is said to follow from the data must follow from it."""
         sets = {tuple(sorted(self.pick(world, 7, seed=seed))) for seed in range(8)}
         assert (len(sets) == 1) == self.deterministic, f"8 seeds give {len(sets)} sets of picks, `deterministic` is {self.deterministic}"
 
-    def test_global_generators_are_neither_used_nor_changed(self, world):
+    def test_global_generators_are_neither_used_nor_changed(self, world: World) -> None:
         """Whoever draws from a global generator depends on all that drew before, and changes the training that comes after."""
         picks = []
         for seed in (1, 2):
@@ -147,7 +147,7 @@ class AcquisitionContract(Contract):
                 picks.append(plugin.select(view, 7).tolist())
         assert picks[0] == picks[1], "what is picked depends on a global generator; draw from view.rng"
 
-    def test_ties_are_not_broken_by_position(self, tmp_path):
+    def test_ties_are_not_broken_by_position(self, tmp_path: Path) -> None:
         """A pool may be sorted by class: the first of equals are of one class."""
         # All images are one and the same, so all scores are equal; the pool is sorted by class.
         world = World(tmp_path, np.repeat(made_images()[:1], CLASSES * PER_CLASS, axis=0))
@@ -159,7 +159,7 @@ class AcquisitionContract(Contract):
         parts = [counts[part].sum() for part in np.array_split(world.pool.candidates, 6)]
         assert min(parts) >= 28, parts
 
-    def test_the_order_of_the_pool_does_not_matter(self, world, tmp_path):
+    def test_the_order_of_the_pool_does_not_matter(self, world: World, tmp_path: Path) -> None:
         """The same samples under other numbers are the same samples."""
         if not self.deterministic:
             pytest.skip("draws, and a draw follows the order")
@@ -169,7 +169,7 @@ class AcquisitionContract(Contract):
             assert sorted(order[self.pick(permuted, 7)]) == sorted(self.pick(world, 7))
 
     # ------------------------------------------------------------------------------------------ what it leaves alone
-    def test_inputs_and_model_are_unchanged(self, world):
+    def test_inputs_and_model_are_unchanged(self, world: World) -> None:
         """What a plugin is shown is the run's own, not a copy: the next training starts from it."""
         plugin = self.plugin(world)
         view = self.view(world, plugin)
@@ -183,7 +183,7 @@ class AcquisitionContract(Contract):
         assert all(torch.equal(value, weights[name]) for name, value in world.net.state_dict().items()), "select has changed the model"
         assert [module.training for module in world.net.modules()] == training, "select has left the model in another mode"
 
-    def test_samples_that_are_not_finite_are_named(self, tmp_path):
+    def test_samples_that_are_not_finite_are_named(self, tmp_path: Path) -> None:
         """A broken file, or a training that diverged, must not become a choice: comparisons with NaN are all false."""
         plugin = self.plugin()
         by_needs = bool(plugin.needs & {"features", "probs"})
@@ -201,7 +201,7 @@ class AcquisitionContract(Contract):
         same = picks.tolist() == self.pick(World(tmp_path / "whole"), 7).tolist()
         assert same, "has chosen by values that are not finite, without a word"
 
-    def test_its_state_goes_through_a_checkpoint(self, world, tmp_path):
+    def test_its_state_goes_through_a_checkpoint(self, world: World, tmp_path: Path) -> None:
         """A process that resumes has a new instance, which knows what `state_dict` says and nothing else."""
         plugin = self.plugin(world)
         first = self.pick(world, 7, plugin)

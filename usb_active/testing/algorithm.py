@@ -38,20 +38,20 @@ class AlgorithmContract(Contract):
         return request.cls().trained(tmp_path_factory.mktemp("whole"))
 
     # ------------------------------------------------------------------------------------------ training
-    def test_it_is_registered(self):
+    def test_it_is_registered(self) -> None:
         """A run finds it by its name alone."""
         assert callable(getattr(self.registered(), "train_step", None)), "has no train_step"
 
-    def test_losses_are_finite(self, whole):
+    def test_losses_are_finite(self, whole: Trained) -> None:
         """A loss that is none spoils every weight at once."""
         assert whole.losses and np.isfinite(whole.losses).all(), f"losses: {whole.losses}"
 
-    def test_a_training_changes_the_weights(self, whole):
+    def test_a_training_changes_the_weights(self, whole: Trained) -> None:
         """An optimizer without gradients is silent."""
         start, end = whole.algorithm.session.weights.build().state_dict(), whole.algorithm.model.state_dict()
         assert any(not (start[name] == end[name]).all() for name, _ in whole.algorithm.model.named_parameters()), "no weight has changed"
 
-    def test_labels_that_nobody_gave_do_not_matter(self, whole, tmp_path):
+    def test_labels_that_nobody_gave_do_not_matter(self, whole: Trained, tmp_path: Path) -> None:
         """A data set may know more labels than were asked for: a trainer that sees them is no semi-supervised one."""
         if declared(self.registered(), "all_labels"):
             pytest.skip("says that it trains on all labels, as an upper bound")
@@ -64,12 +64,12 @@ class AlgorithmContract(Contract):
         assert not differing_weights(whole.path, other.path), "has trained on labels that nobody gave"
 
     # ------------------------------------------------------------------------------------------ again
-    def test_the_same_run_gives_the_same_weights(self, whole, tmp_path):
+    def test_the_same_run_gives_the_same_weights(self, whole: Trained, tmp_path: Path) -> None:
         """What is drawn depends on the seed and the position in the run, on nothing else."""
         other = self.trained(tmp_path)
         assert not differing_weights(whole.path, other.path), f"differ: {differing_weights(whole.path, other.path)[:5]}"
 
-    def test_stopped_in_the_middle_it_goes_on(self, whole, tmp_path):
+    def test_stopped_in_the_middle_it_goes_on(self, whole: Trained, tmp_path: Path) -> None:
         """What is not in the checkpoint is lost: a run that was stopped must end with the same bits."""
         with pytest.raises(Stopped):
             self.trained(tmp_path, stop_at=len(whole.losses) * 2 // 3 + 1)

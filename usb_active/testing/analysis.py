@@ -52,17 +52,17 @@ class AnalysisContract(Contract):
         return request.cls().trained(tmp_path_factory.mktemp("whole"))
 
     # ------------------------------------------------------------------------------------------ watching
-    def test_it_is_registered(self):
+    def test_it_is_registered(self) -> None:
         """A run finds it by its name alone."""
         assert isinstance(self.plugin(None), self.registered()) and self.plugin(None).name == self.shown_name
 
-    def test_the_run_is_the_same_without_it(self, whole, tmp_path):
+    def test_the_run_is_the_same_without_it(self, whole: Trained, tmp_path: Path) -> None:
         """It has no part in what is trained: weights and labels are bit-identical."""
         other = train(self.settings(tmp_path, watched=False))
         assert labels_of(other.path) == labels_of(whole.path), "other labels than without it"
         assert not differing_weights(other.path, whole.path), "other weights than without it"
 
-    def test_it_writes_into_its_folder_alone(self, whole, tmp_path):
+    def test_it_writes_into_its_folder_alone(self, whole: Trained, tmp_path: Path) -> None:
         """All else in a run's directory is the core's."""
         other = train(self.settings(tmp_path, watched=False))
         known, now = (
@@ -71,7 +71,7 @@ class AnalysisContract(Contract):
         )
         assert now <= known, f"has written {sorted(now - known)}"
 
-    def test_stopped_in_the_middle_it_keeps_the_same(self, whole, tmp_path):
+    def test_stopped_in_the_middle_it_keeps_the_same(self, whole: Trained, tmp_path: Path) -> None:
         """Steps that a killed run repeats are observed again, and must give the same files."""
         with pytest.raises(Stopped):
             self.trained(tmp_path, stop_at=STEPS * 2 // 3 + 1)
@@ -81,29 +81,29 @@ class AnalysisContract(Contract):
         assert one == again, f"other content of {sorted(name for name in one if one[name] != again[name])}"
 
     # ------------------------------------------------------------------------------------------ reporting
-    def test_the_report_is_a_section(self, whole, tmp_path):
+    def test_the_report_is_a_section(self, whole: Trained, tmp_path: Path) -> None:
         """It stands on a page below a heading of the second level."""
         text = self.report(whole.path, tmp_path / "figures")
         assert isinstance(text, str) and text.strip(), f"nothing to say of a run that it watched: {text!r}"
         assert not re.search(r"^#{1,2} ", text, re.MULTILINE), "headings must be from ### down"
 
-    def test_figures_are_where_the_report_links_them(self, whole, tmp_path):
+    def test_figures_are_where_the_report_links_them(self, whole: Trained, tmp_path: Path) -> None:
         """The page lies beside the folder of the figures."""
         text = self.report(whole.path, tmp_path / "figures") or ""
         broken = [link for link in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", text) if not (tmp_path / link).is_file()]
         assert not broken, f"linked, and not there: {broken}"
 
-    def test_reporting_changes_no_run(self, whole, tmp_path):
+    def test_reporting_changes_no_run(self, whole: Trained, tmp_path: Path) -> None:
         """A report may be made of a resumed run, and that somebody else owns."""
         before = files_below(whole.path)
         self.report(whole.path, tmp_path / "figures")
         assert files_below(whole.path) == before, "the report has changed the run's directory"
 
-    def test_the_same_report_again(self, whole, tmp_path):
+    def test_the_same_report_again(self, whole: Trained, tmp_path: Path) -> None:
         """A report says what the files say."""
         assert self.report(whole.path, tmp_path / "1" / "figures") == self.report(whole.path, tmp_path / "2" / "figures")
 
-    def test_nothing_is_said_of_what_was_not_seen(self, whole, tmp_path):
+    def test_nothing_is_said_of_what_was_not_seen(self, whole: Trained, tmp_path: Path) -> None:
         """A run whose first training has not ended has no files yet: None, and no traceback."""
         (empty := tmp_path / "empty").mkdir()
         assert self.report(whole.path, tmp_path / "figures", empty) is None, "has something to say without its files"

@@ -18,8 +18,9 @@ from usb_active.loop.setup import make
 
 # Where a YAML names a plugin of a kind, for messages.
 PLACES = {
-    "acquisition": "active.acquisition", "features": "active.features", "prior": "active.prior", "pretrainer": "active.pretrain",
-    "oracle": "active.oracle", "analysis": "active.analysis", "dataset": "dataset", "network": "net", "algorithm": "algorithm",
+    "acquisition": "active.acquisition", "initial_labels": "active.initial", "features": "active.features", "prior": "active.prior",
+    "pretrainer": "active.pretrain", "oracle": "active.oracle", "analysis": "active.analysis", "dataset": "dataset", "network": "net",
+    "algorithm": "algorithm",
 }  # fmt: skip
 
 
@@ -33,7 +34,7 @@ class Contract:
 
     kind: ClassVar[str]
     name: ClassVar[str] = ""
-    plugin_class: ClassVar[type | None] = None
+    plugin_class: ClassVar[type[Any] | None] = None
     config: ClassVar[Mapping[str, Any]] = {}
 
     def keys(self, folder: Path) -> Mapping[str, Any]:
@@ -42,7 +43,9 @@ class Contract:
 
     @property
     def shown_name(self) -> str:
-        return self.name or self.plugin_class.name or self.plugin_class.__name__
+        if self.name or self.plugin_class is None:
+            return self.name
+        return self.plugin_class.name or self.plugin_class.__name__
 
     def make(self, keys: Mapping[str, Any], *args: Any) -> Any:
         """An instance, its keys validated as those of a YAML."""
@@ -56,7 +59,7 @@ class Contract:
         plugin.name = self.shown_name
         return plugin
 
-    def registered(self) -> type:
+    def registered(self) -> type[Any]:
         """The class, as a run finds it by its name."""
         return self.plugin_class or REGISTRY.get(self.kind, self.name)
 
@@ -66,13 +69,15 @@ def made(kind: str, block: Any, *args: Any) -> Any:
     problems = Problems("contract")
     choice = choose(kind, block, PLACES[kind], Path(), problems)
     problems.raise_if_any()
+    assert choice is not None, "without a choice there is a problem, which has been raised"
     return make(choice, *args)
 
 
 def generators() -> tuple[Any, ...]:
     """The state of python's, numpy's and torch's global generators, to be compared."""
-    name, keys, *rest = np.random.get_state()
-    return random.getstate(), name, keys.tobytes(), rest, torch.get_rng_state().numpy().tobytes()
+    of_numpy = {**np.random.get_state(legacy=False)}
+    state = of_numpy.pop("state")
+    return random.getstate(), of_numpy, state["key"].tobytes(), state["pos"], torch.get_rng_state().numpy().tobytes()
 
 
 def seed_generators(seed: int) -> None:

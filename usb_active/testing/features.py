@@ -45,39 +45,39 @@ class FeaturesContract(Contract):
         return self.features(self.world(tmp_path / name, **made), tmp_path / "files")
 
     # ------------------------------------------------------------------------------------------ what they are
-    def test_it_is_registered(self, tmp_path):
+    def test_it_is_registered(self, tmp_path: Path) -> None:
         """A run finds it by its name alone."""
         source = self.source(tmp_path / "files")
         assert isinstance(source, self.registered()) and source.name == self.shown_name
 
-    def test_a_finite_row_of_floats_for_each_sample(self, tmp_path):
+    def test_a_finite_row_of_floats_for_each_sample(self, tmp_path: Path) -> None:
         """Distances of other rows, or of other types, would be those of other samples."""
         world = self.world(tmp_path / "one")
         features = self.source(tmp_path / "files").get(world.view({"features"}, self.source(tmp_path / "files")))
-        shape = getattr(features, "shape", None)
         got = getattr(features, "dtype", type(features).__name__)
         assert isinstance(features, np.ndarray) and features.dtype == np.float32, f"must be float32, got {got}"
+        shape = features.shape
         assert len(shape) == 2 and shape[0] == len(world.dataset) and shape[1] > 0, f"must be ({len(world.dataset)}, D), got {shape}"
         assert np.isfinite(features).all(), "rows that are not finite"
 
-    def test_rows_differ(self, tmp_path):
+    def test_rows_differ(self, tmp_path: Path) -> None:
         """Features that are all the same tell nothing, and that is a mistake rather than a choice."""
         assert len(np.unique(self.one(tmp_path), axis=0)) > 1, "all rows are equal"
 
-    def test_rows_follow_the_samples(self, tmp_path):
+    def test_rows_follow_the_samples(self, tmp_path: Path) -> None:
         """A sample has the same features wherever it stands."""
         if not self.by_content:
             pytest.skip("its rows are those of numbers")
         order = np.random.default_rng(0).permutation(60)
         assert np.allclose(self.one(tmp_path, "permuted", order=order), self.one(tmp_path)[order], atol=1e-5)
 
-    def test_the_batch_size_does_not_matter(self, tmp_path):
+    def test_the_batch_size_does_not_matter(self, tmp_path: Path) -> None:
         """`eval_batch_size` is chosen by the memory there is: a row must not depend on its neighbours."""
         world = self.world(tmp_path / "other")
         world.batch_size = 7
         assert np.allclose(self.features(world, tmp_path / "files"), self.one(tmp_path), atol=1e-5)
 
-    def test_samples_that_are_not_finite_are_named(self, tmp_path):
+    def test_samples_that_are_not_finite_are_named(self, tmp_path: Path) -> None:
         """Mended silently, a broken file would be a sample like any other."""
         if not self.by_content:
             pytest.skip("does not look at the samples")
@@ -88,22 +88,22 @@ class FeaturesContract(Contract):
         assert re.search(r"not finite.* 4, 9", messages[0]), f"the message must name samples 4 and 9: {messages[0]!r}"
 
     # ------------------------------------------------------------------------------------------ again
-    def test_the_same_again(self, tmp_path):
+    def test_the_same_again(self, tmp_path: Path) -> None:
         """A process that resumes makes the same features, bit for bit, whatever was drawn before."""
         made = []
         for number in range(2):
             seed_generators(number)
             made.append(self.one(tmp_path, str(number)))
-        assert np.array_equal(*made), "differ from one process to the next"
+        assert np.array_equal(made[0], made[1]), "differ from one process to the next"
 
-    def test_it_leaves_the_global_generators_alone(self, tmp_path):
+    def test_it_leaves_the_global_generators_alone(self, tmp_path: Path) -> None:
         """They are made between two trainings, and must not change the second."""
         world, source = self.world(tmp_path / "one"), self.source(tmp_path / "files")
         view = world.view({"features"}, source)
         with generators_untouched("get"):
             source.get(view)
 
-    def test_inputs_and_model_are_unchanged(self, tmp_path):
+    def test_inputs_and_model_are_unchanged(self, tmp_path: Path) -> None:
         """What it is shown is the run's own, not a copy."""
         world, source = self.world(tmp_path / "one"), self.source(tmp_path / "files")
         arrays, weights = world.arrays(), copy.deepcopy(world.net.state_dict())
@@ -113,7 +113,7 @@ class FeaturesContract(Contract):
         assert all(torch.equal(value, weights[name]) for name, value in world.net.state_dict().items()), "get has changed the model"
         assert [module.training for module in world.net.modules()] == modes, "get has left the model in another mode"
 
-    def test_what_it_keeps_is_where_it_says(self, tmp_path):
+    def test_what_it_keeps_is_where_it_says(self, tmp_path: Path) -> None:
         """A report draws its map of the pool from there, after the run."""
         world, source = self.world(tmp_path / "one"), self.source(tmp_path / "files")
         features = np.array(world.view({"features"}, source).features)
@@ -124,7 +124,7 @@ class FeaturesContract(Contract):
         assert kept.path.is_file() and np.array_equal(np.load(kept.path, allow_pickle=False), features), f"not in {kept.path}"
 
     # ------------------------------------------------------------------------------------------ what it needs
-    def test_it_says_whether_it_needs_the_model(self, tmp_path):
+    def test_it_says_whether_it_needs_the_model(self, tmp_path: Path) -> None:
         """`follows_model` decides whether it may be used before the first training."""
         source, world = self.source(tmp_path / "files"), self.world(tmp_path / "fresh", fresh=True)
         if source.follows_model:
@@ -133,7 +133,7 @@ class FeaturesContract(Contract):
         else:
             source.get(world.view((), source))
 
-    def test_it_says_whether_it_needs_pretraining(self, tmp_path):
+    def test_it_says_whether_it_needs_pretraining(self, tmp_path: Path) -> None:
         """`from_pretraining` refuses a run without a pretrainer, instead of a traceback in the middle of it."""
         source, world = self.source(tmp_path / "files"), self.world(tmp_path / "one")
         world.pretrained = None

@@ -51,11 +51,11 @@ class NetworkContract(Contract):
             return net.eval()(self.images() if x is None else x, **options)
 
     # ------------------------------------------------------------------------------------------ USB's calling convention
-    def test_it_is_registered(self):
+    def test_it_is_registered(self) -> None:
         """A run finds it by its name alone."""
         assert isinstance(self.plugin(), self.registered()) and self.plugin().name == self.shown_name
 
-    def test_it_gives_logits_and_features(self):
+    def test_it_gives_logits_and_features(self) -> None:
         """USB's trainers take `logits` for the loss, methods take `feat`; both have a row for each image."""
         out = self.outputs(self.build())
         assert isinstance(out, dict) and {"logits", "feat"} <= set(out), f"must give a dict with logits and feat, got {type(out).__name__}"
@@ -63,18 +63,18 @@ class NetworkContract(Contract):
         assert out["feat"].ndim == 2 and len(out["feat"]) == 3, f"feat: {tuple(out['feat'].shape)}, must be (3, D)"
         assert all(torch.isfinite(out[name]).all() for name in ("logits", "feat")), "outputs that are not finite"
 
-    def test_only_feat_gives_the_features(self):
+    def test_only_feat_gives_the_features(self) -> None:
         """Who needs features alone gets the same ones."""
         net = self.build()
         assert torch.equal(self.outputs(net, only_feat=True), self.outputs(net)["feat"])
 
-    def test_only_fc_gives_the_logits_of_features(self):
+    def test_only_fc_gives_the_logits_of_features(self) -> None:
         """The head is asked by methods that change features, and by algorithms that freeze what is below."""
         net = self.build()
         out = self.outputs(net)
         assert torch.allclose(self.outputs(net, out["feat"], only_fc=True), out["logits"], atol=1e-5)
 
-    def test_the_head_follows_the_number_of_classes(self):
+    def test_the_head_follows_the_number_of_classes(self) -> None:
         """Pretrained weights go into everything but the head: it must be told from the rest, by shapes, under the same names."""
         for num_classes in (2, 7):
             found = self.outputs(self.build(num_classes=num_classes))["logits"].shape[1]
@@ -82,7 +82,7 @@ class NetworkContract(Contract):
         assert len(self.head()) < len(self.build().state_dict()), "everything depends on the number of classes"
 
     # ------------------------------------------------------------------------------------------ the same again
-    def test_evaluation_is_deterministic(self):
+    def test_evaluation_is_deterministic(self) -> None:
         """In eval mode it draws nothing and changes nothing: what is scored is scored the same again."""
         net = self.build()
         self.outputs(net)
@@ -92,24 +92,24 @@ class NetworkContract(Contract):
         assert all(torch.equal(one[name], other[name]) for name in ("logits", "feat")), "two passes differ"
         assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items()), "a pass in eval mode changes the state"
 
-    def test_an_image_does_not_depend_on_its_batch(self):
+    def test_an_image_does_not_depend_on_its_batch(self) -> None:
         """`eval_batch_size` is chosen by the memory there is."""
         net, images = self.build(), self.images()
         alone = torch.cat([self.outputs(net, image[None])["logits"] for image in images])
         assert torch.allclose(alone, self.outputs(net, images)["logits"], atol=1e-4), "logits differ with the batch"
 
-    def test_images_matter(self):
+    def test_images_matter(self) -> None:
         """A network that gives the same for all has lost its input."""
         logits = self.outputs(self.build())["logits"]
         assert not torch.allclose(logits[0], logits[1], atol=1e-7), "two images have the same logits"
 
-    def test_the_seed_gives_the_weights(self):
+    def test_the_seed_gives_the_weights(self) -> None:
         """Every cycle starts from the same weights, in every process; another seed is another start."""
         one, again, other = self.build().state_dict(), self.build().state_dict(), self.build(seed=1).state_dict()
         assert all(torch.equal(value, again[name]) for name, value in one.items()), "two networks under one seed differ"
         assert not all(torch.equal(value, other[name]) for name, value in one.items()), "two seeds give the same weights"
 
-    def test_its_state_goes_through_a_checkpoint(self, tmp_path: Path):
+    def test_its_state_goes_through_a_checkpoint(self, tmp_path: Path) -> None:
         """What the checkpoint holds is the whole network: a resumed run loads it into a fresh one."""
         net, other = self.build(), self.build(seed=1)
         step(net, self.images(4))
@@ -118,7 +118,7 @@ class NetworkContract(Contract):
         assert torch.equal(self.outputs(other)["logits"], self.outputs(net)["logits"]), "another network after loading"
 
     # ------------------------------------------------------------------------------------------ training
-    def test_a_step_trains_it(self):
+    def test_a_step_trains_it(self) -> None:
         """Head and body get finite gradients from the loss, and move."""
         net = self.build()
         before = copy.deepcopy(dict(net.named_parameters()))
@@ -131,7 +131,7 @@ class NetworkContract(Contract):
         assert moved & head, "a step does not change the head"
         assert moved - head, "a step changes nothing but the head"
 
-    def test_a_copy_is_another_network(self):
+    def test_a_copy_is_another_network(self) -> None:
         """The EMA model is a copy of the network: what is trained must not be what is averaged."""
         net = self.build()
         other = copy.deepcopy(net)
@@ -150,5 +150,5 @@ def step(net: torch.nn.Module, images: torch.Tensor) -> None:
     with torch.no_grad():
         for parameter in net.parameters():
             if parameter.grad is not None:
-                parameter -= 0.1 * parameter.grad
+                parameter.sub_(0.1 * parameter.grad)
                 parameter.grad = None

@@ -41,11 +41,11 @@ class OracleContract(Contract):
         return oracle
 
     # ------------------------------------------------------------------------------------------ answers
-    def test_it_is_registered(self, asking):
+    def test_it_is_registered(self, asking: Asking) -> None:
         """A run finds it by its name alone."""
         assert isinstance(asking.oracle, self.registered()) and asking.oracle.name == self.shown_name
 
-    def test_every_sample_is_answered_refused_or_pending(self, asking):
+    def test_every_sample_is_answered_refused_or_pending(self, asking: Asking) -> None:
         """A sample that is none of these would be asked for ever, or never again; one that is two would be both."""
         query = asking.ask([5, 12, 27])
         asking.answer(query, {5: 2})
@@ -55,7 +55,7 @@ class OracleContract(Contract):
         assert sum(map(len, states)) == 3, "a sample is answered, refused or pending, and one of these alone"
         assert set(found.emptied) <= set(found.pending), "what was emptied is pending"
 
-    def test_labels_are_class_indices(self, asking):
+    def test_labels_are_class_indices(self, asking: Asking) -> None:
         """The journal writes the class's name."""
         query = asking.ask([5, 12, 27])
         asking.answer(query, {5: 2, 12: 0, 27: 1})
@@ -63,7 +63,7 @@ class OracleContract(Contract):
         wrong = {idx: label for idx, label in labels.items() if not (isinstance(label, int | np.integer) and 0 <= label < CLASSES)}
         assert not wrong, f"labels must be integers from 0 to {CLASSES - 1}: {wrong}"
 
-    def test_what_was_answered_is_what_is_known(self, asking):
+    def test_what_was_answered_is_what_is_known(self, asking: Asking) -> None:
         """No label may be made up, and none may be lost. A simulated oracle answers at once, with the data set's labels."""
         query = asking.ask([5, 12, 27])
         targets = asking.dataset.targets
@@ -77,7 +77,7 @@ class OracleContract(Contract):
         assert dict(asking.oracle.collect(query).labels) == expected
 
     # ------------------------------------------------------------------------------------------ again
-    def test_asking_again_does_no_harm(self, asking):
+    def test_asking_again_does_no_harm(self, asking: Asking) -> None:
         """After a crash the same query is put again: what people did meanwhile stays."""
         query = asking.ask([5, 12, 27])
         asking.answer(query, {5: 2})
@@ -87,7 +87,7 @@ class OracleContract(Contract):
             assert files_below(asking.run) == files, "asking again has changed files"
             assert known(oracle.collect(query)) == found, "asking again has changed what was answered"
 
-    def test_collecting_changes_nothing(self, asking):
+    def test_collecting_changes_nothing(self, asking: Asking) -> None:
         """It is done whenever a run is given again, and by commands that only look."""
         query = asking.ask([5, 12, 27])
         asking.answer(query, {5: 2})
@@ -95,13 +95,13 @@ class OracleContract(Contract):
         assert known(asking.oracle.collect(query)) == found, "another answer the second time"
         assert files_below(asking.run) == files, "collecting has changed files"
 
-    def test_a_process_that_goes_on_finds_the_answers(self, asking):
+    def test_a_process_that_goes_on_finds_the_answers(self, asking: Asking) -> None:
         """People take days, and no process waits for them."""
         query = asking.ask([5, 12, 27])
         asking.answer(query, {5: 2, 12: 0})
         assert known(asking.again().collect(query)) == known(asking.oracle.collect(query)), "a new process knows something else"
 
-    def test_a_later_query_is_one_of_its_own(self, asking):
+    def test_a_later_query_is_one_of_its_own(self, asking: Asking) -> None:
         """Answers of an earlier query may be told again, as they were; they do not stand for those of the later."""
         first = asking.ask([5, 12])
         asking.answer(first, {5: 2, 12: 0})
@@ -113,7 +113,7 @@ class OracleContract(Contract):
         assert all(found.labels.get(idx, label) == label for idx, label in before.items()), "an earlier answer has changed"
 
     # ------------------------------------------------------------------------------------------ people
-    def test_it_tells_people_what_to_do(self, asking):
+    def test_it_tells_people_what_to_do(self, asking: Asking) -> None:
         """It is all that a person reads when a run stops to wait."""
         query = asking.ask([5, 12, 27])
         text = asking.oracle.instructions(query, 3)
@@ -121,7 +121,7 @@ class OracleContract(Contract):
         assert isinstance(asking.oracle.accepts_partial(), bool), "accepts_partial must be True or False"
 
     # ------------------------------------------------------------------------------------------ what it leaves alone
-    def test_it_writes_into_its_own_folder(self, asking):
+    def test_it_writes_into_its_own_folder(self, asking: Asking) -> None:
         """`queries` of the run's directory is the oracle's; all else is the core's."""
         foreign = {path: data for path, data in files_below(asking.run).items() if not path.startswith("queries/")}
         query = asking.ask([5, 12, 27])
@@ -130,7 +130,7 @@ class OracleContract(Contract):
         now = {path: data for path, data in files_below(asking.run).items() if not path.startswith("queries/")}
         assert now == foreign, f"has written {sorted(path for path in now if now[path] != foreign.get(path))}"
 
-    def test_pool_and_global_generators_are_unchanged(self, asking):
+    def test_pool_and_global_generators_are_unchanged(self, asking: Asking) -> None:
         """Whoever is asked, and when, must not change what is trained."""
         arrays = {"targets": asking.dataset.targets, "queryable": asking.dataset.queryable, "images": asking.dataset.images}
         before = copies(arrays)

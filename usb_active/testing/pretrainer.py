@@ -65,18 +65,18 @@ class PretrainerContract(Contract):
             return plugin.run(self.build_net, dataset or CountedPictures(), scratch, rng, torch.device("cpu"))
 
     # ------------------------------------------------------------------------------------------ what it leaves
-    def test_it_is_registered(self, tmp_path):
+    def test_it_is_registered(self, tmp_path: Path) -> None:
         """A run finds it by its name alone."""
         plugin = self.make(self.keys(tmp_path))
         assert isinstance(plugin, self.registered()) and plugin.name == self.shown_name
 
-    def test_it_leaves_something(self, tmp_path):
+    def test_it_leaves_something(self, tmp_path: Path) -> None:
         """A pretraining without a result costs hours, and changes nothing."""
         made = self.run(tmp_path)
         assert isinstance(made, Pretrained), f"run must give a Pretrained, got {type(made).__name__}"
         assert made.backbone or made.modules or made.features is not None, "neither weights nor modules nor features"
 
-    def test_weights_fit_the_network(self, tmp_path):
+    def test_weights_fit_the_network(self, tmp_path: Path) -> None:
         """They are loaded into the task model at the start of every cycle, on any device."""
         backbone = self.run(tmp_path).backbone
         if backbone is None:
@@ -87,7 +87,7 @@ class PretrainerContract(Contract):
         bad = [name for name, value in backbone.items() if value.device.type != "cpu" or not torch.isfinite(value).all()]
         assert not bad, f"not on the CPU, or not finite: {bad[:5]}"
 
-    def test_features_are_finite_rows(self, tmp_path):
+    def test_features_are_finite_rows(self, tmp_path: Path) -> None:
         """`features: pretrain` gives them to methods: a row for each sample, in the order of the pool."""
         features = self.run(tmp_path).features
         if features is None:
@@ -96,12 +96,12 @@ class PretrainerContract(Contract):
         assert np.isfinite(features).all(), "features that are not finite"
 
     # ------------------------------------------------------------------------------------------ again
-    def test_the_same_seed_gives_the_same_result(self, tmp_path):
+    def test_the_same_seed_gives_the_same_result(self, tmp_path: Path) -> None:
         """A run that is repeated starts from the same weights, bit for bit."""
         one, other = self.run(tmp_path / "one"), self.run(tmp_path / "other")
         assert not differing(one, other), f"differ: {differing(one, other)[:5]}"
 
-    def test_killed_in_the_middle_it_goes_on(self, tmp_path):
+    def test_killed_in_the_middle_it_goes_on(self, tmp_path: Path) -> None:
         """Pretraining takes days. Begun again in its folder it ends with the same bits, and does not begin from the start."""
         if not self.trains:
             pytest.skip("does not look at the samples")
@@ -118,14 +118,14 @@ class PretrainerContract(Contract):
         assert rest.loads < counted.loads, "begins from the start after it was killed at the end"
 
     # ------------------------------------------------------------------------------------------ what it leaves alone
-    def test_labels_do_not_matter(self, tmp_path):
+    def test_labels_do_not_matter(self, tmp_path: Path) -> None:
         """It runs before anyone was asked. A data set may know labels all the same: who looks at them has learned the answers."""
-        other = CountedPictures()
-        other.targets = (other.targets + 1) % CLASSES
-        one, other = self.run(tmp_path / "one"), self.run(tmp_path / "other", other)
+        pictures = CountedPictures()
+        pictures.targets = (pictures.targets + 1) % CLASSES
+        one, other = self.run(tmp_path / "one"), self.run(tmp_path / "other", pictures)
         assert not differing(one, other), "looks at labels that nobody gave"
 
-    def test_the_pool_is_unchanged(self, tmp_path):
+    def test_the_pool_is_unchanged(self, tmp_path: Path) -> None:
         """The data set is the run's own, not a copy."""
         dataset = CountedPictures()
         arrays = {name: getattr(dataset, name) for name in ("targets", "queryable", "images")}
@@ -133,7 +133,7 @@ class PretrainerContract(Contract):
         self.run(tmp_path, dataset)
         assert not unchanged(arrays, before) and list(dataset.keys) == keys, f"has changed {unchanged(arrays, before)}"
 
-    def test_it_writes_into_its_folder_alone(self, tmp_path, monkeypatch):
+    def test_it_writes_into_its_folder_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The working directory may be anyone's, and read-only."""
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")

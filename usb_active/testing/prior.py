@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from usb_active.contracts.acquisition import NEEDS
-from usb_active.contracts.prior import Prior, PriorTable
+from usb_active.contracts.prior import Prior, PriorTable, When
 from usb_active.errors import UsageError
 from usb_active.pool.view import PoolView
 from usb_active.storage.checkpoint import read_checkpoint, write_checkpoint
 from usb_active.testing.contract import Contract, copies, generators_untouched, made, seed_generators, unchanged
 from usb_active.testing.pool import CLASSES, World, made_images
 
-WHEN = ("start", "step", "end")
+WHEN: tuple[When, ...] = ("start", "step", "end")
 
 
 class PriorContract(Contract):
@@ -48,7 +48,7 @@ class PriorContract(Contract):
         """What the prior would be shown."""
         return world.view(plugin.needs, made("features", self.features), cycle=cycle, seed=seed, role=f"prior/{when}@0")
 
-    def tables(self, world: World, plugin: Prior | None = None, seed: int = 0) -> dict[str, np.ndarray | None]:
+    def tables(self, world: World, plugin: Prior | None = None, seed: int = 0) -> dict[When, np.ndarray | None]:
         """What it says at each time; None where it keeps what there is."""
         plugin = plugin or self.plugin(world)
         fitted = {when: plugin.fit(self.view(world, plugin, when, seed), when) for when in WHEN}
@@ -59,13 +59,13 @@ class PriorContract(Contract):
         return World(tmp_path / "world")
 
     # ------------------------------------------------------------------------------------------ tables
-    def test_it_is_registered_and_asks_for_known_things_only(self, world):
+    def test_it_is_registered_and_asks_for_known_things_only(self, world: World) -> None:
         """A need that the core does not know is never computed."""
         plugin = self.plugin(world)
         assert isinstance(plugin, self.registered()) and plugin.name == self.shown_name
         assert plugin.needs <= NEEDS, f"unknown needs {set(plugin.needs - NEEDS)}; known: {sorted(NEEDS)}"
 
-    def test_rows_are_probabilities_or_zero(self, world):
+    def test_rows_are_probabilities_or_zero(self, world: World) -> None:
         """The trainer adds them to its own probabilities. A table is one for the whole pool, in its order."""
         plugin, given = self.plugin(world), 0
         for when in WHEN:
@@ -81,7 +81,7 @@ class PriorContract(Contract):
             assert (probs >= 0).all() and ((np.abs(total - 1) < 1e-3) | (total == 0)).all(), "rows must sum to one, or be zero"
         assert given, "says nothing at the start, in the middle or at the end of a training"
 
-    def test_before_the_first_label(self, tmp_path):
+    def test_before_the_first_label(self, tmp_path: Path) -> None:
         """The first training may begin with none; there is no model yet either."""
         world = World(tmp_path / "fresh", fresh=True)
         plugin = self.plugin(world)
@@ -94,7 +94,7 @@ class PriorContract(Contract):
         else:
             assert table is None or len(table) == 60
 
-    def test_labels_that_nobody_gave_do_not_matter(self, world, tmp_path):
+    def test_labels_that_nobody_gave_do_not_matter(self, world: World, tmp_path: Path) -> None:
         """A data set may know more labels than were asked for: a prior that sees them has learned the answers."""
         if "truth" in self.plugin(world).needs:
             pytest.skip("declares that it knows the truth, and so works with a simulated oracle alone")
@@ -103,7 +103,7 @@ class PriorContract(Contract):
         other.dataset.targets[hidden] = (other.dataset.targets[hidden] + 1) % CLASSES
         assert not _differing(self.tables(world), self.tables(other)), "looks at labels that nobody gave"
 
-    def test_samples_that_are_not_finite_are_named(self, world, tmp_path):
+    def test_samples_that_are_not_finite_are_named(self, world: World, tmp_path: Path) -> None:
         """A broken file, or a training that diverged, must not guide the next one."""
         images = made_images()
         images[[4, 9], 2, 2] = np.nan
@@ -119,13 +119,13 @@ class PriorContract(Contract):
         assert not by_needs and not _differing(tables, self.tables(world)), "believes something of images that are not finite"
 
     # ------------------------------------------------------------------------------------------ again
-    def test_the_same_seed_gives_the_same_table(self, world, tmp_path):
+    def test_the_same_seed_gives_the_same_table(self, world: World, tmp_path: Path) -> None:
         """A run that is repeated, or that goes on, is guided by the same beliefs, bit for bit."""
         for seed in (0, 1):
             one, other = (self.tables(each, seed=seed) for each in (world, World(tmp_path / f"other{seed}")))
             assert not _differing(one, other), f"the tables at {_differing(one, other)} differ"
 
-    def test_global_generators_are_neither_used_nor_changed(self, tmp_path):
+    def test_global_generators_are_neither_used_nor_changed(self, tmp_path: Path) -> None:
         """Whoever draws from a global generator depends on all that drew before, and changes the training that it guides."""
         found = []
         for number in (1, 2):
@@ -138,7 +138,7 @@ class PriorContract(Contract):
             found.append({when: None if table is None else table.probs for when, table in fitted.items()})
         assert not _differing(*found), "what it says depends on a global generator; draw from view.rng"
 
-    def test_its_state_goes_through_a_checkpoint(self, world, tmp_path):
+    def test_its_state_goes_through_a_checkpoint(self, world: World, tmp_path: Path) -> None:
         """A process that resumes has a new instance, which knows what `state_dict` says and nothing else."""
         plugin = self.plugin(world)
         self.tables(world, plugin)
@@ -148,7 +148,7 @@ class PriorContract(Contract):
         assert not _differing(self.tables(world, plugin), self.tables(world, restored)), "says something else in a process that resumes"
 
     # ------------------------------------------------------------------------------------------ what it leaves alone
-    def test_labels_pool_and_model_are_unchanged(self, world):
+    def test_labels_pool_and_model_are_unchanged(self, world: World) -> None:
         """A prior believes; it does not label. What it is shown is the run's own, not a copy."""
         plugin = self.plugin(world)
         arrays, weights = world.arrays(), copy.deepcopy(world.net.state_dict())
@@ -159,7 +159,7 @@ class PriorContract(Contract):
         assert [module.training for module in world.net.modules()] == modes, "fit has left the model in another mode"
 
 
-def _differing(one: dict[str, np.ndarray | None], other: dict[str, np.ndarray | None]) -> list[str]:
+def _differing(one: dict[When, np.ndarray | None], other: dict[When, np.ndarray | None]) -> list[When]:
     """The times at which two priors say something else."""
 
     def same(table: np.ndarray | None, then: np.ndarray | None) -> bool:
