@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from usb_active.config.usb_keys import ALGORITHMS, algorithm_class
+from usb_active.contracts.acquisition import Acquisition
 from usb_active.contracts.algorithm import declared
 from usb_active.contracts.observer import Observer
 from usb_active.contracts.plugin import overrides
@@ -50,6 +51,6 @@ def _classes_needed(role: str, plugin: Any) -> str:
     watched = plugin.batch_fields if isinstance(plugin, Observer) else frozenset()
     if "probs" in plugin.needs or "probs_weak" in watched:
         return "needs probabilities of classes"
-    if getattr(plugin, "per_class", False):
+    if isinstance(plugin, Acquisition) and plugin.per_class:
         return "takes equally many of each class"
     return "gives pseudo-labels, which are classes" if overrides(plugin, "pseudo_labels") else ""
