@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from usb_active.environment import import_guard
+from usb_active.environment import import_guard, moved
 
 if TYPE_CHECKING:
     # The same names for type checkers and editors, which cannot read the table below.
@@ -66,6 +66,7 @@ __version__ = "0.1.0"
 
 # Before anything can import semilearn.
 import_guard.install()
+moved.install()
 
 # The public names, and the module that has each (":" and its name there, where that is another). Imported when a name is first used.
 _PUBLIC = {

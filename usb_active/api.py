@@ -1,7 +1,8 @@
 """Experiments from Python: `load_config`, `run`, and `open_run` for what a run directory holds. Made for notebooks.
 
-What the commands do and check, this does and checks as well: `run` is `usb-active run`, `Run.predictions` is `usb-active predict`, and a
-run is given up and resumed in the same way. Mistakes are raised as `UsageError`, with the line that the command would print.
+What the commands do and check, this does and checks as well: `run` is `usb-active run` but for the report, which `Run.report` writes,
+`Run.predictions` is `usb-active predict`, and a run is given up and resumed in the same way. Mistakes are raised as `UsageError`,
+with the line that the command would print.
 """
 
 from __future__ import annotations

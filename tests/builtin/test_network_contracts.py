@@ -1,4 +1,4 @@
-"""The networks that come with the package keep the contract; those of USB too, where their size can be paid for."""
+"""The networks that come with the package keep the contract. Of USB's, which are one plugin with nine sizes, one of each family."""
 
 from __future__ import annotations
 
@@ -40,38 +40,8 @@ class TestVitSmall(NetworkContract):
 
 
 @pytest.mark.slow
-class TestWrnVar(NetworkContract):
-    name = "wrn_var_37_2"
-
-
-@pytest.mark.slow
-class TestWrn288(NetworkContract):
-    name = "wrn_28_8"
-
-
-@pytest.mark.slow
 class TestVitTiny(NetworkContract):
     name = "vit_tiny_patch2_32"
-
-
-@pytest.mark.slow
-class TestVitSmall32(NetworkContract):
-    name = "vit_small_patch2_32"
-
-
-@pytest.mark.slow
-class TestVitSmall224(NetworkContract):
-    name, img_size = "vit_small_patch16_224", 224
-
-
-@pytest.mark.slow
-class TestVitBase96(NetworkContract):
-    name, img_size = "vit_base_patch16_96", 96
-
-
-@pytest.mark.slow
-class TestVitBase224(NetworkContract):
-    name, img_size = "vit_base_patch16_224", 224
 
 
 @pytest.mark.slow

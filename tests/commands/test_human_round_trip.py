@@ -307,7 +307,7 @@ def test_new_class_folders_are_another_experiment(desk):
     write_image(desk.data / "train" / "horse" / "1.png")
     assert desk.go(2) == [
         f"usb-active: error: {desk.run}: the run began with class_names: [cat, dog], and now it is [cat, dog, horse]; "
-        "to go on, write class_names: [cat, dog] below `dataset:` in the YAML, and take away folders of other classes"
+        "to resume, write class_names: [cat, dog] below `dataset:` in the YAML, and take away folders of other classes"
     ]
     (desk.data / "train" / "horse" / "1.png").unlink()
     (desk.data / "train" / "horse").rmdir()

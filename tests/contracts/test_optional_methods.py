@@ -168,6 +168,8 @@ def test_an_optional_method_is_called_as_its_default(kind, name, parameters):
         ("algorithm", "train_steps", "train_step"),
         ("algorithm", "unused_field", "unused_fields"),
         ("algorithm", "all_label", "all_labels"),
+        ("acquisition", "setip", "setup"),
+        ("prior", "chack", "check"),
     ],
 )
 def test_a_misspelt_name_is_refused(kind, name, meant):

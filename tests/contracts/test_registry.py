@@ -106,7 +106,7 @@ def test_an_unknown_name_gets_the_nearest(registry):
         (
             "acquisition",
             type("P", (), {"select": lambda self, view, budget: None}),
-            r"must derive from usb_active.contracts.acquisition.Acquisition",
+            r"must derive from usb_active.Acquisition$",
         ),
         ("acquisition", lambda view, budget: None, "must be a class"),
         ("acquisition", picker(select=lambda self, view: None), r"select\(self, view\) cannot be called as select\(self, view, budget\)"),

@@ -33,7 +33,7 @@ _POSITIVE = "(0, inf)"
 _SHARE = "[0, 1]"
 _BELOW_ONE = "[0, 1)"
 
-# `dataset` and `net` are plugins, `algorithm` decides which further keys there are: config.py reads these three.
+# `dataset` and `net` are plugins, `algorithm` decides which further keys there are: settings.py reads these three.
 BASE: dict[str, Key] = {
     "save_dir": Key(str, "./saved_models"),
     "save_name": Key(str, None, nullable=True),

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-# Names shorter than this have too many words one edit away from them ("task" and "ask", "find" and "kind"): only two letters in the
-# wrong order count. Where they are of just this length, another letter in a letter's place makes a word too ("seeds" and "needs").
+# Attributes of a plugin's own have common words for names. Names shorter than this have too many words one edit away from them ("task"
+# and "ask", "find" and "kind"): only two letters in the wrong order count. Where they are of just this length, another letter in a
+# letter's place makes a word too ("seeds" and "needs").
 _SHORT = 5
 
 
 def misspelt(word: str, known: Iterable[str]) -> str | None:
     """The known name that `word` is one edit away from: a letter too many, too few or another, or two neighbours swapped."""
     return next((name for name in sorted(known) if _is_misspelling(word, name)), None)
+
+
+def misspelt_method(word: str, known: Iterable[str]) -> str | None:
+    """As `misspelt`, and by another letter too where the name has five: such a method was most likely meant to be it."""
+    return next((name for name in sorted(known) if len(name) >= _SHORT and one_edit(word, name)), None)
 
 
 def _is_misspelling(word: str, name: str) -> bool:

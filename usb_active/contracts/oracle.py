@@ -18,6 +18,8 @@ class Oracle(Plugin):
     kind: ClassVar[str] = "oracle"
     # True when answers come from the data set itself: methods may then see `view.truth`.
     simulated: bool = False
+    # True where `accepts_partial` follows from keys that may change when a run is resumed.
+    partial_may_change: bool = False
 
     @optional
     def setup(self, dataset: Dataset, run_path: Path) -> None:

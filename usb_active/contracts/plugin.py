@@ -82,7 +82,7 @@ class Plugin:
     def check(self, num_samples: int, num_classes: int, *, algorithm: type | None = None, network: type | None = None) -> None:
         """UsageError where keys do not go with the pool, or the plugin not with the algorithm or the network.
 
-        Called before anything runs, for what chooses, guides, watches or pretrains and for sources of features. A plugin names those of
+        Called before anything runs, for every plugin of a configuration but the algorithm. A plugin names those of
         the two keyword arguments that it wants to see: `check(self, num_samples, num_classes)` is called without them.
 
         Args:

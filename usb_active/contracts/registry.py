@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from usb_active.contracts.file_imports import import_file
-from usb_active.contracts.misspelling import misspelt
+from usb_active.contracts.misspelling import misspelt, misspelt_method
 from usb_active.contracts.plugin import Plugin, optional_methods, overrides
 from usb_active.errors import UsageError, nearest, plain, printable
 
@@ -95,7 +95,7 @@ class Registry:
             raise UsageError(f"{declaration.origin}: unknown plugin kind '{declaration.kind}'{nearest(declaration.kind, CONTRACTS)}")
         for kind in (declaration.kind, *(INITIAL_KINDS if declaration.kind in INITIAL_KINDS else ())):
             holder = self._declared.get((kind, declaration.name))
-            if holder is not None and holder != declaration:
+            if holder is not None and replace(holder, summary=declaration.summary) != declaration:
                 holds = f"{holder.origin} ({holder.target})"
                 if kind != declaration.kind:
                     holds += f", as {kind}; active.initial takes both kinds, which share their names"
@@ -104,7 +104,7 @@ class Registry:
 
     def add(self, kind: str, name: str, cls: type, summary: str | None = None) -> type:
         """Register a class at once, checked. Summary: the first line of its docstring unless given."""
-        origin = inspect.getsourcefile(cls) or cls.__module__
+        origin = _origin(cls)
         if summary is None:
             summary = (inspect.getdoc(cls) or "").partition("\n")[0]
         # Named before the check, so that a name that is taken is reported even when the class is broken as well.
@@ -203,7 +203,7 @@ def check_contract(kind: str, name: str, cls: Any) -> None:
         raise UsageError(f"{where}: must be a class")
     base = resolve(base_target)
     if not issubclass(cls, base) and kind not in DUCK_TYPED:
-        raise UsageError(f"{where}: must derive from {base_target.replace(':', '.')}")
+        raise UsageError(f"{where}: must derive from usb_active.{base.__name__}")
     forbidden, reason = FORBIDDEN.get(kind, ((), ""))
     _check_spelling(where, cls, base, {*required, *forbidden})
     for method in forbidden:
@@ -242,11 +242,22 @@ def _check_spelling(where: str, cls: type, base: type, more: set[str]) -> None:
     own = [one for one in added if issubclass(one, base) or one.__module__.partition(".")[0] == package]
     inherited = {name for one in added if one not in own for name in vars(one)}
     names = dict.fromkeys(name for one in own for name in vars(one) if not name.startswith("_"))
-    found = {name: misspelt(name, known) for name in names if name not in known | annotated | inherited}
+    methods = {name for one in own for name, value in vars(one).items() if inspect.isfunction(value)}
+    hooks = optional_methods(base)
+    new = [name for name in names if name not in known | annotated | inherited]
+    found = {name: misspelt(name, known) or (misspelt_method(name, hooks) if name in methods else None) for name in new}
     wrong = [f"{name}: did you mean '{meant}'?" for name, meant in found.items() if meant]
     if wrong:
         way_out = "a name of the plugin's own that is so near to one of its contract must begin with an underscore"
         raise UsageError(f"{where}: {' '.join(wrong)} ({way_out})")
+
+
+def _origin(cls: type) -> str:
+    """The file that defines a class; its module, where that is a notebook."""
+    try:
+        return inspect.getsourcefile(cls) or cls.__module__
+    except (OSError, TypeError):
+        return cls.__module__
 
 
 def _public(base: type) -> set[str]:

@@ -44,8 +44,8 @@ class Ledger:
     # ------------------------------------------------------------------------------------------ the pool
     def open(self) -> None:
         """Check the directory against itself and against the data set, and read the journal."""
-        # What `accept_partial` says today may not have been so when version 0.1.0 began a cycle.
-        complete = not self.oracle.accepts_partial() and not hasattr(self.oracle.config, "accept_partial")
+        # What an oracle accepts today may not be what it accepted when version 0.1.0 began a cycle.
+        complete = not self.oracle.accepts_partial() and not self.oracle.partial_may_change
         check_labels_but_sums(self.run_dir, read_starts(self.run_dir), complete)
         pin(self.run_dir, self.dataset)
         self.dataset.align(self.run_dir.keys() or self.dataset.keys, grow=False)

@@ -96,7 +96,9 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
         take_pinned(run, dataset)
     check_needs(plugins, features, oracle, has_pretrainer=pretrainer is not None)
     check_task(config, plugins, dataset)
-    check_keys(config, {**plugins, **({"pretrain": pretrainer} if pretrainer else {})}, dataset)
+    of_block = {**plugins, "oracle": oracle, **({"pretrain": pretrainer} if pretrainer else {})}
+    checked = {**{f"active.{role}": plugin for role, plugin in of_block.items()}, "dataset": dataset, "net": made["network"]}
+    check_keys(config, checked, dataset)
     check_sizes(config, dataset, oracle)
     check_upper_bound(config, dataset, oracle)
     check_files(config)
@@ -211,12 +213,12 @@ def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, 
 
 
 def check_keys(config: RunConfig, plugins: dict[str, Any], dataset: Dataset) -> None:
-    """The plugins' own keys against the pool."""
-    for role, plugin in plugins.items():
+    """The plugins' own keys, by where they stand in the YAML, against the pool."""
+    for where, plugin in plugins.items():
         try:
             check_plugin(config, plugin, dataset)
         except UsageError as error:
-            raise UsageError(f"{config.source}: active.{role}: '{plugin.name}': {error}") from error
+            raise UsageError(f"{config.source}: {where}: '{plugin.name}': {error}") from error
 
 
 def check_plugin(config: RunConfig, plugin: Any, dataset: Dataset) -> None:

@@ -197,7 +197,7 @@ class PoolView:
         """
         model = self._source.live_model()
         if model is None:
-            raise UsageError(f"{self._role}: there is no trained model yet")
+            raise UsageError(f"{self._who}: there is no trained model yet")
         return model
 
     def registered(self, name: str) -> Registered:
@@ -214,7 +214,7 @@ class PoolView:
         of_algorithm = states.get("algorithm", {})
         known = {**of_algorithm, **{f"algorithm/{key}": value for key, value in of_algorithm.items()}, **states.get(owner, {})}
         if name not in known:
-            raise UsageError(f"{self._role}: nothing is registered as '{name}'{nearest(name, known)}")
+            raise UsageError(f"{self._who}: nothing is registered as '{name}'{nearest(name, known)}")
         return known[name]
 
     def predict(

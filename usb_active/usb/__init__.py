@@ -1,4 +1,4 @@
-"""The only rooms that import semilearn. Its ways (version 0.3.2) are worked round here and nowhere else."""
+"""The only room that imports semilearn. Its ways (version 0.3.2) are worked round here and nowhere else."""
 
 from usb_active.environment.import_guard import BrokenInstall, explain
 

@@ -55,14 +55,15 @@ class ActiveMixin(DeviceMixin):
         if not hasattr(args, "run_config"):
             # Made by others, from the keys of a YAML.
             complete_args(args)
+        # From here on the run directory is ours, and has to be given back.
         self.session = Session.from_args(args, self)
-        configure_torch(self.session.config.active)
-        self._run_log = RunLog(tb_log, self.session.run_dir.path if args.use_tensorboard else None)
-        self._constructor = (args, net_builder, logger), keywords
-        # Where the YAML leaves them to the data set.
-        args.num_classes, args.img_size = self.session.dataset.task.num_outputs, self.session.dataset.img_size
-        self.prior_seam = PriorSeam(self.session.guidance)
         try:
+            configure_torch(self.session.config.active)
+            self._run_log = RunLog(tb_log, self.session.run_dir.path if args.use_tensorboard else None)
+            self._constructor = (args, net_builder, logger), keywords
+            # Where the YAML leaves them to the data set.
+            args.num_classes, args.img_size = self.session.dataset.task.num_outputs, self.session.dataset.img_size
+            self.prior_seam = PriorSeam(self.session.guidance)
             self._construct(self.session.provisional_split(), cycle=0)
         except BaseException as error:
             self.session.close(refused=isinstance(error, UsageError))
