@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from usb_active.config.settings import RunConfig, config_from_dict
-from usb_active.config.settings import load_config as load_yaml
+from usb_active.config.settings import RunConfig, config_from_dict, load_yaml_config
 from usb_active.errors import UsageError, plain, printable
 from usb_active.storage.paths import user_path
 from usb_active.storage.yaml_input import apply_overrides
@@ -51,7 +50,7 @@ def load_config(config: str | Path | Mapping[str, Any], overrides: Sequence[str]
         changed = apply_overrides(data, overrides)
         loaded = config_from_dict(data, base=Path.cwd(), source="config", overridden=changed)
     elif isinstance(config, (str, os.PathLike)):
-        loaded = load_yaml(os.fspath(config), overrides)
+        loaded = load_yaml_config(os.fspath(config), overrides)
     else:
         raise UsageError(f"config: must be a path, the name of a packaged YAML, or a dict, not {type(config).__name__}")
     for line in loaded.warnings:

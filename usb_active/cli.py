@@ -148,9 +148,9 @@ def _add_trust(command: argparse.ArgumentParser) -> None:
 
 
 def _load(args: argparse.Namespace):
-    from usb_active.config.settings import load_config
+    from usb_active.config.settings import load_yaml_config
 
-    config = load_config(args.config, args.overrides)
+    config = load_yaml_config(args.config, args.overrides)
     show_warnings(config)
     return config
 

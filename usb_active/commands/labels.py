@@ -155,11 +155,11 @@ def _own_task(run: RunDir, trusted: bool) -> Task | None:
     """
     if own_task(run) is None:
         return None
-    from usb_active.config.settings import load_config
+    from usb_active.config.settings import load_yaml_config
     from usb_active.config.trust import check_plugins
 
     check_plugins(run.path, run.config.get("plugins"), trusted)
-    dataset = load_config(run.path / "config.yaml").dataset
+    dataset = load_yaml_config(run.path / "config.yaml").dataset
     return dataset.cls.task_of(dataset.config, ())
 
 

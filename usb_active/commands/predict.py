@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from usb_active.commands.model_inputs import ModelInputs, inputs_of, model_inputs
-from usb_active.config.settings import RunConfig, load_config
+from usb_active.config.settings import RunConfig, load_yaml_config
 from usb_active.config.trust import FLAG, check_plugins
 from usb_active.errors import UsageError
 from usb_active.images.depth import describe_depth
@@ -82,7 +82,7 @@ def open_finished(path: Path, trusted: bool) -> tuple[RunDir, RunConfig]:
     """
     run = RunDir.read(path)
     check_plugins(path, run.config.get("plugins"), trusted)
-    config = load_config(path / "config.yaml")
+    config = load_yaml_config(path / "config.yaml")
     return run, config if trusted else within_machine(config)
 
 
