@@ -118,7 +118,7 @@ def _add_labels(commands: argparse._SubParsersAction) -> None:
         dest="corrections",
         action="append",
         default=[],
-        metavar="KEY=CLASS",
+        metavar="KEY=LABEL",
         help="give or correct a label by a new row of the journal; may be repeated",
     )
     command.add_argument("--skip", action="append", default=[], metavar="KEY", help="refuse a sample: never asked again; may be repeated")

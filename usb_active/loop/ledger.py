@@ -111,7 +111,7 @@ class Ledger:
             self.write_state(query.cycle, "labels", pending)
             raise WaitingForLabels(self.oracle.instructions(query, pending), pending)
         if len(self.pool.labeled) == 0:
-            way_out = f"give one a label: usb-active labels {self.run_dir.path} --set KEY=CLASS"
+            way_out = f"give one a label: usb-active labels {self.run_dir.path} --set KEY=LABEL"
             raise UsageError(f"all samples of the first query were skipped, so there is nothing to train on; {way_out}")
 
     def _collect(self, query: Query) -> int:

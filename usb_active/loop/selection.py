@@ -98,7 +98,7 @@ class Selection:
         labels = check_array(path, found["labels"], "iu", (len(idx),), _REMEDY)
         there = (idx >= 0) & (idx < len(self._dataset)) & (labels >= 0) & (labels < self._dataset.task.num_labels)
         if not there.all():
-            raise UsageError(f"{path} is damaged (samples or classes that do not exist); {_REMEDY}")
+            raise UsageError(f"{path} is damaged (samples or labels that do not exist); {_REMEDY}")
         return found
 
     def _pseudo_path(self, cycle: int) -> Path:
