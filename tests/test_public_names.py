@@ -45,6 +45,18 @@ def test_every_public_name_is_there_and_once():
     assert not [name for name in values if name.startswith("_")]
 
 
+def test_a_name_stands_for_one_thing():
+    # Every program has a `main`, and most a parser.
+    entry_points = {"main", "build_parser"}
+    places: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "usb_active").rglob("*.py")):
+        for node in tree(path).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert len(places) > 500 and entry_points <= set(places)
+    assert not {name: found for name, found in places.items() if len(found) > 1 and name not in entry_points}
+
+
 @pytest.mark.parametrize("kind", CONTRACTS)
 def test_every_contract_is_public(kind):
     module, _, name = CONTRACTS[kind][0].partition(":")

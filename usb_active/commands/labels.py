@@ -61,7 +61,7 @@ def asked_samples(run: RunDir, queries: Sequence[Query]) -> list[Asked]:
     return sorted(samples, key=lambda sample: sample.cycle)
 
 
-def show(path: Path, out: TextIO) -> None:
+def show_labels(path: Path, out: TextIO) -> None:
     """Print counts per cycle, and labelled samples per class.
 
     Raises:

@@ -40,7 +40,7 @@ _REMEDY = "restore it from a copy"
 MAX_BATCH = 1024
 
 
-def predict(path: Path, data: Path | None, out: TextIO, *, trusted: bool = False) -> None:
+def write_predictions(path: Path, data: Path | None, out: TextIO, *, trusted: bool = False) -> None:
     """Write CSV rows, of classes (key, class, probability): the most probable class of each image. As `predictions`."""
     columns, rows = predictions(path, data, trusted=trusted)
     writer = csv.writer(out, lineterminator="\n")
