@@ -89,21 +89,21 @@ def run_cells(cells: Sequence[Cell], root: Path, workers: int) -> None:
 
 def run_cell(cell: Cell, root: Path) -> None:
     """Train one cell, or go on with it."""
-    from usb_active.config.settings import load_config
+    from usb_active.config.settings import load_yaml_config
     from usb_active.usb.launcher import make_algorithm
 
     logging.disable(logging.INFO)
-    make_algorithm(load_config(cell.config, _overrides(cell, root))).train()
+    make_algorithm(load_yaml_config(cell.config, _overrides(cell, root))).train()
 
 
 def finished(cell: Cell, root: Path) -> bool:
     """Whether all trainings of this cell's configuration are done."""
-    from usb_active.config.settings import load_config
+    from usb_active.config.settings import load_yaml_config
 
     path = root / cell.name
     if not (path / "config.yaml").exists():
         return False
-    cycles = load_config(cell.config, _overrides(cell, root)).active.cycles
+    cycles = load_yaml_config(cell.config, _overrides(cell, root)).active.cycles
     return len(RunDir.read(path).metrics()) == cycles + 1
 
 

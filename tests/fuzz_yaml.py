@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from usb_active import errors
-from usb_active.config.settings import load_config
+from usb_active.config.settings import load_yaml_config
 
 BASE = """\
 algorithm: flexmatch
@@ -159,13 +159,13 @@ def run(cases: int, seed: int, folder: Path) -> dict[str, int]:
     path = folder / "c.yaml"
     # Importing the plugins it names takes seconds, once.
     path.write_text(BASE, encoding="utf-8")
-    load_config(path)
+    load_yaml_config(path)
     for number in range(cases):
         data = mutated(rng)
         path.write_bytes(data)
         started = time.process_time()
         try:
-            load_config(path)
+            load_yaml_config(path)
             counts["taken"] += 1
         except errors.UsageError as error:
             counts["refused"] += 1
@@ -186,7 +186,7 @@ def run_commands(cases: int, seed: int, folder: Path) -> dict[str, int]:
     while counts["refused"] < cases:
         path.write_bytes(mutated(rng))
         try:
-            load_config(path)
+            load_yaml_config(path)
             continue
         except errors.UsageError:
             command = [sys.executable, "-m", "usb_active", "check", str(path)]

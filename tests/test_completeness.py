@@ -16,7 +16,7 @@ import pytest
 import yaml
 from run_helpers import ALGORITHMS
 
-from usb_active.config.settings import load_config
+from usb_active.config.settings import load_yaml_config
 from usb_active.contracts.registry import CONTRACTS, GROUP, REGISTRY, Declaration, resolve
 from usb_active.loop.setup import build_parts
 from usb_active.testing import SUITES
@@ -66,7 +66,7 @@ def test_there_is_something_to_check():
 @pytest.mark.parametrize("path", YAMLS, ids=relative(YAMLS))
 def test_every_yaml_is_valid_and_says_what_it_is(path):
     assert re.match(r"# \S.{20,}\n", path.read_text(encoding="utf-8")), "must begin with a comment line that says what it is"
-    config = load_config(path)
+    config = load_yaml_config(path)
     assert config.base == path.parent
     if config.dataset.name in EMBEDDED:
         build_parts(config)
@@ -75,7 +75,7 @@ def test_every_yaml_is_valid_and_says_what_it_is(path):
 def test_no_two_yamls_write_into_one_run():
     runs: dict[Path, list[str]] = {}
     for path in YAMLS:
-        runs.setdefault(load_config(path).run_path, []).append(path.relative_to(ROOT).as_posix())
+        runs.setdefault(load_yaml_config(path).run_path, []).append(path.relative_to(ROOT).as_posix())
     assert not [paths for paths in runs.values() if len(paths) > 1]
 
 

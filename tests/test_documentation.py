@@ -26,7 +26,7 @@ from run_helpers import ALGORITHMS, ROOT, checkpoint, command, settings, train
 import usb_active
 from usb_active.builtin.array_datasets import Digits
 from usb_active.cli import build_parser
-from usb_active.config.settings import ActiveConfig, ActiveKeys, PriorSettings, config_from_dict, load_config
+from usb_active.config.settings import ActiveConfig, ActiveKeys, PriorSettings, config_from_dict, load_yaml_config
 from usb_active.config.usb_keys import IGNORED
 from usb_active.contracts.acquisition import Acquisition
 from usb_active.contracts.registry import CONTRACTS, REGISTRY
@@ -211,7 +211,7 @@ def run_command(words: list[str]):
     """Run, in this process, what `usb-active run …` would."""
     args = build_parser().parse_args(words)
     assert args.command == "run"
-    return train(load_config(args.config, args.overrides).resolved())
+    return train(load_yaml_config(args.config, args.overrides).resolved())
 
 
 def run_commands() -> list[list[str]]:
@@ -309,7 +309,7 @@ def test_the_example_that_trains_inside_select_goes_on_where_it_was_killed(examp
     monkeypatch.chdir(examples)
     (examples / "kill_after.py").write_text(KILL_AFTER, encoding="utf-8")
     (overrides,) = [words[2:] for words in run_commands() if "save_name=discriminative" in words]
-    data = load_config("target_confidence.yaml", [override for override in overrides if override != "--set"]).resolved()
+    data = load_yaml_config("target_confidence.yaml", [override for override in overrides if override != "--set"]).resolved()
     data["plugins"].append(str(examples / "kill_after.py"))
     whole = killer.finish({**data, "save_name": "whole"})
     killed = {**data, "save_name": "killed"}

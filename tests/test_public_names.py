@@ -32,8 +32,9 @@ def test_type_checkers_see_the_same_names_as_python():
     seen = {}
     for node in block.body:
         for alias in node.names:
-            # With `as`, also where the name stays: only so is it public under PEP 484.
-            seen[alias.asname] = node.module if alias.asname == alias.name else f"{node.module}:{alias.name}"
+            # With `as`, and under its own name: only so is it public under PEP 484.
+            assert alias.asname == alias.name
+            seen[alias.name] = node.module
     assert seen == usb_active._PUBLIC
 
 
@@ -42,6 +43,18 @@ def test_every_public_name_is_there_and_once():
     assert usb_active.__all__ == sorted(usb_active._PUBLIC) and None not in values.values()
     assert len({id(value) for value in values.values()}) == len(values)
     assert not [name for name in values if name.startswith("_")]
+
+
+def test_a_name_stands_for_one_thing():
+    # Every program has a `main`, and most a parser.
+    entry_points = {"main", "build_parser"}
+    places: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "usb_active").rglob("*.py")):
+        for node in tree(path).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert len(places) > 500 and entry_points <= set(places)
+    assert not {name: found for name, found in places.items() if len(found) > 1 and name not in entry_points}
 
 
 @pytest.mark.parametrize("kind", CONTRACTS)

@@ -259,6 +259,16 @@ def test_corrections_are_numbers(tmp_path, capsys):
     assert [row.label for row in read_journal(path / "labels.csv")] == ["0.5"]
 
 
+def test_a_first_query_that_was_skipped_whole_is_told_in_words_of_any_task(tmp_path):
+    data, path = people(tmp_path), tmp_path / "run"
+    with pytest.raises(WaitingForLabels):
+        train(data)
+    keys = json.loads((path / "queries" / "cycle_000.json").read_text())["keys"]
+    assert cli.main(["labels", str(path), *(f"--skip={key}" for key in keys), "--trust-plugins"]) == 0
+    with pytest.raises(UsageError, match=r"^all samples of the first query were skipped, .* --set KEY=LABEL$"):
+        train(data)
+
+
 def test_a_journal_with_something_else_is_refused_by_line(tmp_path):
     data = people(tmp_path)
     with pytest.raises(WaitingForLabels):

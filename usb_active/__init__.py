@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from usb_active.contracts.prior import PriorTable as PriorTable
     from usb_active.contracts.prior import When as When
     from usb_active.contracts.registry import Declaration as Declaration
-    from usb_active.contracts.registry import register as register_plugin  # noqa: F401 — public under another name than there
+    from usb_active.contracts.registry import register_plugin as register_plugin
     from usb_active.contracts.task import Classification as Classification
     from usb_active.contracts.task import OpenTask as OpenTask
     from usb_active.contracts.task import Task as Task
@@ -116,7 +116,7 @@ _PUBLIC = {
     "overrides": "usb_active.contracts.plugin",
     "register": "usb_active.usb.registration",
     "register_usb_algorithms": "usb_active.usb.registration",
-    "register_plugin": "usb_active.contracts.registry:register",
+    "register_plugin": "usb_active.contracts.registry",
     # What methods are made with.
     "EpochTraining": "usb_active.pool.epoch_training",
     "generator": "usb_active.randomness",
@@ -136,8 +136,7 @@ __all__ = sorted(_PUBLIC)
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'usb_active' has no attribute '{name}'")
-    module, _, there = _PUBLIC[name].partition(":")
-    value = getattr(importlib.import_module(module), there or name)
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value
 

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from usb_active.config.settings import RunConfig, config_from_dict
-from usb_active.config.settings import load_config as load_yaml
+from usb_active.config.settings import RunConfig, config_from_dict, load_yaml_config
 from usb_active.errors import UsageError, plain, printable
 from usb_active.storage.paths import user_path
 from usb_active.storage.yaml_input import apply_overrides
@@ -52,7 +51,7 @@ def load_config(config: str | Path | Mapping[str, Any], overrides: Sequence[str]
         changed = apply_overrides(data, overrides)
         loaded = config_from_dict(data, base=Path.cwd(), source="config", overridden=changed)
     elif isinstance(config, (str, os.PathLike)):
-        loaded = load_yaml(os.fspath(config), overrides)
+        loaded = load_yaml_config(os.fspath(config), overrides)
     else:
         raise UsageError(f"config: must be a path, the name of a packaged YAML, or a dict, not {type(config).__name__}")
     for line in loaded.warnings:
@@ -77,11 +76,11 @@ def run(config: RunConfig | str | Path | Mapping[str, Any], *, verbose: bool = F
         UsageError: a mistake in configuration, data or plugins. WaitingForLabels: people are to give labels; its text says where, its
             `pending` how many.
     """
-    from usb_active.commands.run import check_all, progress_logged, train
+    from usb_active.commands.run import check_all, progress_logged, train_experiment
 
     with _process_kept(), progress_logged(verbose, quiet):
         loaded = config if isinstance(config, RunConfig) else load_config(config)
-        train(check_all(loaded))
+        train_experiment(check_all(loaded))
     # Its configuration is the caller's own, and its plugins are imported already.
     return Run(loaded.run_path, trust_plugins=True)
 

@@ -118,7 +118,7 @@ def _add_labels(commands: argparse._SubParsersAction) -> None:
         dest="corrections",
         action="append",
         default=[],
-        metavar="KEY=CLASS",
+        metavar="KEY=LABEL",
         help="give or correct a label by a new row of the journal; may be repeated",
     )
     command.add_argument("--skip", action="append", default=[], metavar="KEY", help="refuse a sample: never asked again; may be repeated")
@@ -148,9 +148,9 @@ def _add_trust(command: argparse.ArgumentParser) -> None:
 
 
 def _load(args: argparse.Namespace):
-    from usb_active.config.settings import load_config
+    from usb_active.config.settings import load_yaml_config
 
-    config = load_config(args.config, args.overrides)
+    config = load_yaml_config(args.config, args.overrides)
     show_warnings(config)
     return config
 
@@ -163,9 +163,9 @@ def show_warnings(config: RunConfig) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     config = _load(args)
-    from usb_active.commands.run import run
+    from usb_active.commands.run import run_experiment
 
-    return run(config, args.verbose)
+    return run_experiment(config, args.verbose)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -213,14 +213,14 @@ def _labels(args: argparse.Namespace) -> int:
     if args.csv:
         labels.write_csv(args.run, sys.stdout)
     elif not (args.corrections or args.skip or args.accept_edits):
-        labels.show(args.run, sys.stdout)
+        labels.show_labels(args.run, sys.stdout)
     return OK
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from usb_active.commands.predict import predict
+    from usb_active.commands.predict import write_predictions
 
-    predict(args.run, args.data, sys.stdout, trusted=args.trust_plugins)
+    write_predictions(args.run, args.data, sys.stdout, trusted=args.trust_plugins)
     return OK
 
 

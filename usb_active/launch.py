@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from usb_active.cli import EXIT_CODES, OK, guarded, path_argument, show_warnings
-from usb_active.config.settings import RunConfig, load_config
+from usb_active.config.settings import RunConfig, load_yaml_config
 from usb_active.environment.working_directory import prefer_installed_semilearn
 from usb_active.errors import UsageError
 
@@ -44,7 +44,7 @@ def launch(script: Path | None, config_name: str | None, overrides: Sequence[str
         raise UsageError("--c: missing; the YAML of the experiment, as in --c config.yaml")
     if others:
         raise UsageError(f"{' '.join(others)}: not taken; values come from the YAML, or from --set key=value")
-    config = load_config(config_name, overrides)
+    config = load_yaml_config(config_name, overrides)
     show_warnings(config)
     _check_epochs(config)
     # Imported late: they bring numpy and matplotlib.

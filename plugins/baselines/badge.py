@@ -53,13 +53,6 @@ def badge(
     return sample_by_distance(space, order, labeled, budget, rng)
 
 
-def gradient_norms(features: ArrayLike, probs: ArrayLike) -> NDArray[np.float64]:
-    """(N,): lengths of the gradient embeddings of features (N, D) and probs (N, C); high = uncertain."""
-    features, _, _ = checked_pool(features, [], None, 1)
-    space = GradientSpace(features, probs)
-    return np.sqrt(space.norms) / float(space.inputs.scale)
-
-
 def residuals(probs: NDArray) -> NDArray[np.float64]:
     """p - onehot(argmax p): (B, C) of (B, C); of equal largest classes the first is the predicted one."""
     out = probs.astype(np.float64)

@@ -92,7 +92,7 @@ def test_csv_has_every_sample_as_it_stands(run_path, capsys):
 @pytest.mark.parametrize(
     ("option", "text", "message"),
     [
-        ("--set", "train/0", "--set train/0: must be KEY=CLASS"),
+        ("--set", "train/0", "--set train/0: must be KEY=LABEL"),
         ("--set", "train/0=cats", "--set train/0=cats: unknown class 'cats'; did you mean 'cat'?"),
         ("--set", "train/6=cat", "'train/6' has neither been asked for nor labelled; did you mean 'train/"),
         ("--skip", "train/6", "'train/6' has neither been asked for nor labelled; did you mean 'train/"),

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from usb_active.config.free_keys import FREE_KEYS
-from usb_active.config.settings import check_against_pool, config_from_dict, load_config
+from usb_active.config.settings import check_against_pool, config_from_dict, load_yaml_config
 from usb_active.config.usb_keys import ALGORITHMS, BASE, DERIVED, FROM_DATASET, IGNORED, convert
 from usb_active.errors import UsageError
 from usb_active.storage.yaml_input import apply_overrides, packaged_names, parse_yaml
@@ -50,7 +50,7 @@ def write(tmp_path, data) -> Path:
 
 def error_of(data, tmp_path) -> str:
     with pytest.raises(UsageError) as error:
-        load_config(write(tmp_path, data))
+        load_yaml_config(write(tmp_path, data))
     return str(error.value).replace(str(tmp_path / "c.yaml"), "c.yaml")
 
 
@@ -137,7 +137,7 @@ def test_ignored_keys_are_read_nowhere_in_usb():
 @pytest.mark.parametrize("path", USB_YAMLS, ids=lambda path: path.stem)
 def test_usbs_own_yamls_are_read(path):
     given = yaml.safe_load(path.read_text())
-    config = load_config(path)
+    config = load_yaml_config(path)
     assert config.usb["algorithm"] == given["algorithm"]
     assert config.algorithm == f"active_{given['algorithm']}"
     assert config.active.initial.size == config.usb["num_labels"] == given["num_labels"]
@@ -291,7 +291,7 @@ def test_relative_paths_count_from_the_folder_of_the_yaml(tmp_path):
 )
 def test_resolved_gives_the_same_configuration(overrides, tmp_path):
     config = build(overrides)
-    again = load_config(write(tmp_path, config.resolved()))
+    again = load_yaml_config(write(tmp_path, config.resolved()))
     assert again == config
     assert again.resolved() == config.resolved()
     assert again.warnings == ()
@@ -307,7 +307,7 @@ def test_free_keys_are_keys():
 
 @pytest.mark.parametrize("name", packaged_names())
 def test_packaged_configurations_are_valid(name):
-    config = load_config(name)
+    config = load_yaml_config(name)
     assert config.warnings == ()
 
 
@@ -440,13 +440,13 @@ def test_all_problems_are_reported_at_once(tmp_path):
 
 def test_missing_file_names_the_nearest(tmp_path):
     with pytest.raises(UsageError, match="^quikstart: no such file, and no packaged configuration has this name"):
-        load_config("quikstart")
+        load_yaml_config("quikstart")
     with pytest.raises(UsageError, match="is a folder"):
-        load_config(tmp_path)
+        load_yaml_config(tmp_path)
     broken = tmp_path / "broken.yaml"
     broken.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="broken.yaml: cannot be read"):
-        load_config(broken)
+        load_yaml_config(broken)
 
 
 # --- --set --------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from usb_active.builtin import _USB_NETWORKS
-from usb_active.config.settings import config_from_dict, load_config
+from usb_active.config.settings import config_from_dict, load_yaml_config
 from usb_active.config.usb_keys import FIXED, IMB_ALGORITHMS, NEWER
 from usb_active.contracts.registry import REGISTRY
 from usb_active.environment.usb_names import DATASETS, NETWORKS, NEWER_ALGORITHMS, other_modality, why_not
@@ -67,7 +67,7 @@ def test_every_kind_has_its_case():
 @pytest.mark.parametrize("name", DROPPED)
 def test_what_nothing_reads_is_dropped_with_a_warning(name, tmp_path):
     path = with_block(name, tmp_path)
-    config = load_config(path)
+    config = load_yaml_config(path)
     assert [line.removeprefix(f"{path}: ") for line in config.warnings] == DROPPED[name]
     given = yaml.safe_load(path.read_text())
     assert config.usb["algorithm"] == given["algorithm"]
@@ -81,7 +81,7 @@ def test_what_nothing_reads_is_dropped_with_a_warning(name, tmp_path):
 def test_what_cannot_run_is_refused_with_one_line_for_each_reason(name, tmp_path):
     path = with_block(name, tmp_path)
     with pytest.raises(UsageError) as error:
-        load_config(path)
+        load_yaml_config(path)
     assert [line.removeprefix(str(path)).removeprefix(": ") for line in str(error.value).splitlines()] == REFUSED[name]
 
 

@@ -155,8 +155,8 @@ def test_a_plugin_remembers_its_query_in_a_process_that_goes_on(tmp_path, at, wa
         ([[1, 2]], [[0, 1]], r"got \(1, 2\) and \(1, 2\)"),
         ([1, 9], [0, 0], "x: samples out of range: 9; valid: 0 to 8"),
         ([1, -1], [0, 0], "x: samples out of range: -1"),
-        ([1, 2], [0, 3], "x: classes out of range: 3; valid: 0 to 2"),
-        ([1, 2], [0.0, 1.0], "x: classes must be integers, got float64"),
+        ([1, 2], [0, 3], "x: labels out of range: 3; valid: 0 to 2"),
+        ([1, 2], [0.0, 1.0], "x: labels must be integers, got float64"),
         ([1.5, 2.0], [0, 1], "x: samples must be integers, got float64"),
         ([1, 1], [0, 0], "x: a sample stands there twice"),
     ],
@@ -164,6 +164,11 @@ def test_a_plugin_remembers_its_query_in_a_process_that_goes_on(tmp_path, at, wa
 def test_bad_pseudo_labels_are_one_line(idx, labels, message):
     with pytest.raises(UsageError, match=message):
         check_pseudo_labels(idx, labels, 9, 3, "x")
+
+
+def test_pseudo_labels_of_a_task_that_knows_no_label_yet_are_one_line():
+    with pytest.raises(UsageError, match="^x: labels out of range: 0; valid: none, as long as the task has encoded no text$"):
+        check_pseudo_labels([1], [0], 9, 0, "x")
 
 
 def test_no_pseudo_labels_are_fine():
@@ -207,12 +212,12 @@ def test_known_labels_are_journaled_once_when_the_run_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("class", "classes out of range: -1; valid: 0 to 9"),
+        ("class", "labels out of range: -1; valid: 0 to 9"),
         ("sample", "samples out of range: 1343; valid: 0 to 1342"),
         ("twice", "a sample stands there twice: 4$"),
-        ("floats", "classes must be integers, got float64"),
-        ("no such class", "classes out of range: 10; valid: 0 to 9"),
-        ("names", "classes must be integers, got <U1"),
+        ("floats", "labels must be integers, got float64"),
+        ("no such class", "labels out of range: 10; valid: 0 to 9"),
+        ("names", "labels must be integers, got <U1"),
         ("lengths", r"must return idx and labels of one length, got \(20,\) and \(19,\)"),
         ("ragged", "must return two arrays, idx and labels; got tuple .ValueError: "),
         ("nothing", "must return two arrays, idx and labels; got NoneType"),

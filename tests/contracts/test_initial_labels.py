@@ -83,9 +83,9 @@ def test_what_is_good_comes_back_in_its_order(pair):
         (([3, 1, 3, 1], [0, 0, 1, 0]), "x: a sample stands there twice: 1, 3$"),
         (([9], [0]), "x: samples out of range: 9; valid: 0 to 8"),
         (([-1], [0]), "x: samples out of range: -1; valid: 0 to 8"),
-        (([1], [3]), "x: classes out of range: 3; valid: 0 to 2"),
-        (([1], ["cat"]), "x: classes must be integers, got <U3"),
-        (([1], [None]), "x: classes must be integers, got object"),
+        (([1], [3]), "x: labels out of range: 3; valid: 0 to 2"),
+        (([1], ["cat"]), "x: labels must be integers, got <U3"),
+        (([1], [None]), "x: labels must be integers, got object"),
         (([True, False], [0, 0]), "x: samples must be integers, got bool"),
     ],
 )

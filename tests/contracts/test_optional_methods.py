@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usb_active import Acquisition, Analysis, Dataset, Observer, Oracle, OwnAlgorithm, Prior, UsageError
-from usb_active.config.settings import load_config
+from usb_active.config.settings import load_yaml_config
 from usb_active.contracts.algorithm import declared
 from usb_active.contracts.misspelling import misspelt, one_edit
 from usb_active.contracts.plugin import optional_methods, overrides
@@ -235,7 +235,7 @@ def test_a_yaml_with_such_a_plugin_is_refused_before_anything_runs(tmp_path):
     path.write_text("plugins: [mine.py]\nactive: {initial: {name: random, size: 10}, acquisition: sees_nothing, cycles: 1, budget: 5}\n")
     message = r"sees_nothing.*: batch_feilds: did you mean 'batch_fields'\? obsreve: did you mean 'observe'\? \("
     with pytest.raises(UsageError, match=message) as caught:
-        load_config(path)
+        load_yaml_config(path)
     assert "\n" not in str(caught.value)
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from usb_active import Features, PluginConfig, UsageError
 from usb_active.builtin.feature_sources import FileFeatures, ModelFeatures, PretrainFeatures, TimmFeatures
 from usb_active.config.free_keys import FREE_KEYS, free_keys
-from usb_active.config.settings import load_config
+from usb_active.config.settings import load_yaml_config
 from usb_active.contracts import file_imports
 from usb_active.contracts.features import Kept, independent_sources, source_of
 from usb_active.contracts.plugin import free_key, free_names
@@ -71,7 +71,7 @@ def write(tmp_path, monkeypatch):
         active |= {"analysis": analysis} if analysis else {}
         data = {"save_dir": str(tmp_path), "save_name": "run", "plugins": [str(path)], "dataset": "digits", "active": active}
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(data))
-        return load_config(tmp_path / "c.yaml")
+        return load_yaml_config(tmp_path / "c.yaml")
 
     return configuration
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usb_active.contracts.task import Classification
-from usb_active.pool.answers import CORRECTION, merge_answers
-from usb_active.records import LabelRow
+from usb_active.contracts.task import Classification, OpenTask
+from usb_active.errors import UsageError
+from usb_active.pool.answers import CORRECTION, check_answers, merge_answers
+from usb_active.records import Answers, LabelRow
 
 NAMES = ("cat", "dog", "cow")
 
@@ -18,6 +20,19 @@ def row(index, label, acquisition="random"):
 
 def merge(rows, labels=(), skipped=()):
     return merge_answers(rows, dict(labels), skipped, Classification(NAMES))
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "message"),
+    [
+        (Classification(NAMES), 3, "labels that do not exist, as sample: class: 4: 3; valid: 0 to 2"),
+        (Classification(NAMES), -1, "labels that do not exist, as sample: class: 4: -1; valid: 0 to 2"),
+        (OpenTask(), 0, "labels that do not exist, as sample: label: 4: 0; valid: none, as long as the task has encoded no text"),
+    ],
+)
+def test_a_label_that_the_task_does_not_know_is_one_line(task, label, message):
+    with pytest.raises(UsageError, match=f"^x: {message}$"):
+        check_answers(Answers({4: label}, []), [4, 5], task, "x")
 
 
 def test_all_is_news_at_first():

@@ -66,15 +66,6 @@ def test_the_pool_does_not_share_its_input():
     assert pool.candidates.tolist() == [0, 1, 2]
 
 
-def test_class_counts():
-    pool = Pool(np.ones(5, dtype=bool))
-    assert pool.class_counts(3).tolist() == [0, 0, 0]
-    pool.set_labels(np.array([0, 1, 4]), np.array([2, 0, 2]), cycle=0)
-    assert pool.class_counts(3).tolist() == [1, 0, 2]
-    with pytest.raises(UsageError, match="label 2 with 2 classes"):
-        pool.class_counts(2)
-
-
 def test_from_rows_takes_the_last_row_of_a_sample():
     rows = [row(0, "cat"), row(1, ""), row(2, "dog"), row(0, "dog"), row(1, "cat", cycle=1), row(2, "")]
     pool = Pool.from_rows(rows, np.ones(4, dtype=bool), Classification(NAMES))

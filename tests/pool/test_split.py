@@ -12,7 +12,7 @@ from run_helpers import labels_of, settings, train
 
 from usb_active.errors import UsageError
 from usb_active.pool.pool import Pool
-from usb_active.pool.split import held_out, make_split, provisional_split
+from usb_active.pool.split import hold_out, make_split, provisional_split
 
 
 def pool_of(rounds, size=100):
@@ -43,7 +43,7 @@ def test_without_labelled_samples_the_unlabelled_stream_is_the_rest():
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=4), st.floats(0.0, 0.5), st.integers(0, 5))
 def test_the_share_of_the_labels_is_held_out_after_every_round(rounds, share, seed):
     pool = pool_of(rounds)
-    held = held_out(pool, share, seed)
+    held = hold_out(pool, share, seed)
     for number in range(len(rounds)):
         assert (pool.round[held] <= number).sum() == int(share * sum(rounds[: number + 1]) + 0.5)
     assert np.array_equal(held, np.unique(held)) and np.isin(held, pool.labeled).all()
@@ -62,9 +62,9 @@ def test_what_is_held_out_is_in_no_training_stream():
 def test_what_is_held_out_once_stays_so():
     first, second = pool_of([20]), pool_of([20, 10])
     for share in (0.1, 0.5):
-        early, late = held_out(first, share, 3), held_out(second, share, 3)
+        early, late = hold_out(first, share, 3), hold_out(second, share, 3)
         assert np.isin(early, late).all() and len(late) > len(early)
-    assert not np.array_equal(held_out(first, 0.3, 3), held_out(first, 0.3, 4))
+    assert not np.array_equal(hold_out(first, 0.3, 3), hold_out(first, 0.3, 4))
 
 
 def test_pseudo_labels_join_and_a_humans_label_wins():
@@ -80,7 +80,7 @@ def test_pseudo_labels_join_and_a_humans_label_wins():
 
 def test_a_held_out_sample_is_not_smuggled_in_by_a_pseudo_label():
     pool = pool_of([20])
-    held = held_out(pool, 0.5, 3)
+    held = hold_out(pool, 0.5, 3)
     split = make_split(pool, 0.5, True, 3, {"idx": held, "labels": np.zeros(len(held), dtype=np.int64)})
     assert np.array_equal(split.validation, held) and not np.isin(held, split.labeled).any()
 
@@ -115,5 +115,5 @@ def test_a_run_with_validation_charges_it_and_chooses_by_it(tmp_path):
 
 def test_a_share_of_many_small_rounds_does_not_vanish():
     # 0.1 · 2 rounds to nothing in each round of two; of the ten it is one.
-    assert len(held_out(pool_of([2] * 5), 0.1, 3)) == 1
-    assert len(held_out(pool_of([2] * 20), 0.1, 3)) == 4
+    assert len(hold_out(pool_of([2] * 5), 0.1, 3)) == 1
+    assert len(hold_out(pool_of([2] * 20), 0.1, 3)) == 4

@@ -13,7 +13,7 @@ from run_helpers import settings, train
 
 from usb_active.contracts.task import Classification
 from usb_active.pool.pool import Pool
-from usb_active.pool.split import classes_without_training, held_out, make_split
+from usb_active.pool.split import classes_without_training, hold_out, make_split
 from usb_active.records import LabelRow
 
 
@@ -36,7 +36,7 @@ def counts(pool, idx, classes):
 def test_equal_classes_give_alike(seed, each, share, expected):
     # Case 9: ten classes with two labels each, and half of them held out: one of each.
     pool = pool_of([[label for label in range(10) for _ in range(each)]])
-    assert counts(pool, held_out(pool, share, seed, stratified=True), 10) == [expected] * 10
+    assert counts(pool, hold_out(pool, share, seed, stratified=True), 10) == [expected] * 10
 
 
 def test_as_it_was_in_runs_of_before():
@@ -49,13 +49,13 @@ def test_as_it_was_in_runs_of_before():
 def test_largest_remainders():
     # 0.25 of 9, 5 and 2 is 2.25, 1.25 and 0.5; four of the sixteen: 2 and 1, then the largest remainder, 0.5, is the third's.
     pool = pool_of([[0] * 9 + [1] * 5 + [2] * 2])
-    assert counts(pool, held_out(pool, 0.25, 0, stratified=True), 3) == [2, 1, 1]
+    assert counts(pool, hold_out(pool, 0.25, 0, stratified=True), 3) == [2, 1, 1]
 
 
 def test_a_class_of_one_trains_it_while_others_can_give():
     pool = pool_of([[0] * 7 + [1]])
     for seed in range(10):
-        assert counts(pool, held_out(pool, 0.75, seed, stratified=True), 2) == [6, 0]
+        assert counts(pool, hold_out(pool, 0.75, seed, stratified=True), 2) == [6, 0]
 
 
 def test_where_no_class_has_another_to_give_the_share_is_taken_all_the_same():
@@ -71,7 +71,7 @@ rounds_of_classes = st.lists(st.lists(st.integers(0, 4), max_size=20), min_size=
 @given(rounds_of_classes, st.floats(0.0, 0.6), st.integers(0, 5))
 def test_invariants(rounds, share, seed):
     pool, total = pool_of(rounds), sum(map(len, rounds))
-    held = held_out(pool, share, seed, stratified=True)
+    held = hold_out(pool, share, seed, stratified=True)
     assert len(held) <= int(share * total + 0.5) and np.array_equal(held, np.unique(held)) and np.isin(held, pool.labeled).all()
     here, all_of = np.bincount(pool.labels[held], minlength=5), np.bincount(pool.labels[pool.labeled], minlength=5)
     if len(rounds) == 1 and (here < all_of)[all_of > 0].all():
@@ -79,7 +79,7 @@ def test_invariants(rounds, share, seed):
         assert (np.abs(here - share * all_of)[all_of > 1] <= 1 + (all_of == 1).sum()).all()
     # What was held out after each earlier round still is.
     for number in range(len(rounds)):
-        assert np.isin(held_out(pool_of(rounds[:number]), share, seed, stratified=True), held).all()
+        assert np.isin(hold_out(pool_of(rounds[:number]), share, seed, stratified=True), held).all()
 
 
 def rows_of(*given):
@@ -93,10 +93,10 @@ def test_neither_late_answers_nor_corrections_move_anyone_across():
     corrected = [(0, index, "ba"[index % 2]) for index in range(0, 16, 3)]
     queryable = np.ones(40, dtype=bool)
     before = Pool.from_rows(rows_of(*first), queryable, Classification(names))
-    held = held_out(before, 0.3, 0, stratified=True)
+    held = hold_out(before, 0.3, 0, stratified=True)
     for later in (late, corrected, [*late, *corrected], [*corrected, *late]):
         after = Pool.from_rows(rows_of(*first, *later), queryable, Classification(names), starts=[16])
-        still = held_out(after, 0.3, 0, stratified=True)
+        still = hold_out(after, 0.3, 0, stratified=True)
         assert np.isin(held, still).all()
         assert np.array_equal(np.setdiff1d(still, held), np.intersect1d(still, np.arange(16, 24))), "nobody who has trained is held out"
 
@@ -104,9 +104,9 @@ def test_neither_late_answers_nor_corrections_move_anyone_across():
 def test_who_is_refused_is_held_out_no_more():
     rows = rows_of(*[(0, index, "a") for index in range(10)])
     pool = Pool.from_rows(rows, np.ones(10, dtype=bool), Classification(("a",)))
-    held = held_out(pool, 0.3, 0, stratified=True)
+    held = hold_out(pool, 0.3, 0, stratified=True)
     after = Pool.from_rows([*rows, *rows_of((0, int(held[0]), ""))], np.ones(10, dtype=bool), Classification(("a",)), starts=[10])
-    assert held_out(after, 0.3, 0, stratified=True).tolist() == held[1:].tolist()
+    assert hold_out(after, 0.3, 0, stratified=True).tolist() == held[1:].tolist()
 
 
 def test_a_run_says_which_labels_it_counts_and_keeps_what_it_held_out(tmp_path):
@@ -132,7 +132,7 @@ def test_a_run_that_began_before_is_split_as_it_was(tmp_path):
     for name in ("start.json", "done.json", "latest_model.pth", "model_best.pth"):
         (path / "cycle_000" / name).unlink()
     algorithm = train(data)
-    assert np.array_equal(algorithm.split.validation, held_out(algorithm.session.pool, 0.5, 3))
+    assert np.array_equal(algorithm.split.validation, hold_out(algorithm.session.pool, 0.5, 3))
     record = json.loads((path / "metrics.jsonl").read_text().splitlines()[1])
     assert sum(record["class_counts"]) == 30 and "validation_class_counts" not in record
 

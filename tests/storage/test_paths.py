@@ -13,7 +13,7 @@ from run_helpers import config_of, settings, write_yaml
 from usb_active import cli
 from usb_active.builtin.label_file import RowProblems, read_known_labels, read_sheet
 from usb_active.commands.labels import correct
-from usb_active.config.settings import config_from_dict, load_config
+from usb_active.config.settings import config_from_dict, load_yaml_config
 from usb_active.contracts.task import Classification
 from usb_active.errors import UsageError
 from usb_active.records import LABELED, LabelRow, Query
@@ -56,7 +56,7 @@ def test_every_path_of_a_yaml_takes_it(home, tmp_path):
     assert config.active.initial.config.path == home / "labels.csv"
     assert config.active.features.config.path == home / "f.npy"
     path = write_yaml(home / "c.yaml", {**data, "save_dir": "~/runs"})
-    assert path.is_file() and load_config("~/c.yaml").run_path == home / "runs/run"
+    assert path.is_file() and load_yaml_config("~/c.yaml").run_path == home / "runs/run"
 
 
 @pytest.mark.parametrize(

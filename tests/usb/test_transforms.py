@@ -13,7 +13,7 @@ from semilearn.datasets.augmentation import RandAugment
 from torchvision import transforms as T
 
 from usb_active.errors import UsageError
-from usb_active.usb.transforms import Views
+from usb_active.usb.transforms import ImageViews
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -72,7 +72,7 @@ def assert_same(ours, theirs, sample, seeds):
 @pytest.mark.parametrize("height, width", [(32, 32), (40, 36), (33, 47), (20, 20)])
 @pytest.mark.parametrize("crop_ratio", [0.875, 1.0, 0.3])
 def test_rgb_views_are_usbs_bit_for_bit(height, width, crop_ratio):
-    views, sample = Views(32, crop_ratio, MEAN, STD), image(height, width)
+    views, sample = ImageViews(32, crop_ratio, MEAN, STD), image(height, width)
     assert_same(views.weak, usb(32, crop_ratio), sample, 25)
     assert_same(views.strong, usb(32, crop_ratio, extra=[RandAugment(3, 5)]), sample, 50)
     if height == width:
@@ -84,7 +84,7 @@ def test_rgb_views_are_usbs_bit_for_bit(height, width, crop_ratio):
 @pytest.mark.parametrize("flip", [True, False])
 def test_grey_views_are_usbs_bit_for_bit(height, width, flip):
     mean, std = [0.3], [0.4]
-    views, sample = Views(16, 0.875, mean, std, flip=flip), image(height, width, 1)
+    views, sample = ImageViews(16, 0.875, mean, std, flip=flip), image(height, width, 1)
     assert_same(views.weak, usb(16, 0.875, flip=flip, mean=mean, std=std), sample, 25)
     strong = usb(16, 0.875, flip=flip, extra=[GreyAsRgb()], mean=mean, std=std)
     assert_same(views.strong, strong, sample, 100)
@@ -94,7 +94,7 @@ def test_grey_views_are_usbs_bit_for_bit(height, width, flip):
 @pytest.mark.parametrize("side, channels", [(8, 1), (12, 3), (28, 1), (32, 3)])
 def test_a_padding_in_pixels_is_torchvisions_crop_with_that_padding(side, channels):
     mean, std, sample = MEAN[:channels], STD[:channels], image(side, side, channels)
-    views = Views(side, 0.875, mean, std, padding=4)
+    views = ImageViews(side, 0.875, mean, std, padding=4)
     augment = RandAugment(3, 5) if channels == 3 else GreyAsRgb()
     for ours, extra in ((views.weak, ()), (views.strong, (augment,))):
         shift = [T.RandomCrop(side, padding=4, padding_mode="reflect"), T.RandomHorizontalFlip()]
@@ -102,10 +102,10 @@ def test_a_padding_in_pixels_is_torchvisions_crop_with_that_padding(side, channe
 
 
 def test_a_padding_must_be_less_than_the_side():
-    Views(5, 0.875, [0.5], [0.5], padding=4)
+    ImageViews(5, 0.875, [0.5], [0.5], padding=4)
     for size, padding in ((4, 4), (8, 9), (8, -1)):
         with pytest.raises(UsageError, match=f"padding: {padding}; it must be 0 to {size - 1}"):
-            Views(size, 0.875, [0.5], [0.5], padding=padding)
+            ImageViews(size, 0.875, [0.5], [0.5], padding=padding)
 
 
 def test_grey_strong_view_keeps_channels_equal_outside_the_cutout():
@@ -120,11 +120,11 @@ def test_grey_strong_view_keeps_channels_equal_outside_the_cutout():
 
 def test_an_image_smaller_than_its_padding_is_reflected_as_numpy_does():
     sample = image(4, 4, 1)
-    assert_same(Views(4, 0.01, [0.5], [0.5]).weak, usb(4, 0.01, mean=[0.5], std=[0.5]), sample, 10)
+    assert_same(ImageViews(4, 0.01, [0.5], [0.5]).weak, usb(4, 0.01, mean=[0.5], std=[0.5]), sample, 10)
 
 
 def test_weak_view_draws_every_crop_and_both_directions():
-    views, sample = Views(8, 0.75, [0.0], [1.0]), image(8, 8, 1)
+    views, sample = ImageViews(8, 0.75, [0.0], [1.0]), image(8, 8, 1)
     torch.manual_seed(0)
     seen = {views.weak(sample).numpy().tobytes() for _ in range(1000)}
     assert len(seen) == 5 * 5 * 2
@@ -132,7 +132,7 @@ def test_weak_view_draws_every_crop_and_both_directions():
 
 def test_eval_of_a_constant_image_is_the_normalised_value():
     sample = np.full((7, 9, 3), 51, dtype=np.uint8)
-    view = Views(7, 1.0, [0.1, 0.2, 0.3], [0.5, 1.0, 2.0]).eval(sample)
+    view = ImageViews(7, 1.0, [0.1, 0.2, 0.3], [0.5, 1.0, 2.0]).eval(sample)
     expected = (torch.full((3,), 0.2) - torch.tensor([0.1, 0.2, 0.3])) / torch.tensor([0.5, 1.0, 2.0])
     assert view.shape == (3, 7, 7)
     torch.testing.assert_close(view.amin((1, 2)), expected)
@@ -142,7 +142,7 @@ def test_eval_of_a_constant_image_is_the_normalised_value():
 def test_the_sample_is_never_written_to():
     sample = image(8, 8)
     before = sample.copy()
-    views = Views(8, 0.75, MEAN, STD)
+    views = ImageViews(8, 0.75, MEAN, STD)
     for view in (views.weak(sample), views.strong(sample), views.eval(sample)):
         view.zero_()
     assert (sample == before).all()
@@ -151,7 +151,7 @@ def test_the_sample_is_never_written_to():
 def test_channels_are_converted_as_pil_does():
     colour, grey = image(8, 8), image(8, 8, 1)
     as_grey = np.asarray(Image.fromarray(colour).convert("L"))
-    one, three = Views(8, 1.0, [0.0], [1.0]), Views(8, 1.0, [0.0] * 3, [1.0] * 3)
+    one, three = ImageViews(8, 1.0, [0.0], [1.0]), ImageViews(8, 1.0, [0.0] * 3, [1.0] * 3)
     assert torch.equal(one.eval(colour), one.eval(as_grey))
     assert torch.equal(three.eval(grey), three.eval(np.repeat(grey[:, :, None], 3, axis=2)))
     assert torch.equal(one.eval(grey[:, :, None]), one.eval(grey))
@@ -161,7 +161,7 @@ def test_channels_are_converted_as_pil_does():
 
 def test_views_survive_pickling():
     sample = image(16, 16)
-    views = Views(16, 0.875, MEAN, STD, flip=False)
+    views = ImageViews(16, 0.875, MEAN, STD, flip=False)
     copy = pickle.loads(pickle.dumps(views))
     weak = pickle.loads(pickle.dumps(views.weak))
     for ours, theirs in ((views.weak, copy.weak), (views.weak, weak), (views.strong, copy.strong)):
@@ -172,7 +172,7 @@ def test_views_survive_pickling():
 
 
 def test_no_strong_view_when_not_wanted():
-    views = pickle.loads(pickle.dumps(Views(8, 0.875, [0.5], [0.5], strong=False)))
+    views = pickle.loads(pickle.dumps(ImageViews(8, 0.875, [0.5], [0.5], strong=False)))
     assert views.strong is None and callable(views.weak)
 
 
@@ -190,7 +190,7 @@ def test_no_strong_view_when_not_wanted():
 )
 def test_bad_arguments_are_one_clear_line(arguments, message):
     with pytest.raises(UsageError, match=message) as error:
-        Views(*arguments)
+        ImageViews(*arguments)
     assert "\n" not in str(error.value)
 
 
@@ -204,7 +204,7 @@ def test_bad_arguments_are_one_clear_line(arguments, message):
     ],
 )
 def test_bad_samples_are_one_clear_line(sample, message):
-    views = Views(8, 0.875, [0.5], [0.5])
+    views = ImageViews(8, 0.875, [0.5], [0.5])
     for view in (views.weak, views.strong, views.eval):
         with pytest.raises(UsageError, match=message) as error:
             view(sample)

@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from usb_active.builtin.workbook import workbook_rows
-from usb_active.contracts.label_texts import exact, fold
-from usb_active.contracts.label_texts import number as to_number
+from usb_active.contracts.label_texts import exact, fold, to_number
 from usb_active.contracts.task import Classification, Task
 from usb_active.errors import UsageError, name_some, printable
 from usb_active.records import SKIP, Query

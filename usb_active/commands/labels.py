@@ -61,7 +61,7 @@ def asked_samples(run: RunDir, queries: Sequence[Query]) -> list[Asked]:
     return sorted(samples, key=lambda sample: sample.cycle)
 
 
-def show(path: Path, out: TextIO) -> None:
+def show_labels(path: Path, out: TextIO) -> None:
     """Print counts per cycle, and labelled samples per class.
 
     Raises:
@@ -121,11 +121,11 @@ def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: T
     """Append rows to the journal that give or correct labels. All of them are checked before any is written.
 
     Args:
-        corrections: `KEY=CLASS` texts. skips: keys of samples to refuse.
+        corrections: `KEY=LABEL` texts. skips: keys of samples to refuse.
         trusted: where labels are no classes, import the run's plugins even where they are not installed; see `usb_active.config.trust`.
 
     Raises:
-        UsageError: a sample that was never asked, an unknown class, or a run that another process uses.
+        UsageError: a sample that was never asked, an unknown label, or a run that another process uses.
     """
     config = RunDir.read(path).config
     with RunDir.open(path, config) as run:
@@ -155,11 +155,11 @@ def _own_task(run: RunDir, trusted: bool) -> Task | None:
     """
     if own_task(run) is None:
         return None
-    from usb_active.config.settings import load_config
+    from usb_active.config.settings import load_yaml_config
     from usb_active.config.trust import check_plugins
 
     check_plugins(run.path, run.config.get("plugins"), trusted)
-    dataset = load_config(run.path / "config.yaml").dataset
+    dataset = load_yaml_config(run.path / "config.yaml").dataset
     return dataset.cls.task_of(dataset.config, ())
 
 
@@ -234,8 +234,6 @@ class _Known:
 class _Classes:
     """The names of classes, by what people write for them."""
 
-    form = "CLASS"
-
     def __init__(self, classes: set[str]):
         self._classes = classes
         self._names = {nfc(name): name for name in classes} | {name: name for name in classes}
@@ -249,8 +247,6 @@ class _Classes:
 
 class _Texts:
     """The texts of labels that are no classes, by what people write for them."""
-
-    form = "LABEL"
 
     def __init__(self, task: Task):
         self._task = task
@@ -273,7 +269,7 @@ def _parse(text: str, known: _Known, labels: _Classes | _Texts) -> tuple[Asked, 
             if sample is not None and name is not None:
                 return sample, name
     if not splits:
-        raise UsageError(f"--set {printable(text)}: must be KEY={labels.form}")
+        raise UsageError(f"--set {printable(text)}: must be KEY=LABEL")
     key, label = next((split for split in splits if known.get(split[0]) is not None), splits[-1])
     known[key]  # refuses a key that is not known
     raise UsageError(f"--set {printable(text)}: {labels.problem(label)}")

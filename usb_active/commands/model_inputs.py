@@ -53,9 +53,9 @@ def model_inputs(run: RunDir, config: RunConfig) -> ModelInputs:
         take_pinned(run, dataset)
         return inputs_of(dataset, reading)
     # Imported late: it takes seconds.
-    from usb_active.usb.transforms import Views
+    from usb_active.usb.transforms import ImageViews
 
-    views = Views(pinned["img_size"], config.usb["crop_ratio"], *known, strong=False)
+    views = ImageViews(pinned["img_size"], config.usb["crop_ratio"], *known, strong=False)
     task = cls.task_of(config.dataset.config, tuple(pinned["class_names"]))
     return ModelInputs(pinned["img_size"], pinned["in_channels"], task, reading, views)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from usb_active.commands.model_inputs import ModelInputs, inputs_of, model_inputs
-from usb_active.config.settings import RunConfig, load_config
+from usb_active.config.settings import RunConfig, load_yaml_config
 from usb_active.config.trust import FLAG, check_plugins
 from usb_active.errors import UsageError
 from usb_active.images.depth import describe_depth
@@ -40,7 +40,7 @@ _REMEDY = "restore it from a copy"
 MAX_BATCH = 1024
 
 
-def predict(path: Path, data: Path | None, out: TextIO, *, trusted: bool = False) -> None:
+def write_predictions(path: Path, data: Path | None, out: TextIO, *, trusted: bool = False) -> None:
     """Write CSV rows, of classes (key, class, probability): the most probable class of each image. As `predictions`."""
     columns, rows = predictions(path, data, trusted=trusted)
     writer = csv.writer(out, lineterminator="\n")
@@ -82,7 +82,7 @@ def open_finished(path: Path, trusted: bool) -> tuple[RunDir, RunConfig]:
     """
     run = RunDir.read(path)
     check_plugins(path, run.config.get("plugins"), trusted)
-    config = load_config(path / "config.yaml")
+    config = load_yaml_config(path / "config.yaml")
     return run, config if trusted else within_machine(config)
 
 

@@ -16,7 +16,7 @@ from usb_active.storage.durable import check_locks
 from usb_active.storage.run_dir import RunDir, make_folder
 from usb_active.storage.schemas import run_metrics
 
-__all__ = ["build_dataset", "check", "check_all", "run", "train"]
+__all__ = ["build_dataset", "check", "check_all", "run_experiment", "train_experiment"]
 
 logger = logging.getLogger("usb_active")
 
@@ -28,16 +28,16 @@ def check(config: RunConfig) -> int:
     return 0
 
 
-def run(config: RunConfig, verbose: bool = False) -> int:
+def run_experiment(config: RunConfig, verbose: bool = False) -> int:
     """Run an experiment to its end, or on from where it stopped; then report. Exit code 0, or an exception that says why not."""
     parts = check_all(config)
     log_progress(verbose)
-    train(parts)
+    train_experiment(parts)
     finish(config)
     return 0
 
 
-def train(parts: dict[str, Any]) -> None:
+def train_experiment(parts: dict[str, Any]) -> None:
     """The whole experiment of parts that were checked, from where it stopped.
 
     Raises:

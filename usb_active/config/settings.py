@@ -209,7 +209,7 @@ class RunConfig:
         return {**self.resolved(), **{name: absolute(self.usb[name]) for name in PATH_KEYS}}
 
 
-def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_yaml_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration of a file, or of a packaged YAML by its name.
 
     Args:
@@ -225,7 +225,7 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunC
 
 
 def config_from_dict(data: Mapping[str, Any], *, base: Path, source: str, overridden: Iterable[str] = ()) -> RunConfig:
-    """As `load_config`, of data that has been read already."""
+    """As `load_yaml_config`, of data that has been read already."""
     problems = Problems(source, overridden)
     rest = dict(data)
     plugins = _load_plugins(rest.pop("plugins", None), base, problems)

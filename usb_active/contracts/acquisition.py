@@ -13,6 +13,7 @@ import numpy as np
 
 from usb_active.contracts.observer import Contributor
 from usb_active.contracts.plugin import optional
+from usb_active.contracts.task import valid_numbers
 from usb_active.errors import UsageError, name_some, reason_of
 
 if TYPE_CHECKING:
@@ -136,17 +137,17 @@ def label_arrays(returned: Any, who: str) -> tuple[np.ndarray, np.ndarray]:
         raise UsageError(f"{who}: must return two arrays, idx and labels; got {type(returned).__name__} ({reason_of(error)})") from error
 
 
-def check_pseudo_labels(idx: Any, labels: Any, num_samples: int, num_classes: int, who: str) -> dict[str, np.ndarray]:
+def check_pseudo_labels(idx: Any, labels: Any, num_samples: int, num_labels: int, who: str) -> dict[str, np.ndarray]:
     """Labels that a plugin brings as `idx` (P,) and `labels` (P,) int64. UsageError: not integers, other shapes, twice, or out of range."""
     idx, labels = np.asarray(idx), np.asarray(labels)
     if idx.ndim != 1 or idx.shape != labels.shape:
         raise UsageError(f"{who}: must return idx and labels of one length, got {idx.shape} and {labels.shape}")
-    for name, values, limit in (("samples", idx, num_samples), ("classes", labels, num_classes)):
+    for name, values, limit in (("samples", idx, num_samples), ("labels", labels, num_labels)):
         if len(values) and not np.issubdtype(values.dtype, np.integer):
             raise UsageError(f"{who}: {name} must be integers, got {values.dtype}")
         foreign = values[(values < 0) | (values >= limit)]
         if len(foreign):
-            raise UsageError(f"{who}: {name} out of range: {name_some(foreign)}; valid: 0 to {limit - 1}")
+            raise UsageError(f"{who}: {name} out of range: {name_some(foreign)}; valid: {valid_numbers(limit)}")
     unique, counts = np.unique(idx, return_counts=True)
     if len(unique) != len(idx):
         raise UsageError(f"{who}: a sample stands there twice: {name_some(unique[counts > 1])}")

@@ -177,6 +177,6 @@ class ImageDataset(Dataset):
     @cached_property
     def views(self) -> Any:
         # Imported late: commands that only look at keys and labels must not wait for semilearn.
-        from usb_active.usb.transforms import Views
+        from usb_active.usb.transforms import ImageViews
 
-        return Views(self.img_size, self.options.crop_ratio, self.mean, self.std, flip=self.flip, padding=self.padding)
+        return ImageViews(self.img_size, self.options.crop_ratio, self.mean, self.std, flip=self.flip, padding=self.padding)

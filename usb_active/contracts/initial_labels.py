@@ -1,6 +1,6 @@
 """The contract of labels that exist before a run begins. What chooses instead is an acquisition; both stand under `active.initial`.
 
-Dimension letters: P labels that are brought, N pool, C classes.
+Dimension letters: P labels that are brought, N pool, C classes (0 where the data set's task has none).
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ class InitialLabels(Plugin):
         return frozenset()
 
     def known_labels(self, view: PoolView) -> tuple[Any, Any]:
-        """idx (P,) distinct dataset indices and labels (P,) class indices, both integers; at least one.
+        """idx (P,) distinct dataset indices and labels (P,) as the data set's task numbers them, both integers; at least one.
 
-        `view.dataset` has the keys (N) and the class names (C); nothing is labelled yet, and there is no model.
+        `view.dataset` has the keys (N), the class names (C) and the `task`, whose `encode` gives the number of a label's text (a class's
+        number is its index). Nothing is labelled yet, and there is no model.
 
         Raises:
             UsageError: there are none, or what they are read from is wrong; names the file and the line.
@@ -42,13 +43,13 @@ class InitialLabels(Plugin):
         raise NotImplementedError(f"{type(self).__name__}.known_labels")
 
 
-def check_initial_labels(returned: Any, num_samples: int, num_classes: int, who: str) -> dict[str, np.ndarray]:
+def check_initial_labels(returned: Any, num_samples: int, num_labels: int, who: str) -> dict[str, np.ndarray]:
     """What `known_labels` returned as `idx` (P,) and `labels` (P,) int64.
 
     Raises:
-        UsageError: no pair, no label at all, not integers, other shapes, a sample twice, or samples or classes that do not exist.
+        UsageError: no pair, no label at all, not integers, other shapes, a sample twice, or samples or labels that do not exist.
     """
-    checked = check_pseudo_labels(*label_arrays(returned, who), num_samples, num_classes, who)
+    checked = check_pseudo_labels(*label_arrays(returned, who), num_samples, num_labels, who)
     if len(checked["idx"]) == 0:
         raise UsageError(f"{who}: brings no label; a training needs at least one")
     return checked

@@ -25,7 +25,7 @@ def fold(text: str) -> str:
     return exact(text).casefold()
 
 
-def number(text: str) -> Decimal | None:
+def to_number(text: str) -> Decimal | None:
     """The number that a text says without doubt."""
     text = text.strip()
     return Decimal(text.replace(",", ".")) if _NUMBER.fullmatch(text) else None
@@ -46,7 +46,7 @@ class ClassReader:
         self.names = tuple(class_names)
         self._names = {name: label for label, name in enumerate(self.names)}
         self._folded = unique((fold(name), label) for label, name in enumerate(self.names))
-        self._numbers = unique((number(name), label) for label, name in enumerate(self.names))
+        self._numbers = unique((to_number(name), label) for label, name in enumerate(self.names))
         # With numbers for names, a number can only be a name.
         self._by_index = not any(map(_is_numeric, self.names))
         self.can_skip = "skip" not in map(fold, self.names)
@@ -66,7 +66,7 @@ class ClassReader:
         for name in (fold(text), unescaped(fold(text))):
             if name in self._folded:
                 return self._folded[name]
-        value = number(text)
+        value = to_number(text)
         if value is None or not self._by_index:
             return self._numbers.get(value)
         return int(value) if value == int(value) and 0 <= value < len(self.names) else None

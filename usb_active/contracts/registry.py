@@ -2,7 +2,7 @@
 
 A distribution declares plugins by an entry point of the group `usb_active.plugins` that names a module; that module, light
 to import, holds `PLUGINS`, a list of `Declaration`s. A module or file named in a YAML's `plugins:` may do the same, or use
-the `register` decorator. Nothing here knows a plugin's name.
+the `register_plugin` decorator. Nothing here knows a plugin's name.
 """
 
 from __future__ import annotations
@@ -278,6 +278,6 @@ def _check_signature(where: str, cls: type, method: str, parameters: tuple[str, 
 REGISTRY = Registry()
 
 
-def register(kind: str, name: str) -> Callable[[type], type]:
+def register_plugin(kind: str, name: str) -> Callable[[type], type]:
     """Class decorator for plugins in a module or file that a YAML's `plugins:` names."""
     return lambda cls: REGISTRY.add(kind, name, cls)

@@ -212,6 +212,11 @@ class OpenTask(Task):
             return None
 
 
+def valid_numbers(num_labels: int) -> str:
+    """Which numbers labels may have, for a message: "0 to 9"."""
+    return f"0 to {num_labels - 1}" if num_labels else "none, as long as the task has encoded no text"
+
+
 def evaluate(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """Scores of logits (N, C) against classes (N,): USB's names, floats (USB's checkpoints choke on numpy scalars).
 

@@ -13,7 +13,7 @@ from usb_active.errors import UsageError, WaitingForLabels, name_some
 from usb_active.loop.setup import pin, queryable_mask
 from usb_active.pool.answers import check_answers, emptied_answers, merge_answers
 from usb_active.pool.pool import Pool
-from usb_active.pool.split import Split, classes_without_training, held_out, make_split
+from usb_active.pool.split import Split, classes_without_training, hold_out, make_split
 from usb_active.records import LABELED, SKIPPED, Answers, LabelRow, Query
 from usb_active.storage.journal_checks import check_labels_but_sums, journal_sums, read_starts
 from usb_active.storage.run_dir import RunDir, utc_now
@@ -111,7 +111,7 @@ class Ledger:
             self.write_state(query.cycle, "labels", pending)
             raise WaitingForLabels(self.oracle.instructions(query, pending), pending)
         if len(self.pool.labeled) == 0:
-            way_out = f"give one a label: usb-active labels {self.run_dir.path} --set KEY=CLASS"
+            way_out = f"give one a label: usb-active labels {self.run_dir.path} --set KEY=LABEL"
             raise UsageError(f"all samples of the first query were skipped, so there is nothing to train on; {way_out}")
 
     def _collect(self, query: Query) -> int:
@@ -203,7 +203,7 @@ class Ledger:
     def held_out(self) -> np.ndarray:
         """(V,) dataset indices of the labels that `validation` holds out."""
         share = self._config.active.validation
-        return held_out(self.training_pool(), share, self._seed, self.is_stratified, self.dataset.task.strata)
+        return hold_out(self.training_pool(), share, self._seed, self.is_stratified, self.dataset.task.strata)
 
     def split(self, cycle: int, pseudo: Mapping[str, np.ndarray] | None) -> Split:
         """Who trains with which label, who only without one, and who is held out; a warning names classes that are held out whole."""

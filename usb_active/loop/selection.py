@@ -14,7 +14,7 @@ from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError
 from usb_active.loop.ledger import Ledger
 from usb_active.loop.setup import Components
-from usb_active.loop.views import Views
+from usb_active.loop.views import PoolViews
 from usb_active.pool.split import NOBODY
 from usb_active.randomness import seeded_globals
 from usb_active.records import Query
@@ -28,7 +28,7 @@ _REMEDY = "restore it from a copy, or move the cycle's folder away to make it ag
 class Selection:
     """The plugins that choose, called with what they need and checked in what they return."""
 
-    def __init__(self, parts: Components, ledger: Ledger, views: Views):
+    def __init__(self, parts: Components, ledger: Ledger, views: PoolViews):
         self._active, self._dataset, self._plugins = parts.config.active, parts.dataset, parts.plugins
         self._initial_labels, self._seed = parts.initial_labels, parts.config.usb["seed"]
         self._folder = parts.run_dir.path / "artifacts"
@@ -98,7 +98,7 @@ class Selection:
         labels = check_array(path, found["labels"], "iu", (len(idx),), _REMEDY)
         there = (idx >= 0) & (idx < len(self._dataset)) & (labels >= 0) & (labels < self._dataset.task.num_labels)
         if not there.all():
-            raise UsageError(f"{path} is damaged (samples or classes that do not exist); {_REMEDY}")
+            raise UsageError(f"{path} is damaged (samples or labels that do not exist); {_REMEDY}")
         return found
 
     def _pseudo_path(self, cycle: int) -> Path:

@@ -22,7 +22,7 @@ from usb_active.loop.previous_features import PreviousFeatures
 from usb_active.loop.selection import Selection
 from usb_active.loop.setup import Components, components_from_args
 from usb_active.loop.trainer import Trainer
-from usb_active.loop.views import Views
+from usb_active.loop.views import PoolViews
 from usb_active.pool.pool import Pool
 from usb_active.pool.split import Split, provisional_split
 from usb_active.pool.view import PoolView
@@ -60,7 +60,7 @@ class Session:
         self.guidance = Guidance(self.plugins.get("prior"), self.config.active.prior, path / "artifacts")
         self.previous = PreviousFeatures(self.plugins.values(), path / "artifacts")
         self.weights = InitialWeights(parts.network, parts.pretrainer, self.dataset, self.config.usb, path / "pretrain")
-        self.views = Views(parts, self.ledger, trainer, self.weights, self.previous)
+        self.views = PoolViews(parts, self.ledger, trainer, self.weights, self.previous)
         self.selection = Selection(parts, self.ledger, self.views)
         # The cycle whose training this process has in memory, finished or under way.
         self._in_memory: int | None = None

@@ -131,7 +131,7 @@ def say_remarks(parts: dict[str, Any]) -> None:
         logger.warning("%s", line)
 
 
-def open_run(parts: dict[str, Any], is_new: bool = False) -> Components:
+def open_parts(parts: dict[str, Any], is_new: bool = False) -> Components:
     """The parts with the run directory, opened and locked last, when nothing else can go wrong any more; unless they bring one.
 
     is_new: this start has made it before, and closed it.
@@ -282,4 +282,4 @@ def components_from_args(args: Any) -> Components:
         parts = build_parts(args.run_config)
         say_remarks(parts)
     # Said by the launcher, which makes it before train.py writes into it.
-    return open_run(parts, is_new=vars(args).pop("made_run", False))
+    return open_parts(parts, is_new=vars(args).pop("made_run", False))

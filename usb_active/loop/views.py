@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from usb_active.loop.trainer import Trainer
 
 
-class Views:
+class PoolViews:
     """Makes a run's views of the pool.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from usb_active.contracts.task import Task
+from usb_active.contracts.task import Task, valid_numbers
 from usb_active.errors import UsageError, name_some
 from usb_active.records import Answers, LabelRow
 
@@ -20,9 +20,8 @@ def check_answers(answers: Answers, asked: Collection[int], task: Task, who: str
         raise UsageError(f"{who}: answers samples that were not asked: {name_some(foreign)}")
     wrong = [f"{index}: {label}" for index, label in answers.labels.items() if not 0 <= label < task.num_labels]
     if wrong:
-        nouns = "classes" if task.class_names else "labels"
-        valid = f"valid: 0 to {task.num_labels - 1}"
-        raise UsageError(f"{who}: {nouns} that do not exist, as sample: {task.noun}: {name_some(wrong)}; {valid}")
+        valid = f"valid: {valid_numbers(task.num_labels)}"
+        raise UsageError(f"{who}: labels that do not exist, as sample: {task.noun}: {name_some(wrong)}; {valid}")
     both = sorted(set(answers.labels) & set(answers.skipped))
     if both:
         raise UsageError(f"{who}: both labelled and skipped: {name_some(both)}")

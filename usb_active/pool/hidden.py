@@ -26,7 +26,7 @@ def module_names(model: torch.nn.Module) -> list[str]:
     return [name for name, _ in unwrapped(model).named_modules() if name]
 
 
-def named(model: torch.nn.Module, names: Iterable[str], who: str) -> dict[str, torch.nn.Module]:
+def modules_named(model: torch.nn.Module, names: Iterable[str], who: str) -> dict[str, torch.nn.Module]:
     """The modules of these names, as `named_modules` calls them. UsageError for one that is not there."""
     modules = dict(unwrapped(model).named_modules())
     for name in names:

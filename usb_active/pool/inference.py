@@ -102,7 +102,7 @@ def predict(
     if unknown:
         known = f"{', '.join(OUTPUTS)}, functions, and the network's modules, e.g. {', '.join(inner[:5])}"
         raise UsageError(f"predict: unknown outputs {name_some(unknown)}; known: {known}")
-    found = hidden.named(model, dict.fromkeys([*names, *modules]), "predict")
+    found = hidden.modules_named(model, dict.fromkeys([*names, *modules]), "predict")
     for batch in pool_loader(rows, batch_size, num_workers):
         with torch.no_grad(), evaluating(model):
             values = _forward(model, batch["x"].to(device), wanted, found, has_probs)

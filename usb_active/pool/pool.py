@@ -108,13 +108,6 @@ class Pool:
         idx = self._check(idx, "set_pending")
         self.pending[idx] = (self.labels[idx] < 0) & ~self.skipped[idx]
 
-    def class_counts(self, num_classes: int) -> np.ndarray:
-        """(C,) int64 labels per class. UsageError when there is a label beyond `num_classes`."""
-        labels = self.labels[self.labeled]
-        if len(labels) and labels.max() >= num_classes:
-            raise UsageError(f"pool: label {labels.max()} with {num_classes} classes")
-        return np.bincount(labels, minlength=num_classes)
-
     def _label(self, idx: int | np.ndarray, labels: int | np.ndarray, cycle: int) -> None:
         self.labels[idx] = labels
         self.round[idx] = cycle

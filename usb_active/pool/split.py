@@ -61,9 +61,9 @@ def make_split(
         include_labeled: whether labelled samples are in the unlabelled stream too (held-out ones never are: they would
             be seen in training).
         pseudo: `idx` (P,) and `labels` (P,) that join the labelled stream; a human's label wins.
-        stratified, strata: as for `held_out`.
+        stratified, strata: as for `hold_out`.
     """
-    held = held_out(pool, validation, seed, stratified, strata)
+    held = hold_out(pool, validation, seed, stratified, strata)
     labeled = np.setdiff1d(pool.labeled, held)
     if len(labeled) == 0:
         raise UsageError("there is no labelled sample to train on")
@@ -78,7 +78,7 @@ def make_split(
     return Split(labeled, labels[labeled], unlabeled, held, pool.labels[held])
 
 
-def held_out(pool: Pool, share: float, seed: int, stratified: bool = False, strata: Strata = _as_they_are) -> np.ndarray:
+def hold_out(pool: Pool, share: float, seed: int, stratified: bool = False, strata: Strata = _as_they_are) -> np.ndarray:
     """(V,) sorted: of every round's labels the share with the lowest draw; the draw belongs to (seed, sample).
 
     Args:

@@ -95,11 +95,11 @@ def _draw_sample(axes: Any, sample: Any, caption: str) -> None:
 
 def load_dataset(run: RunDir, *, trusted: bool = False) -> Dataset:
     """The dataset of a run, from its own configuration. UsageError when that names plugins that are not installed, unless `trusted`."""
-    from usb_active.config.settings import load_config
+    from usb_active.config.settings import load_yaml_config
     from usb_active.config.trust import check_plugins
 
     check_plugins(run.path, run.config.get("plugins"), trusted)
-    config = load_config(run.path / "config.yaml", [])
+    config = load_yaml_config(run.path / "config.yaml", [])
     # After the configuration has been checked: this brings torch.
     from usb_active.loop.setup import build_dataset
 

@@ -21,7 +21,7 @@ def pairwise_section(comparison: Comparison, out: Path) -> tuple[str, list[Path]
     if comparison.settings:
         drawn = [draw_matrix(comparison, out / "pairwise.png")]
         parts += ["![Pairwise matrix](pairwise.png)", matrix_table(comparison), _explanation(comparison)]
-        parts += ["### Settings", settings_table(comparison)]
+        parts += ["### Settings", compared_settings_table(comparison)]
     else:
         parts.append("No two methods could be compared.")
     if comparison.notes:
@@ -56,7 +56,7 @@ def _explanation(comparison: Comparison) -> str:
     )
 
 
-def settings_table(comparison: Comparison) -> str:
+def compared_settings_table(comparison: Comparison) -> str:
     """A row for each setting: what tells it apart, and what was compared in it."""
     keys = differing_keys([setting.keys for setting in comparison.settings])
     rows = [

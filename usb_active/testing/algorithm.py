@@ -11,7 +11,7 @@ import pytest
 
 from usb_active.contracts.algorithm import declared
 from usb_active.testing.contract import Contract
-from usb_active.testing.runs import Stopped, Trained, differing_weights, settings, train
+from usb_active.testing.runs import Trained, TrainingStopped, differing_weights, settings, train
 
 
 class AlgorithmContract(Contract):
@@ -71,7 +71,7 @@ class AlgorithmContract(Contract):
 
     def test_stopped_in_the_middle_it_goes_on(self, whole: Trained, tmp_path: Path) -> None:
         """What is not in the checkpoint is lost: a run that was stopped must end with the same bits."""
-        with pytest.raises(Stopped):
+        with pytest.raises(TrainingStopped):
             self.trained(tmp_path, stop_at=len(whole.losses) * 2 // 3 + 1)
         other = self.trained(tmp_path)
         assert len(other.losses) < len(whole.losses), "begins from the start"

@@ -12,7 +12,7 @@ import pytest
 from usb_active.contracts.analysis import Analysis, analysis_folder
 from usb_active.report.runs import read_runs
 from usb_active.testing.contract import Contract, files_below
-from usb_active.testing.runs import STEPS, Stopped, Trained, differing_weights, labels_of, settings, train
+from usb_active.testing.runs import STEPS, Trained, TrainingStopped, differing_weights, labels_of, settings, train
 
 
 class AnalysisContract(Contract):
@@ -73,7 +73,7 @@ class AnalysisContract(Contract):
 
     def test_stopped_in_the_middle_it_keeps_the_same(self, whole: Trained, tmp_path: Path) -> None:
         """Steps that a killed run repeats are observed again, and must give the same files."""
-        with pytest.raises(Stopped):
+        with pytest.raises(TrainingStopped):
             self.trained(tmp_path, stop_at=STEPS * 2 // 3 + 1)
         other = self.trained(tmp_path)
         one, again = (files_below(analysis_folder(path)) for path in (whole.path, other.path))

@@ -212,13 +212,13 @@ class DatasetContract(Contract):
     def test_samples_are_images(self, tmp_path: Path) -> None:
         """What shows a sample to people, and what makes views of it, knows these."""
         dataset = self.dataset(tmp_path)
-        for index in spread(len(dataset)):
+        for index in some_indices(len(dataset)):
             _assert_image(dataset.load(index), f"load({index})")
 
     def test_loading_again_gives_the_same(self, tmp_path: Path) -> None:
         """In any order, in any process: a sample that changes cannot be labelled."""
         one, other = self.two(tmp_path)
-        indices = spread(len(one))
+        indices = some_indices(len(one))
         first = {index: np.array(one.load(index)) for index in indices}
         for dataset in (one, other):
             changed = [index for index in reversed(indices) if not np.array_equal(np.array(dataset.load(index)), first[index])]
@@ -227,7 +227,7 @@ class DatasetContract(Contract):
     def test_paths_are_files(self, tmp_path: Path) -> None:
         """The path of a sample is what a person opens."""
         dataset = self.dataset(tmp_path)
-        wrong = [index for index in spread(len(dataset)) if (path := dataset.path(index)) is not None and not Path(path).is_file()]
+        wrong = [index for index in some_indices(len(dataset)) if (path := dataset.path(index)) is not None and not Path(path).is_file()]
         assert not wrong, f"the paths of samples {wrong} are no files"
 
     def test_what_is_in_order_is_verified(self, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ class DatasetContract(Contract):
         test = dataset.test
         assert isinstance(test, Samples) and len(test) > 0, f"test must be Samples, or None: {test!r}"
         _assert_labels(np.asarray(test.targets), 0, dataset.task, "test targets")
-        for index in spread(len(test)):
+        for index in some_indices(len(test)):
             _assert_image(test.load(index), f"test.load({index})")
 
     # ------------------------------------------------------------------------------------------ views
@@ -254,7 +254,7 @@ class DatasetContract(Contract):
         """A batch is stacked, and a network is built for (in_channels, img_size, img_size)."""
         dataset = self.dataset(tmp_path)
         shape = (dataset.in_channels, dataset.img_size, dataset.img_size)
-        for index in spread(len(dataset)):
+        for index in some_indices(len(dataset)):
             for name in ("eval", "weak", "strong"):
                 x = getattr(dataset.views, name)(dataset.load(index))
                 assert isinstance(x, torch.Tensor) and x.dtype == torch.float32, f"views.{name}: must be a float32 tensor, got {type(x)}"
@@ -276,7 +276,7 @@ class DatasetContract(Contract):
             seen = []
             for _ in range(2):
                 with seeded_globals(0, name):
-                    seen.append([getattr(dataset.views, name)(dataset.load(index)) for index in spread(len(dataset))])
+                    seen.append([getattr(dataset.views, name)(dataset.load(index)) for index in some_indices(len(dataset))])
             assert all(map(torch.equal, *seen)), f"views.{name} differs under the same seeds"
 
     # ------------------------------------------------------------------------------------------ processes
@@ -285,28 +285,28 @@ class DatasetContract(Contract):
         made = self._made(tmp_path)
         with generators_untouched("the data set"):
             dataset = self.again(*made)
-            for index in spread(len(dataset)):
+            for index in some_indices(len(dataset)):
                 dataset.load(index)
 
     def test_workers_can_take_it_along(self, tmp_path: Path) -> None:
         """A loader's worker that is started fresh gets all of it pickled."""
         dataset = self.dataset(tmp_path)
         load, views, collate = pickle.loads(pickle.dumps((dataset.load, dataset.views, dataset.collate)))
-        for index in spread(len(dataset)):
+        for index in some_indices(len(dataset)):
             sample = dataset.load(index)
             assert np.array_equal(np.array(load(index)), np.array(sample)), f"sample {index} is another one in a worker"
             assert torch.equal(views.eval(sample), dataset.views.eval(sample)), "views.eval differs in a worker"
         assert (collate is None) == (dataset.collate is None)
 
 
-def spread(size: int) -> list[int]:
+def some_indices(size: int) -> list[int]:
     """Some indices, the first and the last among them."""
     return sorted(set(np.linspace(0, size - 1, min(size, LOOKED_AT)).astype(int).tolist()))
 
 
 def some_labels(task: Task) -> list[int]:
     """Some of the labels that a task knows."""
-    return spread(task.num_labels) if task.num_labels else []
+    return some_indices(task.num_labels) if task.num_labels else []
 
 
 def _assert_labels(targets: np.ndarray, least: int, task: Task, what: str) -> None:

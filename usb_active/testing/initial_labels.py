@@ -53,7 +53,7 @@ class InitialLabelsContract(Contract):
         return plugin.known_labels(view)
 
     def brought(self, plugin: InitialLabels, world: World) -> list[tuple[int, int]]:
-        """(dataset index, class index) of the labels that it brings, in its order, checked."""
+        """(dataset index, label) of the labels that it brings, in its order, checked."""
         checked = check_initial_labels(self.returned(plugin, world), len(world.dataset), CLASSES, self.shown_name)
         return list(zip(checked["idx"].tolist(), checked["labels"].tolist(), strict=True))
 

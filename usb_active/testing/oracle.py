@@ -25,7 +25,7 @@ class OracleContract(Contract):
     kind = "oracle"
 
     def answer(self, oracle: Oracle, query: Query, labels: Mapping[int, int]) -> None:
-        """What people do when they give `labels` (dataset index → class index) for samples of `query`. Simulated oracles need it not."""
+        """What people do when they give `labels` (dataset index → label) for samples of `query`. Simulated oracles need it not."""
         if not oracle.simulated:
             raise NotImplementedError("answer: what do people do to answer?")
 

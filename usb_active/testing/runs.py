@@ -19,7 +19,7 @@ from usb_active.usb.launcher import make_algorithm
 STEPS = 12
 
 
-class Stopped(Exception):
+class TrainingStopped(Exception):
     """What ends a run in the middle of a training."""
 
 
@@ -60,7 +60,7 @@ def train(data: Mapping[str, Any], stop_at: int | None = None, change: Callable[
     """Run, or go on with, an experiment in this process.
 
     Args:
-        stop_at: the number of the step before which it ends with `Stopped`. change: is given the data set before anything runs.
+        stop_at: the number of the step before which it ends with `TrainingStopped`. change: is given the data set before anything runs.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -73,7 +73,7 @@ def train(data: Mapping[str, Any], stop_at: int | None = None, change: Callable[
 
     def seen(**inputs: Any) -> Any:
         if len(found.losses) == stop_at:
-            raise Stopped
+            raise TrainingStopped
         out, log = step(**inputs)
         found.losses.append(float(out["loss"]))
         return out, log

@@ -5,35 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from typing import Any
 
 from usb_active.errors import UsageError
-from usb_active.loop.session import Session
 from usb_active.pool.divergence import Divergence
 from usb_active.storage.checkpoint import must_fit, read_cycle_checkpoint
 from usb_active.usb.registered import Registrations
 from usb_active.usb.scoring import Scores
 from usb_active.usb.state import algorithm_state, load_algorithm_state
 from usb_active.usb.stopwatch import Stopwatch
+from usb_active.usb.training import Training
 
 logger = logging.getLogger("usb_active")
-
-
-class Training(Protocol):
-    """What USB's algorithm holds of a training. Its tensors, its numbers and those of its hooks are read as well (see `state`)."""
-
-    session: Session
-    device: torch.device
-    model: torch.nn.Module
-    ema_model: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: Any
-    loss_scaler: torch.amp.GradScaler
-    it: int
-    best_it: int
-    best_eval_acc: float
 
 
 class CycleCheckpoints:

@@ -53,7 +53,7 @@ class ForwardPasses:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        modules = hidden.named(model, self._names, WHO)
+        modules = hidden.modules_named(model, self._names, WHO)
         if not modules:
             return
         network = hidden.unwrapped(model)

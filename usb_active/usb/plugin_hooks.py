@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from usb_active.contracts.acquisition import TrainBatch, TrainingInfo
 from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError
-from usb_active.loop.session import Session
 from usb_active.randomness import global_generators_kept, seeded_globals
 from usb_active.usb.registered import RegisteredState
 from usb_active.usb.seams import check_fields, wanted_fields
+from usb_active.usb.training import Training
 
 
 class PluginHook(RegisteredState):
@@ -83,16 +83,6 @@ class PluginHook(RegisteredState):
 
     def after_run(self, algorithm: Any) -> None:
         self._forward("after_run", algorithm)
-
-
-class Training(Protocol):
-    """What plugins are told of a training when it begins."""
-
-    session: Session
-    device: torch.device
-    model: torch.nn.Module
-    cycle: int
-    num_train_iter: int
 
 
 class PluginHooks:

@@ -23,7 +23,7 @@ MODES = {1: "L", 3: "RGB"}
 RAND_AUGMENT = RandAugment(3, 5)
 
 
-class Views:
+class ImageViews:
     """The views of one data set, `weak`, `strong` and `eval`: from an undecorated sample to a normalised tensor.
 
     A sample is a PIL image or a uint8 array, (H, W), (H, W, 1) or (H, W, 3); PIL converts it to as many

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from usb_active.config.settings import RunConfig, check_against_pool, load_config
+from usb_active.config.settings import RunConfig, check_against_pool, load_yaml_config
 
 FOLDER = Path(__file__).resolve().parents[3] / "yaml_configs" / "as3l"
 ALL = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -39,7 +39,7 @@ SIMSIAM = {
 
 
 def load(name: str, *overrides: str) -> RunConfig:
-    return load_config(f"as3l/{name}", overrides)
+    return load_yaml_config(f"as3l/{name}", overrides)
 
 
 def parts(name: str) -> tuple[str, int]:

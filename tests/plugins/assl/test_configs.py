@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from usb_active.config.settings import RunConfig, check_against_pool, load_config
+from usb_active.config.settings import RunConfig, check_against_pool, load_yaml_config
 
 FOLDER = Path(__file__).resolve().parents[3] / "yaml_configs" / "assl"
 PAPER = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("digits"))
@@ -41,7 +41,7 @@ ROUNDS = [name for name in PAPER if name != FULL]
 
 
 def load(name: str, *overrides: str) -> RunConfig:
-    return load_config(f"assl/{name}", overrides)
+    return load_yaml_config(f"assl/{name}", overrides)
 
 
 def own_keys(config: RunConfig) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from usb_active.config.settings import RunConfig, check_against_pool, load_config
+from usb_active.config.settings import RunConfig, check_against_pool, load_yaml_config
 
 FOLDER = Path(__file__).resolve().parents[3] / "yaml_configs" / "jlp"
 ALL = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -28,7 +28,7 @@ EXPERIMENTS = {
 
 
 def load(name: str, *overrides: str) -> RunConfig:
-    return load_config(f"jlp/{name}", overrides)
+    return load_yaml_config(f"jlp/{name}", overrides)
 
 
 def parts(name: str) -> tuple[str, int, str]:
