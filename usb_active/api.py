@@ -113,7 +113,7 @@ class TrainedModel(NamedTuple):
 
 
 class Run:
-    """What a run directory holds. Every method reads the files again, so that a run that is going on may be watched.
+    """What a run directory holds. Every method reads the files again, so that a run can be watched while it trains.
 
     Tables are pandas DataFrames where pandas is installed, else lists of dicts.
     """

@@ -15,7 +15,7 @@ SKIP = -1
 
 @dataclass(frozen=True)
 class Query:
-    """One round's picks, on disk before anyone is asked.
+    """One round's picks, on disk before the oracle is asked.
 
     Attributes:
         cycle: the number of the query; 0 is the initial one. Its id.

@@ -20,7 +20,7 @@ class VisitInstability:
     """How often the predicted class of a sample changed from one of its visits in training to the next.
 
     The like of Eq. 2 over visits: every sample has observations of its own, as many as it was drawn, on augmented views.
-    The state lies on `device`: 12 bytes a sample.
+    The state lies on `device`: 12 bytes per sample.
 
     Attributes:
         changes, visits, last: (N,) int32; `last` is the class seen last, -1 before any visit.

@@ -45,7 +45,7 @@ def asked_samples(run: RunDir, queries: Sequence[Query]) -> list[Asked]:
     rows: dict[int, list[LabelRow]] = {}
     for row in run.rows():
         rows.setdefault(row.index, []).append(row)
-    # A query knows better than a row who asked: the row may be a correction.
+    # The acquisition is the query's, not the row's: the row may be a correction.
     methods = {}
     samples = []
     for query in queries:

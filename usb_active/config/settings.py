@@ -51,7 +51,7 @@ class InitialSettings(PluginChoice):
 
     @property
     def brings_labels(self) -> bool:
-        """Whether the labels exist already, so that nothing is chosen and nobody is asked."""
+        """Whether the labels exist already, so that nothing is selected or queried."""
         return self.kind == "initial_labels"
 
     def resolved(self) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class Acquisition(Contributor):
 
     @optional
     def pseudo_labels(self, view: PoolView) -> tuple[Any, Any]:
-        """idx (P,) and labels (P,) that nobody was asked for. Asked when the answers are in; they join the next training only."""
+        """idx (P,) and labels (P,) that no oracle gave. Called when the answers are in; they join the next training only."""
         return (), ()
 
 
@@ -123,7 +123,7 @@ def check_picks(picks: Any, candidates: np.ndarray, budget: int, who: str) -> np
     foreign = picks[~np.isin(picks, candidates)]
     if len(foreign):
         reason = "labelled, skipped, pending or not queryable"
-        raise UsageError(f"{who}: select picked samples that may not be asked ({reason}): {name_some(foreign)}")
+        raise UsageError(f"{who}: select picked samples that cannot be queried ({reason}): {name_some(foreign)}")
     return picks
 
 

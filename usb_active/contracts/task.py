@@ -1,7 +1,8 @@
 """What a label is: its text, its number, what a training learns from it, how predictions are scored and shown.
 
-All that encodes, decodes, scores or shows a label stands here, behind `Task`. A data set says which task its labels are of
-(`Dataset.task_of`), and nothing else takes a label for a class. Files hold texts; inside, a label is a whole number from 0 on.
+Everything specific to one kind of label (encoding, metrics, texts) is behind `Task`, so that other kinds can be added. A data set says
+which task its labels are of (`Dataset.task_of`), and no other module assumes that a label is a class. Files hold texts; inside, a label
+is a whole number from 0 on.
 """
 
 from __future__ import annotations

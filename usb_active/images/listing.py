@@ -22,7 +22,7 @@ _NO_SUFFIX = "without suffix"
 
 
 def is_system_folder(name: str) -> bool:
-    """Whether a folder holds nobody's images: hidden, or made by a file server or the like."""
+    """Whether a folder is no part of the data: hidden, or made by a file server or the like."""
     return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS
 
 

@@ -1,4 +1,4 @@
-"""Who trains and who is held out: a cycle's samples, from the labels as they stood at its start."""
+"""What trains and what is held out: a cycle's samples, from the labels as they stood at its start."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _stratified(first: np.ndarray, pool: Pool, share: float, draws: np.ndarray) 
     """(V,) sorted: the share of the labels, divided among the classes by largest remainders, over all rounds so far.
 
     A class keeps a training label as long as any class has another to give. A round is what a cycle trains on for the first time,
-    a class the first one that a sample was given (`first`, (N,)): neither late answers nor corrections move anyone across.
+    a class the first one that a sample was given (`first`, (N,)): neither late answers nor corrections move a sample across.
     """
     seen = np.zeros(first.max(initial=0) + 1, dtype=np.int64)
     taken = np.zeros_like(seen)

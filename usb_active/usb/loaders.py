@@ -35,7 +35,7 @@ class CycleLoaders:
 
     Args:
         algorithm: its name in USB. views: what it declares as `unlabeled_views`.
-        split: who is labelled, unlabelled and held out in this cycle.
+        split: which samples are labelled, unlabelled and held out in this cycle.
 
     Attributes:
         rows: name → the rows of a loader: "train_lb", "train_ulb", and "eval", "validation" where there are such samples.
