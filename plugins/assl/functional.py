@@ -94,7 +94,9 @@ class EmaUcb:
     The state lies on `device`, in single precision: 12 bytes per sample.
 
     Attributes:
-        mean, variance: (N,) float32. visits: (N,) int32, how often each sample was seen.
+        mean: (N,) float32.
+        variance: (N,) float32.
+        visits: (N,) int32, how often each sample was seen.
 
     Raises:
         ValueError: `num_samples` below 1, or `alpha` outside (0, 1].

@@ -128,7 +128,8 @@ class Sheet:
 
     Attributes:
         labels: dataset index → label, or `SKIP`.
-        empty: samples with a row and no label in it. missing: samples without a row.
+        empty: samples with a row and no label in it.
+        missing: samples without a row.
     """
 
     labels: dict[int, int] = field(default_factory=dict)

@@ -121,7 +121,8 @@ def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: T
     """Append rows to the journal that give or correct labels. All of them are checked before any is written.
 
     Args:
-        corrections: `KEY=CLASS` texts. skips: keys of samples to refuse.
+        corrections: `KEY=CLASS` texts.
+        skips: keys of samples to refuse.
         trusted: where labels are no classes, import the run's plugins even where they are not installed; see `usb_active.config.trust`.
 
     Raises:

@@ -57,7 +57,12 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], str]] = {
 class Declaration:
     """A plugin as its module declares it: enough to list it without importing it.
 
-    `target` is "module:attribute"; `summary` is one line; `origin` (who declares it) is filled in by the registry.
+    Attributes:
+        kind: one of the kinds of plugins, such as "acquisition".
+        name: what a YAML calls it.
+        target: "module:attribute".
+        summary: one line.
+        origin: which distribution declares it; filled in by the registry.
     """
 
     kind: str

@@ -30,7 +30,8 @@ class Task:
         class_names: (C,) texts where labels are a fixed list of classes, number c being the c-th; else empty, and then priors,
             pseudo-labels and what needs class probabilities are refused.
         num_outputs: the size of the network's head, USB's `num_classes`.
-        noun: what one label is ("class"). problem: what is wrong with a text that is none ("unknown class").
+        noun: what one label is ("class").
+        problem: what is wrong with a text that is none ("unknown class").
         output: which of the network's outputs `predictions` takes: "logits" or "probs".
         prediction_columns: the head of a file of predictions, behind `key`.
     """

@@ -33,8 +33,10 @@ class Listing:
     Attributes:
         images: sorted. A link to nothing is among them, so that reading it names it.
         others: files that are no image, by suffix in lower case.
-        folders: left out, with all that is in them. hidden: images left out because their name begins with a dot.
-        special: named like images, but a FIFO or the like, with what they are. broken: links to nothing.
+        folders: left out, with all that is in them.
+        hidden: images left out because their name begins with a dot.
+        special: named like images, but a FIFO or the like, with what they are.
+        broken: links to nothing.
     """
 
     images: list[str] = field(default_factory=list)

@@ -38,8 +38,9 @@ class Components:
     """The parts of a run.
 
     Attributes:
-        plugins, features: by role; `features["algorithm"]` is the run's default source. initial_labels: what brings the first labels;
-            None where `plugins["initial"]` chooses what is queried.
+        plugins: by role.
+        features: the sources by role; `features["algorithm"]` is the run's default one.
+        initial_labels: what brings the first labels; None where `plugins["initial"]` chooses what is queried.
     """
 
     config: RunConfig

@@ -46,6 +46,10 @@ class EpochTraining:
     Args:
         name: the plugin's, or another that nothing else uses in this folder.
         config: its keys, `epochs` and `lr` among them; `num_workers` may differ when a run is resumed.
+        net: the network that is trained.
+        dataset: the data set on whose samples it is trained.
+        seed: of all that is drawn.
+        device: where it is trained.
         begun_with: what else must be the same when a run is resumed.
     """
 

@@ -17,8 +17,11 @@ class Split:
     """A cycle's samples. All index arrays are sorted dataset indices.
 
     Attributes:
-        labeled, labels: (L,) the labelled stream. unlabeled: (U,) the unlabelled stream.
-        validation, validation_labels: (V,) labels held out to choose a checkpoint.
+        labeled: (L,) the labelled stream.
+        labels: (L,) its labels.
+        unlabeled: (U,) the unlabelled stream.
+        validation: (V,) samples held out to choose a checkpoint.
+        validation_labels: (V,) their labels.
     """
 
     labeled: np.ndarray
@@ -61,7 +64,8 @@ def make_split(
         include_labeled: whether labelled samples are in the unlabelled stream too (held-out ones never are: they would
             be seen in training).
         pseudo: `idx` (P,) and `labels` (P,) that join the labelled stream; a human's label wins.
-        stratified, strata: as for `held_out`.
+        stratified: as for `held_out`.
+        strata: as for `held_out`.
     """
     held = held_out(pool, validation, seed, stratified, strata)
     labeled = np.setdiff1d(pool.labeled, held)

@@ -63,7 +63,8 @@ def winner(one: ArrayLike, other: ArrayLike, level: float = LEVEL) -> int:
     """The sign of mean(one - other) where a paired two-sided t-test calls it significant, else 0.
 
     Args:
-        one, other: (S,) the scores of the same S >= 2 seeds.
+        one: (S,) the scores of S >= 2 seeds.
+        other: (S,) the scores of the same seeds.
         level: the difference is significant where p < level.
 
     Differences that are all the same have no variance, and t is infinite: significant unless they are zero.

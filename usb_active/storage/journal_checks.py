@@ -183,7 +183,8 @@ def check_rows(path: Path, rows: Sequence[LabelRow], keys: Sequence[str] | None)
     """Every row's key must be that of its index. UsageError names the line.
 
     Args:
-        path: the run. keys: (N,) of keys.txt.
+        path: the run.
+        keys: (N,) of keys.txt.
     """
     if keys is None:
         return

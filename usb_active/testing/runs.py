@@ -60,7 +60,8 @@ def train(data: Mapping[str, Any], stop_at: int | None = None, change: Callable[
     """Run or resume an experiment in this process.
 
     Args:
-        stop_at: the number of the step before which it ends with `Stopped`. change: is given the data set before anything runs.
+        stop_at: the number of the step before which it ends with `Stopped`.
+        change: is given the data set before anything runs.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

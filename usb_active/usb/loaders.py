@@ -34,7 +34,8 @@ class CycleLoaders:
     """Owns the streams and loaders of one cycle. What a batch holds depends on its position alone.
 
     Args:
-        algorithm: its name in USB. views: what it declares as `unlabeled_views`.
+        algorithm: its name in USB.
+        views: what it declares as `unlabeled_views`.
         split: which samples are labelled, unlabelled and held out in this cycle.
 
     Attributes:

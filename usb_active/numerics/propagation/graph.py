@@ -55,7 +55,14 @@ class Graph:
 
 @dataclass
 class Part:
-    """A connected part of a graph: W as CSR arrays in both precisions, its exact top eigenvector, unit length."""
+    """A connected part of a graph.
+
+    Attributes:
+        indptr: (N + 1,) where the rows of W begin, as CSR.
+        indices: (E,) the columns of its entries.
+        data: (E,) the entries.
+        top: (N,) its exact top eigenvector, of unit length.
+    """
 
     indptr: NDArray[np.int32]
     indices: NDArray[np.int32]
