@@ -74,6 +74,8 @@ def faults(node: Documented, found: dict[str, list[str]]) -> Iterator[str]:
     """What is wrong with the sections of a docstring: items that are none, and several on one line."""
     known = {"Args": parameters(node), "Attributes": attributes(node) if isinstance(node, ast.ClassDef) else []}
     for section, items in found.items():
+        if not items:
+            yield f"{node.name}: {section}: no item below it"
         for item, name in zip(items, names(items), strict=True):
             if not re.fullmatch(r"[\w.]+", name):
                 yield f"{node.name}: {section}: no `name: text`: {item}"

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import docstring_sections
 import pytest
 from docstring_sections import attributes, documented, faults, names, parameters, sections
 
@@ -98,4 +97,10 @@ def test_an_attributes_section_has_what_a_subclass_must_set_and_nothing_unknown(
 def test_items_that_share_a_line_are_found(text, fault):
     (node,) = ast.parse(f'def f(a, b):\n    """Text.\n\n    Args:\n        {text}\n\n    More text: a: b.\n    """').body
     assert "; ".join(faults(node, sections(ast.get_docstring(node)))) == fault
-    assert parameters(node) == ["a", "b"] and docstring_sections.SECTIONS[0] == "Args"
+    (node,) = ast.parse('class C:\n    """Attributes:\n        x: as a section this has no item.\n    """').body
+    assert list(faults(node, sections(ast.get_docstring(node)))) == ["C: Attributes: no item below it"]
+
+
+def test_parameters_leave_out_what_is_not_passed():
+    (node,) = ast.parse("def f(self, a, /, *rest, b, **more): pass").body
+    assert parameters(node) == ["a", "rest", "b", "more"]

@@ -41,10 +41,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Attributes:
-        methods: (K,) labels. wins: (K, K), in how many settings row beats column; a setting adds at most 1.
+    """Methods compared in pairs.
+
+    Attributes:
+        methods: (K,) labels.
+        wins: (K, K), in how many settings row beats column; a setting adds at most 1.
         compared: (K, K), the number of settings in which the two could be compared: the most that `wins` can be.
-        settings: those that were used. notes: what was left out, and why.
+        settings: those that were used.
+        notes: what was left out, and why.
     """
 
     methods: tuple[str, ...]
