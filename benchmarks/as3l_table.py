@@ -3,7 +3,7 @@
     python benchmarks/as3l_table.py --root runs/as3l_table    # all; about an hour of one CPU core
     python benchmarks/as3l_table.py --only pixels             # what needs no training: some minutes
 
-It goes on where it stopped; with everything done it only writes the tables. For a seed all trainings start from one SimSiam network.
+It resumes where it stopped; with everything done it only writes the tables. For a seed all trainings start from one SimSiam network.
 Analogues of the paper's tables: trainings by sampling (Table 1) and by prior (Table 3); without training, on pixels and on the
 features of those networks, sampling (Tables 4 and 5, Fig. 4) and the sizes of the clusterings (Table 6).
 """
@@ -213,7 +213,7 @@ PLAN: dict[int, list[tuple[str, str]]] = {
 
 
 def training_cells(seeds: int, root: Path) -> list[Cell]:
-    """All from one network a seed: the weights that the first run of the seed has pretrained."""
+    """All from one network per seed: the weights that the first run of the seed has pretrained."""
     cells = []
     for seed in range(seeds):
         weights = {"name": "file", "path": str((root / pretraining(seed).name / "pretrain" / "pretrained.pth").resolve())}

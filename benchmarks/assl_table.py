@@ -3,7 +3,7 @@
     python benchmarks/assl_table.py --root runs/assl_table                       # digits; about 50 minutes of one CPU core
     python benchmarks/assl_table.py --root runs/assl_cifar --data CIFAR_FOLDER   # CIFAR-10 as train/<class>/*, test/<class>/*
 
-The same command goes on where it stopped; with everything done it only writes the tables. All rules begin with the same
+The same command resumes where it stopped; with everything done it only writes the tables. All rules begin with the same
 samples and the same weights for a seed, so the first column is one number, and differences are taken seed by seed.
 """
 

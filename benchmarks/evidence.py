@@ -1,6 +1,6 @@
 """What the evidence tables share: many seeded runs, each resumable, and means with confidence intervals over the seeds.
 
-A *cell* is one run. Its directory is named after it, so that the same command goes on where it stopped: finished cells are only
+A *cell* is one run. Its directory is named after it, so that the same command resumes where it stopped: finished cells are only
 read, and one that was interrupted is resumed by the run's own means. Cells run in `workers` processes, one after the other in each.
 """
 
@@ -88,7 +88,7 @@ def run_cells(cells: Sequence[Cell], root: Path, workers: int) -> None:
 
 
 def run_cell(cell: Cell, root: Path) -> None:
-    """Train one cell, or go on with it."""
+    """Train one cell, or resume it."""
     from usb_active.config.settings import load_yaml_config
     from usb_active.usb.launcher import make_algorithm
 

@@ -4,7 +4,7 @@ SEMI comes twice: by Eq. 8, where every label counts alike, and with classes tha
 
     python benchmarks/jlp_table.py --root runs/jlp_table      # digits, five seeds
 
-The same command goes on where it stopped; with everything done it only writes the tables. For a seed, all start from the same
+The same command resumes where it stopped; with everything done it only writes the tables. For a seed, all start from the same
 ten samples; ceal is not combined with SEMI, as in the paper. The second table is what it looks for: how much SEMI, PRE and a rule
 gain, each with the others as they are. The third needs no training: label propagation alone.
 """

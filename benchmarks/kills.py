@@ -10,7 +10,7 @@ was there at a kill may have changed since, times included. Under the oracle `cs
 for labels, half of those that are missing at first, and then the rest, are filled in from the data set.
 
 Prints a line for each kill and a table in Markdown; exit code 1 when anything differs. What is done is kept in ROOT/kills.jsonl: the same
-command goes on where it stopped. The processes are forked from a server that has imported USB, so that a start takes little time.
+command resumes where it stopped. The processes are forked from a server that has imported USB, so that a start takes little time.
 """
 
 from __future__ import annotations

@@ -68,9 +68,9 @@ def active(data: dict[str, Any]) -> Any:
     from usb_active.usb.launcher import make_algorithm
 
     algorithm = make_algorithm(config_from_dict(data, base=Path.cwd(), source="benchmark"))
-    idx, nobody = np.arange(NUM_LABELS), np.empty(0, dtype=np.int64)
+    idx, none = np.arange(NUM_LABELS), np.empty(0, dtype=np.int64)
     labels = algorithm.session.dataset.targets[idx]
-    algorithm.prepare(0, Split(idx, labels, np.arange(POOL), nobody, nobody))
+    algorithm.prepare(0, Split(idx, labels, np.arange(POOL), none, none))
     algorithm.session.close()
     return algorithm
 

@@ -335,7 +335,8 @@ def site_links(text: str, source: str, page: str) -> str:
     A link to what is no page of the site, such as a module, becomes its text alone.
 
     Args:
-        source: the file's path in the repository, from which its links count. page: its path in the site.
+        source: the file's path in the repository, from which its links count.
+        page: its path in the site.
     """
     pieces = _FENCE.split(text)
     for number in range(0, len(pieces), 2):

@@ -20,7 +20,7 @@ print(config.run_path)
 
 # %% [markdown]
 # A line for each cycle. Interrupt it at any time: the same call resumes. Where labels come from people, it raises `WaitingForLabels`, which
-# says where to write them; the same call then goes on.
+# says where to write them; the same call then resumes.
 
 # %%
 digits = run(config)

@@ -42,7 +42,7 @@ def write_folder(root: Path, counts: Mapping[str, int], side: int = 8, suffix: s
 def write_cifar(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str, per_file: int = 3
 ) -> tuple[np.ndarray, list[int]]:
-    """CIFAR's pickles with a few images a file. Returns all of train, (N, 32, 32, 3), and its labels, file by file."""
+    """CIFAR's pickles with a few images per file. Returns all of train, (N, 32, 32, 3), and its labels, file by file."""
     import torchvision
 
     reader = getattr(torchvision.datasets, name.upper())

@@ -1,4 +1,4 @@
-"""Mutated label files through the csv oracle: what is read was written by somebody, everything else is refused in lines.
+"""Mutated label files through the csv oracle: what is read was written on purpose, everything else is refused in lines.
 
     python benchmarks/fuzz.py labels --cases 1000
 """
@@ -60,7 +60,7 @@ def filled(rng: random.Random) -> tuple[bytes, dict[int, int]]:
 
 
 def mutated(rng: random.Random) -> bytes:
-    """A filled file that somebody or something has changed."""
+    """A filled file that was changed."""
     data, _ = filled(rng)
     kind = rng.randrange(5)
     if kind == 0:

@@ -80,7 +80,7 @@ def _beside(data: Mapping[str, Any], suffix: str) -> Path:
 def _command(arguments: list[str], env: Mapping[str, str], out: str, err: str) -> None:
     # A group of its own, so that a signal to the group is ours alone.
     os.setsid()
-    # As in a process that nobody forked: a server's children would start servers of their own for their loaders' workers.
+    # As in a process that was not forked: a server's children would start servers of their own for their loaders' workers.
     multiprocessing.set_start_method("fork", force=True)
     os.environ.update(env, CUDA_VISIBLE_DEVICES="")
     for number, name, path in ((1, "stdout", out), (2, "stderr", err)):

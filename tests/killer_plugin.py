@@ -1,6 +1,6 @@
 """A plugin file that ends its own process, or fills its disk, at a point that the environment names.
 
-The YAML of the broken run and of the one that goes on is the same; without the variables the file only brings plugins with
+The YAML of the broken run and of the one that resumes is the same; without the variables the file only brings plugins with
 state. `USB_ACTIVE_TEST_POINT` is a key of `POINTS`, `USB_ACTIVE_TEST_ACT` one of `ACTS`.
 """
 
@@ -78,7 +78,7 @@ class RunningMean(Acquisition):
             idx, probs = batch.idx_lb, torch.softmax(batch.logits_lb.detach(), dim=1)
         else:
             idx, probs = batch.idx_ulb, batch.probs_weak.detach()
-        # Draws: whoever plugs in may, and nobody's training changes.
+        # Draws: a plugin may, and no training changes.
         self.total.index_add_(0, idx, probs * torch.rand(len(probs), 1))
         self.count.index_add_(0, idx, torch.ones(len(idx)))
 

@@ -129,7 +129,7 @@ def test_report_with_analysis_prints_the_page(tmp_path, capsys):
     assert cli.main(["report", *runs, "--out", str(out), "--analysis"]) == 0
     names = ["learning_curve.png", "report.md", "analysis.md", "pairwise.png"]
     assert capsys.readouterr().out.splitlines() == [str(out / name) for name in names]
-    # One method alone, and nobody watched it.
+    # One method alone, and without an analysis.
     assert cli.main(["report", *runs[:2], "--out", str(out), "--analysis"]) == 2
     assert re.fullmatch(r"usb-active: error: nothing to analyse: .* below `active:` in its YAML.*\n", capsys.readouterr().err)
 

@@ -305,7 +305,7 @@ pretraining_loop.write_checkpoint = write
 
 
 @pytest.mark.slow
-def test_the_example_that_trains_inside_select_goes_on_where_it_was_killed(examples, monkeypatch):
+def test_the_example_that_trains_inside_select_resumes_where_it_was_killed(examples, monkeypatch):
     monkeypatch.chdir(examples)
     (examples / "kill_after.py").write_text(KILL_AFTER, encoding="utf-8")
     (overrides,) = [words[2:] for words in run_commands() if "save_name=discriminative" in words]

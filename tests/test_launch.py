@@ -40,7 +40,7 @@ def launched(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_what_usb_active_run_gives(launched):
+def test_a_killed_run_resumes_to_what_usb_active_run_gives(launched):
     data, run, killed, finished = launched
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert finished.returncode == 0, finished.stderr

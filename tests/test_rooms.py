@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,3 +55,11 @@ def test_every_other_direction_is_found(tree, module, line):
         assert lint(tree).returncode == 1
     finally:
         path.unlink() if before is None else path.write_text(before)
+
+
+def test_the_table_of_rooms_has_each_in_its_order():
+    """CONTRIBUTING's table against the layers that are checked here."""
+    layers = re.search(r"^layers = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    rooms = [name for name in re.findall(r"\w+", layers.group(1)) if (ROOT / "usb_active" / name).is_dir()]
+    table = re.findall(r"^\| \[(\w+)\]\(usb_active/(\w+)\) \|", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rooms == [shown for shown, _ in table] == [folder for _, folder in table]

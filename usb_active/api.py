@@ -67,14 +67,15 @@ def run(config: RunConfig | str | Path | Mapping[str, Any], *, verbose: bool = F
 
     Args:
         config: what `load_config` returns, or what it takes.
-        verbose: show what USB logs as well. quiet: show warnings alone.
+        verbose: show what USB logs as well.
+        quiet: show warnings alone.
 
     Returns:
         The finished run.
 
     Raises:
-        UsageError: a mistake in configuration, data or plugins. WaitingForLabels: people are to give labels; its text says where, its
-            `pending` how many.
+        UsageError: a mistake in configuration, data or plugins.
+        WaitingForLabels: people are to give labels; its text says where, its `pending` how many.
     """
     from usb_active.commands.run import check_all, progress_logged, train_experiment
 
@@ -89,6 +90,7 @@ def open_run(path: str | Path, *, trust_plugins: bool = False) -> Run:
     """A run directory to look at, finished or not. Nothing in it is changed, and a run may be in progress in it.
 
     Args:
+        path: the run directory.
         trust_plugins: import the plugins that the run's config.yaml names even where they are not installed. They are executed: only
             for code that you know. Without it `predictions` and `model` refuse such a run, and `labels` and `metrics` need no plugin.
 
@@ -113,7 +115,7 @@ class TrainedModel(NamedTuple):
 
 
 class Run:
-    """What a run directory holds. Every method reads the files again, so that a run that is going on may be watched.
+    """What a run directory holds. Every method reads the files again, so that a run can be watched while it trains.
 
     Tables are pandas DataFrames where pandas is installed, else lists of dicts.
     """
@@ -207,7 +209,8 @@ class Run:
 
         Args:
             out: the folder; by default `report` in the run's.
-            analysis: analysis.md and its figures as well. embed: a map of the pool as well.
+            analysis: analysis.md and its figures as well.
+            embed: a map of the pool as well.
 
         Returns:
             The files.

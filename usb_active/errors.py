@@ -57,7 +57,7 @@ def printable(value: Any, limit: int = SHOWN) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """What somebody's code says, on one line; with its type, and shortened, where it was not meant for the user."""
+    """What a plugin's or a library's exception says, on one line; with its type, and shortened, where it was not meant for the user."""
     if isinstance(error, UsageError):
         return plain(" ".join(str(error).split()))
     return f"{type(error).__name__}: {printable(str(error).strip().partition(chr(10))[0], 200)}"

@@ -15,15 +15,16 @@ SKIP = -1
 
 @dataclass(frozen=True)
 class Query:
-    """One round's picks, on disk before anyone is asked.
+    """One round's picks, on disk before the oracle is asked.
 
     Attributes:
         cycle: the number of the query; 0 is the initial one. Its id.
-        idx: (Q,) dataset indices, best first. keys: their keys.
+        idx: (Q,) dataset indices, best first.
+        keys: (Q,) their keys.
         acquisition: the name of what chose them.
         class_names: the labels that may be given; none where labels are no classes.
-        expects: then what may be given, in words ("a number, such as 0.37").
-        probs: (Q, C) what the model thinks, if known.
+        probs: (Q, C) the model's predictions, if known.
+        expects: where labels are no classes, what may be given, in words ("a number, such as 0.37").
     """
 
     cycle: int
@@ -41,8 +42,9 @@ class Answers:
 
     Attributes:
         labels: dataset index → label, a class index or what the data set's `task` reads.
-        skipped: refused samples. pending: not answered yet.
-        emptied: those of them that have a place for an answer in which nothing stands: the core warns where an answer stood there
+        skipped: refused samples.
+        pending: not answered yet.
+        emptied: pending ones that have a place for an answer in which nothing stands: the core warns where an answer stood there
             before, which it keeps.
     """
 
@@ -54,7 +56,17 @@ class Answers:
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One row: `label` is a class name, "" where `status` is "skipped"; `time` is UTC, ISO, in seconds."""
+    """One row of labels.csv.
+
+    Attributes:
+        cycle: the number of the query that asked for the sample.
+        index: the sample's dataset index.
+        key: the sample's key.
+        label: the label's text, such as a class name; "" where `status` is "skipped".
+        status: "labeled" or "skipped".
+        acquisition: the name of what chose the sample; "correction" for a label given by `usb-active labels --set`.
+        time: UTC, ISO, in seconds.
+    """
 
     cycle: int
     index: int
@@ -73,7 +85,9 @@ class Metric:
         score: its name among those of `usb_active.contracts.task.Task.evaluate`.
         name: what messages, tables and figures call it. In metrics.jsonl it is `key`.
         higher_is_better: or else lower.
-        factor, unit, digits: how a value is shown: times `factor`, with `digits` digits, and `unit` behind it.
+        factor: a value is shown times this.
+        unit: what stands behind a value that is shown.
+        digits: how many digits it is shown with.
         short: what a narrow column calls it.
     """
 

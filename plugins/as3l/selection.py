@@ -40,7 +40,7 @@ def select(
 
     The paper's Algorithm 1 is not public; the reading is ours: the largest group first, equal sizes in random order, and of each
     the candidate with the least sum of squared distances to all of the group, which is the one nearest to its mean. All samples
-    take part in the runs and the groups, also those that may not be asked. A labelled sample counts as a pick of its group: groups
+    take part in the runs and the groups, also those that cannot be queried. A labelled sample counts as a pick of its group: groups
     without one come first, and every group has its turn before any has its second. C = 1 is K-medoids.
 
     Raises ValueError for features that are not finite (naming rows), for idx that are out of range, repeated, or both labelled
@@ -127,8 +127,8 @@ def _turns(
     turns = np.repeat(np.arange(len(sizes)), askable)
     first = np.repeat(np.cumsum(askable) - askable, askable)
     rounds = np.arange(len(turns)) - first + covered[turns]
-    lots = rng.permutation(len(sizes))
-    return turns[np.lexsort((lots[turns], -sizes[turns], rounds, sizes[turns] < min_size))[:budget]]
+    tie_break = rng.permutation(len(sizes))
+    return turns[np.lexsort((tie_break[turns], -sizes[turns], rounds, sizes[turns] < min_size))[:budget]]
 
 
 def _centrality(points: NDArray[np.float32], members: NDArray[np.int64], among: NDArray[np.int64], count: int) -> Array:

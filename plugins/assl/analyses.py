@@ -26,8 +26,8 @@ class TemporalInstability(Analysis):
 
     After every `interval` steps of a training (the untrained model is not observed) all unlabelled samples are predicted: by the EMA
     model on the plain view (ours; the paper does not say which model, nor which view). Kept of each sample, in `analysis/` of the
-    run: the predicted label, the pseudo-EL2N (Eq. 1), and whether the largest probability is above `threshold`: 6 bytes a
-    sample and observation (7 beyond 256 classes), and at most 24 bytes a sample and cycle for the rest. They are on disk at once, for
+    run: the predicted label, the pseudo-EL2N (Eq. 1), and whether the largest probability is above `threshold`: 6 bytes per
+    sample and observation (7 beyond 256 classes), and at most 24 bytes per sample and cycle for the rest. They are on disk at once, for
     all cycles, under `keep: last` too: 50,000 samples seen 10 times in each of 11 cycles are 46 MB.
 
     Meanwhile the training steps are watched: how often the predicted class changed between a sample's visits (another quantity

@@ -20,10 +20,12 @@ class VisitInstability:
     """How often the predicted class of a sample changed from one of its visits in training to the next.
 
     The like of Eq. 2 over visits: every sample has observations of its own, as many as it was drawn, on augmented views.
-    The state lies on `device`: 12 bytes a sample.
+    The state lies on `device`: 12 bytes per sample.
 
     Attributes:
-        changes, visits, last: (N,) int32; `last` is the class seen last, -1 before any visit.
+        changes: (N,) int32, how often the class changed.
+        visits: (N,) int32, how often it was seen.
+        last: (N,) int32, the class seen last, -1 before any visit.
     """
 
     def __init__(self, num_samples: int, device: torch.device | str = "cpu"):
@@ -95,8 +97,11 @@ class Bins:
     """Values of samples by an integer, in bins of equal width (Fig. 4). G bins, empty ones left out.
 
     Attributes:
-        first, last: (G,) int64, the integers in a bin, both included.
-        count: (G,) int64. mean, std: (G,) float64, the sample standard deviation (NaN for a single sample).
+        first: (G,) int64, the least integer in a bin.
+        last: (G,) int64, the largest one.
+        count: (G,) int64, the samples in it.
+        mean: (G,) float64.
+        std: (G,) float64, the sample standard deviation (NaN for a single sample).
     """
 
     first: NDArray[np.int64]

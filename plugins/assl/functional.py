@@ -91,10 +91,12 @@ class EmaUcb:
     updated, as the paper prints it. (The textbook's increment, from the means before and after, is 1/(1-α) times as large.)
     Both begin at 0 and are not corrected for that: after the first visit they are αx and α(1-α)²x².
 
-    The state lies on `device`, in single precision: 12 bytes a sample.
+    The state lies on `device`, in single precision: 12 bytes per sample.
 
     Attributes:
-        mean, variance: (N,) float32. visits: (N,) int32, how often each sample was seen.
+        mean: (N,) float32.
+        variance: (N,) float32.
+        visits: (N,) int32, how often each sample was seen.
 
     Raises:
         ValueError: `num_samples` below 1, or `alpha` outside (0, 1].

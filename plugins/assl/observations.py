@@ -34,10 +34,12 @@ class Cycle:
     """What the observations of one cycle come to.
 
     Attributes:
-        number: the cycle. steps: those after which it was observed.
+        number: the cycle.
+        steps: those after which it was observed.
         correlations: (T,) Spearman's correlation of the uncertainty at each step and the one before; None where undefined.
-        instability: (U,) Eq. 2. uncertainty: (U,) at the last observation. confident: (U,) the share of the observations in which a
-            sample's largest probability was above the threshold.
+        instability: (U,) Eq. 2.
+        uncertainty: (U,) at the last observation.
+        confident: (U,) the share of the observations in which a sample's largest probability was above the threshold.
         watched: of the same samples, each (U,): `changes`, `visits`, and the moving averages `uncertainty`, `inconsistency`, as
             far as they were watched.
     """

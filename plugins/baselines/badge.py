@@ -1,7 +1,7 @@
 """BADGE: k-means++ seeds in the space of gradient embeddings (Ash et al. 2020), which are never made.
 
 The gradient of the cross-entropy at the predicted label with respect to the weights of the last layer is g = r h^T: the
-residual r = p - onehot(argmax p), (C,), times the features h, (D,), the input of that layer. C·D numbers a sample; but
+residual r = p - onehot(argmax p), (C,), times the features h, (D,), the input of that layer. C·D numbers per sample; but
 <g_i, g_j> = <r_i, r_j> <h_i, h_j>, so that distances need C + D.
 
 Dimension letters: N pool, M candidates, C classes, D feature dimension, B rows of a block.

@@ -18,7 +18,7 @@ from usb_active.numerics.ranking import top_k
 class JointLabelPropagation(Acquisition):
     """The samples least similar on the manifold to what is labelled or picked already, one after the other (Eq. 11–12).
 
-    The graph has all samples as nodes, also those that may not be asked; with fewer than k + 1 of them it is complete.
+    The graph has all samples as nodes, also those that cannot be queried; with fewer than k + 1 of them it is complete.
     Samples that no label reaches come first, spread over the graph's components. Ties are drawn.
     """
 
@@ -50,7 +50,7 @@ class CEAL(Acquisition):
     """Largest entropy; and the model's own labels for what it is surest of join the next training (Wang et al. 2017; Eq. 7).
 
     Sure is an entropy, as a share of log C, below `threshold` - `decay` · (cycle - 1): the paper states no ε, these are its
-    authors'. Once per cycle, by the model that asked. Pseudo-labels are nobody's answers: they cost nothing, stay out of
+    authors'. Once per cycle, by the model that asked. Pseudo-labels are no answers of an oracle: they cost nothing, stay out of
     labels.csv, and are made again in every cycle. (The paper never combines it with SEMI.)
     """
 

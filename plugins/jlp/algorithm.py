@@ -39,7 +39,7 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
     taken in eval mode without augmentation (ours; the authors leave augmentation on), the graph is built and the labels are
     propagated, from the last epoch's solution. An epoch ends after `lp_epoch` · |U| pseudo-labelled draws. The first
     `lp_supervised_epochs` epochs see labelled samples alone (the paper states no length: a key of ours). With `lp_semi: false`
-    all do, an epoch goes once through the labelled samples, and it is the paper's baseline.
+    all do, an epoch passes once through the labelled samples, and it is the paper's baseline.
 
     In cycles (`active_lp`), `epoch` is what the YAML says and `num_train_iter` follows from it, L and U. In USB's own loop both
     are the YAML's, and an epoch is their quotient.

@@ -71,7 +71,7 @@ def joint_label_propagation(
     equal, and so are all below (1 - alpha) 1e-9, where a solution is little but rounding; of equals the one that stands first in
     `rng.permutation(candidates)` is picked, by default of `default_rng(0)`. So it is with nodes that no label
     reaches: their similarity is zero, they come first, one in each component of the graph.
-    How it is fast: see `fast_greedy`. Memory: a few copies of the graph, and for large components about 2 kB a node.
+    How it is fast: see `fast_greedy`. Memory: a few copies of the graph, and for large components about 2 kB per node.
 
     Raises ValueError for affinity and alpha as `diffuse`; for tol outside 1e-8..1e-2; for idx out of range, repeated, or
     both labelled and candidate; and for a budget outside 1..M.

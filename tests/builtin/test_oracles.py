@@ -432,7 +432,7 @@ def test_a_class_named_skip_cannot_be_refused(run, files):
         ),
         (
             "index,label\n5,dog\n2,\n5,dog\n",
-            ["cycle_000.csv:4: second label for index 5 ('dog'); valid: one row a sample"],
+            ["cycle_000.csv:4: second label for index 5 ('dog'); valid: one row per sample"],
         ),
         ("index,key\n5,x\n", ["cycle_000.csv:1: missing columns ('index, key'); valid: label, and index or key"]),
         ("\nlabel,file\n5,x\n", ["cycle_000.csv:2: missing columns ('label, file'); valid: label, and index or key"]),

@@ -105,7 +105,7 @@ def test_the_model_of_a_run_without_validation_is_its_last(tmp_path, capsys):
     assert {row[2] for row in predict(capsys, run)} == {0.1}
 
 
-def test_a_run_that_goes_on_has_the_model_of_its_last_finished_cycle(copy, capsys):
+def test_a_run_that_resumes_has_the_model_of_its_last_finished_cycle(copy, capsys):
     for name in ("cycle_002", "cycle_001"):
         shutil.rmtree(copy / name)
     assert final_checkpoint(RunDir.read(copy)) == copy / "cycle_000" / "model_best.pth"

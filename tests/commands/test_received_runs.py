@@ -82,7 +82,7 @@ def test_a_received_run_takes_no_more_than_there_is(tmp_path, caplog):
 
 # --- names of 0.1.0 ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["exp/one", "exp/one/two", "exp\\one", " blank "])
-def test_a_run_under_a_path_goes_on_under_it(tmp_path, name):
+def test_a_run_under_a_path_resumes_under_it(tmp_path, name):
     data = {**BASE, "save_dir": str(tmp_path), "save_name": name}
     with pytest.raises(UsageError, match="save_name"):
         config_from_dict(data, base=tmp_path, source="new.yaml")

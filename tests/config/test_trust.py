@@ -1,4 +1,4 @@
-"""A run directory from somebody else executes nothing, and a plugin file may import what lies beside it."""
+"""A received run directory executes nothing, and a plugin file may import what lies beside it."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def test_the_pool_that_is_trained_on():
 def test_it_trains_on_all_labels_and_journals_those_asked_for(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "usb_active"):
         algorithm = train(short(tmp_path, "all"))
-    assert caplog.messages.count(f"fullysupervised trains on all {KNOWN} known labels; asked for were 20") == 1
+    assert caplog.messages.count(f"fullysupervised trains on all {KNOWN} known labels, not only on the 20 in labels.csv") == 1
     stream = algorithm.dataset_dict["train_lb"]
     assert stream.idx.tolist() == list(range(KNOWN))
     assert np.array_equal(stream.targets, algorithm.session.dataset.targets)
@@ -120,7 +120,7 @@ def edit(path: Path, change) -> None:
     path.write_text(json.dumps(data))
 
 
-def test_a_run_of_an_earlier_version_opens_when_finished_and_does_not_go_on_in_the_middle(tmp_path):
+def test_a_run_of_an_earlier_version_opens_when_finished_and_does_not_resume_in_the_middle(tmp_path):
     train(short(tmp_path, "run"))
     run = tmp_path / "run"
     edit(run / "cycle_000" / "start.json", lambda record: record.pop("all_labels"))
@@ -134,7 +134,7 @@ def test_a_run_of_an_earlier_version_opens_when_finished_and_does_not_go_on_in_t
 
 
 class Greedy:
-    """An algorithm by somebody else that declares the same."""
+    """An algorithm of another distribution that declares the same."""
 
     all_labels = True
 

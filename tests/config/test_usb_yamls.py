@@ -122,7 +122,7 @@ def test_neutral_values_are_no_imbalance():
     assert all(config.usb[name] == FIXED[name][0] for name in keys if name != "dataset") and config.warnings == ()
 
 
-def test_a_data_set_that_somebody_registered_is_theirs():
+def test_a_data_set_that_is_registered_elsewhere_is_left_alone():
     assert other_modality({"dataset": "esc50"}, known=()) and not other_modality({"dataset": "esc50"}, known=["esc50"])
     assert other_modality({"dataset": 3}, ()) == other_modality({}, ()) == ""
 

@@ -184,7 +184,7 @@ def test_an_acquisition_that_brings_labels_is_told_where_to_go(tmp_path):
     )
 
 
-def test_a_file_whose_names_are_taken_says_by_whom(tmp_path):
+def test_a_file_whose_names_are_taken_says_by_which(tmp_path):
     for kind, base, method, name in (
         ("initial_labels", "InitialLabels", "known_labels(self, view)", "random"),
         ("acquisition", "Acquisition", "select(self, view, budget)", "known"),
@@ -227,7 +227,7 @@ def test_check_and_run_ask_it_and_say_what_is_wrong_before_there_is_a_directory(
     assert EverySoMany.seen and not (tmp_path / "run").exists()
 
 
-def test_a_checkpoint_of_before_with_an_empty_state_goes_on(tmp_path):
+def test_a_checkpoint_of_before_with_an_empty_state_resumes(tmp_path):
     """Version 0.1.0 kept one of every acquisition, and `known` and `file` were acquisitions."""
     active = {"initial": {"name": "every_so_many", "step": 50}, "keep": "all"}
     train(settings(tmp_path, "whole", active=active))

@@ -109,7 +109,7 @@ def test_what_needs_another_algorithm_or_network_is_refused(tmp_path):
         build(tmp_path, acquisition="check_of_two", prior="check_of_a_prior")
 
 
-def test_nothing_is_made_that_nobody_wants():
+def test_nothing_is_made_that_no_check_wants():
     def never():
         raise AssertionError("semilearn is imported for nothing")
 

@@ -89,7 +89,7 @@ def test_a_free_key_is_a_field_as_any_other():
             Config(**values)
 
 
-def test_a_run_goes_on_with_another_value_of_a_free_key(write, tmp_path):
+def test_a_run_resumes_with_another_value_of_a_free_key(write, tmp_path):
     begun = write(block=8, alpha=0.25)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(begun.stored()))

@@ -41,14 +41,14 @@ def printed(code: str, path: Path) -> list:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_packages_that_do_not_load_hurt_nobody_until_they_are_used(tmp_path):
+def test_packages_that_do_not_load_do_no_harm_until_they_are_used(tmp_path):
     code = """
 def error_of(work):
     try:
         work()
     except Exception as error:
         return [type(error).__name__, str(error)]
-# Before us: whoever asks for it finds out by himself.
+# Before us: the code that imports it gets the error.
 import importlib
 before = error_of(lambda: importlib.import_module("torchaudio"))
 import usb_active
@@ -117,7 +117,7 @@ def in_thread(work):
 
 
 def test_another_thread_gets_the_real_packages(finder):
-    """While this one imports semilearn: one that nobody has asked for, one that is stood in for already, and a module of it."""
+    """While this one imports semilearn: one that was not imported yet, one that is stood in for already, and a module of it."""
     with finder._stand_ins():
         import transformers
         import wandb

@@ -1,4 +1,4 @@
-"""Signals end a program with one line and their own code; workers leave them to whoever started them."""
+"""Signals end a program with one line and their own code; workers leave them to the process that started them."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_without_another_one_it_stays(inside, monkeypatch, capsys):
     assert sys.path == before and not capsys.readouterr().err
 
 
-def test_an_entry_that_somebody_wanted_stays(inside, monkeypatch, capsys):
+def test_an_entry_put_there_on_purpose_stays(inside, monkeypatch, capsys):
     # PYTHONPATH names the clone as well: without the first entry it would still be found.
     monkeypatch.setattr(sys, "path", [str(inside), *sys.path])
     before = list(sys.path)

@@ -1,4 +1,4 @@
-"""Images that were replaced in mid-run, and dark ones of many bits: said once, by name, and the run goes on."""
+"""Images that were replaced in mid-run, and dark ones of many bits: said once, by name, and the run continues."""
 
 from __future__ import annotations
 

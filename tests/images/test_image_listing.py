@@ -188,7 +188,7 @@ def test_a_runs_keys_are_found_on_a_disk_that_composes_otherwise(tmp_path, befor
     assert dataset.path(2).name == f"{after}.png"
 
 
-def test_two_files_that_nobody_can_tell_apart_are_refused(tmp_path):
+def test_two_files_that_cannot_be_told_apart_are_refused(tmp_path):
     write_folder(tmp_path, {"train/cat": 1, "train/dog": 1})
     for name in (COMPOSED, DECOMPOSED):
         write_image(tmp_path / "train/cat" / f"{name}.png")

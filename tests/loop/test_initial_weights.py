@@ -228,7 +228,7 @@ def test_the_initial_query_may_use_pretrained_features_and_the_run_resumes(tmp_p
         assert same_end(tmp_path / name, tmp_path / "whole"), step
 
 
-def test_pretraining_that_stops_halfway_goes_on_where_it_was(tmp_path):
+def test_pretraining_that_stops_halfway_resumes_where_it_was(tmp_path):
     active = {"initial": {"name": "kmeanspp", "size": 20, "features": "pretrain"}}
     whole = run(tmp_path, "whole", "brightness", **active).session
     assert STAGE.epochs == [0, 1, 2, 3]

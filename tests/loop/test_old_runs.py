@@ -1,4 +1,4 @@
-"""A run that version 0.1.0 began goes on bit-identically: its images, its classes, its order, its weights.
+"""A run that version 0.1.0 began resumes bit-identically: its images, its classes, its order, its weights.
 
 In fixtures/run_0_1_0 are two run directories that version 0.1.0 itself made, with small_cnn of width 2 and pictures of `data_makers`:
 `killed` ended at the first checkpoint of cycle 1 (`latest_model.pth` of cycle 0 is left out: nothing needs it any more), `waiting`
@@ -172,7 +172,7 @@ def test_a_killed_run_of_0_1_0_ends_as_it_would_have(home, capsys):
 
 @pytest.mark.parametrize("partial", [True, False])
 def test_a_run_of_0_1_0_that_waits_takes_the_answers(home, capsys, partial):
-    """Whether partial answers are accepted may be changed at any time: the pick that had no label in cycle 0 is nobody's damage."""
+    """Whether partial answers are accepted may be changed at any time: the pick that had no label in cycle 0 is no damage."""
     given = ("run", "waiting.yaml", "--set", f"active.oracle.accept_partial={str(partial).lower()}")
     before = labels_of(home / "waiting")
     command(capsys, 3, *given)

@@ -55,7 +55,7 @@ KEPT = "artifacts/features_after_001.npy"
 
 
 @pytest.mark.parametrize("gone", [[], [KEPT], [KEPT, "cycle_002/latest_model.pth"]])
-def test_a_run_that_goes_on_has_the_same_whether_they_are_on_disk_or_not(tmp_path, whole, gone):
+def test_a_run_that_resumes_has_the_same_whether_they_are_on_disk_or_not(tmp_path, whole, gone):
     train(recalled(tmp_path, cycles=2))
     path = tmp_path / "run"
     for name in gone:
@@ -103,7 +103,7 @@ def test_a_damaged_file_is_one_line(whole, tmp_path):
         kept.before(2, 1343)
 
 
-def test_nothing_is_kept_for_nobody_and_only_priors_are_given_them(tmp_path, whole):
+def test_nothing_is_kept_without_need_and_only_priors_are_given_them(tmp_path, whole):
     session = train(settings(tmp_path, "plain", active={"acquisition": "random"}, **SHORT)).session
     assert artifacts(session.run_dir.path) == []
     with pytest.raises(UsageError, match="active.acquisition: 'recalling_picker' needs previous_features, which only a prior is given"):

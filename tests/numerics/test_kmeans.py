@@ -32,7 +32,7 @@ def test_the_iterations_are_lloyds(iterations):
 
 
 def test_all_rows_are_looked_at_however_many_there_are():
-    """faiss would take 256 a cluster."""
+    """faiss would take 256 per cluster."""
     rows = made(2000)
     found = kmeans_centres(rows, 1, 0, iterations=1)
     np.testing.assert_allclose(found[0], rows.mean(axis=0), atol=1e-5)

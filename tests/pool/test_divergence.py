@@ -89,7 +89,7 @@ def test_a_later_cycle_that_diverges_leaves_the_earlier_ones(tmp_path):
     run = tmp_path / "run"
     assert [json.loads(line)["cycle"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [0]
     assert checkpoint(run, 1)["it"] == 4 and not nonfinite_of(checkpoint(run, 1)["model"])
-    # What broke it was not in the run: it goes on from the last sound checkpoint.
+    # What broke it was not in the run: it resumes from the last sound checkpoint.
     train(data)
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[1])["num_labels"] == 30
 
@@ -129,7 +129,7 @@ def test_logits_that_are_not_finite_though_the_weights_are(tmp_path):
 
 
 @pytest.mark.parametrize("error", [UsageError("acquisition 'x': probs must be finite"), ZeroDivisionError("x")])
-def test_whoever_is_the_first_that_cannot_go_on(tmp_path, error):
+def test_a_divergence_is_named_before_the_error_that_it_caused(tmp_path, error):
     def give_up(self):
         BREAKS["weights"][0](self)
         raise error
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_before_that_had_diverged_is_not_gone_on_from(tmp_path):
     assert f"{path}: 1 of " in diverged(settings(tmp_path))
 
 
-def test_warm_start_goes_on_from_sound_weights_only(tmp_path):
+def test_warm_start_begins_from_sound_weights_only(tmp_path):
     data = settings(tmp_path, active={"warm_start": True})
     with pytest.raises(UsageError, match="cycle 1 diverged"):
         broken(data, 6, BREAKS["weights"][0], cycle=1).train()

@@ -75,7 +75,7 @@ def test_invariants(rounds, share, seed):
     assert len(held) <= int(share * total + 0.5) and np.array_equal(held, np.unique(held)) and np.isin(held, pool.labeled).all()
     here, all_of = np.bincount(pool.labels[held], minlength=5), np.bincount(pool.labels[pool.labeled], minlength=5)
     if len(rounds) == 1 and (here < all_of)[all_of > 0].all():
-        # Proportional: nobody is further from its share than one sample, unless the last one of a class stood in the way.
+        # Proportional: no class is further from its share than one sample, unless the last one of a class stood in the way.
         assert (np.abs(here - share * all_of)[all_of > 1] <= 1 + (all_of == 1).sum()).all()
     # What was held out after each earlier round still is.
     for number in range(len(rounds)):
@@ -98,7 +98,7 @@ def test_neither_late_answers_nor_corrections_move_anyone_across():
         after = Pool.from_rows(rows_of(*first, *later), queryable, Classification(names), starts=[16])
         still = hold_out(after, 0.3, 0, stratified=True)
         assert np.isin(held, still).all()
-        assert np.array_equal(np.setdiff1d(still, held), np.intersect1d(still, np.arange(16, 24))), "nobody who has trained is held out"
+        assert np.array_equal(np.setdiff1d(still, held), np.intersect1d(still, np.arange(16, 24))), "no sample that has trained is held out"
 
 
 def test_who_is_refused_is_held_out_no_more():
@@ -137,7 +137,7 @@ def test_a_run_that_began_before_is_split_as_it_was(tmp_path):
     assert sum(record["class_counts"]) == 30 and "validation_class_counts" not in record
 
 
-def test_classes_that_nobody_trains_are_named(tmp_path, caplog):
+def test_classes_without_a_training_label_are_named(tmp_path, caplog):
     block = {"validation": 0.5, "cycles": 0, "initial": {"name": "balanced", "size": 10}}
     with caplog.at_level(logging.WARNING, logger="usb_active"):
         logging.getLogger("usb_active").propagate = True

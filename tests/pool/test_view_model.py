@@ -162,7 +162,7 @@ def test_a_module_that_learned_from_inner_layers_picks_by_them(tmp_path, live):
         assert np.allclose(plugin.scores, module([first, second]), atol=1e-4)
 
 
-def test_a_process_that_goes_on_finds_the_modules_again(tmp_path, learned):
+def test_a_process_that_resumes_finds_the_modules_again(tmp_path, learned):
     # The run of one query more: its second process has trained nothing itself.
     whole = run(tmp_path, "learning_loss", "whole", active={"cycles": 2})
     run(tmp_path, "learning_loss", "twice")

@@ -197,7 +197,7 @@ def test_several_analyses_change_no_bit_and_have_states_and_files_of_their_own(t
     assert {name: [file for file in files if "end" not in file] for name, files in folders.items()} == expected
 
 
-def test_a_run_with_several_goes_on(tmp_path, several):
+def test_a_run_with_several_resumes(tmp_path, several):
     whole = run_helpers.settings(tmp_path, "whole", active={"analysis": SEVERAL, "cycles": 2, "keep": "all"})
     run_helpers.train(whole)
     shutil.copytree(several, tmp_path / "run")

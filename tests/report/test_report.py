@@ -489,10 +489,10 @@ def test_what_a_prior_did_is_drawn_over_the_steps(tmp_path, monkeypatch):
     files = write_report([run], tmp_path / "out", dataset_of=no_dataset)
     assert [path.name for path in files] == ["learning_curve.png", "report.md", "prior.png"]
     changed, logged = figures[1].axes
-    # The second cycle goes on where the first ended; a training's line ends with it.
+    # The second cycle continues where the first ended; a training's line ends with it.
     shares = [tuple(map(list, line.get_data())) for line in changed.get_lines()[:2]]
     assert shares == [([10, 20], [25, 25]), ([30, 40], [25, 12.5])]
-    # A number that is no share is left out; an updated one goes on the line that it began.
+    # A number that is no share is left out; an updated one continues the line that it began.
     handles, labels = logged.get_legend_handles_labels()
     assert labels == ["accuracy", "new"]
     assert tuple(map(list, handles[0].get_data())) == ([0, 15], [50, 75])

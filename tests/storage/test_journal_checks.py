@@ -32,7 +32,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def run(finished, tmp_path):
-    """A copy of it that may be damaged, beside the YAML that goes on with it."""
+    """A copy of it that may be damaged, beside the YAML that resumes it."""
     write_yaml(tmp_path / "run.yaml", settings(tmp_path, **FAST))
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
@@ -112,7 +112,7 @@ def test_every_command_refuses_an_altered_row_by_its_line(run, capsys, name):
 
 @pytest.mark.parametrize("name", [name for name in ALTERED if "label" not in name and "skipped" not in name and "time" not in name])
 def test_runs_of_before_say_what_can_be_known(run, capsys, name):
-    """Without checksums: rows, keys and whom a query asked are checked all the same. Places and labels alone cannot be."""
+    """Without checksums: rows, keys and the samples of a query are checked all the same. Places and labels alone cannot be."""
     if name == "two rows changed places":
         pytest.skip("the same labels in another order")
     forget_sums(run)
@@ -121,7 +121,7 @@ def test_runs_of_before_say_what_can_be_known(run, capsys, name):
     assert f"{run / 'labels.csv'}:" in said and "restore it from a copy" in said
 
 
-def test_a_run_of_before_without_a_change_goes_on_and_has_checksums_from_the_next_cycle_on(run, capsys):
+def test_a_run_of_before_without_a_change_resumes_and_has_checksums_from_the_next_cycle_on(run, capsys):
     forget_sums(run)
     write_yaml(run.parent / "run.yaml", settings(run.parent, active={"cycles": 2}, **FAST))
     assert command(capsys, "run", run.parent / "run.yaml")[0] == 0
@@ -148,7 +148,7 @@ def test_the_key_of_a_row_is_that_of_its_index(run, cells, expected):
 
 
 def test_picks_without_an_answer_are_named(run):
-    """Rows for other samples in their places: number, keys and indices agree, and yet somebody who was asked is missing."""
+    """Rows for other samples in their places: number, keys and indices agree, and yet a sample that was queried is missing."""
     forget_sums(run)
     keys, asked = RunDir.read(run).keys(), {row.index for row in RunDir.read(run).rows()}
     stranger = next(index for index in range(len(keys)) if index not in asked)

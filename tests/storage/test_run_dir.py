@@ -95,7 +95,7 @@ def test_a_file_in_the_way(tmp_path):
         RunDir.open(tmp_path / "run" / "below", CONFIG)
 
 
-def test_a_start_that_died_before_its_config_goes_on(tmp_path):
+def test_a_start_that_died_before_its_config_resumes(tmp_path):
     (tmp_path / "lock").write_text("123\n")
     (tmp_path / ".config.yaml.123.tmp").write_text("algor")
     with RunDir.open(tmp_path, CONFIG) as run:

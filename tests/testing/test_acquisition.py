@@ -153,14 +153,14 @@ BROKEN = [
     ),
     Broken("test_as_many_distinct_candidates_as_asked_for", OneTooFew),
     Broken("test_a_pool_almost_used_up", Ranker),
-    Broken("test_a_later_round_goes_on_from_the_earlier", Keeper),
+    Broken("test_a_later_round_continues_from_the_earlier", Keeper),
     Broken("test_before_the_first_training", ByLabels),
     Broken("test_before_the_first_training", Multiline, given={"initial": False}),
-    Broken("test_labels_that_nobody_gave_do_not_matter", Peeking, also=["test_ties_are_not_broken_by_position"]),
+    Broken("test_labels_that_were_not_given_do_not_matter", Peeking, also=["test_ties_are_not_broken_by_position"]),
     Broken(
         "test_the_same_seed_gives_the_same_picks", Unseeded, given={"deterministic": False},
         also=[
-            "test_global_generators_are_neither_used_nor_changed", "test_labels_that_nobody_gave_do_not_matter",
+            "test_global_generators_are_neither_used_nor_changed", "test_labels_that_were_not_given_do_not_matter",
             "test_its_state_goes_through_a_checkpoint",
         ],
     ),

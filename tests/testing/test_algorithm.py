@@ -29,7 +29,7 @@ class Sound(OwnAlgorithm, AlgorithmBase):
 
 @register_plugin("algorithm", "contract_unreal")
 class Unreal(Sound):
-    """No loss in the last step but one, which nobody sees in the weights."""
+    """No loss in the last step but one, which does not show in the weights."""
 
     def changed(self, loss):
         return loss if self.it != 5 else loss.detach() * torch.tensor(float("nan")) + 0 * loss
@@ -62,15 +62,17 @@ class Forgetful(Sound):
         return loss * (1 + len(self.counted))
 
 
-AGAIN = ["test_labels_that_nobody_gave_do_not_matter", "test_stopped_in_the_middle_it_goes_on", "test_the_same_run_gives_the_same_weights"]
+AGAIN = [
+    "test_labels_that_were_not_given_do_not_matter", "test_stopped_in_the_middle_it_resumes", "test_the_same_run_gives_the_same_weights",
+]
 FIRST = [name for name in dir(AlgorithmContract) if name.startswith("test_")]
 BROKEN = [
     Broken("test_it_is_registered", type("Bare", (), {}), given={"name": "contract_sound"}),
     Broken("test_losses_are_finite", Unreal, also=FIRST, given={"name": "contract_unreal"}),
     Broken("test_a_training_changes_the_weights", Idle, given={"name": "contract_idle", "config": {"weight_decay": 0.0}}),
-    Broken("test_labels_that_nobody_gave_do_not_matter", Peeking, given={"name": "contract_peeking"}),
+    Broken("test_labels_that_were_not_given_do_not_matter", Peeking, given={"name": "contract_peeking"}),
     Broken("test_the_same_run_gives_the_same_weights", Unseeded, also=AGAIN, given={"name": "contract_unseeded"}),
-    Broken("test_stopped_in_the_middle_it_goes_on", Forgetful, given={"name": "contract_forgetful"}),
+    Broken("test_stopped_in_the_middle_it_resumes", Forgetful, given={"name": "contract_forgetful"}),
 ]
 
 

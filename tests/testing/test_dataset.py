@@ -219,7 +219,7 @@ class Rounding(Weights):
 
 
 class Filling(Weights):
-    """What nobody knows weighs as much as the first sample."""
+    """What is not known weighs as much as the first sample."""
 
     def targets(self, labels):
         return super().targets(np.maximum(labels, 0))

@@ -15,7 +15,7 @@ from usb_active.testing import OracleContract
 
 
 class Sound(Oracle):
-    """A JSON file for each query: sample → class, null where nobody has answered."""
+    """A JSON file for each query: sample → class, null where there is no answer."""
 
     def path(self, query):
         return self.run_path / "queries" / f"answers_{query.cycle}.json"
@@ -61,13 +61,13 @@ class Twofold(Sound):
 class Texts(Sound):
     def collect(self, query):
         found = super().collect(query)
-        # All three at once: somebody has looked through the list.
+        # All three at once: a person has looked through the list.
         labels = found.labels if found.pending else {idx: query.class_names[label] for idx, label in found.labels.items()}
         return Answers(labels, pending=found.pending)
 
 
 class Guessing(Sound):
-    """Where nobody has said anything yet, the data set has."""
+    """Where there is no answer yet, the data set has."""
 
     def collect(self, query):
         found = super().collect(query)
@@ -155,9 +155,9 @@ BROKEN = [
     Broken("test_asking_again_does_no_harm", Overwriting),
     Broken(
         "test_collecting_changes_nothing", Consuming,
-        also=[AGAIN, "test_a_process_that_goes_on_finds_the_answers", "test_what_was_answered_is_what_is_known"],
+        also=[AGAIN, "test_a_process_that_resumes_finds_the_answers", "test_what_was_answered_is_what_is_known"],
     ),
-    Broken("test_a_process_that_goes_on_finds_the_answers", Remembering),
+    Broken("test_a_process_that_resumes_finds_the_answers", Remembering),
     Broken("test_a_later_query_is_one_of_its_own", Confusing),
     Broken("test_it_tells_people_what_to_do", Mute),
     Broken("test_it_tells_people_what_to_do", Undecided),

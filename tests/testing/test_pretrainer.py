@@ -84,7 +84,7 @@ class Forgetful(Sound):
 
 
 class Historical(Sound):
-    """Draws from a generator whose state nobody keeps."""
+    """Draws from a generator whose state is not kept."""
 
     def mean(self, dataset, index):
         return super().mean(dataset, index) + float(torch.rand(1))
@@ -114,7 +114,7 @@ class Unkept(Sound):
         return super().result(net, dataset, total).__dict__
 
 
-KILLED = "test_killed_in_the_middle_it_goes_on"
+KILLED = "test_killed_in_the_middle_it_resumes"
 BROKEN = [
     Broken("test_it_is_registered", Misnamed),
     Broken("test_it_leaves_something", Nothing),
@@ -126,8 +126,8 @@ BROKEN = [
     ),
     Broken("test_features_are_finite_rows", Halves),
     Broken("test_the_same_seed_gives_the_same_result", Unseeded, also=[KILLED, "test_labels_do_not_matter"]),
-    Broken("test_killed_in_the_middle_it_goes_on", Forgetful),
-    Broken("test_killed_in_the_middle_it_goes_on", Historical),
+    Broken("test_killed_in_the_middle_it_resumes", Forgetful),
+    Broken("test_killed_in_the_middle_it_resumes", Historical),
     Broken("test_labels_do_not_matter", Peeking),
     Broken("test_the_pool_is_unchanged", Centring),
     Broken("test_it_writes_into_its_folder_alone", Writing),

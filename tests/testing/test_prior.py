@@ -116,12 +116,12 @@ BROKEN = [
     Broken("test_rows_are_probabilities_or_zero", Bare),
     Broken("test_rows_are_probabilities_or_zero", Silent),
     Broken("test_before_the_first_label", Expecting),
-    Broken("test_labels_that_nobody_gave_do_not_matter", Peeking),
+    Broken("test_labels_that_were_not_given_do_not_matter", Peeking),
     Broken("test_samples_that_are_not_finite_are_named", ByBrightness),
     Broken(
         "test_the_same_seed_gives_the_same_table", Unseeded,
         also=[
-            "test_labels_that_nobody_gave_do_not_matter", "test_global_generators_are_neither_used_nor_changed",
+            "test_labels_that_were_not_given_do_not_matter", "test_global_generators_are_neither_used_nor_changed",
             "test_its_state_goes_through_a_checkpoint",
         ],
     ),

@@ -128,7 +128,7 @@ def test_observing_changes_no_bit_on_the_gpu(tmp_path, torch_settings):
     assert weights_equal(checkpoint(tmp_path / "gpu_watching", 1), checkpoint(tmp_path / "gpu_blind", 1))
 
 
-def test_a_run_begun_on_the_cpu_goes_on_on_the_gpu_and_says_so(tmp_path, caplog):
+def test_a_run_begun_on_the_cpu_resumes_on_the_gpu_and_says_so(tmp_path, caplog):
     data = settings(tmp_path, active={"cycles": 2}, plugins=[str(killer.PLUGIN)])
     yaml = write_yaml(tmp_path / "run.yaml", data)
     ended = command("run", yaml, env={**killer.environment("train"), "CUDA_VISIBLE_DEVICES": ""})

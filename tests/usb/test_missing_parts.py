@@ -147,7 +147,7 @@ def test_a_network_without_features(tmp_path, capsys):
     yaml = write_yaml(tmp_path / "run.yaml", run_of(tmp_path, "fixmatch", "logits_only"))
     assert cli.main(["check", str(yaml)]) == 2
     assert "net: 'logits_only' has no 'feat' in what it gives, which algorithm 'fixmatch' calls" in capsys.readouterr().err
-    # Whose fields nobody knows: at its first step.
+    # Whose fields are not known: at its first step.
     with pytest.raises(UsageError, match="^test.yaml: net: 'logits_only' has no 'feat' in what it gives, .* 'asks_nothing' calls"):
         train(run_of(tmp_path, "asks_nothing", "logits_only"))
     # One that works without.

@@ -54,7 +54,7 @@ def run(data, stop_at=None):
 
 
 @pytest.mark.parametrize("amp", [False, True])
-def test_it_learns_and_a_stopped_run_goes_on_to_the_same_bits(tmp_path, amp):
+def test_it_learns_and_a_stopped_run_resumes_to_the_same_bits(tmp_path, amp):
     whole = run(settings(tmp_path, "whole", algorithm="with_critic", amp=amp))
     run(settings(tmp_path, "stopped", algorithm="with_critic", amp=amp), stop_at=(1, 6))
     again = run(settings(tmp_path, "stopped", algorithm="with_critic", amp=amp))

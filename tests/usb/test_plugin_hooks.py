@@ -104,7 +104,7 @@ def test_steps_are_shown_and_losses_added_and_logged_by_the_name_of_the_hook():
     assert out == {"loss": torch.tensor(3.5)} and log == {"train/active/prior_loss": 2.0, "train/active/acquisition_loss": 0.5}
 
 
-def test_a_loss_that_nobody_adds_to_is_the_same_object():
+def test_a_loss_that_no_plugin_adds_to_is_the_same_object():
     loss = torch.tensor(1.0)
     out, log = {"loss": loss}, {}
     assert not named({"acquisition": Watching(), "prior": Adding(None)}).show(None, "a batch", out, log)

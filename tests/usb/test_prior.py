@@ -356,7 +356,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("stop_at", [5, 7])
-def test_a_run_stopped_after_an_update_goes_on_with_the_updated_table(tmp_path, stop_at):
+def test_a_run_stopped_after_an_update_resumes_with_the_updated_table(tmp_path, stop_at):
     prior = {"name": "probing", "when": ["start", "step"], "until_iter": 2, "then": "update", "update_every": 2}
     usb = {"algorithm": "fixmatch", "num_train_iter": 8, "num_eval_iter": 1, "num_log_iter": 8}
     # The first query has no model; the table of cycle 1's start is made by the model of cycle 0.
@@ -468,7 +468,7 @@ def test_a_killed_run_ends_with_the_same_records(tmp_path, stop_at):
     assert whole.read_bytes() == stopped.read_bytes()
 
 
-def test_a_checkpoint_from_before_there_were_records_goes_on_without_them(tmp_path):
+def test_a_checkpoint_from_before_there_were_records_resumes_without_them(tmp_path):
     usb = {"algorithm": "fixmatch", "num_train_iter": 8, "num_eval_iter": 1, "num_log_iter": 2}
     data = prepared(tmp_path, "run", {"name": "made", "table": "half"}, **usb)
     stop(data, 4)

@@ -24,7 +24,7 @@ def test_the_old_name_does_the_same_and_says_the_new_one(without_fixmatch):
     with pytest.warns(DeprecationWarning, match="^usb_active.register is now called usb_active.register_usb_algorithms$") as said:
         usb_active.register()
     assert issubclass(ALGORITHMS["active_fixmatch"], ActiveMixin)
-    # Where it is called, so that Python shows it to whoever wrote that.
+    # Where it is called, so that Python shows it to the author of that line.
     assert [warning.filename for warning in said] == [__file__]
 
 

@@ -216,7 +216,7 @@ def expected_pages(cycle):
 
 
 @pytest.mark.parametrize("stop_at", [3, 4, 6, 8])
-def test_no_stage_is_called_twice_or_forgotten_by_a_run_that_goes_on(tmp_path, stop_at):
+def test_no_stage_is_called_twice_or_forgotten_by_a_run_that_resumes(tmp_path, stop_at):
     usb = {**SHORT, "num_train_iter": 8, "num_eval_iter": 1, "num_log_iter": 8}
     active = {"cycles": 1, "acquisition": "diary"}
     whole = train(settings(tmp_path, "whole", active=active, **usb)).session.plugins["acquisition"]
@@ -413,7 +413,7 @@ def test_a_sampler_starts_at_the_batch_reached(tmp_path, name):
     resumed = train(data)
     assert same_weights(whole, resumed)
     if name == "growing":
-        # Of three steps an epoch, four steps done at the checkpoint of step six: epoch 2 from its first batch.
+        # Of three steps per epoch, four steps done at the checkpoint of step six: epoch 2 from its first batch.
         assert whole.starts == [(0, 0, 0), (0, 1, 0), (0, 2, 0)] and resumed.starts == [(0, 2, 0)]
 
 
@@ -461,7 +461,7 @@ def test_usbs_other_algorithms_train_and_can_be_watched(tmp_path, algorithm):
     watched, watcher = run(tmp_path, "watched", "watcher", algorithm=algorithm)
     assert same_weights(quiet, watched)
     assert len(watcher.batches) == 4
-    # Nothing is claimed of steps that nobody looked into.
+    # Nothing is claimed of steps that were not looked into.
     assert all(batch.probs_weak is None for batch in watcher.batches)
 
 

@@ -1,4 +1,4 @@
-"""The files of a query that people write answers into: a CSV, and a workbook beside it where somebody saved one."""
+"""The files of a query that people write answers into: a CSV, and a workbook beside it where one was saved."""
 
 from __future__ import annotations
 

@@ -328,7 +328,7 @@ class Svhn(_TorchvisionDataset):
 class Stl10(_TorchvisionDataset):
     """STL-10: 100,000 images of 96×96 of unknown class, then the 5,000 of train, as in USB; 8,000 to test.
 
-    Nobody can be asked for the class of the first 100,000 (target −1, not queryable); they only train.
+    The first 100,000 cannot be queried (target −1); they are used for training only.
     """
 
     name = folder = "stl10"

@@ -50,7 +50,7 @@ class FilePretrainer(Pretrainer):
 
 
 class KnownLabels(InitialLabels):
-    """Starts from the labels that the data set itself brings (class folders); nobody is asked."""
+    """Starts from the labels that the data set itself brings (class folders), without a query."""
 
     def known_labels(self, view: PoolView) -> tuple[np.ndarray, np.ndarray]:
         targets = np.asarray(view.dataset.targets)
@@ -61,7 +61,7 @@ class KnownLabels(InitialLabels):
 
 
 class FileLabels(InitialLabels):
-    """Starts from labels that exist already: a CSV with the columns `key` (or `index`) and `label`; nobody is asked."""
+    """Starts from labels that exist already: a CSV with the columns `key` (or `index`) and `label`, without a query."""
 
     class Config(PluginConfig):
         path: Path

@@ -127,7 +127,8 @@ class Sheet:
 
     Attributes:
         labels: dataset index → label, or `SKIP`.
-        empty: samples with a row and no label in it. missing: samples without a row.
+        empty: samples with a row and no label in it.
+        missing: samples without a row.
     """
 
     labels: dict[int, int] = field(default_factory=dict)
@@ -160,7 +161,7 @@ def read_sheet(path: Path, query: Query, problems: RowProblems, task: Task | Non
         if index is None:
             continue
         if index in found:
-            problems.add(row.where, f"second label for index {index}", row.label, "one row a sample")
+            problems.add(row.where, f"second label for index {index}", row.label, "one row per sample")
             continue
         label = _read_label(task, row, problems)
         if label is not None:

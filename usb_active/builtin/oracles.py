@@ -65,11 +65,11 @@ class CsvOracle(Oracle):
         return csv_path(self.run_path, cycle)
 
     def ask(self, query: Query) -> None:
-        """Write the file, and images where samples are not files. What exists is someone's work and stays."""
+        """Write the file, and images where samples are not files. What exists holds answers and stays."""
         path = self.csv_path(query.cycle)
         make_folder(path.parent)
         files = [self._file(query, index) for index in query.idx.tolist()]
-        # After the images: whoever sees the file finds them.
+        # After the images, so that they are there once the file is.
         if not path.exists():
             data = _sheet(query, files)
             atomic_write(path, lambda file: file.write(data))
@@ -107,7 +107,7 @@ class CsvOracle(Oracle):
         return task_of(query, None if query.class_names else self.dataset.task)
 
     def _rows_that_miss(self, query: Query) -> str:
-        """A line on samples that nobody can answer for, because their rows have been removed."""
+        """A line on samples that cannot be answered for, because their rows have been removed."""
         known = {row.index for row in read_journal(self.run_path / "labels.csv")}
         missing = read_answers(self.run_path, query, RowProblems(), self._task(query)).missing - known
         if not missing:

@@ -45,7 +45,7 @@ def asked_samples(run: RunDir, queries: Sequence[Query]) -> list[Asked]:
     rows: dict[int, list[LabelRow]] = {}
     for row in run.rows():
         rows.setdefault(row.index, []).append(row)
-    # A query knows better than a row who asked: the row may be a correction.
+    # The acquisition is the query's, not the row's: the row may be a correction.
     methods = {}
     samples = []
     for query in queries:
@@ -121,7 +121,8 @@ def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: T
     """Append rows to the journal that give or correct labels. All of them are checked before any is written.
 
     Args:
-        corrections: `KEY=LABEL` texts. skips: keys of samples to refuse.
+        corrections: `KEY=LABEL` texts.
+        skips: keys of samples to refuse.
         trusted: where labels are no classes, import the run's plugins even where they are not installed; see `usb_active.config.trust`.
 
     Raises:

@@ -109,7 +109,7 @@ def _rows(
 def within_machine(config: RunConfig) -> RunConfig:
     """The configuration with no more workers and threads than this machine has cores, and no larger batches than `MAX_BATCH`.
 
-    They change nothing in what is predicted, and a run received from somebody names any number of them. A line says what is lowered.
+    They change nothing in what is predicted, and a received run may name any number of them. A line says what is lowered.
     """
     cores = os.cpu_count() or 1
     usb, threads = dict(config.usb), config.active.threads

@@ -41,7 +41,8 @@ def train_experiment(parts: dict[str, Any]) -> None:
     """The whole experiment of parts that were checked, from where it stopped.
 
     Raises:
-        UsageError: something that only shows while it runs. WaitingForLabels: people are to give labels, and then it is called again.
+        UsageError: something that only shows while it runs.
+        WaitingForLabels: people are to give labels, and then it is called again.
     """
     config = parts["config"]
     make_folder(config.run_path.parent)

@@ -67,4 +67,4 @@ def _declared(kinds: tuple[str, ...], name: str) -> list[str]:
     try:
         return free_names(REGISTRY.get(REGISTRY.kind_of(name, *kinds), name).Config)
     except UsageError:
-        return []  # not at hand, or it does not import; whoever uses the plugin itself is told
+        return []  # not at hand, or it does not import; an error where the plugin itself is used

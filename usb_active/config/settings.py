@@ -51,7 +51,7 @@ class InitialSettings(PluginChoice):
 
     @property
     def brings_labels(self) -> bool:
-        """Whether the labels exist already, so that nothing is chosen and nobody is asked."""
+        """Whether the labels exist already, so that nothing is selected or queried."""
         return self.kind == "initial_labels"
 
     def resolved(self) -> dict[str, Any]:
@@ -170,8 +170,12 @@ class RunConfig:
     Attributes:
         usb: USB's keys, `algorithm` (without `active_`), `dataset` and `net` (names) included, defaults filled in.
             `num_classes` and `img_size` are None where the data set decides.
-        dataset, net: the plugins. plugins: modules and absolute paths of files to import.
-        base: the YAML's folder, from which relative paths in plugins' keys are counted. source: its name, for messages.
+        dataset: the data set's plugin.
+        net: the network's plugin.
+        active: the `active:` block.
+        plugins: modules and absolute paths of files to import.
+        base: the YAML's folder, from which relative paths in plugins' keys are counted.
+        source: the YAML's name, for messages.
         warnings: what was dropped, a line each.
     """
 
@@ -253,7 +257,8 @@ def check_against_pool(config: RunConfig, num_queryable: int, num_classes: int, 
     """What can only be checked with the pool at hand.
 
     Args:
-        num_queryable: samples that can be queried. class_counts: (C,) of these a class, where truth is known.
+        num_queryable: samples that can be queried.
+        class_counts: (C,) how many of these each class has, where truth is known.
 
     Raises:
         UsageError: more labels are wanted than there are samples, or more of a class than it has.

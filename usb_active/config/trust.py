@@ -1,7 +1,7 @@
-"""What a run directory from somebody else may make this machine do: read it, and nothing more.
+"""What a received run directory may make this machine do: read it, and nothing more.
 
 A run's config.yaml names plugins. Whoever types `usb-active run CONFIG` has chosen that file, and all it names is imported. `predict`
-and `report` look into a directory that may come from anybody: from there they import modules of installed distributions (in site-packages,
+and `report` look into a directory that may come from anyone: from there they import modules of installed distributions (in site-packages,
 or of a project that was installed in editable mode), and anything else (a `.py` file, a module that only lies in the working directory
 or on PYTHONPATH, the standard library, of which no module is a plugin) only with `--trust-plugins`. Whether a module belongs to a
 distribution is found out without importing it or its package.
@@ -121,7 +121,7 @@ def _roots() -> _Roots:
     if site.ENABLE_USER_SITE:
         packages.add(site.getusersitepackages())
     linked = {entry for folder in packages for entry in _linked(Path(folder))}
-    # Not `sys.path`: the working directory may hold anybody's metadata.
+    # Not `sys.path`: the working directory may hold metadata of any origin.
     found = list(distributions(path=sorted(packages | linked)))
     roots = filter(None, map(_editable_root, found))
     projects = {place.resolve() for root in roots for place in (root, root / "src")}

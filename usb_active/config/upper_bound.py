@@ -1,6 +1,6 @@
 """Algorithms that train on every label there is (USB's `fullysupervised`): one training, an upper bound for what is selected.
 
-Only a simulated oracle knows all labels. Those that nobody was asked for are trained on and never journaled.
+Only a simulated oracle knows all labels. Those that were not queried are trained on and never journaled.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ def imbalance(given: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _silent(key: str, what: str) -> None:
-    """For values that are checked again, by somebody who says what is wrong with them."""
+    """For values that are checked again, where a message says what is wrong with them."""
 
 
 def algorithm_names() -> set[str]:

@@ -30,8 +30,15 @@ class TrainBatch:
     """What one training step saw, after its forward pass and before its update. References, no copies; do not change them.
 
     Attributes:
-        idx_lb: (B_l,) dataset indices of the labelled part. x_lb, y_lb, logits_lb: its views, labels, logits.
-        idx_ulb: (B_u,) dataset indices of the unlabelled part. x_ulb_w, x_ulb_s: weak and strong views.
+        cycle: the training's cycle.
+        iteration: the step in it, from 0.
+        idx_lb: (B_l,) dataset indices of the labelled part.
+        x_lb: its views.
+        y_lb: its labels.
+        logits_lb: its logits.
+        idx_ulb: (B_u,) dataset indices of the unlabelled part.
+        x_ulb_w: its weak views.
+        x_ulb_s: its strong views.
         probs_weak: (B_u, C) the training model's softmax on the weak view, before sharpening, alignment and prior.
         logits_strong: (B_u, C) logits on the strong view.
         feats: features by view name (`x_lb`, `x_ulb_w`, `x_ulb_s`).
@@ -39,7 +46,6 @@ class TrainBatch:
             `x_ulb_s`, and what else train_step takes), (B, …), whatever forward passes the algorithm made of them. Gradients flow
             where the algorithm's own do: not where it looks at a weak view without. Of a view that passes several times, the first
             pass with gradients counts. What passes as a mixture is no view.
-        cycle, iteration: the training's cycle, and the step in it (from 0).
 
     A field that the algorithm does not have is None. The indices are on the CPU, all else is on the training's device;
     probabilities, logits and features are float32, also under mixed precision.
@@ -67,10 +73,19 @@ BATCH_FIELDS = frozenset(TrainBatch.__dataclass_fields__) - {"cycle", "iteration
 class TrainingInfo:
     """What `setup` is told at the start of every cycle's training.
 
-    `net` is the training model itself, for plugins whose modules must fit it; treat it as read-only.
-    `register_state(name, factory)` makes a module (or any object with `state_dict`) that the core moves to the device
-    and checkpoints; `factory` is called under a seed of its own. A module's parameters join the training when
-    `optimizer` is given: `optimizer(parameters) -> torch.optim.Optimizer`, stepped with the loss.
+    Attributes:
+        num_samples: samples of the pool.
+        num_classes: classes of the data set; 0 where labels are no classes.
+        img_size: the side of a view.
+        in_channels: the channels of a view.
+        feature_dim: D of the network's features; None where it has none.
+        device: where the training runs.
+        cycle: the training's cycle.
+        num_train_iter: its steps.
+        net: the training model itself, for plugins whose modules must fit it; treat it as read-only.
+        register_state: `register_state(name, factory)` makes a module (or any object with `state_dict`) that the core moves to the
+            device and checkpoints; `factory` is called under a seed of its own. A module's parameters join the training when
+            `optimizer` is given: `optimizer(parameters) -> torch.optim.Optimizer`, stepped with the loss.
     """
 
     num_samples: int
@@ -102,7 +117,7 @@ class Acquisition(Contributor):
 
     @optional
     def pseudo_labels(self, view: PoolView) -> tuple[Any, Any]:
-        """idx (P,) and labels (P,) that nobody was asked for. Asked when the answers are in; they join the next training only."""
+        """idx (P,) and labels (P,) that no oracle gave. Called when the answers are in; they join the next training only."""
         return (), ()
 
 
@@ -124,7 +139,7 @@ def check_picks(picks: Any, candidates: np.ndarray, budget: int, who: str) -> np
     foreign = picks[~np.isin(picks, candidates)]
     if len(foreign):
         reason = "labelled, skipped, pending or not queryable"
-        raise UsageError(f"{who}: select picked samples that may not be asked ({reason}): {name_some(foreign)}")
+        raise UsageError(f"{who}: select picked samples that cannot be queried ({reason}): {name_some(foreign)}")
     return picks
 
 

@@ -53,7 +53,9 @@ class OwnAlgorithm:
         """The batches of an epoch, each a list of dataset indices of any length, from batch `start` on; None leaves them to the core.
 
         Args:
-            split: "lb" or "ulb". start: where a resumed run begins; 0 otherwise.
+            split: "lb" or "ulb".
+            epoch: the epoch's number, from 0.
+            start: the batch at which a resumed run begins; 0 otherwise.
         """
 
 

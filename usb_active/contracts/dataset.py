@@ -22,7 +22,15 @@ from usb_active.storage.run_format import CURRENT
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """USB's keys that concern the data (None: the dataset's own value), and the format of the run (`usb_active.storage.run_format`)."""
+    """USB's keys that concern the data, and the format of the run.
+
+    Attributes:
+        data_dir: the folder of the data.
+        img_size: the side of a view; None: the data set's own.
+        crop_ratio: as for `usb_active.usb.transforms`, in (0, 1].
+        num_classes: how many classes the YAML says; None: as many as the data set has.
+        run_format: see `usb_active.storage.run_format`.
+    """
 
     data_dir: Path = Path("./data")
     img_size: int | None = None
@@ -33,7 +41,12 @@ class DatasetOptions:
 
 @dataclass
 class Samples:
-    """A list of samples with targets: what evaluation needs. `load(i)` gives the undecorated sample i, `targets` are as a data set's."""
+    """A list of samples with targets: what evaluation needs.
+
+    Attributes:
+        load: index i → the undecorated sample i.
+        targets: (N,) as a data set's.
+    """
 
     load: Callable[[int], Any]
     targets: np.ndarray
@@ -50,7 +63,8 @@ class Dataset(Plugin):
         targets: (N,) int64 labels, -1 where the label is unknown: class indices, or what `self.task.encode(text)` gave.
         queryable: (N,) bool: whether this sample can be queried.
         class_names: (C,) texts; files hold these, integers are used inside. None of them where labels are no classes.
-        img_size, in_channels: of the views.
+        img_size: the side of a view.
+        in_channels: the channels of a view.
         views: an object with the callables `weak`, `strong`, `eval`: undecorated sample → tensor. Made when
             first asked for, because making it may import torch and semilearn.
         test: held-out samples for evaluation, or None.
@@ -154,7 +168,8 @@ class ImageDataset(Dataset):
     """A pool of images: adds the views of USB. A subclass also sets `mean` and `std`, on the scale of [0, 1].
 
     Attributes:
-        mean, std: (in_channels,) for normalisation.
+        mean: (in_channels,) for normalisation.
+        std: (in_channels,) for normalisation.
         flip: whether the weak and the strong view may mirror the image.
         padding: pixels by which the weak and the strong view may shift the image; None: as `crop_ratio` says.
     """

@@ -33,7 +33,7 @@ class Features(Plugin):
     from_pretraining: bool = False
 
     def get(self, view: PoolView) -> np.ndarray:
-        """(N, D) float32, one row a sample of the pool in dataset order."""
+        """(N, D) float32, one row per sample of the pool, in dataset order."""
         raise NotImplementedError(f"{type(self).__name__}.get")
 
     @optional

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class InitialLabels(Plugin):
-    """Brings labels that exist already; the first training is on these, and nobody is asked for them. Override `known_labels`.
+    """Brings labels that exist already; the first training is on these, without a query. Override `known_labels`.
 
     A run journals them as its query 0, once. `check` and every start of a run ask for them too, to say what is wrong before anything
     runs: what is brought must not depend on when, or how often, it is asked for.

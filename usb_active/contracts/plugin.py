@@ -86,5 +86,8 @@ class Plugin:
         the two keyword arguments that it wants to see: `check(self, num_samples, num_classes)` is called without them.
 
         Args:
-            algorithm: the algorithm's class, without what the core puts around it. network: the network plugin's class.
+            num_samples: samples of the pool.
+            num_classes: classes of the data set; 0 where labels are no classes.
+            algorithm: the algorithm's class, without what the core puts around it.
+            network: the network plugin's class.
         """

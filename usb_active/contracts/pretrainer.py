@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What pretraining leaves: a CPU state dict of the network without its classifier, further modules' states, features (N, D)."""
+    """What pretraining leaves.
+
+    Attributes:
+        backbone: a CPU state dict of the network without its classifier, or None.
+        modules: name → the state of a further module.
+        features: (N, D), or None.
+    """
 
     backbone: Mapping[str, torch.Tensor] | None = None
     modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -42,7 +42,7 @@ INITIAL_KINDS = ("acquisition", "initial_labels")
 _CHOOSING = ("extra_loss", "select", "pseudo_labels", "include_labeled")
 _STAGES = ("before_run", "before_train_epoch", "before_train_step", "after_train_step", "after_train_epoch", "after_run")
 _WATCHING = ("setup", "observe", "on_interval", "state_dict", "load_state_dict", *_STAGES)
-# What a plugin of a kind must not define, and why: its effect would be one that this kind promises not to have, or nobody would ask for it.
+# What a plugin of a kind must not define, and why: this kind promises not to have its effect, or it would never be called.
 FORBIDDEN: dict[str, tuple[tuple[str, ...], str]] = {
     "acquisition": (
         ("known_labels",),
@@ -57,7 +57,12 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], str]] = {
 class Declaration:
     """A plugin as its module declares it: enough to list it without importing it.
 
-    `target` is "module:attribute"; `summary` is one line; `origin` (who declares it) is filled in by the registry.
+    Attributes:
+        kind: one of the kinds of plugins, such as "acquisition".
+        name: what a YAML calls it.
+        target: "module:attribute".
+        summary: one line.
+        origin: which distribution declares it; filled in by the registry.
     """
 
     kind: str
@@ -90,7 +95,7 @@ class Registry:
         self._discovered = False
 
     def declare(self, declaration: Declaration) -> None:
-        """Make a plugin known. UsageError when the kind is unknown or the name is taken, by a kind of the same key too (says by whom)."""
+        """Make a plugin known. UsageError when the kind is unknown or the name is taken, by a kind of the same key too (says where)."""
         if declaration.kind not in CONTRACTS:
             raise UsageError(f"{declaration.origin}: unknown plugin kind '{declaration.kind}'{nearest(declaration.kind, CONTRACTS)}")
         for kind in (declaration.kind, *(INITIAL_KINDS if declaration.kind in INITIAL_KINDS else ())):
@@ -119,7 +124,7 @@ class Registry:
         return cls
 
     def discover(self) -> None:
-        """Read the entry points of the group, once. One that fails is kept in `broken` and hurts nobody else."""
+        """Read the entry points of the group, once. One that fails is kept in `broken` and does not affect the others."""
         if self._discovered:
             return
         self._discovered = True
@@ -228,7 +233,7 @@ def _parameters(base: type, method: str) -> tuple[tuple[str, ...], tuple[str, ..
 
 
 def _check_spelling(where: str, cls: type, base: type, more: set[str]) -> None:
-    """UsageError for public names of a plugin that are one edit away from a name of its contract: nobody would ever ask for them.
+    """UsageError for public names of a plugin that are one edit away from a name of its contract: they would never be called.
 
     Names that the class has from elsewhere (another library's class that it derives from) are not its own.
 

@@ -1,7 +1,8 @@
 """What a label is: its text, its number, what a training learns from it, how predictions are scored and shown.
 
-All that encodes, decodes, scores or shows a label stands here, behind `Task`. A data set says which task its labels are of
-(`Dataset.task_of`), and nothing else takes a label for a class. Files hold texts; inside, a label is a whole number from 0 on.
+Everything specific to one kind of label (encoding, metrics, texts) is behind `Task`, so that other kinds can be added. A data set says
+which task its labels are of (`Dataset.task_of`), and no other module assumes that a label is a class. Files hold texts; inside, a label
+is a whole number from 0 on.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Task:
         class_names: (C,) texts where labels are a fixed list of classes, number c being the c-th; else empty, and then priors,
             pseudo-labels and what needs class probabilities are refused.
         num_outputs: the size of the network's head, USB's `num_classes`.
-        noun: what one label is ("class"). problem: what is wrong with a text that is none ("unknown class").
+        noun: what one label is ("class").
+        problem: what is wrong with a text that is none ("unknown class").
         output: which of the network's outputs `predictions` takes: "logits" or "probs".
         prediction_columns: the head of a file of predictions, behind `key`.
     """

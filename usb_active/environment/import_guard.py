@@ -65,7 +65,7 @@ class _Finder:
             return None
         spec = self._real_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            # On this one loader, so that it stays of its class for whoever asks it for sources or resources.
+            # On this one loader, so that it stays of its class for code that asks it for sources or resources.
             execute = spec.loader.exec_module
             spec.loader.exec_module = lambda module: self._execute(execute, module)
         return spec

@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP: a run ends at once, with one line and the exit code of the signal, and nothing of it stays.
 
 The first signal raises `Stopped` in the main thread, so that what is being written is put away. Between two bytecodes that may be
-anywhere, in a library that swallows it included: whoever has not ended `GRACE` seconds later is ended, as by a second signal. That is
+anywhere, in a library that swallows it included: what has not ended `GRACE` seconds later is ended, as by a second signal. That is
 safe at any moment: a run that is killed outright loses nothing either.
 
 Loader workers ignore the signals that a terminal sends to them too; they end with the process that started them.
@@ -39,7 +39,7 @@ def exit_code(number: int) -> int:
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that ends the program; `number` is the signal's. No Exception, so that nobody takes it for an error of his own."""
+    """A signal that ends the program; `number` is the signal's. No Exception, so that no `except Exception` takes it for an error."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)

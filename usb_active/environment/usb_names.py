@@ -1,4 +1,4 @@
-"""Names in USB's own YAMLs that cannot be used here, and why: whoever writes one has not misspelt anything. Imports nothing heavy.
+"""Names in USB's own YAMLs that cannot be used here, and why: they are not misspelt. Imports nothing heavy.
 
 A test compares the tables with USB itself.
 """

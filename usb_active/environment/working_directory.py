@@ -17,7 +17,7 @@ def prefer_installed_semilearn() -> None:
         here = Path.cwd()
     except OSError:  # it was removed: nothing is found there
         return
-    # With -P, or PYTHONSAFEPATH, the first entry is one that somebody wanted.
+    # With -P, or PYTHONSAFEPATH, the first entry was put there on purpose.
     if getattr(sys.flags, "safe_path", False) or "semilearn" in sys.modules or not (here / "semilearn" / "__init__.py").is_file():
         return
     if not sys.path or not os.path.samefile(sys.path[0] or ".", here):

@@ -42,7 +42,7 @@ class Checked:
 def check_images(files: ImageFiles, cache: Path | None = None) -> Checked:
     """Decode all images that `cache` does not know as readable with the same key, size and time.
 
-    What was found in order is kept in `cache` (16 bytes an image) even when other images are not, or when the
+    What was found in order is kept in `cache` (16 bytes per image) even when other images are not, or when the
     check is interrupted. Progress goes to stderr after two seconds.
 
     Raises:
@@ -82,7 +82,7 @@ def check_images(files: ImageFiles, cache: Path | None = None) -> Checked:
 
 
 def _prints(files: ImageFiles) -> Iterator[tuple[int, int]]:
-    """64 bits an image that stand for its key, and 64 that stand for key, size and time of change."""
+    """64 bits per image that stand for its key, and 64 that stand for key, size and time of change."""
     for index, key in enumerate(files.keys):
         try:
             status = os.stat(files.path(index))

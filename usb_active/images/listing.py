@@ -22,7 +22,7 @@ _NO_SUFFIX = "without suffix"
 
 
 def is_system_folder(name: str) -> bool:
-    """Whether a folder holds nobody's images: hidden, or made by a file server or the like."""
+    """Whether a folder is no part of the data: hidden, or made by a file server or the like."""
     return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS
 
 
@@ -33,8 +33,10 @@ class Listing:
     Attributes:
         images: sorted. A link to nothing is among them, so that reading it names it.
         others: files that are no image, by suffix in lower case.
-        folders: left out, with all that is in them. hidden: images left out because their name begins with a dot.
-        special: named like images, but a FIFO or the like, with what they are. broken: links to nothing.
+        folders: left out, with all that is in them.
+        hidden: images left out because their name begins with a dot.
+        special: named like images, but a FIFO or the like, with what they are.
+        broken: links to nothing.
     """
 
     images: list[str] = field(default_factory=list)

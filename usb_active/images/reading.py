@@ -174,13 +174,13 @@ def image_size(path: str, reading: Reading = AS_USUAL) -> tuple[int, int] | None
             tags = getattr(image, "tag_v2", {})
             width, height = tags.get(_WIDTH, image.width), tags.get(_HEIGHT, image.height)
             return (height, width) if _orientation(image) >= 5 else (width, height)
-    except Exception:  # as in `read_image`; whoever needs the image itself is told the reason there
+    except Exception:  # as in `read_image`; the reason is told where the image itself is needed
         return None
 
 
 # ---------------------------------------------------------------------------------------------------- many bits
 def _only_upper_bits(image: Image.Image) -> bool:
-    """Whether the file has 16 bits a channel of which Pillow gives the upper 8: colour, or grey with transparency."""
+    """Whether the file has 16 bits per channel, of which Pillow gives the upper 8: colour, or grey with transparency."""
     return image.mode[0] not in "IF" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 

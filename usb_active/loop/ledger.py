@@ -1,4 +1,4 @@
-"""The ledger of a run: which samples have a label, who is asked, what is done, as the run directory says."""
+"""The ledger of a run: which samples have a label, which are queried, what is done, as the run directory says."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Ledger:
             UsageError: everything was skipped, so that there is nothing to train on.
         """
         pending = self._collect(query)
-        # A question that nobody has looked at yet is waited for in any case: the cycles would run out without a new label.
+        # A query without any answer yet is waited for in any case: the cycles would run out without a new label.
         partial = self.oracle.accepts_partial() and pending < len(query.idx) and len(self.pool.labeled) > 0
         if pending and not partial:
             self.write_state(query.cycle, "labels", pending)
@@ -117,7 +117,7 @@ class Ledger:
     def _collect(self, query: Query) -> int:
         """How many of this query's samples are still without an answer."""
         self.replay()
-        # Labels that existed already were nobody's question.
+        # Labels that existed already were not queried.
         if query.cycle > 0 or self._unanswered(query):
             self.oracle.ask(query)
             answers = self.oracle.collect(query)
@@ -206,7 +206,7 @@ class Ledger:
         return hold_out(self.training_pool(), share, self._seed, self.is_stratified, self.dataset.task.strata)
 
     def split(self, cycle: int, pseudo: Mapping[str, np.ndarray] | None) -> Split:
-        """Who trains with which label, who only without one, and who is held out; a warning names classes that are held out whole."""
+        """The samples that train with a label, that train without one, and that are held out; a warning names classes held out whole."""
         share, include, pool = self._config.active.validation, self._config.usb["include_lb_to_ulb"], self.training_pool()
         split = make_split(pool, share, include, self._seed, pseudo, self.is_stratified, self.dataset.task.strata)
         names = self.dataset.class_names

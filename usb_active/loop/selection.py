@@ -1,4 +1,4 @@
-"""Selection: whom to ask in a cycle, or which labels exist already, and pseudo-labels for those who are not asked."""
+"""Selection: what to query in a cycle, or which labels exist already, and pseudo-labels for samples that are not queried."""
 
 from __future__ import annotations
 

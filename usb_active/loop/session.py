@@ -36,9 +36,9 @@ logger = logging.getLogger("usb_active")
 class Session:
     """One run, from its directory: the order of its steps. What each step knows is in the parts:
 
-    - `ledger`: which samples have a label, who is asked, what is done;
+    - `ledger`: which samples have a label, which are queried, what is done;
     - `views`: what plugins look at the pool through, and what they logged;
-    - `selection`: whom to ask next;
+    - `selection`: what to query next;
     - `guidance`: the prior;
     - `weights`, `previous`, `states`: initial weights, features of the cycle before, states of plugins.
 
@@ -110,7 +110,7 @@ class Session:
             self.close()
 
     def _query(self, cycle: int) -> Query:
-        """The picks of a cycle: from disk, or made now and put there before anyone is asked."""
+        """The picks of a cycle: from disk, or made now and put there before the oracle is asked."""
         query = self.run_dir.query(cycle)
         if query is not None:
             self._load_states_before_training(cycle)
@@ -149,7 +149,7 @@ class Session:
         """Train a cycle to its end; done.json says that it is."""
         if self.ledger.trains_on_all:
             counts = len(self.ledger.training_pool().labeled), len(self.pool.labeled)
-            logger.info("%s trains on all %d known labels; asked for were %d", self.config.usb["algorithm"], *counts)
+            logger.info("%s trains on all %d known labels, not only on the %d in labels.csv", self.config.usb["algorithm"], *counts)
         self._train(cycle)
         in_training = self.guidance.file
         self._fit_prior("end", cycle, self.trainer.num_train_iter)

@@ -38,8 +38,9 @@ class Components:
     """The parts of a run.
 
     Attributes:
-        plugins, features: by role; `features["algorithm"]` is the run's default source. initial_labels: what brings the first labels;
-            None where `plugins["initial"]` chooses who is asked for them.
+        plugins: by role.
+        features: the sources by role; `features["algorithm"]` is the run's default one.
+        initial_labels: what brings the first labels; None where `plugins["initial"]` chooses what is queried.
     """
 
     config: RunConfig
@@ -103,7 +104,7 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     check_upper_bound(config, dataset, oracle)
     check_files(config)
     for role, source in features.items():
-        # The default source may be nobody's.
+        # The default source may be unused.
         if role != "algorithm" and "features" in plugins[role].needs:
             check_plugin(config, source, dataset)
     return {"config": config, "dataset": dataset, **made}
@@ -249,7 +250,7 @@ def check_shares(config: RunConfig, dataset: Dataset) -> None:
     size, share = active.initial.size, active.validation
     if share and size is not None and int(share * size + 0.5) < 1:
         least = f"at least {0.5 / size:.3g}"
-        raise UsageError(f"{config.source}: active.validation: {share} of {size} initial labels holds out nobody; {least}")
+        raise UsageError(f"{config.source}: active.validation: {share} of {size} initial labels holds out no sample; {least}")
     total = (size or 0) + active.cycles * active.budget
     if not config.usb["include_lb_to_ulb"] and total >= len(dataset):
         reason = f"false, and {total} labels are all there are: the unlabelled stream ends empty"

@@ -22,6 +22,8 @@ def kmeans_centres(
         rows: (N, D), finite, contiguous. Not checked: that is done where features come in.
         clusters: K, 1 … N.
         seed: of the first centres, K of the rows; taken modulo 2^31.
+        iterations: over all rows, of each start.
+        starts: how often it starts from other first centres.
         first: (K, D) centres to begin from, in their place.
     """
     limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(rows)}

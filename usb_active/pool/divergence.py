@@ -62,7 +62,8 @@ class Divergence:
         """Between two steps: UsageError when weights, buffers or EMA weights are not finite.
 
         Args:
-            step, num_steps: how many steps are done, and how many there are.
+            step: how many steps are done.
+            num_steps: how many there are.
             thoroughly: look at the weights in any case; else only where the loss of a step since the last look was not finite. Mixed
                 precision skips such a step, and all is well.
         """

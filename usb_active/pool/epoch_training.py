@@ -44,8 +44,12 @@ class EpochTraining:
     `scratch/<name>.jsonl` has a line for each epoch, `scratch/<name>.pth` the state after the last.
 
     Args:
-        name: the plugin's, or another that nobody else uses in this folder.
+        name: the plugin's, or another that nothing else uses in this folder.
         config: its keys, `epochs` and `lr` among them; `num_workers` may differ when a run is resumed.
+        net: the network that is trained.
+        dataset: the data set on whose samples it is trained.
+        seed: of all that is drawn.
+        device: where it is trained.
         begun_with: what else must be the same when a run is resumed.
     """
 
@@ -106,7 +110,7 @@ class EpochTraining:
     def run(self, scratch: Path) -> Pretrained:
         """All epochs that are still to be trained; the network."""
         self.train(scratch)
-        # With the classifier, which no step has changed: whoever loads a backbone leaves that out.
+        # With the classifier, which no step has changed: it is left out when a backbone is loaded.
         return Pretrained({name: value.cpu() for name, value in self.net.state_dict().items()})
 
     def train(self, scratch: Path) -> None:

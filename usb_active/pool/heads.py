@@ -56,6 +56,7 @@ def task_head(view: PoolView, who: str) -> TaskHead:
     seen by the probabilities that come out.
 
     Args:
+        view: whose `model` has the head.
         who: how a message begins, such as "acquisition 'alfa_mix'".
 
     Raises:

@@ -1,6 +1,6 @@
 """Outputs of a network's inner modules, taken by forward hooks.
 
-What is taken is the tensor itself, not a copy: where the network goes on to change it in place, as `ReLU(inplace=True)` after a batch
+What is taken is the tensor itself, not a copy: where the network changes it in place afterwards, as `ReLU(inplace=True)` after a batch
 norm does, it shows what it became. That is so in training and in `view.predict` alike.
 """
 

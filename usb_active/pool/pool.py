@@ -22,11 +22,13 @@ class Pool:
     """The labels as they stand.
 
     Attributes:
-        queryable: (N,) bool, whether it can be queried. labels: (N,) int64, as the data set's task numbers them (class indices), -1 none.
-        skipped: (N,) bool, refused by the oracle. pending: (N,) bool, asked and not answered.
+        queryable: (N,) bool, whether it can be queried.
+        labels: (N,) int64, as the data set's task numbers them (class indices), -1 none.
+        skipped: (N,) bool, refused by the oracle.
+        pending: (N,) bool, asked and not answered.
         round: (N,) int32, the query's cycle that brought the label, -1 none.
-        first_label, first_cycle: (N,) the first label that a sample ever got, whatever became of it, and the first cycle that could
-            train on it; -1 none. They never change again.
+        first_label: (N,) the first label that a sample ever got, whatever became of it; -1 none. It never changes again.
+        first_cycle: (N,) the first cycle that could train on it; -1 none. It never changes again.
     """
 
     def __init__(self, queryable: np.ndarray):

@@ -114,7 +114,7 @@ def _arrived(cls: type, files: tuple[str, ...]) -> Any:
 
 
 class Loader(DataLoader):
-    """torch's loader, whose workers ignore the signals that a terminal sends to them as well: whoever started them ends them."""
+    """torch's loader, whose workers ignore the signals that a terminal sends to them as well: the process that started them ends them."""
 
     def __init__(self, rows: Dataset, *arguments: Any, **options: Any):
         super().__init__(rows, *arguments, worker_init_fn=ignore_in_worker, **options)

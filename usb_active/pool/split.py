@@ -1,4 +1,4 @@
-"""Who trains and who is held out: a cycle's samples, from the labels as they stood at its start."""
+"""What trains and what is held out: a cycle's samples, from the labels as they stood at its start."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ class Split:
     """A cycle's samples. All index arrays are sorted dataset indices.
 
     Attributes:
-        labeled, labels: (L,) the labelled stream. unlabeled: (U,) the unlabelled stream.
-        validation, validation_labels: (V,) labels held out to choose a checkpoint.
+        labeled: (L,) the labelled stream.
+        labels: (L,) its labels.
+        unlabeled: (U,) the unlabelled stream.
+        validation: (V,) samples held out to choose a checkpoint.
+        validation_labels: (V,) their labels.
     """
 
     labeled: np.ndarray
@@ -61,7 +64,8 @@ def make_split(
         include_labeled: whether labelled samples are in the unlabelled stream too (held-out ones never are: they would
             be seen in training).
         pseudo: `idx` (P,) and `labels` (P,) that join the labelled stream; a human's label wins.
-        stratified, strata: as for `hold_out`.
+        stratified: as for `hold_out`.
+        strata: as for `hold_out`.
     """
     held = hold_out(pool, validation, seed, stratified, strata)
     labeled = np.setdiff1d(pool.labeled, held)
@@ -105,7 +109,7 @@ def _stratified(first: np.ndarray, pool: Pool, share: float, draws: np.ndarray) 
     """(V,) sorted: the share of the labels, divided among the classes by largest remainders, over all rounds so far.
 
     A class keeps a training label as long as any class has another to give. A round is what a cycle trains on for the first time,
-    a class the first one that a sample was given (`first`, (N,)): neither late answers nor corrections move anyone across.
+    a class the first one that a sample was given (`first`, (N,)): neither late answers nor corrections move a sample across.
     """
     seen = np.zeros(first.max(initial=0) + 1, dtype=np.int64)
     taken = np.zeros_like(seen)

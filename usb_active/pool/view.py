@@ -238,6 +238,7 @@ class PoolView:
                   The mapping has features, logits, probs and the modules named in `outputs` or `modules`. It comes under its
                   `__name__`: what is large may so be reduced before it leaves the device.
                 A mapping {name: output} gives them other names.
+            idx: (P,) dataset indices of the samples.
             transform: "eval", "weak" or "strong"; augmentation depends on (seed, cycle, transform, batch) alone.
             passes: how many augmented views of every sample.
             modules: further modules, for functions alone.
@@ -264,6 +265,10 @@ class PoolView:
         give each pass its own `epoch`, or all passes see the same.
 
         Args:
+            idx: (P,) dataset indices of the samples, in the order of the batches.
+            transform: "eval", "weak" or "strong".
+            batch_size: None: the run's `eval_batch_size`.
+            epoch: the number of the pass, from 0.
             start: the number of the batch to begin with. The batches from there on are those of a loader that began at 0.
 
         Raises:

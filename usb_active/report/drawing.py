@@ -58,7 +58,7 @@ def place_ticks(axes: Any, values: Sequence[int]) -> None:
 
 
 def add_title(axes: Any, text: str) -> None:
-    """A title whose names are anyone's: a `$` in them begins no formula."""
+    """A title with names of any origin: a `$` in them begins no formula."""
     axes.set_title(text, loc="left", fontsize=11, parse_math=False)
 
 

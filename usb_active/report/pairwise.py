@@ -41,10 +41,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Attributes:
-        methods: (K,) labels. wins: (K, K), in how many settings row beats column; a setting adds at most 1.
+    """Methods compared in pairs.
+
+    Attributes:
+        methods: (K,) labels.
+        wins: (K, K), in how many settings row beats column; a setting adds at most 1.
         compared: (K, K), the number of settings in which the two could be compared: the most that `wins` can be.
-        settings: those that were used. notes: what was left out, and why.
+        settings: those that were used.
+        notes: what was left out, and why.
     """
 
     methods: tuple[str, ...]
@@ -63,7 +67,8 @@ def winner(one: ArrayLike, other: ArrayLike, level: float = LEVEL) -> int:
     """The sign of mean(one - other) where a paired two-sided t-test calls it significant, else 0.
 
     Args:
-        one, other: (S,) the scores of the same S >= 2 seeds.
+        one: (S,) the scores of S >= 2 seeds.
+        other: (S,) the scores of the same seeds.
         level: the difference is significant where p < level.
 
     Differences that are all the same have no variance, and t is infinite: significant unless they are zero.

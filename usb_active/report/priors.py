@@ -12,7 +12,7 @@ from usb_active.report.drawing import add_frame, add_legend, add_title, line_sty
 from usb_active.report.runs import RunRecord
 from usb_active.report.tables import table
 
-# A number logged as `updated_x` goes on where `x` began: metrics.jsonl keeps a name's last value only.
+# A number logged as `updated_x` continues the line of `x`: metrics.jsonl keeps a name's last value only.
 UPDATED = "updated_"
 
 

@@ -19,9 +19,15 @@ PLACES = {"test": "on test", "validation": "on held-out labels", "none": "not ev
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run directory as it was read: its path as given, its configuration, its metrics by cycle, and what they are.
+    """One run directory as it was read.
 
-    measures: the metrics of its task, the headline first. has_classes: whether its labels are classes.
+    Attributes:
+        path: as given.
+        directory: the run directory, opened for reading.
+        config: its config.yaml.
+        metrics: the lines of its metrics.jsonl, one per cycle.
+        measures: the metrics of its task, the headline first.
+        has_classes: whether its labels are classes.
     """
 
     path: Path

@@ -129,7 +129,7 @@ def _load_safely(path: Path, missing: str, damaged: Callable[[Exception], str]) 
 
 
 def read_weights(path: Path, who: str) -> dict[str, torch.Tensor]:
-    """The state dict of a network in somebody's file: `.safetensors`, or torch's, read in safe mode.
+    """The state dict of a network in a file of any origin: `.safetensors`, or torch's, read in safe mode.
 
     A checkpoint that holds one as `ema_model` (USB's; preferred), `model`, `state_dict` or `backbone` (a run's own
     `pretrain/pretrained.pth`) will do; the prefix `module.` is dropped.

@@ -83,7 +83,7 @@ def atomic_write(path: Path, writer: Callable[[BinaryIO], Any], *, durable: bool
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed `atomic_write`s left in a folder and below it; nobody else may be writing there."""
+    """Remove what killed `atomic_write`s left in a folder and below it; nothing else may be writing there."""
     with no_os_error("clean up", folder):
         for path in folder.rglob(".*.tmp"):
             # `.name.pid.tmp`, as atomic_write calls them.

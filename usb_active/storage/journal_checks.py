@@ -183,7 +183,8 @@ def check_rows(path: Path, rows: Sequence[LabelRow], keys: Sequence[str] | None)
     """Every row's key must be that of its index. UsageError names the line.
 
     Args:
-        path: the run. keys: (N,) of keys.txt.
+        path: the run.
+        keys: (N,) of keys.txt.
     """
     if keys is None:
         return
@@ -254,7 +255,7 @@ def check_answered(
 
 
 def check_keys_file(run: RunDir, starts: Sequence[Start], keys: Sequence[str] | None) -> None:
-    """keys.txt is there once anybody was asked, and holds at least the samples that there were."""
+    """keys.txt is there once a query was made, and holds at least the samples that there were."""
     path = run.path / "keys.txt"
     if keys is None:
         # dataset.json is written before it, and queries after.

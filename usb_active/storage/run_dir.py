@@ -163,7 +163,7 @@ class RunDir:
         """
         if self._lock_fd is None:
             return read_journal(self._journal)
-        # Nobody else writes while the lock is held, and a long journal is asked for many times.
+        # Nothing else writes while the lock is held, and a long journal is asked for many times.
         if self._rows is None:
             self._rows = read_journal(self._journal)
         return list(self._rows)
@@ -224,7 +224,7 @@ class RunDir:
         return read_query(self.path, cycle, probs=probs)
 
     def save_query(self, query: Query) -> None:
-        """Put the picks on disk, durably, before anyone is asked. Again with the same picks: nothing happens.
+        """Put the picks on disk, durably, before the oracle is asked. Again with the same picks: nothing happens.
 
         Raises:
             UsageError: there is a query of this cycle with other picks: it is never changed.

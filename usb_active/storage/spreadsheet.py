@@ -2,7 +2,7 @@
 
 A cell that begins with `=`, `+`, `-`, `@`, a tab or a carriage return would be computed. It is written behind an apostrophe, by which
 spreadsheets know a text. A text that begins with apostrophes before such a sign gets one more, so that nothing of the cell is lost.
-A cell holds no line breaks, no tabs and no bytes that are no text (see `cell`); whoever looks for a text that was read back compares it
+A cell holds no line breaks, no tabs and no bytes that are no text (see `cell`); code that looks for a text that was read back compares it
 with the cell of each text, not with the text.
 """
 

@@ -1,6 +1,6 @@
 """Reading YAML strictly: safe loader, no key twice, errors with file, line and column; and `--set a.b=c` on top.
 
-A YAML may come from anybody, so reading one is bounded: by its size, its depth, and the number of its values with all aliases
+A YAML may come from anyone, so reading one is bounded: by its size, its depth, and the number of its values with all aliases
 expanded. A value that cannot be what its tag says is an error like any other.
 """
 

@@ -78,7 +78,7 @@ class AcquisitionContract(Contract):
     @pytest.mark.parametrize("budget", [1, 2, 7, 45])
     def test_as_many_distinct_candidates_as_asked_for(self, world: World, budget: int) -> None:
         """A label that exists, a sample that was refused or one that is being asked must not be paid for again."""
-        # 60 samples without 6 labelled, 3 skipped, 3 pending and 3 that cannot be asked.
+        # 60 samples without 6 labelled, 3 skipped, 3 pending and 3 that cannot be queried.
         assert len(world.pool.candidates) == 45
         for seed in range(3):
             picks = self.pick(world, budget, seed=seed)
@@ -92,7 +92,7 @@ class AcquisitionContract(Contract):
         world.pool.set_labels(used, world.dataset.targets[used], 1)
         assert self.pick(world, 1, cycle=2).tolist() == world.pool.candidates.tolist()
 
-    def test_a_later_round_goes_on_from_the_earlier(self, world: World) -> None:
+    def test_a_later_round_continues_from_the_earlier(self, world: World) -> None:
         """One instance lives for the whole run: what it keeps of a round must not be taken for what is true in the next."""
         plugin = self.plugin(world)
         first = self.pick(world, 9, plugin)
@@ -113,8 +113,8 @@ class AcquisitionContract(Contract):
         assert len(view.labeled) == 0
         check_picks(plugin.select(view, 6), view.candidates, 6, self.shown_name)
 
-    def test_labels_that_nobody_gave_do_not_matter(self, world: World, tmp_path: Path) -> None:
-        """A data set may know more labels than were asked for. Who looks at them has results that no person could repeat."""
+    def test_labels_that_were_not_given_do_not_matter(self, world: World, tmp_path: Path) -> None:
+        """A data set may know more labels than were asked for. One that looks at them has results that cannot be had with people."""
         plugin = self.plugin(world)
         if "truth" in plugin.needs:
             pytest.skip("declares that it knows the truth, and so works with a simulated oracle alone")
@@ -122,7 +122,7 @@ class AcquisitionContract(Contract):
         other = World(tmp_path / "other")
         hidden = other.pool.unlabeled
         other.dataset.targets[hidden] = (other.dataset.targets[hidden] + 1) % CLASSES
-        assert self.pick(other, 7, self.plugin(other)).tolist() == picks.tolist(), "looks at labels that nobody gave; declare `truth`"
+        assert self.pick(other, 7, self.plugin(other)).tolist() == picks.tolist(), "looks at labels that were not given; declare `truth`"
 
     # ------------------------------------------------------------------------------------------ randomness
     def test_the_same_seed_gives_the_same_picks(self, world: World, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The suite of an algorithm: it trains, the same again, from what was labelled alone, and goes on where it was stopped."""
+"""The suite of an algorithm: it trains, the same again, from what was labelled alone, and resumes where it was stopped."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class AlgorithmContract(Contract):
         start, end = whole.algorithm.session.weights.build().state_dict(), whole.algorithm.model.state_dict()
         assert any(not (start[name] == end[name]).all() for name, _ in whole.algorithm.model.named_parameters()), "no weight has changed"
 
-    def test_labels_that_nobody_gave_do_not_matter(self, whole: Trained, tmp_path: Path) -> None:
+    def test_labels_that_were_not_given_do_not_matter(self, whole: Trained, tmp_path: Path) -> None:
         """A data set may know more labels than were asked for: a trainer that sees them is no semi-supervised one."""
         if declared(self.registered(), "all_labels"):
             pytest.skip("says that it trains on all labels, as an upper bound")
@@ -61,7 +61,7 @@ class AlgorithmContract(Contract):
             dataset.targets[hidden] = (dataset.targets[hidden] + 1) % dataset.num_classes
 
         other = self.trained(tmp_path, change=hide)
-        assert not differing_weights(whole.path, other.path), "has trained on labels that nobody gave"
+        assert not differing_weights(whole.path, other.path), "has trained on labels that were not given"
 
     # ------------------------------------------------------------------------------------------ again
     def test_the_same_run_gives_the_same_weights(self, whole: Trained, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ class AlgorithmContract(Contract):
         other = self.trained(tmp_path)
         assert not differing_weights(whole.path, other.path), f"differ: {differing_weights(whole.path, other.path)[:5]}"
 
-    def test_stopped_in_the_middle_it_goes_on(self, whole: Trained, tmp_path: Path) -> None:
+    def test_stopped_in_the_middle_it_resumes(self, whole: Trained, tmp_path: Path) -> None:
         """What is not in the checkpoint is lost: a run that was stopped must end with the same bits."""
         with pytest.raises(TrainingStopped):
             self.trained(tmp_path, stop_at=len(whole.losses) * 2 // 3 + 1)

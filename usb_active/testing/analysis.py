@@ -94,7 +94,7 @@ class AnalysisContract(Contract):
         assert not broken, f"linked, and not there: {broken}"
 
     def test_reporting_changes_no_run(self, whole: Trained, tmp_path: Path) -> None:
-        """A report may be made of a resumed run, and that somebody else owns."""
+        """A report may be made of a resumed run, and by another user than its owner."""
         before = files_below(whole.path)
         self.report(whole.path, tmp_path / "figures")
         assert files_below(whole.path) == before, "the report has changed the run's directory"

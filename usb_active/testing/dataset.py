@@ -75,17 +75,17 @@ class DatasetContract(Contract):
         assert not twice, f"several samples have the key {twice}"
 
     def test_targets_are_labels(self, tmp_path: Path) -> None:
-        """Numbers of labels that the task knows, also as answers of a simulated oracle; -1 says that nobody knows."""
+        """Numbers of labels that the task knows, also as answers of a simulated oracle; -1 says that it is not known."""
         dataset = self.dataset(tmp_path)
         targets = np.asarray(dataset.targets)
         assert targets.dtype == np.int64 and targets.shape == (len(dataset),), f"targets: {targets.dtype} of shape {targets.shape}"
         _assert_labels(targets, -1, dataset.task, "targets")
 
     def test_queryable_is_a_mask(self, tmp_path: Path) -> None:
-        """Integers in its place would be taken for indices; a pool in which nobody can be queried has no active learning."""
+        """Integers in its place would be taken for indices; a pool in which no sample can be queried has no active learning."""
         queryable = np.asarray((dataset := self.dataset(tmp_path)).queryable)
         assert queryable.dtype == bool and queryable.shape == (len(dataset),), f"queryable: {queryable.dtype} of shape {queryable.shape}"
-        assert queryable.any(), "nobody can be queried for any sample"
+        assert queryable.any(), "no sample can be queried"
 
     def test_class_names_are_distinct_texts(self, tmp_path: Path) -> None:
         """People answer with these texts, and files hold them. Where labels are no classes, there are none."""
@@ -125,12 +125,12 @@ class DatasetContract(Contract):
         task = self.dataset(tmp_path).task
         for label in some_labels(task):
             text = task.decode(label)
-            assert isinstance(text, str) and text, f"label {label} has the text {text!r}; an empty one says that nobody knows"
+            assert isinstance(text, str) and text, f"label {label} has the text {text!r}; an empty one says that it is not known"
             assert task.encode(text) == label, f"label {label} is written as {text!r}, which is label {task.encode(text)}"
             assert task.read(text) == label, f"label {label} is written as {text!r}, which is read as {task.read(text)}"
 
     def test_no_answer_is_no_label(self, tmp_path: Path) -> None:
-        """An empty cell is a sample that nobody has answered for; `skip` refuses it, where that is no label of its own."""
+        """An empty cell is a sample without an answer; `skip` refuses it, where that is no label of its own."""
         task = self.dataset(tmp_path).task
         assert task.read("") is None, f"an empty text is read as {task.read('')}"
         try:
@@ -149,7 +149,7 @@ class DatasetContract(Contract):
         assert len(targets) == len(labels), f"targets of {len(labels)} labels: {len(targets)}"
         for label, target in zip(labels.tolist(), targets, strict=True):
             assert _same(task.target(label), target), f"target({label}) is {task.target(label)}, and among targets it is {target}"
-            assert not _same(unknown[0], target), f"label {label} is learned as one that nobody knows"
+            assert not _same(unknown[0], target), f"label {label} is learned as one that is not known"
 
     def test_targets_make_a_batch(self, tmp_path: Path) -> None:
         """A loader stacks what `target` gives."""

@@ -74,7 +74,7 @@ class InitialLabelsContract(Contract):
         assert self.brought(self.plugin(tmp_path), fresh)
 
     def test_where_there_are_no_labels_it_says_so(self, tmp_path: Path) -> None:
-        """Of a pool whose labels nobody knows it brings those that it has from elsewhere, or refuses: a training needs one."""
+        """Of a pool whose labels are not known it brings those that it has from elsewhere, or refuses: a training needs one."""
         world, plugin = World(tmp_path / "unknown", fresh=True), self.plugin(tmp_path)
         world.dataset.targets[:] = -1
         try:
@@ -112,7 +112,7 @@ class InitialLabelsContract(Contract):
 
     # ------------------------------------------------------------------------------------------ what it leaves alone
     def test_its_files_are_unchanged(self, fresh: World, tmp_path: Path) -> None:
-        """They are somebody's work, and `check` only looks."""
+        """They are the user's work, and `check` only looks."""
         plugin = self.plugin(tmp_path)
         before = files_below(tmp_path)
         self.brought(plugin, fresh)

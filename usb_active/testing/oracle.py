@@ -35,7 +35,7 @@ class OracleContract(Contract):
         return Asking(self, tmp_path)
 
     def oracle(self, folder: Path, dataset: Dataset) -> Oracle:
-        """An instance that has been set up, as a process makes it that begins or goes on."""
+        """An instance that has been set up, as a process that begins or resumes a run makes it."""
         oracle = self.make(self.config)
         oracle.setup(dataset, folder)
         return oracle
@@ -70,7 +70,7 @@ class OracleContract(Contract):
         if asking.oracle.simulated:
             expected = {idx: int(targets[idx]) for idx in (5, 12, 27)}
         else:
-            assert not asking.oracle.collect(query).labels, "labels that nobody gave"
+            assert not asking.oracle.collect(query).labels, "labels without an answer"
             # Other ones than the data set's: people are right.
             expected = {idx: (int(targets[idx]) + 1) % CLASSES for idx in (5, 27)}
         asking.answer(query, expected)
@@ -95,7 +95,7 @@ class OracleContract(Contract):
         assert known(asking.oracle.collect(query)) == found, "another answer the second time"
         assert files_below(asking.run) == files, "collecting has changed files"
 
-    def test_a_process_that_goes_on_finds_the_answers(self, asking: Asking) -> None:
+    def test_a_process_that_resumes_finds_the_answers(self, asking: Asking) -> None:
         """People take days, and no process waits for them."""
         query = asking.ask([5, 12, 27])
         asking.answer(query, {5: 2, 12: 0})
@@ -155,7 +155,7 @@ class Asking:
         return self._suite.oracle(self.run, self.dataset)
 
     def ask(self, idx: list[int], cycle: int = 0) -> Query:
-        """A query as the core puts it: on disk before anyone is asked."""
+        """A query as the core puts it: on disk before the oracle is asked."""
         keys = tuple(self.dataset.keys[i] for i in idx)
         query = Query(cycle, np.array(idx), keys, "suite", self.dataset.class_names)
         with RunDir.open(self.run, {}) as run:

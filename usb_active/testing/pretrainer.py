@@ -1,4 +1,4 @@
-"""The suite of a pretrainer: weights and features that fit, and that a killed process goes on to."""
+"""The suite of a pretrainer: weights and features that fit, and that a killed process resumes to the same ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from usb_active.usb.networks import small_cnn
 
 
 class Killed(BaseException):
-    """What ends a pretraining where it stands, as a signal would: nobody's `except Exception` keeps it."""
+    """What ends a pretraining where it stands, as a signal would: no `except Exception` keeps it."""
 
 
 class CountedPictures(Pictures):
@@ -101,7 +101,7 @@ class PretrainerContract(Contract):
         one, other = self.run(tmp_path / "one"), self.run(tmp_path / "other")
         assert not differing(one, other), f"differ: {differing(one, other)[:5]}"
 
-    def test_killed_in_the_middle_it_goes_on(self, tmp_path: Path) -> None:
+    def test_killed_in_the_middle_it_resumes(self, tmp_path: Path) -> None:
         """Pretraining takes days. Begun again in its folder it ends with the same bits, and does not begin from the start."""
         if not self.trains:
             pytest.skip("does not look at the samples")
@@ -119,11 +119,11 @@ class PretrainerContract(Contract):
 
     # ------------------------------------------------------------------------------------------ what it leaves alone
     def test_labels_do_not_matter(self, tmp_path: Path) -> None:
-        """It runs before anyone was asked. A data set may know labels all the same: who looks at them has learned the answers."""
+        """It runs before the first query. A data set may know labels all the same: one that looks at them has learned the answers."""
         pictures = CountedPictures()
         pictures.targets = (pictures.targets + 1) % CLASSES
         one, other = self.run(tmp_path / "one"), self.run(tmp_path / "other", pictures)
-        assert not differing(one, other), "looks at labels that nobody gave"
+        assert not differing(one, other), "looks at labels that were not given"
 
     def test_the_pool_is_unchanged(self, tmp_path: Path) -> None:
         """The data set is the run's own, not a copy."""

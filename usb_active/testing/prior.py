@@ -94,14 +94,14 @@ class PriorContract(Contract):
         else:
             assert table is None or len(table) == 60
 
-    def test_labels_that_nobody_gave_do_not_matter(self, world: World, tmp_path: Path) -> None:
+    def test_labels_that_were_not_given_do_not_matter(self, world: World, tmp_path: Path) -> None:
         """A data set may know more labels than were asked for: a prior that sees them has learned the answers."""
         if "truth" in self.plugin(world).needs:
             pytest.skip("declares that it knows the truth, and so works with a simulated oracle alone")
         other = World(tmp_path / "other")
         hidden = other.pool.unlabeled
         other.dataset.targets[hidden] = (other.dataset.targets[hidden] + 1) % CLASSES
-        assert not _differing(self.tables(world), self.tables(other)), "looks at labels that nobody gave"
+        assert not _differing(self.tables(world), self.tables(other)), "looks at labels that were not given"
 
     def test_samples_that_are_not_finite_are_named(self, world: World, tmp_path: Path) -> None:
         """A broken file, or a training that diverged, must not guide the next one."""
@@ -120,7 +120,7 @@ class PriorContract(Contract):
 
     # ------------------------------------------------------------------------------------------ again
     def test_the_same_seed_gives_the_same_table(self, world: World, tmp_path: Path) -> None:
-        """A run that is repeated, or that goes on, is guided by the same beliefs, bit for bit."""
+        """A run that is repeated or resumed is guided by the same beliefs, bit for bit."""
         for seed in (0, 1):
             one, other = (self.tables(each, seed=seed) for each in (world, World(tmp_path / f"other{seed}")))
             assert not _differing(one, other), f"the tables at {_differing(one, other)} differ"

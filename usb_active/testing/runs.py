@@ -57,10 +57,11 @@ def _initial(folder: Path) -> Path:
 
 
 def train(data: Mapping[str, Any], stop_at: int | None = None, change: Callable[[Dataset], None] | None = None) -> Trained:
-    """Run, or go on with, an experiment in this process.
+    """Run or resume an experiment in this process.
 
     Args:
-        stop_at: the number of the step before which it ends with `TrainingStopped`. change: is given the data set before anything runs.
+        stop_at: the number of the step before which it ends with `TrainingStopped`.
+        change: is given the data set before anything runs.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -22,7 +22,7 @@ def make_args(config: RunConfig) -> argparse.Namespace:
 def complete_args(args: argparse.Namespace) -> None:
     """Give a namespace that others made (semilearn's `get_config`) its checked configuration, in place.
 
-    Such a namespace holds a default for every key, and nobody can tell a default from a value that was given. So what
+    Such a namespace holds a default for every key, and a default cannot be told from a value that was given. So what
     equals USB's default counts as not given: the same thing, except that `num_classes`, `img_size` and `num_labels` are
     then those of the data set and of the `active` block.
 

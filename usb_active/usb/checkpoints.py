@@ -22,7 +22,7 @@ logger = logging.getLogger("usb_active")
 class CycleCheckpoints:
     """Owns the format of one cycle's checkpoints, and the algorithm's numbers as its constructor left them.
 
-    Everything else belongs to the owners given here and to the training, who say and take their states themselves.
+    Everything else belongs to the owners given here and to the training, which say and take their states themselves.
     """
 
     def __init__(self, cycle: int, registrations: Registrations, scores: Scores, divergence: Divergence, stopwatch: Stopwatch):

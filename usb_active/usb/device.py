@@ -70,7 +70,7 @@ class DeviceMixin:
         self.amp_cm = partial(torch.autocast, self.device.type, **precision) if self.use_amp else contextlib.nullcontext
 
     def place_networks(self) -> None:
-        """A model that a launcher moved stays where it is; one that nobody moved goes to the device."""
+        """A model that a launcher moved stays where it is; one that was not moved goes to the device."""
         if self.device.type != "cpu":
             self.model.to(self.device)
             self.ema_model.to(self.device)

@@ -80,7 +80,7 @@ class _Tally:
         self._version = table._version
 
     def counts_of(self, table: torch.Tensor) -> bool:
-        """Whether the counts are this table's, and nobody else has written to it."""
+        """Whether the counts are this table's, and nothing else has written to it."""
         return self.table is table and self._version == table._version
 
     def store(self, idx: torch.Tensor, labels: torch.Tensor, selected: torch.Tensor) -> None:
@@ -241,7 +241,7 @@ REPLACEMENTS: dict[type[Hook], type[Hook]] = {
 def accelerate(algorithm: Any) -> list[str]:
     """Replace USB's slow hooks in place: same name, priority, position and state. Returns the names of the replaced.
 
-    Only hooks of exactly USB's class are replaced; someone's subclass is left alone.
+    Only hooks of exactly USB's class are replaced; a subclass is left alone.
     """
     replaced = []
     for position, hook in enumerate(algorithm._hooks):

@@ -96,7 +96,8 @@ def register_hooks(algorithm: Any, plugins: Mapping[str, Hook], own: Hook, progr
     """The hooks of an active training, in the order in which they must come, into USB's.
 
     Args:
-        plugins: role → hook. own: of what the algorithm itself registered.
+        plugins: role → hook.
+        own: of what the algorithm itself registered.
     """
     replace_hook(algorithm, ActiveEvaluationHook(), "EvaluationHook", "HIGH")
     # Its samplers are seeded by the epoch alone; ours need no telling.

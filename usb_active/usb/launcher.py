@@ -64,7 +64,8 @@ def run_script(script: Path, config: RunConfig) -> None:
     """Run USB's train.py on a configuration; the algorithm that it builds does the rest.
 
     Raises:
-        UsageError, WaitingForLabels: as the run itself.
+        UsageError: as the run itself.
+        WaitingForLabels: as the run itself.
     """
     register_usb_algorithms([config.usb["algorithm"]])
     # Made a run before train.py puts a log into the directory: in a directory with unknown files no run starts.

@@ -34,8 +34,9 @@ class CycleLoaders:
     """Owns the streams and loaders of one cycle. What a batch holds depends on its position alone.
 
     Args:
-        algorithm: its name in USB. views: what it declares as `unlabeled_views`.
-        split: who is labelled, unlabelled and held out in this cycle.
+        algorithm: its name in USB.
+        views: what it declares as `unlabeled_views`.
+        split: which samples are labelled, unlabelled and held out in this cycle.
 
     Attributes:
         rows: name → the rows of a loader: "train_lb", "train_ulb", and "eval", "validation" where there are such samples.

@@ -1,4 +1,4 @@
-"""Plugins as hooks of USB: who watches a training, at which of its stages, and who adds to its loss."""
+"""Plugins as hooks of USB: which watch a training, at which of its stages, and which add to its loss."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class PluginHooks:
                     hook.plugin.setup(training_info(training, registrar(role)))
 
     def show(self, algorithm: Any, batch: TrainBatch, out_dict: dict[str, Any], log_dict: dict[str, Any]) -> bool:
-        """Show a step to those who watch, and add to its loss, and to the log, what others give: whether the loss has changed.
+        """Show a step to the plugins that watch, and add to its loss, and to the log, what others give: whether the loss has changed.
 
         Raises:
             UsageError: what is added is no scalar.

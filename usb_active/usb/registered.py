@@ -58,7 +58,8 @@ class Registrations:
 
     Args:
         hooks: role → the plugin's hook, which steps what that plugin registers. The algorithm's own is made here, as `own`.
-        seed, cycle: by these, the role and a name, what is registered under it is initialised.
+        seed: what is registered under a name is initialised by this, `cycle`, the role and the name.
+        cycle: the training's.
     """
 
     def __init__(self, hooks: Mapping[str, RegisteredState], seed: int, cycle: int, device: torch.device):

@@ -47,7 +47,7 @@ def batch_fields(name: str, cls: type) -> frozenset[str]:
 
 
 def wanted_fields(plugin: Any) -> frozenset[str]:
-    """The fields of TrainBatch that a plugin declares to need; who names modules needs their outputs."""
+    """The fields of TrainBatch that a plugin declares to need; one that names modules needs their outputs."""
     return plugin.batch_fields | {"hidden"} if plugin.hidden_modules else frozenset(plugin.batch_fields)
 
 

@@ -18,7 +18,7 @@ class Stopwatch:
         return self._before if self._started is None else self._before + time.perf_counter() - self._started
 
     def start(self) -> None:
-        """This process begins to train, or goes on with a training."""
+        """This process begins or resumes a training."""
         self._started = time.perf_counter()
 
     def stop(self) -> None:

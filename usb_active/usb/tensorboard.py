@@ -24,7 +24,8 @@ class RunLog:
     """Owns USB's log, where the run has one.
 
     Args:
-        log: the one that USB's train.py made. folder: where one is made if there is none; None for no log.
+        log: the one that USB's train.py made.
+        folder: where one is made if there is none; None for no log.
     """
 
     def __init__(self, log: TBLog | None, folder: Path | None):

@@ -35,7 +35,8 @@ class ImageViews:
     Args:
         img_size: side of a view; the shorter side of a sample is resized to it.
         crop_ratio: in (0, 1]; the crop is taken after padding by int(img_size · (1 − crop_ratio)).
-        mean, std: one value a channel, on the scale of [0, 1].
+        mean: one value per channel, on the scale of [0, 1].
+        std: one value per channel, likewise.
         flip: whether to flip left and right at random; False where direction has a meaning, as for digits.
         padding: pixels to pad by instead, less than `img_size`: the view is shifted by up to so many, evenly drawn.
         strong: whether there is a strong view; without, the attribute is None.

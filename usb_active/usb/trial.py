@@ -78,7 +78,7 @@ def _check_known(session: Any, config: RunConfig) -> None:
         return
     known = session.selection.known_labels(plugin)["idx"]
     if (config.run_path / "queries").is_dir():
-        # Under way: what is asked already counts, and the run says itself when nobody is left.
+        # Under way: what is asked already counts, and the run says itself when no sample is left.
         return
     askable = queryable_mask(session.dataset, session.oracle)
     left = int(np.delete(askable, known).sum())

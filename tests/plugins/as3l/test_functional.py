@@ -359,14 +359,14 @@ def test_one_label_in_every_blob_says_it_all():
     assert np.array_equal(prior(features, labeled, names, 5, ks=[4], rng=rng()), np.eye(5, dtype=np.float32)[names[blob]])
 
 
-def test_one_cluster_gives_everybody_the_histogram_and_as_many_as_samples_nobody_anything():
+def test_one_cluster_gives_every_sample_the_histogram_and_as_many_as_samples_none():
     features, labeled, labels = cloud(), [4, 9, 30], [1, 1, 0]
     probs = prior(features, labeled, labels, 2, ks=[1], rng=rng())
     assert np.allclose(np.delete(probs, labeled, axis=0), [1 / 3, 2 / 3])
     assert probs[labeled].tolist() == [[0, 1], [0, 1], [1, 0]]
     probs = prior(features, labeled, labels, 2, ks=[60], rng=rng())
     assert probs[labeled].tolist() == [[0, 1], [0, 1], [1, 0]] and probs.sum() == 3
-    # Together: those whom a label reached once are as sure as it is.
+    # Together: those that a label reached once are as sure as it is.
     assert np.allclose(np.delete(prior(features, labeled, labels, 2, ks=[60, 1], rng=rng()), labeled, axis=0), [1 / 3, 2 / 3])
 
 

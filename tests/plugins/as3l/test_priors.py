@@ -1,4 +1,4 @@
-"""AS3L's priors as plugins: tables, what selection and prior share, and runs they guide, that are broken and go on."""
+"""AS3L's priors as plugins: tables, what selection and prior share, and runs they guide, that are interrupted and resume."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_classes_apart_are_told_from_two_labels_each(tmp_path):
 
 def test_what_is_logged_is_of_samples_without_a_label(world):
     view = pixels_view(world)
-    # As many clusters as samples: nobody but the labelled has a prior.
+    # As many clusters as samples: only the labelled have a prior.
     plugin("prior", "as3l", ks=[60]).fit(view, "start")
     assert view._source.metrics == {"prior_coverage": 0.1, "prior_accuracy": 0, "prior_ece": 0}
 
@@ -305,7 +305,7 @@ def test_killed_again_and_again_a_run_ends_the_same(tmp_path, points):
     killer.assert_same_end(killer.finish(data), uninterrupted, cycle=1)
 
 
-def test_samples_whose_class_nobody_knows_take_part_and_are_not_judged(tmp_path):
+def test_samples_whose_class_is_not_known_take_part_and_are_not_judged(tmp_path):
     """As in STL-10: two thirds of the pool can only be looked at."""
     world = World(tmp_path, fresh=True)
     known = np.arange(60) % 3 == 0

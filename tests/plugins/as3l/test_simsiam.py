@@ -357,7 +357,7 @@ CASES = {"small_cnn": (tiny, {}), "cnn13": (grey13, {"img_size": 12})}
 def test_stopped_anywhere_it_ends_with_the_same_bits(tmp_path, case):
     build, options = CASES[case]
     whole = pretrain(tmp_path / "whole", FewDigits(**options), build)
-    # One image and then 48 an epoch: before the first, in the first, at the end of it, in the second, before the last image.
+    # One image and then 48 per epoch: before the first, in the first, at the end of it, in the second, before the last image.
     for before in (0, 20, 49, 60, 144):
         scratch = tmp_path / f"stopped {before}"
         with pytest.raises(Stopped):
@@ -395,7 +395,7 @@ def small_cnn_kept():
         return small_cnn(10, 8, 1, width=4)
 
 
-def test_a_run_may_go_on_with_another_number_of_processes(tmp_path):
+def test_a_run_may_resume_with_another_number_of_processes(tmp_path):
     one = pretrain(tmp_path)
     assert equal(pretrain(tmp_path, num_workers=1), one)
 

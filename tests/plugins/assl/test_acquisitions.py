@@ -1,4 +1,4 @@
-"""ASSL as plugins: the contract of every acquisition, what each one picks, and runs that are broken and go on."""
+"""ASSL as plugins: the contract of every acquisition, what each one picks, and runs that are interrupted and resume."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def moved(folder: Path) -> Path:
 
 
 def view(cycle: int, probs=((0.96, 0.04), (0.5, 0.5)), idx=(1, 3)):
-    """Two unlabelled samples and what the model says of them, a sample a batch."""
+    """Two unlabelled samples and what the model says of them, one sample per batch."""
     stream = [(np.array([i]), {"probs": np.array([[row]], dtype=np.float32)}) for i, row in zip(idx, probs, strict=True)]
     return SimpleNamespace(cycle=cycle, num_classes=2, unlabeled=np.array(idx, dtype=np.int64), predict=lambda outputs, idx: iter(stream))
 

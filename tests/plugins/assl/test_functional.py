@@ -218,7 +218,7 @@ def test_the_bound_scales_with_the_values_and_grows_with_c():
     assert torch.equal(one.ucb(0), one.mean)
 
 
-def test_state_goes_on_where_it_was():
+def test_state_resumes_where_it_was():
     one, other = F.EmaUcb(4, 0.8), F.EmaUcb(4, 0.8)
     one.update([0, 1, 1], [1.0, 2.0, 0.5])
     other.load_state_dict(one.state_dict())

@@ -251,7 +251,7 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path):
     data = lp(tmp_path, active=active, plugins=[str(PLUGIN)], lp_supervised_epochs=0)
     uninterrupted = finish({**data, "save_name": "uninterrupted"})
     assert run(data, "train").code == KILLED
-    # What the run goes on from lies within an epoch, and holds what that epoch began with.
+    # What the run resumes from lies within an epoch, and holds what that epoch began with.
     path = directory(data) / "cycle_001" / "latest_model.pth"
     kept = torch.load(path, weights_only=True)["active"]["algorithm"]["tensors"]
     assert {"pseudo_labels", "cumulated_weights", "solution"} <= set(kept) and kept["solution"].dtype == torch.float32

@@ -287,7 +287,7 @@ def test_processes_that_load_images_change_nothing(tmp_path):
     assert equal(one, pretrain(tmp_path / "two", epochs=1, num_workers=2))
 
 
-def test_a_run_may_go_on_with_another_number_of_processes(tmp_path):
+def test_a_run_may_resume_with_another_number_of_processes(tmp_path):
     one = pretrain(tmp_path)
     assert equal(pretrain(tmp_path, num_workers=1), one)
 

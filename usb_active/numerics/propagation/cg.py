@@ -42,7 +42,7 @@ def _solve_block(graph: Graph, y: NDArray, alpha: float, tol: float, guess: NDAr
 
 
 def _iterate(graph: Graph, x: NDArray, residual: NDArray, alpha: float, limits: NDArray) -> None:
-    """Conjugate gradient on x in place. A column leaves when it has converged: going on would only add rounding."""
+    """Conjugate gradient on x in place. A column leaves when it has converged: further steps would only add rounding."""
     active = np.arange(x.shape[1])
     direction, squares = residual.copy(), _dots(residual, residual)
     for _ in range(most_steps(alpha, limits, squares)):

@@ -18,9 +18,13 @@ _SYMMETRY = 1e-6
 class Graph:
     """W = D^-1/2 A D^-1/2 of an affinity A (N, N).
 
-    matrix: W in double precision. component: (N,) number of each node's component, of `num_components`.
-    top: (N,) sqrt(degree), of unit length in each component. There it is the eigenvector of W's largest eigenvalue, 1:
-    known exactly, and without it the systems converge several times as fast. Zero for an isolated node, whose row of W is zero.
+    Attributes:
+        size: N.
+        matrix: W in double precision.
+        num_components: how many connected components there are.
+        component: (N,) the number of each node's.
+        top: (N,) sqrt(degree), of unit length in each component. There it is the eigenvector of W's largest eigenvalue, 1: known
+            exactly, and without it the systems converge several times as fast. Zero for an isolated node, whose row of W is zero.
     """
 
     def __init__(self, affinity: sp.sparray | sp.spmatrix) -> None:
@@ -55,7 +59,14 @@ class Graph:
 
 @dataclass
 class Part:
-    """A connected part of a graph: W as CSR arrays in both precisions, its exact top eigenvector, unit length."""
+    """A connected part of a graph.
+
+    Attributes:
+        indptr: (N + 1,) where the rows of W begin, as CSR.
+        indices: (E,) the columns of its entries.
+        data: (E,) the entries.
+        top: (N,) its exact top eigenvector, of unit length.
+    """
 
     indptr: NDArray[np.int32]
     indices: NDArray[np.int32]
