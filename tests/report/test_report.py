@@ -564,11 +564,11 @@ def test_the_map_is_of_what_the_selection_chose_by(tmp_path, role, kind):
     loaded = as_runs([run])[0]
     choice = {"name": kind, **({"path": str(path)} if kind == "file" else {"model": "resnet18", "path": "weights.pth"})}
     loaded.config["active"].update({"initial": {"name": "coreset", "size": 3, "features": choice}} if role else {"features": choice})
-    kept, source = embedding._kept_features(loaded, 8)
+    kept, source = embedding.kept_features(loaded, 8)
     assert np.array_equal(kept, features) and source == ("features in own.npy" if kind == "file" else "features of resnet18")
     # Of another pool: those of the pretraining.
     np.save(path, features[:7])
-    assert embedding._kept_features(loaded, 8)[1] == "features of pretraining"
+    assert embedding.kept_features(loaded, 8)[1] == "features of pretraining"
 
 
 def test_the_same_run_has_the_same_map(tmp_path, monkeypatch):

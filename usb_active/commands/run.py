@@ -12,6 +12,8 @@ from usb_active.config.choices import Problems
 from usb_active.config.settings import RunConfig
 from usb_active.loop.setup import build_dataset, build_parts, check_directory, say_remarks
 from usb_active.report import summary_table, write_report
+from usb_active.report.baselines import baseline_warning, run_baselines
+from usb_active.report.runs import read_runs
 from usb_active.storage.durable import check_locks
 from usb_active.storage.run_dir import RunDir, make_folder
 from usb_active.storage.schemas import run_metrics
@@ -82,6 +84,10 @@ def finish(config: RunConfig) -> None:
     written = write_report([config.run_path], trusted=True)
     for path in [path for path in written if not path.name.startswith("gallery")]:
         print(f"     {path}")
+    (finished,), _ = read_runs([config.run_path])
+    warning = baseline_warning(finished, run_baselines(finished)[0])
+    if warning:
+        print(warning)
 
 
 def log_progress(verbose: bool = False, quiet: bool = False) -> None:

@@ -26,6 +26,7 @@ FREE_KEYS = (
     "active.cycles",
     "active.keep",
     "active.fast_hooks",
+    "active.baselines",
 )
 # Where a configuration names a plugin, and of which kinds.
 _TOP = {"dataset": ("dataset",), "net": ("network",)}

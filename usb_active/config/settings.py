@@ -109,6 +109,7 @@ class ActiveKeys(Strict):
     deterministic: bool = Field(False, description="true: torch's deterministic algorithms, for bit-identical runs on CUDA")
     threads: int | None = Field(None, ge=1, description="torch's CPU threads; null: torch's choice, which depends on the machine")
     fast_hooks: bool = Field(True, description="faster, exact replacements of USB's slow hooks")
+    baselines: bool = Field(True, description="the report compares with cheap classifiers on the same labels; off: it does not")
 
 
 # The roles that always have a plugin, and which one they have unless the YAML says otherwise.

@@ -9,21 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from usb_active.report.drawing import add_frame, add_legend, add_title, line_style, new_figure, place_ticks, save_figure
+from usb_active.numerics.baselines import TITLES
+from usb_active.report.baselines import GroupBaselines
+from usb_active.report.drawing import COLORS, add_frame, add_legend, add_title, line_style, new_figure, place_ticks, save_figure
 from usb_active.report.groups import Group, common_title, measured
 
+# Of thin lines, told apart by more than colour.
+BASELINE_LINES = ((0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)))
 
-def learning_curve(groups: Sequence[Group], path: Path) -> Path:
+
+def learning_curve(groups: Sequence[Group], path: Path, baselines: GroupBaselines | None = None) -> Path:
     """Draw the headline metric (accuracy) by number of labels, mean ± standard deviation over the runs of each group, as a PNG.
 
     The mean is drawn at the numbers of labels that all runs of a group reached; where these differ, the runs
-    are drawn one by one as well, faintly.
+    are drawn one by one as well, faintly. `baselines` are thin lines without markers: of one group in colours of their own, of several
+    in the group's colour.
     """
     drawn = [group for group in groups if group.curve]
     figure = new_figure()
     axes = figure.add_subplot()
     for place, group in enumerate(drawn):
         _draw_group(axes, group, line_style(place))
+    _draw_baselines(axes, drawn, baselines or {})
     _dress(axes, drawn)
     return save_figure(figure, path)
 
@@ -45,6 +52,23 @@ def _draw_group(axes: Any, group: Group, style: dict) -> None:
         for run in group.runs:
             counts, scores = zip(*sorted(run.by_labels(run.measure.key).items()), strict=True)
             axes.plot(counts, [factor * value for value in scores], alpha=0.4, linewidth=0.9, markersize=2.5, **style)
+
+
+def _draw_baselines(axes: Any, groups: Sequence[Group], baselines: GroupBaselines) -> None:
+    lines = [(place, name, values) for place, group in enumerate(groups) for name, values in baselines.get(group.label, {}).items()]
+    names = list(dict.fromkeys(name for _, name, _ in lines))
+    for place, name, values in lines:
+        number, is_alone = names.index(name), len(groups) == 1
+        means = [100 * mean(of_runs) for of_runs in values.values()]
+        # The first group has the first colour.
+        color = COLORS[1 + number] if is_alone else line_style(place)["color"]
+        # A single number of labels makes no line.
+        marker = "_" if len(means) == 1 else ""
+        style = {"linewidth": 1, "linestyle": BASELINE_LINES[number], "marker": marker, "markersize": 12, "zorder": 1.5}
+        axes.plot(list(values), means, color=color, label=TITLES[name] if is_alone else None, **style)
+    if len(groups) > 1:
+        for number, name in enumerate(names):
+            axes.plot([], [], color="0.35", linewidth=1, linestyle=BASELINE_LINES[number], label=f"{TITLES[name]} (same labels)")
 
 
 def _dress(axes: Any, groups: Sequence[Group]) -> None:

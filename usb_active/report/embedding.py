@@ -70,7 +70,7 @@ def _picks(run: RunRecord) -> dict[int, np.ndarray]:
 def _choose(
     run: RunRecord, keys: list[str], picks: Mapping[int, np.ndarray], dataset: Dataset | None, positions: Mapping[str, int], reason: str
 ) -> FeatureMap:
-    kept, source = _kept_features(run, len(keys))
+    kept, source = kept_features(run, len(keys))
     if kept is not None:
         idx = _sample(len(keys), picks, run)
         features = np.asarray(kept[idx], dtype=np.float32)
@@ -91,7 +91,7 @@ def _choose(
         raise UsageError(f"{run.path}: --embed: no features of pretraining, and no pixels: {reason_of(error)}") from error
 
 
-def _kept_features(run: RunRecord, size: int) -> tuple[np.ndarray | None, str]:
+def kept_features(run: RunRecord, size: int) -> tuple[np.ndarray | None, str]:
     """(N, D) for a pool of this size, mapped, and what they are: those that a selection chose by, where their source keeps
     them; else those of the pretrainer, or of its backbone."""
     active, folder = run.config["active"], run.path / "pretrain"

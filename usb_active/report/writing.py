@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usb_active.config.trust import FLAG, foreign_plugins
 from usb_active.errors import UsageError, name_some
 from usb_active.report.analyses import check_anything_to_analyse, write_analyses
+from usb_active.report.baselines import Entries, baseline_section, group_baselines, groups_section, run_baselines
 from usb_active.report.curves import learning_curve
 from usb_active.report.embedding import draw_embedding
 from usb_active.report.galleries import draw_galleries, load_dataset
@@ -53,7 +54,8 @@ def write_report(
             `embed` for several runs, or where neither features nor the dataset are there.
     """
     loaded, notes = read_runs(runs)
-    dataset_of = dataset_of or partial(load_dataset, trusted=trusted)
+    # Made once for all that needs it; a failure is told wherever it matters.
+    dataset_of = lru_cache(maxsize=1)(dataset_of or partial(load_dataset, trusted=trusted))
     foreign = [] if trusted else [str(run.path) for run in loaded if foreign_plugins(run.config.get("plugins") or [], run.path)]
     if foreign:
         logger.warning("%s: plugins that are not installed are not imported; what needs them is left out (%s)", name_some(foreign), FLAG)
@@ -65,6 +67,9 @@ def write_report(
     out = out or (loaded[0].path / "report" if len(loaded) == 1 and not notes else Path("report"))
     make_folder(out)
     notes += caveats(groups)
+    baselines, reasons = _baselines(loaded, dataset_of)
+    notes += reasons
+    of_groups = group_baselines(groups, baselines)
     curves: list[Path] = []
     galleries: list[Path] = []
     analyses: list[Path] = []
@@ -72,16 +77,32 @@ def write_report(
     drawn: list[Path] = []
     with missing_glyphs_logged():
         if any(group.curve for group in groups):
-            curves.append(learning_curve(groups, out / "learning_curve.png"))
+            curves.append(learning_curve(groups, out / "learning_curve.png", of_groups))
         if len(loaded) == 1:
             sections, drawn = _single_run(loaded[0], out, embed, dataset_of)
+            sections.insert(0, baseline_section(loaded[0], baselines.get(loaded[0].path, {})))
             galleries, reasons = draw_galleries(loaded[0], dataset_of, out)
             notes += reasons
+        else:
+            sections = [groups_section(of_groups)]
         if analysis:
             analyses = write_analyses(groups, out, trusted)
-    text = markdown(groups, notes, curves, sections, galleries)
+    text = markdown(groups, notes, curves, list(filter(None, sections)), galleries)
     atomic_write(out / "report.md", lambda stream: stream.write(text.encode()))
     return [*curves, out / "report.md", *drawn, *galleries, *analyses]
+
+
+def _baselines(runs: Sequence[RunRecord], dataset_of: Callable[[RunDir], Dataset]) -> tuple[dict[Path, Entries], list[str]]:
+    """The baselines of each run, computed where there is but one; those of several are what their own reports have left."""
+    if len(runs) == 1:
+        entries, notes = run_baselines(runs[0], dataset_of)
+        return {runs[0].path: entries}, notes
+    found = {run.path: run_baselines(run) for run in runs}
+    notes = [note for _, of_run in found.values() for note in of_run]
+    without = [path for path, (entries, _) in found.items() if not entries]
+    if 0 < len(without) < len(runs):
+        notes.append(f"No baselines of {name_some(without)}: a report of a run alone computes them.")
+    return {path: entries for path, (entries, _) in found.items()}, notes
 
 
 def _single_run(run: RunRecord, out: Path, embed: bool, dataset_of: Callable[[RunDir], Dataset]) -> tuple[list[str], list[Path]]:

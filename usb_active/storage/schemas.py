@@ -23,6 +23,8 @@ QUERY_REMEDY = "restore it from a copy: it says what was asked"
 META_REMEDY = "remove it: nothing but seconds and what was logged is lost"
 METRICS_REMEDY = "done.json of its cycle holds the same line"
 LINE_REMEDY = "restore the folder from a copy, or remove the line"
+BASELINES_FILE = "artifacts/baselines.json"
+BASELINES_REMEDY = "remove it: a report computes it again"
 ACCEPTED_REMEDY = "restore it from a copy: it says which edits of labels.csv were meant"
 
 
@@ -146,6 +148,32 @@ class PriorMade(Record):
     log: _Log
 
 
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class CycleBaselines(Record):
+    """What cheap classifiers made of the labels that a cycle trained on.
+
+    labels: the checksum of its rows of labels.csv. evaluated: the number of samples that were predicted, `available` those there were.
+    accuracies: by name of the baseline (`usb_active.numerics.baselines.TITLES`).
+    """
+
+    cycle: _Count
+    labels: str
+    evaluated_on: Literal["test", "validation"]
+    features: str
+    evaluated: Annotated[int, Field(ge=1)]
+    available: Annotated[int, Field(ge=1)]
+    versions: dict[str, str]
+    accuracies: dict[str, _Share]
+
+
+class BaselinesRecord(Record):
+    """`artifacts/baselines.json`."""
+
+    cycles: list[CycleBaselines]
+
+
 class Edit(Record):
     """The first rows of labels.csv, up to where a cycle began, were changed on purpose: checksums before and since."""
 
@@ -257,6 +285,12 @@ def read_accepted(run: RunDir) -> list[dict[str, Any]]:
     """The edits of labels.csv that were meant, oldest first."""
     record = _read(run, "accepted.json", AcceptedEdits, ACCEPTED_REMEDY)
     return [] if record is None else record["edits"]
+
+
+def read_baselines(run: RunDir) -> list[dict[str, Any]]:
+    """The baselines that were computed so far."""
+    record = _read(run, BASELINES_FILE, BaselinesRecord, BASELINES_REMEDY)
+    return [] if record is None else record["cycles"]
 
 
 def _read(run: RunDir, name: str, model: type[Record], remedy: str) -> dict[str, Any] | None:
