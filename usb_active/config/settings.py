@@ -105,6 +105,9 @@ class ActiveKeys(Strict):
         0.0, ge=0, le=0.5,
         description="share of the labelled samples, by class, that is held out to choose a checkpoint (at most 0.5); part of the budget",
     )  # fmt: skip
+    batch_norm: Literal["usb", "recomputed"] = Field(
+        "usb", description="statistics of the EMA network: USB's, copied from the live one; or recomputed from the pool at every evaluation"
+    )
     keep: Literal["last", "all"] = Field("last", description="checkpoints: of the last cycle only, or of all")
     deterministic: bool = Field(False, description="true: torch's deterministic algorithms, for bit-identical runs on CUDA")
     threads: int | None = Field(None, ge=1, description="torch's CPU threads; null: torch's choice, which depends on the machine")
@@ -156,6 +159,9 @@ class ActiveConfig(ActiveKeys):
     def resolved(self) -> dict[str, Any]:
         """The block as a plain mapping, defaults filled in."""
         block = {name: getattr(self, name) for name in ActiveKeys.model_fields}
+        if self.batch_norm == "usb":
+            # Runs that began before there was a choice resume as they are.
+            del block["batch_norm"]
         for name in ("initial", "acquisition", "oracle", "features", "pretrain", "prior"):
             value = getattr(self, name)
             block[name] = None if value is None else value.resolved()
@@ -443,7 +449,7 @@ def _cross_check(usb: dict[str, Any], active: ActiveConfig, problems: Problems) 
     if active.cycles > 0 and active.budget < 1:
         problems.add("active.budget", f"labels per cycle must be at least 1 ({active.budget})")
     # An algorithm that plans its cycles takes the iterations from the epochs.
-    if usb["epoch"] > usb["num_train_iter"] and not overrides(_own_algorithm(usb["algorithm"]), "plan"):
+    if usb["epoch"] > usb["num_train_iter"] and not overrides(own_algorithm(usb["algorithm"]), "plan"):
         problems.add("epoch", f"more epochs than iterations ({usb['epoch']}); at most num_train_iter, {usb['num_train_iter']}")
     if usb["use_pretrain"] and not usb["pretrain_path"]:
         problems.add("pretrain_path", "missing, with use_pretrain: true")
@@ -471,7 +477,7 @@ def _is_run(path: Path) -> bool:
         return False
 
 
-def _own_algorithm(name: str) -> type | None:
+def own_algorithm(name: str) -> type | None:
     """The class of an algorithm that is a plugin; None for USB's own, which are not imported here."""
     return REGISTRY.get("algorithm", name) if name in REGISTRY.names("algorithm") and name not in ALGORITHMS else None
 
@@ -480,7 +486,7 @@ def _settle_stream(usb: dict[str, Any], active: ActiveConfig, given: bool, probl
     """`include_lb_to_ulb`, where a method demands that labelled samples are, or are not, in the unlabelled stream."""
     # Of an instance, because what it wants may depend on its keys.
     asking = {choice.name: choice.make().include_labeled for choice in active.contributors.values()}
-    own = _own_algorithm(usb["algorithm"])
+    own = own_algorithm(usb["algorithm"])
     if own is not None:
         asking[usb["algorithm"]] = declared(own, "include_labeled")
     for name, wanted in asking.items():

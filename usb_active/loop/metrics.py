@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+from usb_active.loop.live_scores import live_fields
 from usb_active.storage.checkpoint import must_fit, read_cycle_checkpoint
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
 
     `accuracy` is the last EMA model's (on the test set, else on held-out labels). `best_accuracy` is the best of all
     evaluations on the test set: selected on the test set itself, so it is optimistically biased. With `validation`, `selected_accuracy`
-    is the test accuracy of the checkpoint that the held-out labels chose. `num_labels` are those trained on (held-out ones included);
+    is the test accuracy of the checkpoint that the held-out labels chose. `live_accuracy` is the live network's where `accuracy` is the EMA
+    model's; where nothing is held out, `labeled_accuracy` and `live_labeled_accuracy` are on the labels trained on.
+    `num_labels` are those trained on (held-out ones included);
     an algorithm that trains on all known ones has `num_asked` beside them. `class_counts` are of the labels that were trained on, and
     `validation_class_counts` of those held out (in runs that began with version 0.1.0, `class_counts` are of both).
     """
@@ -43,6 +46,7 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
         f"best_{metric.key}": trainer.best_test_score,
         f"validation_{metric.key}": last.get(f"validation/{metric.score}"),
         f"selected_{metric.key}": _selected_score(session, cycle),
+        **live_fields(trainer.live_scores, task),
         "evaluated_on": {"eval": "test", "validation": "validation"}[split] if last else "none",
         **(_class_counts(session, queried) if task.class_names else {}),
         "acquisition": meta["acquisition"],

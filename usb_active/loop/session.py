@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from usb_active.config.averaging import ema_remark, plans_steps
 from usb_active.contracts.analysis import analysis_folder, is_analysis
 from usb_active.contracts.prior import When
 from usb_active.errors import UsageError
 from usb_active.loop.guidance import Guidance
 from usb_active.loop.initial_weights import InitialWeights
 from usb_active.loop.ledger import Ledger
+from usb_active.loop.live_scores import gap_remark
 from usb_active.loop.metrics import training_record
 from usb_active.loop.plugin_states import PluginStates
 from usb_active.loop.previous_features import PreviousFeatures
@@ -23,6 +25,7 @@ from usb_active.loop.selection import Selection
 from usb_active.loop.setup import Components, components_from_args
 from usb_active.loop.trainer import Trainer
 from usb_active.loop.views import PoolViews
+from usb_active.pool.batch_norm import tracking_layers
 from usb_active.pool.pool import Pool
 from usb_active.pool.split import Split, provisional_split
 from usb_active.pool.view import PoolView
@@ -156,6 +159,7 @@ class Session:
         self.save_prior_log()
         self.states.save(cycle, "training")
         record = training_record(self, cycle)
+        self._say_gap(cycle)
         self.ledger.finish(cycle, {"metrics": record, "prior": self.guidance.file, "prior_in_training": in_training})
         self.trainer.log_record(record)
         self.ledger.write_state(cycle, "done", 0)
@@ -184,6 +188,7 @@ class Session:
         self.logged.clear()
         self.guidance.begin_training()
         self.trainer.prepare(cycle, self.ledger.split(cycle, self.selection.load_pseudo_labels(cycle)))
+        self._say_planned(cycle)
         if resumed:
             self.trainer.load_model(str(checkpoint))
         else:
@@ -191,6 +196,22 @@ class Session:
             self._fit_prior("start", cycle)
         self._in_memory, self.views.has_model = cycle, True
         self.trainer.fit()
+
+    def _say_planned(self, cycle: int) -> None:
+        """What `check` could not say of the EMA, because the algorithm plans its steps only now."""
+        if not plans_steps(self.config) or self.ledger.is_done(cycle):
+            return
+        line = ema_remark(self.config.usb["ema_m"], self.trainer.num_train_iter, self.config.active.batch_norm)
+        if line is not None:
+            logger.warning("cycle %d: %s", cycle, line)
+
+    def _say_gap(self, cycle: int) -> None:
+        """Whether the live network is better than the one that is used from here on."""
+        trainer = self.trainer
+        can_recompute = self.config.active.batch_norm == "usb" and bool(tracking_layers(trainer.model))
+        line = gap_remark(trainer.live_scores, self.dataset.task, self.config.usb, trainer.num_train_iter, can_recompute)
+        if line is not None:
+            logger.warning("cycle %d: %s", cycle, line)
 
     def _restore(self, cycle: int) -> None:
         """Have the finished training of a cycle in memory, as it was when it ended: from its checkpoint, or trained again."""

@@ -11,6 +11,8 @@ from usb_active.pool.view import Registered
 if TYPE_CHECKING:
     import torch
 
+    from usb_active.loop.live_scores import LiveScores
+
 
 class Trainer(Protocol):
     """`usb/algorithm.py` is one."""
@@ -23,6 +25,7 @@ class Trainer(Protocol):
     num_train_iter: int
     evaluation: dict[str, float]
     best_test_score: float | None
+    live_scores: LiveScores | None
     elapsed: float
 
     def prepare(self, cycle: int, split: Split) -> None: ...

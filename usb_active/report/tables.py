@@ -56,6 +56,17 @@ def _metrics(groups: Sequence[Group]) -> dict[str, tuple[str, Metric]]:
     }
 
 
+def _live(run: RunRecord) -> dict[str, tuple[str, Metric]]:
+    """The columns of the live network, as far as any line of the run has them: it is scored where the EMA network is."""
+    headline = run.measure
+    columns = {
+        f"live_{headline.key}": "live network",
+        f"labeled_{headline.key}": f"{headline.name} on the labels trained on",
+        f"live_labeled_{headline.key}": "live network on them",
+    }
+    return {name: (called, headline) for name, called in columns.items() if any(line.get(name) is not None for line in run.metrics)}
+
+
 def _scale(measure: Metric) -> tuple[float, int]:
     return measure.factor, measure.digits
 
@@ -80,7 +91,7 @@ def runs_table(groups: Sequence[Group]) -> str:
 
 def cycle_table(run: RunRecord) -> str:
     """What happened in each cycle of one run."""
-    names, has_classes = _metrics(group_runs([run])), run.has_classes
+    names, has_classes = {**_metrics(group_runs([run])), **_live(run)}, run.has_classes
     rows = [
         [
             line["cycle"],

@@ -100,6 +100,11 @@ class MetricsLine(Record):
     best_accuracy: float | None = None
     validation_accuracy: float | None = None
     selected_accuracy: float | None = None
+    # Since the live network is scored too; lines from before have none.
+    live_accuracy: float | None = None
+    live_balanced_accuracy: float | None = None
+    labeled_accuracy: float | None = None
+    live_labeled_accuracy: float | None = None
     class_counts: list[_Count] = []
     validation_class_counts: list[_Count] = []
     selected_class_counts: list[_Count] | None = None
@@ -228,7 +233,9 @@ def run_metrics(run: RunDir, lines: Sequence[dict[str, Any]] = ()) -> tuple[Metr
 def _check_values(run: RunDir, lines: Sequence[dict[str, Any]]) -> None:
     """What the run's task measures must be numbers: `MetricsLine` only knows those of classes."""
     headline, *others = run_metrics(run, lines)
-    names = [headline.key, *(f"{kind}_{headline.key}" for kind in ("best", "validation", "selected")), *(metric.key for metric in others)]
+    kinds = ("best", "validation", "selected", "live", "labeled", "live_labeled")
+    names = [headline.key, *(f"{kind}_{headline.key}" for kind in kinds)]
+    names += [f"{kind}{metric.key}" for metric in others for kind in ("", "live_")]
     for number, line in enumerate(lines, start=1):
         for name in names:
             if line.get(name) is not None and type(line[name]) not in (int, float):

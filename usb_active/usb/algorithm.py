@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader
 
 from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError
+from usb_active.loop.live_scores import LiveScores
 from usb_active.loop.session import Session
+from usb_active.pool.batch_norm import recompute, trained_layers
 from usb_active.pool.divergence import Divergence, advice
 from usb_active.pool.split import Split
 from usb_active.pool.view import Registered
@@ -207,6 +209,14 @@ class ActiveMixin(DeviceMixin):
         """Between two steps: UsageError when weights, buffers or EMA weights are not finite; see `Divergence.check`."""
         self._divergence.check(self.it + 1, self.num_train_iter, thoroughly)
 
+    def settle_ema(self) -> None:
+        """Before an evaluation, and so before checkpoints, selection and predictions: `batch_norm: recomputed`.
+
+        The next step's EMA copies the live network's statistics over these, so that the training does not depend on them.
+        """
+        if self.session.config.active.batch_norm == "recomputed" and (names := trained_layers(self.model)):
+            recompute(self.ema_model, names, map(self.to_device, self._loaders.statistics(self.args)))
+
     def evaluate(self, eval_dest: str = "eval", out_key: str = "logits", return_logits: bool = False) -> dict[str, Any]:
         """Scores of the EMA model (USB's names). The live weights are not touched."""
         return self.score(self.ema_model, eval_dest, out_key, return_logits)
@@ -214,6 +224,28 @@ class ActiveMixin(DeviceMixin):
     def score(self, model: torch.nn.Module, split: str, out_key: str = "logits", return_logits: bool = False) -> dict[str, Any]:
         """Scores of a model on the split ("eval", "validation"). UsageError when its logits are not finite."""
         return self._scores.score(model, self.loader_dict[split], split, out_key, return_logits)
+
+    def score_live(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Score the live network too: on the test set, else on held-out labels, else, with the EMA model, on the labels trained on.
+
+        Args:
+            scores: those of the EMA model, by USB's names.
+
+        Returns:
+            The live network's, for logs ("live_eval/top-1-acc").
+        """
+        split = next((split for split in ("eval", "validation") if split in self.loader_dict), "labeled")
+        batches = self._loaders.labeled(self.args) if split == "labeled" else self.loader_dict[split]
+        return self._scores.compare(self.ema_model, self.model if self._differs_from_live() else None, batches, split, scores)
+
+    def _differs_from_live(self) -> bool:
+        """Whether the EMA model is another network than the live one: USB's EMA with `ema_m: 0` is a copy."""
+        return self.ema_m != 0 or self.session.config.active.batch_norm == "recomputed"
+
+    @property
+    def live_scores(self) -> LiveScores | None:
+        """Both networks' scores at the last evaluation of this cycle's training; None before one."""
+        return self._scores.live
 
     @property
     def evaluation(self) -> dict[str, float]:

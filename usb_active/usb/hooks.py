@@ -40,11 +40,12 @@ class ActiveEvaluationHook(EvaluationHook):
             algorithm.check_divergence(thoroughly=due)
         if not due:
             return
+        algorithm.settle_ema()
         scores = {}
         for split in ("eval", "validation"):
             if split in algorithm.loader_dict:
                 scores.update(algorithm.evaluate(split))
-        algorithm.log_dict.update(scores)
+        algorithm.log_dict.update({**scores, **algorithm.score_live(scores)})
         algorithm.note_evaluation(scores)
 
     def after_run(self, algorithm: Any) -> None:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from usb_active.contracts.dataset import Dataset
+from usb_active.errors import UsageError
+from usb_active.pool.inference import PoolRows, view_loader
 from usb_active.pool.sampling import EpochSampler, Loader, PermutationStream, PositionSampler, SeededRows, make_loader
 from usb_active.pool.split import Split
+from usb_active.randomness import generator
 from usb_active.usb.data import EvaluationRows, PoolStream, pool_samples
 from usb_active.usb.unlabeled import View
 
 # Arguments of USB's steps that are rows of a stream → the stream.
 _ROWS_OF = {"idx_lb": "train_lb", "idx_ulb": "train_ulb"}
+
+# From how many images of the pool BatchNorm's statistics are recomputed.
+STATISTICS_IMAGES = 1024
 
 
 class Position(Protocol):
@@ -45,7 +52,8 @@ class CycleLoaders:
     """
 
     def __init__(self, algorithm: str, dataset: Dataset, split: Split, views: Mapping[str, View] | str | None, seed: int, cycle: int):
-        self._dataset, self._seed, self._cycle = dataset, seed, cycle
+        self._dataset, self._split, self._seed, self._cycle = dataset, split, seed, cycle
+        self._labeled: DataLoader | None = None
         streams = {
             "train_lb": PoolStream(algorithm, dataset, split.labeled, split.labels, views),
             "train_ulb": PoolStream(algorithm, dataset, split.unlabeled, None, views),
@@ -93,6 +101,27 @@ class CycleLoaders:
         own = torch.Generator()
         own.manual_seed(0)
         return Loader(rows, batch_size, shuffle=False, num_workers=workers, collate_fn=self._dataset.collate, generator=own)
+
+    def labeled(self, args: Namespace) -> DataLoader:
+        """The samples of the labelled stream in their eval view, for scores where nothing is held out."""
+        if self._labeled is None:
+            samples = pool_samples(self._dataset, self._split.labeled, self._split.labels)
+            rows = EvaluationRows(samples, self._dataset.views.eval, self._dataset.task)
+            self._labeled = self._evaluation_loader(rows, args.eval_batch_size, args.num_workers)
+        return self._labeled
+
+    def statistics(self, args: Namespace) -> Iterator[torch.Tensor]:
+        """Eval views of `STATISTICS_IMAGES` pool images, the same at every call in a cycle, in batches of about `eval_batch_size`."""
+        idx = np.union1d(self._split.labeled, self._split.unlabeled)
+        if len(idx) < 2:
+            raise UsageError("active.batch_norm: recomputed wants a pool of at least two images")
+        if len(idx) > STATISTICS_IMAGES:
+            idx = np.sort(generator(self._seed, self._cycle, "batch_norm").choice(idx, STATISTICS_IMAGES, replace=False))
+        rows = PoolRows(self._dataset, idx, "eval", 1, self._seed, (self._cycle, "batch_norm"))
+        # Of one image there is no variance.
+        parts = min(-(-len(idx) // args.eval_batch_size), len(idx) // 2)
+        batches = list(enumerate(np.array_split(np.arange(len(idx)), parts)))
+        return (batch["x"][0] for batch in view_loader(rows, batches, args.num_workers))
 
     def with_dataset_idx(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A batch of the training loaders with dataset indices where USB has rows of a stream."""

@@ -18,6 +18,7 @@ from semilearn.algorithms import get_algorithm
 from usb_active.config.settings import RunConfig
 from usb_active.errors import UsageError, reason_of
 from usb_active.loop.setup import make_plugins, queryable_mask
+from usb_active.pool.batch_norm import tracking_layers
 from usb_active.pool.inference import evaluating
 from usb_active.randomness import global_generators_kept
 from usb_active.storage.run_dir import RunDir
@@ -68,6 +69,8 @@ def _show_images(algorithm: Any, config: RunConfig) -> None:
     shape = tuple(getattr(out.get("logits") if isinstance(out, dict) else None, "shape", ()))
     if shape != (2, dataset.task.num_outputs):
         raise UsageError(f"{who}: two {size} must give logits of shape {(2, dataset.task.num_outputs)}, got {shape or type(out).__name__}")
+    if config.active.batch_norm == "recomputed" and not tracking_layers(algorithm.model):
+        logger.warning("%s has no BatchNorm with running statistics; active.batch_norm: recomputed changes nothing", who)
     check_outputs(config, batch_fields(algorithm.base_name, type(algorithm)), out)
 
 
