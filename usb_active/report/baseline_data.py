@@ -11,7 +11,7 @@ import numpy as np
 from usb_active.config.upper_bound import with_known_labels
 from usb_active.errors import UsageError
 from usb_active.pool.pool import Pool
-from usb_active.pool.split import held_out
+from usb_active.pool.split import hold_out
 from usb_active.report.embedding import kept_features
 from usb_active.report.runs import RunRecord
 from usb_active.storage.journal_checks import read_starts
@@ -74,7 +74,7 @@ def labellings(run: RunRecord, dataset: Dataset, cycles: Sequence[int]) -> dict[
         start = need_start(run.directory, cycle)
         pool = Pool.from_rows(rows[: start["journal_rows"]], np.asarray(dataset.queryable), task, starts)
         pool = with_known_labels(pool, dataset) if start.get("all_labels") else pool
-        held = held_out(pool, share, seed, stratified, task.strata)
+        held = hold_out(pool, share, seed, stratified, task.strata)
         labeled = np.setdiff1d(pool.labeled, held)
         found[cycle] = Labelling(labeled, pool.labels[labeled], held, pool.labels[held])
     return found
