@@ -66,7 +66,7 @@ __version__ = "0.1.0"
 
 # Before anything can import semilearn.
 import_guard.install()
-moved.install()
+moved.install_old_names()
 
 # The public names, and the module that has each (":" and its name there, where that is another). Imported when a name is first used.
 _PUBLIC = {

@@ -43,7 +43,7 @@ MOVED = {
 _PACKAGE = "usb_active."
 
 
-def install() -> None:
+def install_old_names() -> None:
     """Find the old names from now on; again is harmless."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         # Last: what is really there comes first.

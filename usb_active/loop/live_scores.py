@@ -27,8 +27,10 @@ class LiveScores:
     """Both networks' scores of one evaluation, on the same samples.
 
     Attributes:
-        split: "eval", "validation", or "labeled" where there is neither. count: how many samples it has.
-        ema, live: by the task's own names of scores.
+        split: "eval", "validation", or "labeled" where there is neither.
+        count: how many samples it has.
+        ema: scores of the EMA network, by the task's own names.
+        live: those of the live network.
     """
 
     split: str
@@ -45,7 +47,8 @@ def lead(ema: float, live: float, count: int) -> tuple[float, float]:
     """(lowest, highest) by how much the live network's share of right answers is above the EMA network's, with 95 % confidence.
 
     Args:
-        ema, live: shares of `count` samples each.
+        ema: share of `count` samples.
+        live: the same of the live network.
 
     The interval of Agresti and Caffo for two binomials (The American Statistician 54, 2000): one right and one wrong answer are added to
     each sample, so that it has a width at 0 and 1 as well. The two networks see the same samples, which the interval does not use: it is
@@ -74,9 +77,10 @@ def gap_remark(scores: LiveScores | None, task: Task, usb: Mapping[str, Any], st
     """What people should know when the live network is better than the EMA network beyond noise; None where it is not.
 
     Args:
-        steps: of the training. can_recompute: whether `batch_norm: recomputed` is another way than the run's.
+        steps: of the training.
+        can_recompute: whether `batch_norm: recomputed` is another way than the run's.
 
-    Only of classes, and of trainings that are more than a trial: of other labels nobody knows how far a score varies.
+    Only of classes, and of trainings that are more than a trial: of other labels it is not known how far a score varies.
     """
     if scores is None or not task.class_names or steps < SHORTEST:
         return None

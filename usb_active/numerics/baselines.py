@@ -33,7 +33,8 @@ class Baselines:
     """Classifiers on fixed features, for one set of labels after another: what depends on the features alone is computed once.
 
     Args:
-        pool: (N, D) features of the samples that may have labels. queries: (Q, D) of those to predict; they train nothing.
+        pool: (N, D) features of the samples that may have labels.
+        queries: (Q, D) features of those to predict; they train nothing.
 
     Raises:
         ValueError: features that are not finite (naming the rows), of two widths, or none.
