@@ -226,6 +226,8 @@ def test_the_core_imports_no_plugin():
 
 def test_the_core_names_no_plugin():
     names = {declaration.name for declaration in DECLARED if folder_of(declaration)} | {folder_of(d) for d in DECLARED} - {""}
+    # `active.baselines` is a key of the core, which shares its name with the folder `plugins/baselines`.
+    names -= {"baselines"}
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}: {node.value!r}"
         for path in modules_below(CORE) for node in ast.walk(tree(path))
