@@ -109,6 +109,13 @@ def test_unknown_configuration(capsys):
     assert capsys.readouterr().err.startswith("usb-active: error: quickstrat: no such file, and no packaged configuration has this name")
 
 
+def test_a_path_of_the_clone_names_the_packaged_configuration(capsys, tmp_path, monkeypatch):
+    # As README has it, typed where there is no clone.
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["check", "yaml_configs/quickstart.yaml"]) == 2
+    assert "no such file, and no packaged configuration has this name; did you mean 'quickstart'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["labels", "report"])
 def test_commands_on_what_is_no_run(command, tmp_path, capsys):
     assert cli.main([command, str(tmp_path)]) == 2

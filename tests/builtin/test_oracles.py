@@ -403,6 +403,10 @@ def test_a_class_named_skip_cannot_be_refused(run, files):
             "index,label\n5,dgo\n",
             ["cycle_000.csv:2: unknown class ('dgo'); valid: did you mean 'dog'? cat, dog, Überhund, skip"],
         ),
+        (
+            "index,label\n5,DGO\n",
+            ["cycle_000.csv:2: unknown class ('DGO'); valid: did you mean 'dog'? cat, dog, Überhund, skip"],
+        ),
         ("index,label\n\n5,7\n", ["cycle_000.csv:3: unknown class ('7'); valid: cat, dog, Überhund, skip"]),
         ("index,label\n4,dog\n", ["cycle_000.csv:2: index is not in this query ('4'); valid: 5, 2, 7"]),
         (

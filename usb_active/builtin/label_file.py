@@ -42,8 +42,9 @@ class RowProblems:
         value = printable(value, 60)
         if not isinstance(valid, str):
             valid = list(valid)
-            close = difflib.get_close_matches(value, valid, n=1) if near and len(valid) <= 1000 else []
-            valid = (f"did you mean '{printable(close[0])}'? " if close else "") + name_some(valid, 20)
+            folded = {fold(name): name for name in valid} if near and len(valid) <= 1000 else {}
+            close = difflib.get_close_matches(fold(value), folded, n=1)
+            valid = (f"did you mean '{printable(folded[close[0]])}'? " if close else "") + name_some(valid, 20)
         self.lines.append(f"{where}: {what} ({_quoted(value)}); valid: {valid}")
 
     def raise_if_any(self) -> None:

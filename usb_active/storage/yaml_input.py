@@ -181,7 +181,13 @@ def find_yaml(path_or_name: str | Path) -> Path:
     if what == "file":
         return path
     shown = {"folder": "is a folder", "": "no such file"}.get(what, what)
-    raise UsageError(f"{printable(name, 400)}: {shown}, and no packaged configuration has this name{nearest(name, packaged_names())}")
+    hint = nearest(_bare(name), packaged_names())
+    raise UsageError(f"{printable(name, 400)}: {shown}, and no packaged configuration has this name{hint}")
+
+
+def _bare(name: str) -> str:
+    """`quickstart` of `yaml_configs/quickstart.yaml`, which is there in a clone alone."""
+    return name.removeprefix("yaml_configs/").removesuffix(".yaml")
 
 
 def _what(path: Path) -> str:
