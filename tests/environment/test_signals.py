@@ -139,3 +139,28 @@ def test_workers_ignore_what_a_terminal_sends():
     child.start()
     assert ours.recv() == [True, True, False]
     child.join()
+
+
+def test_a_signal_while_the_interpreter_ends_changes_nothing():
+    # `late` is taken down after Python's own handlers.
+    code = (
+        "import os, signal, sys\n"
+        "from usb_active.cli import guarded\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGINT): kill(pid, number)\n"
+        "late = Late()\n"
+        "sys.exit(guarded(lambda: 3, is_last=True))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (3, "")
+
+
+def test_a_worker_keeps_quiet_when_the_other_process_has_gone():
+    code = (
+        "import sys\n"
+        "from usb_active.environment.signals import ignore_in_worker\n"
+        "ignore_in_worker()\n"
+        "for error in (ConnectionResetError(104, 'reset'), EOFError(), ValueError('its own')): sys.excepthook(type(error), error, None)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stderr == "ValueError: its own\n"

@@ -9,6 +9,7 @@ Loader workers ignore the signals that a terminal sends to them too; they end wi
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 # Of each signal: the exit code (128 + its number, as shells say it), and the line.
@@ -72,6 +73,10 @@ class StopSignals:
             # Left alone where the one who started us has it ignored: nohup, or a job in the background of a script.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
+        if self._is_last:
+            # Registered first, so called last, after whatever may wait: then Python takes handlers away one by one, and a signal would end
+            # a program that has done its work with the code of a killed one.
+            atexit.register(_ignore, self._before)
         self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
         self._outer, StopSignals._active = StopSignals._active, self
         return self
@@ -170,10 +175,22 @@ class StopSignals:
         os._exit(exit_code(self.received))
 
 
-def ignore_in_worker(_worker: int = 0) -> None:
-    """For a loader's `worker_init_fn`: the process that started the worker ends it."""
-    for number in _OF_TERMINALS:
+def _ignore(numbers: Iterable[int]) -> None:
+    for number in numbers:
         signal.signal(number, signal.SIG_IGN)
+
+
+def ignore_in_worker(_worker: int = 0) -> None:
+    """For a loader's `worker_init_fn`: the process that started the worker ends it, and says why."""
+    _ignore(_OF_TERMINALS)
+    hook = sys.excepthook
+
+    def without_lost_connections(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+        # A thread of `multiprocessing` was handing over a batch when the other process was stopped.
+        if not issubclass(kind, (ConnectionError, EOFError)):
+            hook(kind, error, traceback)
+
+    sys.excepthook = without_lost_connections
 
 
 @contextlib.contextmanager
