@@ -203,8 +203,12 @@ def acquisition_score(u_ucb: Array, i_ucb: Array) -> Array:
 def temporal_instability(labels_over_time: ArrayLike) -> NDArray[np.int64]:
     """How often the predicted label differs from the one observed before (Eq. 2).
 
-    labels_over_time: (T + 1, N) integers, the argmax predictions of all samples at each observation, in order; a memory map
-    is read a row at a time. Returns (N,) in [0, T].
+    Args:
+        labels_over_time: (T + 1, N) integers, the argmax predictions of all samples at each observation, in order; a memory map is read
+            a row at a time.
+
+    Returns:
+        (N,) in [0, T].
 
     Raises:
         ValueError: another shape, no observation at all, or no integers.
