@@ -89,7 +89,7 @@ def typiclust(
         max_clusters: at most so many clusters.
         neighbors: at most so many give a sample's typicality.
         min_size: clusters of fewer samples come last.
-        rng: what draws the clusters.
+        rng: what draws the clusters, and the order of equals.
 
     Returns:
         idx (budget,) in order of picking.

@@ -38,7 +38,9 @@ class VisitInstability:
     def update(self, idx: ArrayLike | torch.Tensor, labels: torch.Tensor) -> None:
         """Take in the predicted class of each of these samples; of one that stands there more than once, in order.
 
-        idx: (B,) integers, best on the CPU; labels: (B,) classes, on any device.
+        Args:
+            idx: (B,) integers, best on the CPU.
+            labels: (B,) classes, on any device.
 
         Raises:
             ValueError: shapes that differ, indices out of range (names them).

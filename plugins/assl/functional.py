@@ -118,9 +118,11 @@ class EmaUcb:
     def update(self, idx: ArrayLike | torch.Tensor, values: ArrayLike | torch.Tensor) -> None:
         """Take in one value of each of these samples; of a sample that stands there more than once, in order.
 
-        idx: (B,) integers, best on the CPU, where the training's are: an `idx` on another device is waited for.
-        values: (B,) scores; on another device not looked at, so that one that is not finite is found by `ucb`.
         The time grows with the largest number of times that one sample stands in `idx`.
+
+        Args:
+            idx: (B,) integers, best on the CPU, where the training's are: an `idx` on another device is waited for.
+            values: (B,) scores; on another device not looked at, so that one that is not finite is found by `ucb`.
 
         Raises:
             ValueError: shapes that differ, indices out of range (names them), and values that are not finite (names the

@@ -102,7 +102,17 @@ def kmeans_plus_plus(
 
 
 def farthest_first(space: Space, candidates: NDArray, labeled: NDArray, budget: int) -> NDArray[np.int64]:
-    """Greedy k-center in any space; `candidates` in the order that decides between equals, and checked before."""
+    """Greedy k-center in any space.
+
+    Args:
+        space: where the distances are.
+        candidates: (M,) idx in the order that decides between equals, and checked before.
+        labeled: (L,) idx of the first centres.
+        budget: how many to pick.
+
+    Returns:
+        idx (budget,) in the order of picking.
+    """
     distances = _Distances(space, candidates, labeled, budget)
     while distances.missing:
         front, rival = distances.front()
@@ -113,9 +123,19 @@ def farthest_first(space: Space, candidates: NDArray, labeled: NDArray, budget: 
 def sample_by_distance(
     space: Space, candidates: NDArray, labeled: NDArray, budget: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Each next pick drawn with probability proportional to its distance in `space`; `candidates` in random order.
+    """Each next pick drawn with probability proportional to its distance in `space`.
 
     Without labelled samples the first pick is the first of the candidates.
+
+    Args:
+        space: where the distances are.
+        candidates: (M,) idx in random order, checked before.
+        labeled: (L,) idx of centres that exist already.
+        budget: how many to pick.
+        rng: what draws them.
+
+    Returns:
+        idx (budget,) as drawn.
     """
     distances = _Distances(space, candidates, labeled, budget)
     while distances.missing:

@@ -148,7 +148,12 @@ def _symmetric(directed: sp.csr_array, mode: str) -> sp.csr_array:
 def normalize(affinity: sp.sparray | sp.spmatrix) -> sp.csr_array:
     """D^-1/2 W D^-1/2 of a symmetric non-negative W (N, N), with D the row sums (Zhou et al. 2003).
 
-    In double precision whatever comes in: the systems solved with it are ill-conditioned. Isolated nodes stay zero rows.
+    Args:
+        affinity: W.
+
+    Returns:
+        (N, N), in double precision whatever comes in, since the systems solved with it are ill-conditioned. Isolated nodes stay zero
+            rows.
     """
     graph = sp.csr_array(affinity, dtype=np.float64, copy=True)
     scale = inverse_sqrt_degree(graph)

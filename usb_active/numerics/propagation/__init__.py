@@ -130,8 +130,15 @@ def label_matrix(
 
 
 def left_open(sources: NDArray[np.float64], alpha: float, tol: float) -> float:
-    """The largest residual that `diffuse` may leave in a column: what is not above it is not known to be there. (What is, is known
-    but for up to 1 / (1 - alpha) times it.)"""
+    """The largest residual that `diffuse` may leave in a column.
+
+    What is not above it is not known to be there. (What is, is known but for up to 1 / (1 - alpha) times it.)
+
+    Args:
+        sources: Y (N, C).
+        alpha: as in `diffuse`.
+        tol: as in `diffuse`.
+    """
     return (1 - alpha) * tol * float(np.linalg.norm(sources, axis=0).max(initial=0))
 
 
