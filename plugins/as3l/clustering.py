@@ -59,7 +59,10 @@ def kmeans(points: NDArray[np.float32], clusters: int, rng: np.random.Generator)
 
     The best of several starts (400 / K, 1 … 10) from random rows, on a sample of the pool; then some iterations on all of it.
 
-    points: (N, D) from `as_points`; clusters: K, 1 … N.
+    Args:
+        points: (N, D) from `as_points`.
+        clusters: K, 1 … N.
+        rng: what draws the sample and the starts.
     """
     starts = int(np.clip(CLUSTERS_STARTED // clusters, 1, STARTS))
     rows, sample = max(SAMPLE * clusters, LEAST_SAMPLE), points

@@ -29,14 +29,19 @@ def prior(
 ) -> Probs:
     """Class probabilities (N, C) of all samples from a few labels, spread over clusterings of several sizes K.
 
-    features: (N, D); labeled: (L,) idx; labels: (L,) their classes, 0 … C−1.
-    ks: the sizes; by default 1 … 6 times the number of classes, at most N. (The paper's 10, 20, …, 60 are those of CIFAR-10.
-    Fewer clusters than classes must mix classes.)
-
     For each K a k-means seeded and constrained by the labelled samples, one seed to a cluster (see `constrained_kmeans`). Every
     sample takes the histogram of the labels in its cluster, none where there are none; these are added over the ks and
     normalised, so a row sums to one, or is zero where no label arrived in any. Open in the paper, and ours: seeds by sample, not
     by class; a random K of them where K < L; and the rows of labelled samples, which are one-hot.
+
+    Args:
+        features: (N, D), finite.
+        labeled: (L,) idx.
+        labels: (L,) their classes, 0 … C−1.
+        num_classes: C.
+        ks: the sizes; by default 1 … 6 times the number of classes, at most N. (The paper's 10, 20, …, 60 are those of CIFAR-10.
+            Fewer clusters than classes must mix classes.)
+        rng: what draws the clusterings.
 
     Raises:
         ValueError: features of another shape or not finite (names the rows); labelled idx out of range or repeated; as many
@@ -63,7 +68,9 @@ def prior(
 def posterior(prior: ArrayLike, probs: ArrayLike) -> Probs:
     """Prior and prediction together, normalize(y_prior + y_pred) (B, C), Eq. 5; rows whose prior is zero are the prediction.
 
-    prior: (B, C) rows that sum to one, or are zero; probs: (B, C) predictions.
+    Args:
+        prior: (B, C) rows that sum to one, or are zero.
+        probs: (B, C) predictions.
 
     Raises:
         ValueError: shapes that differ, or rows that are neither (names them).
@@ -80,9 +87,11 @@ def posterior(prior: ArrayLike, probs: ArrayLike) -> Probs:
 def expected_calibration_error(probs: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
     """Mean gap between confidence and accuracy over bins of confidence, weighted by their samples (Naeini et al. 2015), in [0, 1].
 
-    probs: (N, C) rows that sum to one, or are zero: wrong, with confidence 0. labels: (N,) classes.
-    bins: equally wide, (0, 1/bins], …, (1 − 1/bins, 1]; confidence 0 belongs to the first, and one that single precision has
-        put just above an edge to the bin below it.
+    Args:
+        probs: (N, C) rows that sum to one, or are zero, which is wrong, with confidence 0.
+        labels: (N,) classes.
+        bins: equally wide, (0, 1/bins], …, (1 − 1/bins, 1]; confidence 0 belongs to the first, and one that single precision has
+            put just above an edge to the bin below it.
 
     Raises:
         ValueError: other shapes, no sample, rows that are neither (names them), labels out of range, or no bin.

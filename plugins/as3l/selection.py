@@ -32,8 +32,6 @@ def select(
 ) -> NDArray[np.int64]:
     """Medoids of the largest groups of samples that fall together in all of C runs of k-means (AS3L, §3.2.2).
 
-    features: (N, D); labeled: (L,) idx; candidates: (M,) idx, by default all others. Returns idx (budget,) in order of picking.
-
     K is L + budget. The paper's single shot, where nothing is labelled, has K = budget (§4.1.3); in a later round (ours) fewer
     clusters than labels could not keep them apart: on digits, 10 labels and three rounds of 10, the prior then is right for
     86 %, as with random picks, in place of 93 %.
@@ -43,8 +41,20 @@ def select(
     take part in the runs and the groups, also those that cannot be queried. A labelled sample counts as a pick of its group: groups
     without one come first, and every group has its turn before any has its second. C = 1 is K-medoids.
 
-    Raises ValueError for features that are not finite (naming rows), for idx that are out of range, repeated, or both labelled
-    and candidate, for a budget outside 1 … M, and for C below 1.
+    Args:
+        features: (N, D), finite.
+        budget: how many to pick, 1 … M.
+        clusterings: C, at least 1.
+        labeled: (L,) idx.
+        candidates: (M,) idx, by default all others.
+        rng: what draws the clusterings, and the order of equals.
+
+    Returns:
+        idx (budget,) in order of picking.
+
+    Raises:
+        ValueError: features that are not finite (names the rows), idx that are out of range, repeated, or both labelled and candidate,
+            a budget outside 1 … M, and C below 1.
     """
     features, labeled, candidates = checked_pool(features, labeled, candidates, budget)
     check_count("clusterings", clusterings)
@@ -66,14 +76,26 @@ def typiclust(
 ) -> NDArray[np.int64]:
     """The most typical candidates of the largest clusters without a label: TypiClust (Hacohen et al. 2022, §3.3, Algorithm 1).
 
-    features: (N, D); labeled: (L,) idx; candidates: (M,) idx, by default all others. Returns idx (budget,) in order of picking.
-
     K-means with min(L + budget, `max_clusters`) clusters; those of fewer than `min_size` samples come last, since they hold outliers
     (the authors' public code wants more than 5, and drops the others); typicality is the inverse mean distance to the nearest
     min(`neighbors`, cluster size − 1) other samples of the cluster. When all clusters hold a label, those that hold the fewest
     come first. Searching neighbours takes time by the square of a cluster's size: many samples in few clusters are slow.
 
-    Raises ValueError as `select`, and for `max_clusters`, `neighbors` or `min_size` below 1.
+    Args:
+        features: (N, D), finite.
+        budget: how many to pick, 1 … M.
+        labeled: (L,) idx.
+        candidates: (M,) idx, by default all others.
+        max_clusters: at most so many clusters.
+        neighbors: at most so many give a sample's typicality.
+        min_size: clusters of fewer samples come last.
+        rng: what draws the clusters, and the order of equals.
+
+    Returns:
+        idx (budget,) in order of picking.
+
+    Raises:
+        ValueError: what `select` raises it for, and `max_clusters`, `neighbors` or `min_size` below 1.
     """
     features, labeled, candidates = checked_pool(features, labeled, candidates, budget)
     check_count("max_clusters", max_clusters)

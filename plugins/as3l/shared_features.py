@@ -14,12 +14,16 @@ from usb_active.numerics.arrays import blocks
 def fine_tuned(view: PoolView, num_clusters: int, clusterings: int, epochs: int) -> np.ndarray:
     """(N, D) the view's features after the linear layer, see `fit_layer`.
 
-    num_clusters: K of Eq. 1, as the first in this cycle to ask for these features says it. A selection comes before the training
-    it serves, so a prior takes over the selection's, and has its own where nothing was selected by these features.
-
     The layer is kept with the run, by what the features are and how it was made: a resumed run days later finds it, and
     other features (of a model trained since, of a pool that has grown) never meet it. One cluster has nothing to tell apart, and
     would draw all samples together: the features then are as they were.
+
+    Args:
+        view: the pool.
+        num_clusters: K of Eq. 1, as the first in this cycle to ask for these features says it. A selection comes before the training
+            it serves, so a prior takes over the selection's, and has its own where nothing was selected by these features.
+        clusterings: as in `fit_layer`.
+        epochs: as in `fit_layer`.
     """
     made_of = _fingerprint(view.features)
     num_clusters = int(view.artifact(f"as3l_clusters_{view.cycle:03d}_{made_of}", lambda: np.array(num_clusters)))

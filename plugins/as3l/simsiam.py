@@ -32,15 +32,21 @@ _COLLAPSED_DIRECTIONS = 3.0
 class SimSiamConfig(PluginConfig):
     """Keys; the defaults are those of SimSiam's CIFAR experiments (Chen and He 2021, appendix D), which AS3L follows (§4.1.3).
 
-    lr: base rate, times batch_size / 256 (§3, baseline settings); half a cosine over the epochs.
-    fixed_predictor_lr: the prediction head keeps the rate of the start (§4.2, Table 1: slightly better; the form of its later studies).
-    batch_size: an epoch drops what does not fill a batch.
-    projection_layers: 2 for CIFAR, 3 for ImageNet. projection_dim: d of all of them; prediction_dim: of the prediction head's
-        hidden layer.
-    crop: the least share of the area that a view shows; more than 0.2 suits images of a few pixels, of which a fifth shows nothing.
-    flip: None: as the data set has it.
-    stop_gradient: false is the collapse of Fig. 2.
-    num_workers: processes that load images.
+    Attributes:
+        epochs: over the pool.
+        batch_size: an epoch drops what does not fill a batch.
+        lr: base rate, times batch_size / 256 (§3, baseline settings); half a cosine over the epochs.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        fixed_predictor_lr: the prediction head keeps the rate of the start (§4.2, Table 1, slightly better; the form of its later
+            studies).
+        projection_layers: 2 for CIFAR, 3 for ImageNet.
+        projection_dim: d of all of them.
+        prediction_dim: of the prediction head's hidden layer.
+        crop: the least share of the area that a view shows; more than 0.2 suits images of a few pixels, of which a fifth shows nothing.
+        flip: None: as the data set has it.
+        stop_gradient: false is the collapse of Fig. 2.
+        num_workers: processes that load images.
     """
 
     epochs: int = Field(800, ge=1)

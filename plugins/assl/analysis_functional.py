@@ -38,7 +38,9 @@ class VisitInstability:
     def update(self, idx: ArrayLike | torch.Tensor, labels: torch.Tensor) -> None:
         """Take in the predicted class of each of these samples; of one that stands there more than once, in order.
 
-        idx: (B,) integers, best on the CPU; labels: (B,) classes, on any device.
+        Args:
+            idx: (B,) integers, best on the CPU.
+            labels: (B,) classes, on any device.
 
         Raises:
             ValueError: shapes that differ, indices out of range (names them).
@@ -72,8 +74,13 @@ class VisitInstability:
 def rank_correlation(before: ArrayLike, after: ArrayLike) -> float | None:
     """Spearman's rank correlation of two observations of the same samples (Fig. 3b); ties have the mean of their ranks.
 
-    before, after: (U,). Returns a number in [-1, 1], or None where it is not defined: fewer than two samples, or one of the two
-    has the same value everywhere.
+    Args:
+        before: (U,).
+        after: (U,).
+
+    Returns:
+        A number in [-1, 1], or None where it is not defined, with fewer than two samples, or where one of the two has the same value
+            everywhere.
 
     Raises:
         ValueError: shapes that differ, or values that are not finite (names the rows).

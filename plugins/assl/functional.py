@@ -118,9 +118,11 @@ class EmaUcb:
     def update(self, idx: ArrayLike | torch.Tensor, values: ArrayLike | torch.Tensor) -> None:
         """Take in one value of each of these samples; of a sample that stands there more than once, in order.
 
-        idx: (B,) integers, best on the CPU, where the training's are: an `idx` on another device is waited for.
-        values: (B,) scores; on another device not looked at, so that one that is not finite is found by `ucb`.
         The time grows with the largest number of times that one sample stands in `idx`.
+
+        Args:
+            idx: (B,) integers, best on the CPU, where the training's are: an `idx` on another device is waited for.
+            values: (B,) scores; on another device not looked at, so that one that is not finite is found by `ucb`.
 
         Raises:
             ValueError: shapes that differ, indices out of range (names them), and values that are not finite (names the
@@ -203,8 +205,12 @@ def acquisition_score(u_ucb: Array, i_ucb: Array) -> Array:
 def temporal_instability(labels_over_time: ArrayLike) -> NDArray[np.int64]:
     """How often the predicted label differs from the one observed before (Eq. 2).
 
-    labels_over_time: (T + 1, N) integers, the argmax predictions of all samples at each observation, in order; a memory map
-    is read a row at a time. Returns (N,) in [0, T].
+    Args:
+        labels_over_time: (T + 1, N) integers, the argmax predictions of all samples at each observation, in order; a memory map is read
+            a row at a time.
+
+    Returns:
+        (N,) in [0, T].
 
     Raises:
         ValueError: another shape, no observation at all, or no integers.

@@ -32,9 +32,12 @@ _ROUNDS = 20  # of k-means, from seeds of k-means++
 
 
 class Mixed(NamedTuple):
-    """idx (budget,): representatives of the inconsistent samples, of large clusters first, then random ones.
+    """What ALFA-Mix picked, and how.
 
-    num_inconsistent: how many there were at `epsilon`, the mixing at which they were more than the budget (at most 1).
+    Attributes:
+        idx: (budget,) representatives of the inconsistent samples, of large clusters first, then random ones.
+        num_inconsistent: how many there were at `epsilon`.
+        epsilon: the mixing at which they were more than the budget (at most 1).
     """
 
     idx: NDArray[np.int64]
@@ -67,13 +70,24 @@ def alfa_mix(
 ) -> Mixed:
     """ALFA-Mix in closed form (Parvaneh et al. 2022).
 
-    features: (N, D), input of the head; labeled, labels: (L,) idx and classes, L >= 1; candidates: (M,) idx, by default all
-    others. Inconsistent are the candidates whose prediction changes with the anchor of any class. As in the authors' code
+    Inconsistent are the candidates whose prediction changes with the anchor of any class. As in the authors' code
     the mixing grows, epsilon, 2 epsilon, … up to 1, until they are more than the budget; k-means into `budget` clusters of their
     normalized features then gives the sample nearest to each centre, and random candidates fill up what is missing.
 
-    Raises ValueError for features that are not finite (naming rows), for idx out of range, repeated, or both labelled and
-    candidate, labels outside 0..C-1, nothing labelled, an epsilon outside (0, 1], and a budget outside 1..M.
+    Args:
+        features: (N, D), input of the head.
+        labeled: (L,) idx, L >= 1.
+        labels: (L,) their classes, in 0..C-1.
+        budget: how many to pick, 1..M.
+        rng: what draws the fill and the k-means.
+        head: the classifier that the features go into.
+        num_classes: C.
+        candidates: (M,) idx, by default all others.
+        epsilon: the first mixing, in (0, 1].
+
+    Raises:
+        ValueError: features that are not finite (names the rows), idx out of range, repeated, or both labelled and candidate, labels
+            outside 0..C-1, nothing labelled, an epsilon outside (0, 1], and a budget outside 1..M.
     """
     features, labeled, candidates = checked_pool(features, labeled, candidates, budget)
     if not 0 < epsilon <= 1:
@@ -92,7 +106,8 @@ def alfa_mix(
 def class_anchors(features: ArrayLike, labels: ArrayLike, num_classes: int) -> NDArray[np.float64]:
     """(C, D): the mean of each class's features (L, D) by labels (L,); of all of them for a class that has none.
 
-    Raises ValueError for labels outside 0..C-1, as many as rows, and for nothing labelled.
+    Raises:
+        ValueError: labels outside 0..C-1, not as many as rows, and nothing labelled.
     """
     features, labels = np.asarray(features, dtype=np.float64), np.asarray(labels)
     if labels.shape != (len(features),):

@@ -31,15 +31,25 @@ def badge(
 ) -> NDArray[np.int64]:
     """BADGE's batch (Ash et al. 2020, algorithm 1): seeds of k-means++ over the candidates' gradient embeddings.
 
-    features: (N, D), input of the last layer; probs: (N, C); candidates: (M,) idx, by default all. Returns idx
-    (budget,), distinct, in the order of drawing. As in the authors' code the last layer's bias has no part, the
-    labelled samples are no centres, and the first centre is the longest gradient (`first="norm"`, ties drawn);
-    "uniform" is k-means++ to the letter. Each further one is drawn with probability proportional to the squared distance
-    to the nearest centre; when only copies of centres are left, uniformly.
+    As in the authors' code the last layer's bias has no part, and the labelled samples are no centres. Each pick after the first is
+    drawn with probability proportional to the squared distance to the nearest centre; when only copies of centres are left, uniformly.
 
     Exact in distribution; memory beyond the inputs, which may be memory maps, is O(N) and blocks.
-    Raises ValueError for features that are not finite and for probs that are no distribution (naming rows), for arrays of
-    different lengths, idx out of range or repeated, and a budget outside 1..M.
+
+    Args:
+        features: (N, D), input of the last layer; finite.
+        probs: (N, C), rows that are a distribution.
+        budget: how many to pick, 1..M.
+        rng: what draws them.
+        candidates: (M,) idx, by default all.
+        first: the first centre. "norm", as in the authors' code: the longest gradient, ties drawn; "uniform" is k-means++ to the letter.
+
+    Returns:
+        idx (budget,), distinct, in the order of drawing.
+
+    Raises:
+        ValueError: features that are not finite and probs that are no distribution (names the rows), arrays of different lengths, idx
+            out of range or repeated, and a budget outside 1..M.
     """
     if first not in ("norm", "uniform"):
         raise ValueError(f"first: {first!r}, expected 'norm' or 'uniform'")
@@ -63,7 +73,9 @@ def residuals(probs: NDArray) -> NDArray[np.float64]:
 class GradientSpace:
     """Squared distances of gradient embeddings; the features are scaled by a power of two so that none overflows.
 
-    norms: (N,) squared lengths. ratios: (N,) square roots of |h| / |r|, nearly; zero where either is.
+    Attributes:
+        norms: (N,) squared lengths.
+        ratios: (N,) square roots of |h| / |r|, nearly; zero where either is.
     """
 
     def __init__(self, features: NDArray, probs: ArrayLike) -> None:

@@ -32,13 +32,23 @@ def cdal(
 ) -> NDArray[np.int64]:
     """Greedy k-center under the contextual distance, from what is labelled (Agarwal et al. 2020, CDAL-CS).
 
-    probs: (N, C); labeled: (L,) idx of the first centres; candidates: (M,) idx, by default all others. Each pick has the
-    largest `contextual_distance` to its nearest centre, labelled or picked before. Equal distances are resolved by
-    `rng.permutation(candidates)`; without labelled samples the first pick is uniform. Returns idx (budget,) in the order of
-    picking: those of the plain loop, with memory O(N) and blocks.
+    Each pick has the largest `contextual_distance` to its nearest centre, labelled or picked before. Equal distances are resolved by
+    `rng.permutation(candidates)`; without labelled samples the first pick is uniform. The picks are those of the plain loop, with
+    memory O(N) and blocks.
 
-    Raises ValueError for probs that are no distribution (naming rows), for idx that are out of range, repeated, or both
-    labelled and candidate, and for a budget outside 1..M.
+    Args:
+        probs: (N, C), rows that are a distribution.
+        labeled: (L,) idx of the first centres.
+        budget: how many to pick, 1..M.
+        rng: what draws the order of the candidates.
+        candidates: (M,) idx, by default all others.
+
+    Returns:
+        idx (budget,) in the order of picking.
+
+    Raises:
+        ValueError: probs that are no distribution (names the rows), idx that are out of range, repeated, or both labelled and
+            candidate, and a budget outside 1..M.
     """
     score_rows(probs, lambda p: np.zeros(len(p)))
     probs, labeled, candidates = checked_pool(probs, labeled, candidates, budget, name="probs")
@@ -46,9 +56,16 @@ def cdal(
 
 
 def contextual_distance(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
-    """(KL(p || q) + KL(q || p)) / 2 of the rows of p and q, (B, C) or one of them (C,), in nats.
+    """(KL(p || q) + KL(q || p)) / 2 of the rows of p and q, in nats.
 
-    Probabilities below `FLOOR` = 2^-23 count as that, so that it is finite: at most 15.95. Returns (B,).
+    Probabilities below `FLOOR` = 2^-23 count as that, so that it is finite: at most 15.95.
+
+    Args:
+        p: (B, C), or one row (C,).
+        q: (B, C), or one row (C,).
+
+    Returns:
+        (B,).
     """
     p, q = (np.maximum(np.asarray(x, dtype=np.float64), FLOOR) for x in (p, q))
     # Each term is a product of two factors of one sign: nothing cancels.

@@ -19,8 +19,14 @@ __all__ = ["entropy", "k_center_greedy", "kmeans_plus_plus", "least_confidence",
 def margin(probs: ArrayLike) -> NDArray[np.float64]:
     """Difference of the two largest probabilities: low = uncertain (Scheffer et al. 2001).
 
-    probs: (N, C), C >= 2, rows summing to one. Returns (N,) in [0, 1].
-    Raises ValueError naming the rows that are no distribution.
+    Args:
+        probs: (N, C), C >= 2, rows summing to one.
+
+    Returns:
+        (N,) in [0, 1].
+
+    Raises:
+        ValueError: rows that are no distribution (names them).
     """
     if np.ndim(probs) == 2 and np.shape(probs)[1] < 2:
         raise ValueError(f"probs: a margin needs at least 2 classes, got shape {np.shape(probs)}")
@@ -30,8 +36,14 @@ def margin(probs: ArrayLike) -> NDArray[np.float64]:
 def least_confidence(probs: ArrayLike) -> NDArray[np.float64]:
     """One minus the largest probability: high = uncertain (Lewis & Gale 1994).
 
-    probs: (N, C), rows summing to one. Returns (N,) in [0, 1 - 1/C].
-    Raises ValueError naming the rows that are no distribution.
+    Args:
+        probs: (N, C), rows summing to one.
+
+    Returns:
+        (N,) in [0, 1 - 1/C].
+
+    Raises:
+        ValueError: rows that are no distribution (names them).
     """
     return score_rows(probs, lambda p: np.maximum(1.0 - p.max(axis=1), 0.0))
 

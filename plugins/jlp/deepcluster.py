@@ -33,11 +33,19 @@ class DeepClusterConfig(PluginConfig):
     Of DeepCluster (Caron et al. 2018): momentum 0.9, weight_decay 1e-5, PCA to 256 components with whitening, 20 iterations
     of k-means.
 
-    clusters: their number, in place of clusters_per_class times the number of classes.
-    pca_dim: components; None: 256, or as many as there are features where those are fewer.
-    whiten: without `pca`, of all components.
-    batch_size: at most so many; the batches of an epoch are of equal size but for one sample.
-    num_workers: processes that load images.
+    Attributes:
+        epochs: over the pool.
+        clusters: their number, in place of clusters_per_class times the number of classes.
+        clusters_per_class: their number for each class.
+        pca: whether the features are reduced.
+        pca_dim: components; None: 256, or as many as there are features where those are fewer.
+        whiten: without `pca`, of all components.
+        iterations: of k-means.
+        lr: of SGD.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        batch_size: at most so many; the batches of an epoch are of equal size but for one sample.
+        num_workers: processes that load images.
     """
 
     epochs: int = Field(250, ge=1)

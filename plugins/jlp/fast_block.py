@@ -31,8 +31,10 @@ _SLOW = 0.2
 class BlockSolver:
     """Columns of (I - alpha W)^-1 of a connected `part`.
 
-    lowest, second: estimates of the smallest eigenvalue of W and of the largest below 1. cut: the steps care for eigenvalues
-    below, the coarse graph for those above; it is raised where that turns out to be slow.
+    Attributes:
+        lowest: an estimate of the smallest eigenvalue of W.
+        second: an estimate of its largest eigenvalue below 1.
+        cut: the steps care for eigenvalues below, the coarse graph for those above; it is raised where that turns out to be slow.
     """
 
     def __init__(self, part: Part, alpha: float, lowest: float, second: float) -> None:

@@ -24,12 +24,18 @@ _BLOCKS = 3
 
 
 class Large:
-    """The greedy in a large component. rank: (N,), TAKEN where a node cannot be picked.
+    """The greedy in a large component.
 
-    h: (N,) similarities, but for the `recent` picks. near: (S,) nodes with the lowest; values: (S,) their similarities to
-    all, inf if taken. All other nodes lie above `limit`, and stay there, since similarities only grow. Below `faint` they are
-    solved for to rounding.
-    blocks: columns (N, WIDTH) of single precision; column: where those of a node stand in near_columns (S, _BLOCKS * WIDTH).
+    All nodes but those in `near` lie above `limit`, and stay there, since similarities only grow. Below `faint` they are solved for to
+    rounding.
+
+    Attributes:
+        rank: (N,), TAKEN where a node cannot be picked.
+        h: (N,) similarities, but for the `recent` picks.
+        near: (S,) nodes with the lowest.
+        values: (S,) their similarities to all, inf if taken.
+        blocks: columns (N, WIDTH) of single precision.
+        column: where those of a node stand in near_columns (S, _BLOCKS * WIDTH).
     """
 
     def __init__(self, part: Part, rank: NDArray, alpha: float, tol: float) -> None:

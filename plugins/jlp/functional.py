@@ -30,8 +30,15 @@ __all__ = ["certainty", "diffuse", "joint_label_propagation", "label_matrix", "l
 def certainty(probs: ArrayLike) -> NDArray[np.float64]:
     """1 - H(p) / log C, in [0, 1] (equation 10): 1 where one class has it all, 0 where all are equal.
 
-    probs: (N, C), rows that sum to one, or zero rows (nodes that no label reaches), whose certainty is 0. With a single
-    class every other row is certain. Returns (N,). Raises ValueError naming the rows that are neither.
+    Args:
+        probs: (N, C), rows that sum to one, or zero rows (nodes that no label reaches), whose certainty is 0. With a single class every
+            other row is certain.
+
+    Returns:
+        (N,) in [0, 1].
+
+    Raises:
+        ValueError: rows that are neither (names them).
     """
     probs = np.asarray(probs, np.float64)
     if probs.ndim != 2 or probs.shape[1] < 1:
@@ -60,21 +67,30 @@ def joint_label_propagation(
 ) -> NDArray[np.int64]:
     """Joint label propagation: again and again the sample least similar to what is labelled or picked (equations 11, 12).
 
-    labeled: (L,) idx, may be empty; candidates: (M,) idx, by default all others. Nodes that are neither take part in the
-    graph. Similarity is h(delta) = (1 - alpha) (I - alpha W)^-1 delta, delta being 1 for all labelled and picked.
-    Returns idx (budget,) in the order of picking.
-
-    tol: how well the similarities are known from pick to pick, relative; the lowest of them, where another is as near as
-    that, are then solved for to rounding. It moves work, not picks.
+    Similarity is h(delta) = (1 - alpha) (I - alpha W)^-1 delta, delta being 1 for all labelled and picked.
 
     Exact: the picks are those of solving again, in double precision, for every pick. Values closer than 1e-8, relative, are
     equal, and so are all below (1 - alpha) 1e-9, where a solution is little but rounding; of equals the one that stands first in
-    `rng.permutation(candidates)` is picked, by default of `default_rng(0)`. So it is with nodes that no label
-    reaches: their similarity is zero, they come first, one in each component of the graph.
+    `rng.permutation(candidates)` is picked. So it is with nodes that no label reaches: their similarity is zero, they come first, one
+    in each component of the graph.
     How it is fast: see `fast_greedy`. Memory: a few copies of the graph, and for large components about 2 kB per node.
 
-    Raises ValueError for affinity and alpha as `diffuse`; for tol outside 1e-8..1e-2; for idx out of range, repeated, or
-    both labelled and candidate; and for a budget outside 1..M.
+    Args:
+        affinity: (N, N), as in `diffuse`.
+        labeled: (L,) idx, may be empty.
+        budget: how many to pick, 1..M.
+        candidates: (M,) idx, by default all others. Nodes that are neither take part in the graph.
+        alpha: as in `diffuse`.
+        tol: how well the similarities are known from pick to pick, relative, 1e-8..1e-2; the lowest of them, where another is as near
+            as that, are then solved for to rounding. It moves work, not picks.
+        rng: what draws the order of the candidates, by default `default_rng(0)`.
+
+    Returns:
+        idx (budget,) in the order of picking.
+
+    Raises:
+        ValueError: affinity and alpha as in `diffuse`; tol outside 1e-8..1e-2; idx out of range, repeated, or both labelled and
+            candidate; and a budget outside 1..M.
     """
     check_settings(alpha)
     if not TIE <= tol <= LARGEST_TOL:

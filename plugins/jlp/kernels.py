@@ -207,10 +207,24 @@ def greedy_ahead(
 ):  # fmt: skip
     """Nodes (at most `most`) whose columns the greedy picks will need, by a model of the columns.
 
-    near: (S,) nodes with the lowest values; place: (N,) positions in `near`, or -1; values: (S,) copied by the caller, inf
-    where a node cannot be picked. column_at: (S,) position in columns (S, B) of the nodes whose columns are known; -1 else.
     Model of node j's column: two terms of the series, e_j + alpha W e_j, and Q inverse Q^T of their residual, alpha^2 W^2 e_j,
     for Q (N, K) as CSR arrays.
+
+    Args:
+        indptr: W as CSR, with `indices` and `data`.
+        indices: of W.
+        data: of W.
+        alpha: of the series.
+        q_indptr: Q as CSR, with `q_indices` and `q_data`.
+        q_indices: of Q.
+        q_data: of Q.
+        inverse: (K, K), in the model.
+        near: (S,) nodes with the lowest values.
+        place: (N,) positions in `near`, or -1.
+        values: (S,) copied by the caller, inf where a node cannot be picked.
+        column_at: (S,) position in `columns` of the nodes whose columns are known; -1 else.
+        columns: (S, B).
+        most: at most so many nodes.
     """
     found = np.empty(most, np.int64)
     count = 0

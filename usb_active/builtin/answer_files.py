@@ -40,7 +40,11 @@ def read_answers(run_path: Path, query: Query, problems: RowProblems | None = No
 
     When a file was changed tells nothing of its cells: the one that was saved last may hold an answer that was corrected in the other.
 
-    task: where the query names no classes.
+    Args:
+        run_path: the run's folder.
+        query: whose files.
+        problems: takes what is wrong in the files; by default that is raised.
+        task: where the query names no classes.
 
     Raises:
         UsageError: a file cannot be read, or the files contradict each other; with `problems`, what is wrong in them goes there instead.

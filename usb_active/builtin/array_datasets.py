@@ -29,10 +29,11 @@ TRANSLATION = 4
 class ArrayConfig(PluginConfig):
     """Keys of every set whose images are arrays.
 
-    augmentation: of the weak and the strong view. "usb": USB's, a shift by up to int(img_size · (1 − crop_ratio)) pixels,
-        mirrored but for single digits (digits, mnist). "translate_flip": that of Laine and Aila's networks, which the label
-        propagation papers use on all their sets (Simeoni et al. 2021, section VI.A): shifted by −4 … 4 pixels in both
-        directions, what comes in being a reflection, and mirrored half of the time, digits too.
+    Attributes:
+        augmentation: of the weak and the strong view. "usb": USB's, a shift by up to int(img_size · (1 − crop_ratio)) pixels,
+            mirrored but for single digits (digits, mnist). "translate_flip": that of Laine and Aila's networks, which the label
+            propagation papers use on all their sets (Simeoni et al. 2021, section VI.A): shifted by −4 … 4 pixels in both
+            directions, what comes in being a reflection, and mirrored half of the time, digits too.
     """
 
     augmentation: Literal["usb", "translate_flip"] = "usb"

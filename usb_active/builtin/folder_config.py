@@ -20,10 +20,14 @@ _LATER = {"background": "white", "value_range": None}
 class FolderConfig(PluginConfig):
     """The keys of `ImageFolder`.
 
-    class_names: all classes, in order; needed when there are no class folders, may name more than there are.
-    mean, std: one value per channel; ImageNet's unless given. verify: read every image once before training.
-    background: the colour behind transparent pixels, a name or "#rrggbb". value_range: the values that are black and white in images
-        of more than 8 bits per channel; 0 and 65,535 unless given.
+    Attributes:
+        class_names: all classes, in order; needed when there are no class folders, may name more than there are.
+        in_channels: of the images, 1 or 3.
+        mean: one value per channel; ImageNet's unless given.
+        std: one value per channel; ImageNet's unless given.
+        verify: read every image once before training.
+        background: the colour behind transparent pixels, a name or "#rrggbb".
+        value_range: the values that are black and white in images of more than 8 bits per channel; 0 and 65,535 unless given.
     """
 
     # What they come to is kept in the run's dataset.json, and compared there.

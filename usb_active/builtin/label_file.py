@@ -138,9 +138,13 @@ class Sheet:
 
 
 def read_sheet(path: Path, query: Query, problems: RowProblems, task: Task | None = None) -> Sheet | None:
-    """A query's file, a CSV or a workbook; None where there is none. What is wrong goes to `problems`.
+    """A query's file, a CSV or a workbook; None where there is none.
 
-    task: where the query names no classes.
+    Args:
+        path: the file.
+        query: whose it is.
+        problems: takes what is wrong.
+        task: where the query names no classes.
     """
     if path.suffix == ".xlsx":
         rows = _workbook(path, problems) if path.is_file() else None

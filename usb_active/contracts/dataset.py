@@ -104,8 +104,11 @@ class Dataset(Plugin):
     def verify(self, cache: Path | None = None) -> None:
         """Whatever can be wrong with the samples in use, before training starts; UsageError names them.
 
-        `cache`: a file in which the dataset may remember what it found in order. Called at the start of a run and before each
-        later query, when `align` may have grown the pool: what is known already should cost next to nothing.
+        Called at the start of a run and before each later query, when `align` may have grown the pool: what is known already should cost
+        next to nothing.
+
+        Args:
+            cache: a file in which the dataset may remember what it found in order.
         """
 
     def remarks(self) -> list[str]:
@@ -113,9 +116,13 @@ class Dataset(Plugin):
         return []
 
     def align(self, keys: Sequence[str], grow: bool) -> None:
-        """Take an earlier run's order: its `keys` first; with `grow` new samples at the end, else left out.
+        """Take an earlier run's order.
 
         May be called several times; what was left out earlier can come in later.
+
+        Args:
+            keys: of the earlier run; they come first.
+            grow: new samples come at the end, else they are left out.
 
         Raises:
             UsageError: a key has vanished, or the dataset's kind cannot change its order.

@@ -38,9 +38,14 @@ class Features(Plugin):
 
     @optional
     def kept(self, run_path: Path, num_samples: int) -> Kept | None:
-        """Where a run that has used them keeps them, for a pool of so many samples; a report draws its map of the pool from them.
+        """Where a run that has used them keeps them; a report draws its map of the pool from them.
 
-        None: nowhere. The map then takes what pretraining left, or the pixels.
+        Args:
+            run_path: the run's folder.
+            num_samples: the size of the pool.
+
+        Returns:
+            The place, or None where there is none. The map then takes what pretraining left, or the pixels.
         """
 
 

@@ -21,9 +21,13 @@ def optional(method: Method) -> Method:
 
 
 def overrides(owner: Any, name: str) -> bool:
-    """Whether a plugin (a class or an instance) has a method of its own in place of the optional one of this name.
+    """Whether a plugin has a method of its own in place of an optional one.
 
     A class that lacks the contract's base, as an algorithm of USB's may, has it when it has any method of this name.
+
+    Args:
+        owner: the plugin, a class or an instance.
+        name: of the optional method.
     """
     method = getattr(owner, name, None)
     return callable(method) and getattr(method, "__func__", method) not in _OPTIONAL

@@ -65,7 +65,9 @@ class Prior(Contributor):
     def fit(self, view: PoolView, when: When) -> PriorTable | None:
         """The table, or None to keep the one there is.
 
-        `when` is "start" before a cycle's training, "step" every `update_every` iterations after `until_iter` (under
-        `then: update`), "end" after the training, with the model just trained, for the next cycle.
+        Args:
+            view: the pool.
+            when: "start" before a cycle's training, "step" every `update_every` iterations after `until_iter` (under
+                `then: update`), "end" after the training, with the model just trained, for the next cycle.
         """
         raise NotImplementedError(f"{type(self).__name__}.fit")

@@ -14,7 +14,8 @@ DIM = 65536 // 4
 def describe_depth(found: Mapping[str, Mapping[str, int]]) -> list[str]:
     """A line for images of more than 8 bits per channel that come out nearly black, and say how to mend it.
 
-    found: by key, the `HIGHEST` value of an image and whether Pillow gave its `UPPER_BITS` only.
+    Args:
+        found: by key, the `HIGHEST` value of an image and whether Pillow gave its `UPPER_BITS` only.
     """
     lines = []
     for upper_bits in (False, True):

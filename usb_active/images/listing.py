@@ -77,7 +77,10 @@ def _describe_others(others: Counter[str]) -> str:
 def look_through(root: Path, below: str = "", everything: bool = False) -> Listing:
     """All that lies at any depth of `root/below`. Hidden files and folders are passed over, symbolic links followed.
 
-    everything: as version 0.1.0 did, folders of archivers and file servers as well.
+    Args:
+        root: the folder that paths are relative to.
+        below: a folder in it.
+        everything: as version 0.1.0 did, folders of archivers and file servers as well.
 
     Raises:
         UsageError: a folder cannot be read, links form a loop, or a name is not valid text.

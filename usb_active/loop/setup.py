@@ -135,7 +135,9 @@ def say_remarks(parts: dict[str, Any]) -> None:
 def open_parts(parts: dict[str, Any], is_new: bool = False) -> Components:
     """The parts with the run directory, opened and locked last, when nothing else can go wrong any more; unless they bring one.
 
-    is_new: this start has made it before, and closed it.
+    Args:
+        parts: by name, as `Components` takes them.
+        is_new: this start has made it before, and closed it.
     """
     if "run_dir" in parts:
         return Components(**parts)

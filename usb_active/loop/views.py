@@ -46,9 +46,13 @@ class PoolViews:
         return self._weights.features(self.source())
 
     def of(self, role: str, cycle: int, stage: str = "", **given: Any) -> PoolView:
-        """The pool for the plugin of a role; `stage` sets apart the randomness of several calls in one cycle.
+        """The pool for the plugin of a role. Held-out labels are hidden from all plugins but acquisitions.
 
-        given: fields of the ViewSource to override. Held-out labels are hidden from all plugins but acquisitions.
+        Args:
+            role: of `active`, or "initial".
+            cycle: the number of the query that is being made.
+            stage: sets apart the randomness of several calls in one cycle.
+            given: fields of the ViewSource to override.
         """
         plugin = self._parts.initial_labels if role == "initial" and self._parts.initial_labels else self._parts.plugins[role]
         return PoolView(replace(self.source(), **given), cycle, f"{role}{stage}", plugin.needs, self._parts.features[role])

@@ -108,8 +108,14 @@ def check_count(name: str, value: int, limit: int | None = None, of: str = "") -
 def entropy(probs: ArrayLike) -> NDArray[np.float64]:
     """Entropy of the predicted distribution in nats: high = uncertain (Shannon 1948).
 
-    probs: (N, C), rows summing to one. Returns (N,) in [0, log C].
-    Raises ValueError naming the rows that are no distribution.
+    Args:
+        probs: (N, C), rows summing to one.
+
+    Returns:
+        (N,) in [0, log C].
+
+    Raises:
+        ValueError: rows that are no distribution (names them).
     """
     return score_rows(probs, _entropy)
 

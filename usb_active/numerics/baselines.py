@@ -50,7 +50,10 @@ class Baselines:
     def predict(self, labeled: ArrayLike, labels: ArrayLike, num_classes: int) -> dict[str, NDArray[np.int64]]:
         """Classes (Q,) of the queries by name of the baseline (but the majority, see `majority_accuracy`).
 
-        labeled: (L,) distinct rows of the pool, L at least 1; labels: (L,) their classes, in 0..C-1.
+        Args:
+            labeled: (L,) distinct rows of the pool, L at least 1.
+            labels: (L,) their classes, in 0..C-1.
+            num_classes: C.
         """
         labeled, labels = np.asarray(labeled, np.int64), np.asarray(labels, np.int64)
         if labeled.ndim != 1 or labels.shape != labeled.shape or not len(labeled):

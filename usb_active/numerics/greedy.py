@@ -28,19 +28,27 @@ def k_center_greedy(
 ) -> NDArray[np.int64]:
     """Greedy k-center, also "core-set" (Sener & Savarese 2018, algorithm 1): always the farthest candidate.
 
-    features: (N, D); labeled: (L,) idx of the first centres; candidates: (M,) idx, by default all others.
-    Each pick has the largest Euclidean distance to its nearest centre, labelled or picked before.
-    Returns idx (budget,) in the order of picking.
+    Each pick has the largest Euclidean distance to its nearest centre, labelled or picked before. The picks are those of the plain
+    loop in double precision, not an approximation. Equal distances are resolved by a random order of the candidates, drawn once as
+    `rng.permutation(candidates)`; without labelled samples all are equally far and the first pick is uniform.
 
-    The picks are those of the plain loop in double precision, not an approximation. Equal distances are
-    resolved by a random order of the candidates, drawn once as `rng.permutation(candidates)`; without
-    labelled samples all are equally far and the first pick is uniform. `rng` may be left out when there are
-    labelled samples: ties then follow `default_rng(0)`.
     A distance can only shrink as centres are added, so an old one is an upper bound, and only the leading
     candidates are kept current. Memory beyond the features, which may be a memory map: O(N) and blocks.
 
-    Raises ValueError for features that are not finite (naming rows), for idx that are out of range, repeated,
-    or both labelled and candidate, and for a budget outside 1..M.
+    Args:
+        features: (N, D), finite; may be a memory map.
+        labeled: (L,) idx of the first centres.
+        budget: how many to pick, 1..M.
+        candidates: (M,) idx, by default all others.
+        rng: what draws the order of the candidates. It may be left out when there are labelled samples: ties then follow
+            `default_rng(0)`.
+
+    Returns:
+        idx (budget,) in the order of picking.
+
+    Raises:
+        ValueError: features that are not finite (names the rows), idx that are out of range, repeated, or both labelled and
+            candidate, and a budget outside 1..M.
     """
     features, labeled, candidates = checked_pool(features, labeled, candidates, budget)
     if rng is None and not len(labeled):
@@ -61,17 +69,28 @@ def kmeans_plus_plus(
 ) -> NDArray[np.int64]:
     """Seeds of k-means++ (Arthur & Vassilvitskii 2007, section 2.2): D^2 sampling without repetition.
 
-    features: (N, D); candidates: (M,) idx, by default all that is not labelled; labeled: (L,) idx of centres
-    that exist already. Without any the first pick is uniform, or the candidate `first`; each further one is
-    drawn with probability proportional to its squared Euclidean distance to the nearest centre. When only
-    copies of centres are left, the draw is uniform over the candidates not yet picked.
-    weights: (N,): the distances are those of weights[i] * features[i], which are never held all at once.
-    Returns idx (budget,), distinct, as drawn.
+    Without labelled centres the first pick is uniform, or the candidate `first`; each further one is drawn with probability
+    proportional to its squared Euclidean distance to the nearest centre. When only copies of centres are left, the draw is uniform
+    over the candidates not yet picked.
 
     Exact in distribution, by rejection: old distances are upper bounds to propose from, and a proposal is
-    accepted with probability current / old. Memory and errors as in `k_center_greedy`; and ValueError for a
-    `first` that is no candidate or stands beside labelled centres, and for weights of another length or not
-    finite (naming rows).
+    accepted with probability current / old. Memory as in `k_center_greedy`.
+
+    Args:
+        features: (N, D).
+        budget: how many to pick, 1..M.
+        rng: what draws them.
+        candidates: (M,) idx, by default all that is not labelled.
+        labeled: (L,) idx of centres that exist already; by default none.
+        weights: (N,): the distances are those of weights[i] * features[i], which are never held all at once.
+        first: the candidate to begin with, where nothing is labelled.
+
+    Returns:
+        idx (budget,), distinct, as drawn.
+
+    Raises:
+        ValueError: what `k_center_greedy` raises it for; a `first` that is no candidate or stands beside labelled centres; and weights
+            of another length or not finite (names the rows).
     """
     features, labeled, candidates = checked_pool(
         features, [] if labeled is None else labeled, candidates, budget
@@ -83,7 +102,17 @@ def kmeans_plus_plus(
 
 
 def farthest_first(space: Space, candidates: NDArray, labeled: NDArray, budget: int) -> NDArray[np.int64]:
-    """Greedy k-center in any space; `candidates` in the order that decides between equals, and checked before."""
+    """Greedy k-center in any space.
+
+    Args:
+        space: where the distances are.
+        candidates: (M,) idx in the order that decides between equals, and checked before.
+        labeled: (L,) idx of the first centres.
+        budget: how many to pick.
+
+    Returns:
+        idx (budget,) in the order of picking.
+    """
     distances = _Distances(space, candidates, labeled, budget)
     while distances.missing:
         front, rival = distances.front()
@@ -94,9 +123,19 @@ def farthest_first(space: Space, candidates: NDArray, labeled: NDArray, budget: 
 def sample_by_distance(
     space: Space, candidates: NDArray, labeled: NDArray, budget: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Each next pick drawn with probability proportional to its distance in `space`; `candidates` in random order.
+    """Each next pick drawn with probability proportional to its distance in `space`.
 
     Without labelled samples the first pick is the first of the candidates.
+
+    Args:
+        space: where the distances are.
+        candidates: (M,) idx in random order, checked before.
+        labeled: (L,) idx of centres that exist already.
+        budget: how many to pick.
+        rng: what draws them.
+
+    Returns:
+        idx (budget,) as drawn.
     """
     distances = _Distances(space, candidates, labeled, budget)
     while distances.missing:
@@ -162,8 +201,9 @@ def _pick_by_rejection(distances: _Distances, rng: np.random.Generator) -> tuple
 class _Distances:
     """Distance of each candidate to its nearest centre, brought up to date only where asked for.
 
-    candidates: (M,) in random order, so that "the first of the equals" is a fair choice. values: (M,), -1 for
-    the picked; else an upper bound, exact with respect to the first `seen` centres where `seen` > 0.
+    Attributes:
+        candidates: (M,) in random order, so that "the first of the equals" is a fair choice.
+        values: (M,), -1 for the picked; else an upper bound, exact with respect to the first `seen` centres where `seen` > 0.
     """
 
     def __init__(self, space: Space, candidates: NDArray, labeled: NDArray, budget: int) -> None:

@@ -38,22 +38,28 @@ _NEARLY_EQUAL = 1e-5
 def knn(
     features: ArrayLike, k: int, *, metric: str = "cosine", method: str = "auto"
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k nearest other rows of every row. Returns similarity (N, k) and index (N, k), most similar first.
+    """The k nearest other rows of every row.
 
-    features: (N, D), may be a memory map: it is read by blocks. metric: "cosine", similarity in [-1, 1]; or
-    "euclidean", similarity = minus the squared distance. A row is never its own neighbour, whatever copies of it
-    there are. Of more than k copies each has the next ones in their order, on both sides, going round: so copies that
-    cannot all be neighbours hang together all the same, from k = 2 on. Computed in single precision.
+    A row is never its own neighbour, whatever copies of it there are. Of more than k copies each has the next ones in their order, on
+    both sides, going round: so copies that cannot all be neighbours hang together all the same, from k = 2 on. Computed in single
+    precision.
 
-    method: "exact" compares all pairs; "ivf" (faiss's inverted file, Jegou et al. 2011) looks through the clusters of the
-    pool whose centres are nearest, as many as the square root of their number; "auto" is exact up to 100,000 rows
-    (1,000,000 with a GPU). The search runs on a GPU where faiss has one. Nothing is drawn: the same features give the
-    same neighbours.
+    The search runs on a GPU where faiss has one. Nothing is drawn: the same features give the same neighbours.
     Memory: one copy of the features in single precision, the result, and blocks; and rows that have so many copies.
 
-    Raises ValueError for features that are not finite, for "cosine" of length zero, for "euclidean" so large that squares
-    leave the range of single precision (naming the rows); for k outside 1..N-1, and for an unknown metric
-    or method.
+    Args:
+        features: (N, D), finite; may be a memory map: it is read by blocks.
+        k: how many neighbours, 1..N-1.
+        metric: "cosine", similarity in [-1, 1]; or "euclidean", similarity = minus the squared distance.
+        method: "exact" compares all pairs; "ivf" (faiss's inverted file, Jegou et al. 2011) looks through the clusters of the pool whose
+            centres are nearest, as many as the square root of their number; "auto" is exact up to 100,000 rows (1,000,000 with a GPU).
+
+    Returns:
+        Similarity (N, k) and index (N, k), most similar first.
+
+    Raises:
+        ValueError: features that are not finite, for "cosine" of length zero, for "euclidean" so large that squares leave the range of
+            single precision (names the rows); k outside 1..N-1; and an unknown metric or method.
     """
     _check_choice("metric", metric, METRICS)
     _check_choice("method", method, METHODS)
@@ -96,13 +102,22 @@ def affinity(
 ) -> sp.csr_array:
     """Symmetric graph of nearest neighbours with weights max(cos, 0)^gamma (Iscen et al. 2019, section 4).
 
-    features: (N, D). Returns W (N, N) in double precision with a zero diagonal. Cosines up to 1e-6 count as zero: in single
-    precision they may be rounding, and would join what is not joined. An edge joins i and j when, by `mode`,
-    "mutual": each is among the other's k nearest (reciprocal neighbours, Siméoni et al. 2021, section VI);
-    "union": one is among the other's;
-    "sum": the same edges as union, but W = A + A^T counts reciprocal ones twice (the public code of both papers, which
-    also keeps negative weights).
-    gamma > 0. method and errors as in `knn`.
+    Cosines up to 1e-6 count as zero: in single precision they may be rounding, and would join what is not joined.
+
+    Args:
+        features: (N, D), as in `knn`.
+        k: how many neighbours of each, 1..N-1.
+        gamma: above 0.
+        mode: when an edge joins i and j. "mutual": each is among the other's k nearest (reciprocal neighbours, Siméoni et al. 2021,
+            section VI); "union": one is among the other's; "sum": the same edges as union, but W = A + A^T counts reciprocal ones
+            twice (the public code of both papers, which also keeps negative weights).
+        method: as in `knn`.
+
+    Returns:
+        W (N, N) in double precision with a zero diagonal.
+
+    Raises:
+        ValueError: what `knn` raises it for, an unknown mode, and a gamma that is not above 0 or not finite.
     """
     _check_choice("mode", mode, MODES)
     if not gamma > 0 or not math.isfinite(gamma):
@@ -133,7 +148,12 @@ def _symmetric(directed: sp.csr_array, mode: str) -> sp.csr_array:
 def normalize(affinity: sp.sparray | sp.spmatrix) -> sp.csr_array:
     """D^-1/2 W D^-1/2 of a symmetric non-negative W (N, N), with D the row sums (Zhou et al. 2003).
 
-    In double precision whatever comes in: the systems solved with it are ill-conditioned. Isolated nodes stay zero rows.
+    Args:
+        affinity: W.
+
+    Returns:
+        (N, N), in double precision whatever comes in, since the systems solved with it are ill-conditioned. Isolated nodes stay zero
+            rows.
     """
     graph = sp.csr_array(affinity, dtype=np.float64, copy=True)
     scale = inverse_sqrt_degree(graph)

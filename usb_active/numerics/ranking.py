@@ -13,10 +13,19 @@ def top_k(
 ) -> NDArray[np.int64]:
     """The candidates with the highest scores, highest first; equal scores come in random order.
 
-    scores: (M,), one per candidate; candidates: (M,) idx. Returns idx (budget,). No full sort: O(M).
-    A pool may stand in the order of its classes, so ties broken by position would favour some of them.
-    Raises ValueError for lengths that differ, repeated idx, a budget outside 1..M, and scores that are not
-    finite (naming the samples).
+    No full sort: O(M). A pool may stand in the order of its classes, so ties broken by position would favour some of them.
+
+    Args:
+        scores: (M,), one per candidate, finite.
+        candidates: (M,) idx.
+        budget: how many to pick, 1..M.
+        rng: what draws the order of equal scores.
+
+    Returns:
+        idx (budget,).
+
+    Raises:
+        ValueError: lengths that differ, repeated idx, a budget outside 1..M, and scores that are not finite (names the samples).
     """
     candidates = checked_idx("candidates", candidates)
     scores = np.asarray(scores)

@@ -24,7 +24,8 @@ class Screen(Protocol):
 class Space(Protocol):
     """What the picking needs of a distance (squared, or a divergence): exact values for few pairs, bounds for many.
 
-    dim: numbers that one row takes in a block.
+    Attributes:
+        dim: numbers that one row takes in a block.
     """
 
     dim: int

@@ -89,7 +89,15 @@ def predict(
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Stream (idx (B,), {name: (passes, B, …) float32}) over `rows`, in their order. The arguments are those of `PoolView.predict`.
 
-    has_probs: whether the network's outputs are logits of classes.
+    Args:
+        model: the network.
+        rows: the samples, in the view and with the passes that are asked for.
+        outputs: as in `PoolView.predict`.
+        batch_size: samples at a time.
+        num_workers: processes that load images.
+        device: where the network computes.
+        modules: as in `PoolView.predict`.
+        has_probs: whether the network's outputs are logits of classes.
 
     Raises:
         UsageError: an output is not known, or not finite; names the samples.

@@ -33,10 +33,12 @@ MEMORY_LIMIT = 256 * 2**20
 
 @dataclass
 class ViewSource:
-    """What a view is made from; built by the core. `model()` gives the EMA network of this moment, or None before any training.
+    """What a view is made from; built by the core.
 
-    held_out: (V,) idx whose labels the view does not show: what makes targets for a training must not know the labels that the
-    training is judged by. Held-out samples appear in neither `labeled` nor `unlabeled`.
+    Attributes:
+        model: `model()` gives the EMA network of this moment, or None before any training.
+        held_out: (V,) idx whose labels the view does not show: what makes targets for a training must not know the labels that the
+            training is judged by. Held-out samples appear in neither `labeled` nor `unlabeled`.
     """
 
     dataset: Dataset
@@ -201,10 +203,13 @@ class PoolView:
         return model
 
     def registered(self, name: str) -> Registered:
-        """What this plugin registered under `name` by `register_state` in the last (or running) training, else what the algorithm did.
+        """What this plugin registered by `register_state` in the last (or running) training, else what the algorithm did.
 
-        "algorithm/NAME" is the algorithm's in any case. What `select` does to a module is not kept: a resumed run takes it from
-        the training's checkpoint. To be looked at, or trained on in a copy of one's own.
+        What `select` does to a module is not kept: a resumed run takes it from the training's checkpoint. To be looked at, or trained on
+        in a copy of one's own.
+
+        Args:
+            name: as it was registered; "algorithm/NAME" is the algorithm's in any case.
 
         Raises:
             UsageError: nothing is registered under this name.

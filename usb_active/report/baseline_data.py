@@ -40,9 +40,13 @@ class Labelling:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is predicted: `features` (Q, D), of test samples with `targets` (Q,), or of the pool's samples `idx` (Q,), sorted.
+    """What is predicted: features of test samples, or of samples of the pool.
 
-    available: how many test samples there are.
+    Attributes:
+        features: (Q, D).
+        targets: (Q,) classes, of test samples.
+        idx: (Q,) sorted, of the pool's samples.
+        available: how many test samples there are.
     """
 
     features: np.ndarray

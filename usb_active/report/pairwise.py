@@ -95,8 +95,13 @@ def winner(one: ArrayLike, other: ArrayLike, level: float = LEVEL) -> int:
 def count_wins(settings: Sequence[Mapping[int, Scores]], num_methods: int, level: float = LEVEL) -> tuple[NDArray, NDArray]:
     """Wins (K, K) of row over column, and in how many settings each pair was compared (K, K).
 
-    settings: for each setting, method (0 to K - 1) → number of labels → seed → score, without the labels that no method chose. In a
-    setting, every number of labels that both reached with two seeds in common adds 1 / (their number) where one is significantly better.
+    In a setting, every number of labels that both reached with two seeds in common adds 1 / (their number) where one is significantly
+    better.
+
+    Args:
+        settings: for each setting, method (0 to K - 1) → number of labels → seed → score, without the labels that no method chose.
+        num_methods: K.
+        level: a difference is significant where p < level.
     """
     wins, compared = np.zeros((num_methods, num_methods)), np.zeros((num_methods, num_methods), dtype=np.int64)
     for scores in settings:

@@ -268,7 +268,10 @@ def check_keys_file(run: RunDir, starts: Sequence[Start], keys: Sequence[str] | 
 
 
 def check_labels(run: RunDir, complete: bool = False) -> list[Query]:
-    """All of it, cheapest first. Returns all queries.
+    """All of it, cheapest first.
+
+    Returns:
+        All queries.
 
     Raises:
         UsageError: what is wrong, in which file and line, and what to do.
@@ -293,7 +296,10 @@ def check_labels_but_sums(run: RunDir, starts: Sequence[Start], complete: bool =
 def find_edits(run: RunDir, now: str, task: Task | None = None) -> list[dict[str, Any]]:
     """What accepted.json has to say of the journal as it is: an entry for each cycle that began with other rows.
 
-    task: where labels are no classes.
+    Args:
+        run: its directory.
+        now: the time that the entries carry.
+        task: where labels are no classes.
 
     Raises:
         UsageError: rows are missing, or are none; a label that does not exist. These cannot be accepted.

@@ -15,7 +15,9 @@ _DRIVE = re.compile(r"[A-Za-z]:/")
 class KeyFinder:
     """Dataset indices by key.
 
-    keys: index → key. exact: what makes two spellings of one key equal; by default, however their accents are composed.
+    Args:
+        keys: index → key.
+        exact: what makes two spellings of one key equal; by default, however their accents are composed.
     """
 
     def __init__(self, keys: Mapping[int, str], exact: Callable[[str], str] = nfc):

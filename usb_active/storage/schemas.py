@@ -159,8 +159,15 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 class CycleBaselines(Record):
     """What cheap classifiers made of the labels that a cycle trained on.
 
-    labels: the checksum of its rows of labels.csv. evaluated: the number of samples that were predicted, `available` those there were.
-    accuracies: by name of the baseline (`usb_active.numerics.baselines.TITLES`).
+    Attributes:
+        cycle: whose labels.
+        labels: the checksum of its rows of labels.csv.
+        evaluated_on: whether these are test samples or held-out ones ("validation").
+        features: what they predict from, by name.
+        evaluated: the number of samples that were predicted.
+        available: the number of those there were.
+        versions: of the method and of the packages it uses.
+        accuracies: by name of the baseline (`usb_active.numerics.baselines.TITLES`).
     """
 
     cycle: _Count

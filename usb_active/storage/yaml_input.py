@@ -228,7 +228,8 @@ def _read(path: Path) -> str:
 def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> list[str]:
     """Put each `a.b=value` into `data`; the value is YAML. A plugin's short form is opened up: `active.oracle.x=1`.
 
-    Returns the dotted keys that were set.
+    Returns:
+        The dotted keys that were set.
     """
     changed = []
     for override in overrides:

@@ -239,9 +239,12 @@ REPLACEMENTS: dict[type[Hook], type[Hook]] = {
 
 
 def accelerate(algorithm: Any) -> list[str]:
-    """Replace USB's slow hooks in place: same name, priority, position and state. Returns the names of the replaced.
+    """Replace USB's slow hooks in place: same name, priority, position and state.
 
     Only hooks of exactly USB's class are replaced; a subclass is left alone.
+
+    Returns:
+        The names of the replaced.
     """
     replaced = []
     for position, hook in enumerate(algorithm._hooks):

@@ -24,7 +24,8 @@ def make_active(name: str, cls: type) -> type:
 def register_usb_algorithms(names: list[str] | None = None) -> None:
     """Put `active_x` into USB's ALGORITHMS for every algorithm x; again is harmless.
 
-    Third-party algorithms (registry kind "algorithm") named in `names` are put there too, as x and as `active_x`.
+    Args:
+        names: third-party algorithms (registry kind "algorithm") that are put there too, as x and as `active_x`.
     """
     for name in names or ():
         if name not in ALGORITHMS:

@@ -33,11 +33,23 @@ def propagate(
 ) -> NDArray[np.float64]:
     """Class probabilities of all nodes from the labels of some (Siméoni et al. 2021, equations 8 and 9 with eta).
 
-    labeled: (L,) idx; labels: (L,) in 0..C-1, of those. Returns (N, C): rows sum to one, but are zero for nodes that no
-    label reaches: of another component of the graph, or so far that no more arrives than the residual may be. A class
-    without labels is a zero column.
-    alpha, tol, start: as in `diffuse`. weighting: as in `label_matrix`. Values below zero, which rounding leaves, are clipped.
-    Raises ValueError for all of `diffuse`, and for idx or labels out of range, repeated, or of different lengths.
+    Args:
+        affinity: (N, N), a graph as `usb_active.numerics.neighbors.affinity` makes it; see `diffuse`.
+        labeled: (L,) idx.
+        labels: (L,) in 0..C-1, of those.
+        num_classes: C.
+        alpha: as in `diffuse`.
+        tol: as in `diffuse`.
+        start: as in `diffuse`.
+        weighting: as in `label_matrix`.
+
+    Returns:
+        (N, C), whose rows sum to one, but are zero for nodes that no label reaches: of another component of the graph, or so far that no
+            more arrives than the residual may be. A class without labels is a zero column. Values below zero, which rounding leaves,
+            are clipped.
+
+    Raises:
+        ValueError: what `diffuse` raises it for, and idx or labels out of range, repeated, or of different lengths.
     """
     graph = Graph(affinity)
     sources = label_matrix(graph.size, labeled, labels, num_classes, weighting)
@@ -53,11 +65,22 @@ def diffuse(
 ) -> NDArray[np.float64]:
     """h(Y) = (1 - alpha) (I - alpha W)^-1 Y (Siméoni et al. 2021, equation 9), by conjugate gradient.
 
-    sources: Y (N, C), finite. Returns (N, C). Each column is solved until its residual is at most tol times the norm of
-    Y's column. (The authors' public code stops after 20 steps, before it has converged at alpha = 0.99.)
-    start: (N, C), what this function returned for a similar graph or similar sources: it then takes fewer steps.
-    Raises ValueError for an affinity that is not square, symmetric, finite, non-negative, with a zero diagonal; for
-    alpha outside [0, 1), tol outside [1e-12, 1), and other shapes or values that are not finite.
+    Each column is solved until its residual is at most tol times the norm of Y's column. (The authors' public code stops after 20
+    steps, before it has converged at alpha = 0.99.)
+
+    Args:
+        affinity: (N, N), square, symmetric, finite, non-negative, with a zero diagonal.
+        sources: Y (N, C), finite.
+        alpha: in [0, 1).
+        tol: in [1e-12, 1).
+        start: (N, C), what this function returned for a similar graph or similar sources: it then takes fewer steps.
+
+    Returns:
+        (N, C).
+
+    Raises:
+        ValueError: an affinity that is not square, symmetric, finite, non-negative, with a zero diagonal; alpha outside [0, 1), tol
+            outside [1e-12, 1); and other shapes or values that are not finite.
     """
     return _diffuse(Graph(affinity), sources, alpha, tol, start)
 
@@ -77,9 +100,17 @@ def label_matrix(
 ) -> NDArray[np.float64]:
     """Y (N, C): one-hot rows for the labelled, zero rows for the others (equation 8 there).
 
-    weighting: "label", every label is a one, as in equation 8: a class counts as much as it has labels, and far from all
-    labels, where that is all that counts, the largest class wins. "class": the labels of a class share a one (the public
-    code of the authors, `y_pooling='mean'`).
+    Args:
+        size: N.
+        labeled: (L,) idx.
+        labels: (L,) in 0..C-1, of those.
+        num_classes: C.
+        weighting: "label", every label is a one, as in equation 8: a class counts as much as it has labels, and far from all labels,
+            where that is all that counts, the largest class wins. "class": the labels of a class share a one (the public code of the
+            authors, `y_pooling='mean'`).
+
+    Raises:
+        ValueError: an unknown weighting, idx or labels out of range, repeated, or of different lengths, and fewer than one class.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting: {weighting!r}{nearest(weighting, WEIGHTINGS)}")
@@ -99,8 +130,15 @@ def label_matrix(
 
 
 def left_open(sources: NDArray[np.float64], alpha: float, tol: float) -> float:
-    """The largest residual that `diffuse` may leave in a column: what is not above it is not known to be there. (What is, is known
-    but for up to 1 / (1 - alpha) times it.)"""
+    """The largest residual that `diffuse` may leave in a column.
+
+    What is not above it is not known to be there. (What is, is known but for up to 1 / (1 - alpha) times it.)
+
+    Args:
+        sources: Y (N, C).
+        alpha: as in `diffuse`.
+        tol: as in `diffuse`.
+    """
     return (1 - alpha) * tol * float(np.linalg.norm(sources, axis=0).max(initial=0))
 
 

@@ -16,7 +16,14 @@ _COLUMNS = 32
 def solve(graph: Graph, y: NDArray[np.float64], alpha: float, tol: float, start: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """x (N, C) of y (N, C), each column until its residual is at most tol times the column's norm.
 
-    start: (N, C), a guess. Components without a source come out exactly zero.
+    Components without a source come out exactly zero.
+
+    Args:
+        graph: W, and its components.
+        y: (N, C), the right side.
+        alpha: as in `diffuse`.
+        tol: as in `diffuse`.
+        start: (N, C), a guess.
     """
     if alpha == 0:
         return y.copy()
