@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -393,3 +395,10 @@ def test_the_end_of_a_run_says_it(runs, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(("label spreading on the same labels has ", "logistic regression on the same labels has ", "1-NN on "))
     finish(config_of(settings(runs, "plain", active={"baselines": False})))
+
+
+def test_their_libraries_are_imported_when_they_are_computed():
+    # numba starts threads when its loops are loaded; a process that forks after that ends when a child computes.
+    code = "import sys, usb_active.commands.run, usb_active.report; print({'numba', 'sklearn', 'faiss'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

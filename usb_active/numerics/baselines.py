@@ -14,8 +14,6 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
 from usb_active.numerics.arrays import named
-from usb_active.numerics.neighbors import affinity
-from usb_active.numerics.propagation import propagate
 
 # Keys as they are stored, and what people read.
 TITLES = {"majority": "majority class", "nearest": "1-NN", "logistic": "logistic regression", "spreading": "label spreading"}
@@ -83,6 +81,9 @@ class Baselines:
     def _distributions(self, labeled: NDArray, labels: NDArray, num_classes: int) -> NDArray[np.float64]:
         """(N, C) of the pool; zero rows where no label arrives."""
         if len(self._pool) > EXACT_UP_TO:
+            # Imported late, as are others here: its compiled loops start threads, after which a process had better not fork.
+            from usb_active.numerics.propagation import propagate
+
             return propagate(self._graph, labeled, labels, num_classes, _GRAPH_ALPHA, weighting="class")
         from sklearn.semi_supervised import LabelSpreading
 
@@ -157,5 +158,7 @@ def _sparse_graph(pool: NDArray, queries: NDArray) -> tuple[sp.csr_matrix, sp.cs
     rows = np.concatenate([pool, queries])
     # Around their mean: features that are never negative all point one way.
     rows -= pool.mean(axis=0)
+    from usb_active.numerics.neighbors import affinity
+
     graph = affinity(rows, _GRAPH_NEIGHBORS, mode="sum", method="ivf")
     return graph[:size, :size], graph[size:, :size]
