@@ -58,7 +58,7 @@ class Tally:
         return not (self.tracebacks or self.accepted or self.several_lines)
 
     def __str__(self) -> str:
-        codes = ", ".join(f"{count} with exit code {code}" for code, count in sorted(self.codes.items()))
+        codes = ", ".join(f"{count} with exit code {code}" for code, count in sorted(self.codes.items(), key=str))
         bad = [*self.tracebacks, *self.accepted, *self.several_lines]
         counts = (
             f"{self.cases} damaged runs, {self.commands} commands ({codes}): {len(self.tracebacks)} tracebacks, "

@@ -610,6 +610,7 @@ def test_probabilities_of_an_attempt_that_died_are_not_taken(run, monkeypatch):
         ({"cycle": 7}, "cycle is 7, must be 1"),
         ({"class_names": "xy"}, "class_names must be texts"),
         ({"acquisition": None}, "acquisition must be a text"),
+        ({"expects": 3}, "expects must be a text"),
     ],
 )
 def test_a_damaged_query_is_named(run, change, what):
@@ -620,13 +621,14 @@ def test_a_damaged_query_is_named(run, change, what):
         run.query(1)
 
 
-def test_a_query_without_a_field_is_named(run):
+@pytest.mark.parametrize("field", ["cycle", "idx", "keys", "class_names", "acquisition"])
+def test_a_query_without_a_field_is_named(run, field):
     run.save_query(query())
     path = run.path / "queries" / "cycle_001.json"
     record = json.loads(path.read_text())
-    del record["keys"]
+    del record[field]
     path.write_text(json.dumps(record))
-    with pytest.raises(UsageError, match=r"cycle_001\.json is damaged \(no 'keys'\)"):
+    with pytest.raises(UsageError, match=rf"cycle_001\.json is damaged \(no '{field}'\)"):
         run.query(1)
 
 

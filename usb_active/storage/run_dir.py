@@ -456,8 +456,9 @@ def _check_query(record: Any, cycle: int) -> None:
         raise ValueError("idx has a sample twice")
     if len(record["keys"]) != len(record["idx"]):
         raise ValueError(f"{len(record['keys'])} keys for {len(record['idx'])} idx")
-    for name in ("acquisition", "expects"):
-        if not isinstance(record.get(name, ""), str):
+    # Only queries of tasks without classes say what is expected.
+    for name, text in (("acquisition", record["acquisition"]), ("expects", record.get("expects", ""))):
+        if not isinstance(text, str):
             raise ValueError(f"{name} must be a text")
 
 
