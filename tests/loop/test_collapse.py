@@ -11,7 +11,7 @@ import pytest
 import torch
 from run_helpers import checkpoint, config_of, labels_of, settings, train, weights_equal
 
-from usb_active.commands.predict import predict
+from usb_active.commands.predict import write_predictions
 from usb_active.config.averaging import remarks
 from usb_active.errors import UsageError
 from usb_active.pool.batch_norm import recompute, trained_layers
@@ -102,7 +102,7 @@ def test_predict_uses_them(trained):
     shares = {}
     for name in ("today", "recomputed"):
         out = io.StringIO()
-        predict(tmp_path / name, None, out)
+        write_predictions(tmp_path / name, None, out)
         rows = list(csv.DictReader(io.StringIO(out.getvalue())))
         dataset = found[name][1].session.dataset
         truth = dict(zip(dataset.keys, (dataset.class_names[label] for label in dataset.targets), strict=True))

@@ -56,6 +56,8 @@ class CsvOracle(Oracle):
 
         accept_partial: bool = free_key(False)
 
+    partial_may_change = True
+
     def accepts_partial(self) -> bool:
         """As configured."""
         return self.config.accept_partial

@@ -21,7 +21,6 @@ import signal
 
 from usb_active.loop import initial_weights
 
-from usb_active.loop import pretrained
 
 from usb_active.pool import epoch_training as pretraining_loop
 from usb_active.plugins.as3l import acquisitions, priors, shared_features, simsiam
@@ -63,7 +62,7 @@ def table(after):
 POINTS = {
     "pretraining": lambda: at(simsiam._Training, "_step", 8),
     "epoch": lambda: at(pretraining_loop, "write_checkpoint"),
-    "pretrained": lambda: at(pretrained, "write_checkpoint", after=True),
+    "pretrained": lambda: at(initial_weights, "write_checkpoint", after=True),
     "features": lambda: at(initial_weights, "save_artifact"),
     "fine_tuning": lambda: at(shared_features, "fit_layer"),
     "fine_tuned": lambda: at(acquisitions.functional, "select"),
