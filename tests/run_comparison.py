@@ -17,12 +17,13 @@ import yaml
 
 # Who works in the run and when, and what is drawn from the rest.
 LEFT_OUT = re.compile(r"lock|log\.txt|report/.*")
-# Files → their entries that differ by nature. The checksums of start.json are of rows of labels.csv with their times.
+# Files → their entries that differ by nature. The checksums of start.json and of the baselines are of rows of labels.csv with their times.
 BY_NATURE = (
     (r".*\.pth", r"belongs_to\.run|active\.elapsed"),
     (r".*\.jsonl?", r"(.*\.)?(acquisition_|train_)?seconds"),
     (r"dataset\.json", r"run"),
     (r"cycle_\d+/start\.json", r"journal_(sha256|crc32)(\..*)?"),
+    (r"artifacts/baselines\.json", r"(.*\.)?labels"),
     (r"config\.yaml", r"save_name"),
     (r"labels\.csv", r"\d+\.time"),
 )
