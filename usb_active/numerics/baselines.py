@@ -154,11 +154,11 @@ def _exact_graph(pool: NDArray, queries: NDArray) -> tuple[sp.csr_matrix, sp.csr
 
 def _sparse_graph(pool: NDArray, queries: NDArray) -> tuple[sp.csr_matrix, sp.csr_matrix]:
     """Edges to nearest neighbours by cosine, found by faiss's inverted file: those within the pool, and those from the queries to it."""
+    from usb_active.numerics.neighbors import affinity
+
     size = len(pool)
     rows = np.concatenate([pool, queries])
     # Around their mean: features that are never negative all point one way.
     rows -= pool.mean(axis=0)
-    from usb_active.numerics.neighbors import affinity
-
     graph = affinity(rows, _GRAPH_NEIGHBORS, mode="sum", method="ivf")
     return graph[:size, :size], graph[size:, :size]

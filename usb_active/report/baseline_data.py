@@ -89,8 +89,9 @@ def features_in_use(run: RunRecord, place: str) -> tuple[np.ndarray | None, str]
 
     Features that are kept are the pool's alone: where the model is evaluated on a test set, it is the pixels.
     """
-    size = len(run.directory.keys() or ())
-    kept, source = kept_features(run, size) if place == "validation" and size else (None, "")
+    # The keys of a large pool take seconds to read.
+    size = len(run.directory.keys() or ()) if place == "validation" else 0
+    kept, source = kept_features(run, size) if size else (None, "")
     if kept is not None:
         return kept, source
     side = (read_dataset(run.directory) or {}).get("img_size", 0)

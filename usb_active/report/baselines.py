@@ -80,15 +80,25 @@ def _wanted(run: RunRecord) -> tuple[dict[int, dict[str, Any]], list[str]]:
     if not lines or not (run.path / "labels.csv").is_file():
         # Of a run that was copied for its curve alone, the labels are not known.
         return {}, []
-    journal, wanted = Journal(run.path / "labels.csv"), {}
-    versions = {"baselines": _METHOD, **{name: version(name) for name in ("numpy", "scikit-learn")}}
+    rows = {}
     for line in lines:
-        start, place = read_start(run.directory, line["cycle"]), line["evaluated_on"]
+        start = read_start(run.directory, line["cycle"])
         if start is None:
             return {}, [f"The baselines are left out: {run.path} has no cycle_{line['cycle']:03d}/start.json"]
-        labels = next(journal.sha256([start["journal_rows"]]))
-        features = features_in_use(run, place)[1]
-        wanted[line["cycle"]] = {"labels": labels, "evaluated_on": place, "features": features, "versions": versions}
+        rows[line["cycle"]] = start["journal_rows"]
+    counts = sorted(set(rows.values()))
+    sums = dict(zip(counts, Journal(run.path / "labels.csv").sha256(counts), strict=True))
+    features = {place: features_in_use(run, place)[1] for place in {line["evaluated_on"] for line in lines}}
+    versions = {"baselines": _METHOD, **{name: version(name) for name in ("numpy", "scikit-learn")}}
+    wanted = {
+        line["cycle"]: {
+            "labels": sums[rows[line["cycle"]]],
+            "evaluated_on": line["evaluated_on"],
+            "features": features[line["evaluated_on"]],
+            "versions": versions,
+        }
+        for line in lines
+    }
     return wanted, []
 
 

@@ -20,8 +20,6 @@ import os
 import signal
 
 from usb_active.loop import initial_weights
-
-
 from usb_active.pool import epoch_training as pretraining_loop
 from usb_active.plugins.as3l import acquisitions, priors, shared_features, simsiam
 from usb_active.loop.guidance import Guidance
