@@ -28,6 +28,12 @@ class Broken(NamedTuple):
         return f"{self.check.removeprefix('test_')}-{self.plugin.__name__}"
 
 
+class UnderAnotherName:
+    """Before a sound plugin: it has another name than that under which it is registered."""
+
+    name = property(lambda self: "another", lambda self, value: None)
+
+
 def checks_of(suite: type) -> list[str]:
     """The names of a suite's checks."""
     return sorted(name for name in dir(suite) if name.startswith("test_"))

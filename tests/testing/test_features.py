@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from broken_plugins import Broken, assert_complete, assert_fails, failing, suite_for
+from broken_plugins import Broken, UnderAnotherName, assert_complete, assert_fails, failing, suite_for
 
 from usb_active.contracts.features import Features, Kept
 from usb_active.testing import FeaturesContract
@@ -24,14 +24,8 @@ class Sound(Features):
         return x
 
 
-class Misnamed(Sound):
-    @property
-    def name(self):
-        return "another"
-
-    @name.setter
-    def name(self, value):
-        pass
+class Misnamed(UnderAnotherName, Sound):
+    pass
 
 
 class Doubles(Sound):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from broken_plugins import Broken, assert_complete, assert_fails, checks_of, failing, suite_for
+from broken_plugins import Broken, UnderAnotherName, assert_complete, assert_fails, checks_of, failing, suite_for
 
 from usb_active.contracts.initial_labels import InitialLabels
 from usb_active.contracts.plugin import PluginConfig
@@ -39,8 +39,8 @@ class Foreseeing(Sound):
     needs = frozenset({"probs"})
 
 
-class Misnamed(Sound):
-    name = property(lambda self: "another", lambda self, value: None)
+class Misnamed(UnderAnotherName, Sound):
+    pass
 
 
 class Twofold(Sound):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from broken_plugins import Broken, assert_complete, assert_fails, failing, suite_for
+from broken_plugins import Broken, UnderAnotherName, assert_complete, assert_fails, failing, suite_for
 from torch import nn
 
 from usb_active.contracts.network import Network
@@ -49,14 +49,8 @@ def network(name, /, make=None, base=Net, plugin=None, **methods):
     return type(name, (Sound,), {"build": build})
 
 
-class Misnamed(Sound):
-    @property
-    def name(self):
-        return "another"
-
-    @name.setter
-    def name(self, value):
-        pass
+class Misnamed(UnderAnotherName, Sound):
+    pass
 
 
 def logits_alone(self, x, only_fc=False, only_feat=False):

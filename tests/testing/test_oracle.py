@@ -6,7 +6,7 @@ import json
 import random
 
 import pytest
-from broken_plugins import Broken, assert_complete, assert_fails, failing, suite_for
+from broken_plugins import Broken, UnderAnotherName, assert_complete, assert_fails, failing, suite_for
 
 from usb_active.builtin.oracles import DatasetOracle
 from usb_active.contracts.oracle import Oracle
@@ -36,14 +36,8 @@ def answer(self, oracle, query, labels):
     path.write_text(json.dumps({**found, **{str(idx): label for idx, label in labels.items()}}))
 
 
-class Misnamed(Sound):
-    @property
-    def name(self):
-        return "another"
-
-    @name.setter
-    def name(self, value):
-        pass
+class Misnamed(UnderAnotherName, Sound):
+    pass
 
 
 class Losing(Sound):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from broken_plugins import Broken, assert_complete, assert_fails, failing, suite_for
+from broken_plugins import Broken, UnderAnotherName, assert_complete, assert_fails, failing, suite_for
 
 from usb_active.contracts.pretrainer import Pretrained, Pretrainer
 from usb_active.storage.checkpoint import read_checkpoint, write_checkpoint
@@ -41,14 +41,8 @@ class Sound(Pretrainer):
         return Pretrained({**weights, name: weights[name] + total}, features=np.full((len(dataset), 2), total, np.float32))
 
 
-class Misnamed(Sound):
-    @property
-    def name(self):
-        return "another"
-
-    @name.setter
-    def name(self, value):
-        pass
+class Misnamed(UnderAnotherName, Sound):
+    pass
 
 
 class Nothing(Sound):
