@@ -19,7 +19,7 @@ from usb_active.numerics.neighbors import affinity
 
 LP = {
     "algorithm": "lp", "epoch": 4, "batch_size": 16, "lp_labeled": 4, "lp_supervised_epochs": 1, "lp_epoch": 0.05, "lp_k": 10,
-    "ema_m": 0.0, "include_lb_to_ulb": False, "lr": 0.05, "num_eval_iter": 5,
+    "lp_weighting": "label", "ema_m": 0.0, "include_lb_to_ulb": False, "lr": 0.05, "num_eval_iter": 5,
 }  # fmt: skip
 BLOCK = {"initial": {"name": "balanced", "size": 20}, "acquisition": {"name": "random"}}
 POOL = 1343
