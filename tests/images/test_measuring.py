@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from usb_active.errors import UsageError
 from usb_active.images.files import ImageFiles
-from usb_active.images.measuring import LOOKED_AT, PLAIN, look_at, mean_and_std, plain_share, spread
+from usb_active.images.measuring import LOOKED_AT, PLAIN, look_at, mean_and_std, plain_share, spread_positions
 
 
 def look(tmp_path, images, suffix=".png"):
@@ -135,8 +135,8 @@ def test_images_of_one_colour_have_a_spread_to_divide_by(tmp_path):
 
 
 def test_some_of_many_are_looked_at_from_end_to_end():
-    assert spread(5) == [0, 1, 2, 3, 4]
-    many = spread(10_000)
+    assert spread_positions(5) == [0, 1, 2, 3, 4]
+    many = spread_positions(10_000)
     assert len(many) == LOOKED_AT and many[0] == 0 and many[-1] == 9_999
 
 

@@ -59,7 +59,7 @@ class Look:
         return not PLAIN[0] < self.plain < PLAIN[1]
 
 
-def spread(count: int, most: int = LOOKED_AT) -> list[int]:
+def spread_positions(count: int, most: int = LOOKED_AT) -> list[int]:
     """Positions of up to `most` of `count` samples, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
@@ -73,7 +73,7 @@ def look_at(files: ImageFiles) -> Look:
     Raises:
         UsageError: names a file that cannot be read.
     """
-    images = [files.load(index) for index in spread(len(files.keys))]
+    images = [files.load(index) for index in spread_positions(len(files.keys))]
     if not images:
         raise UsageError(f"{files.root}: no image to look at")
     shorter = sorted(min(image.size) for image in images)
@@ -111,7 +111,7 @@ def mean_and_std(files: ImageFiles, side: int) -> tuple[tuple[float, ...], tuple
         side: the shorter side is resized to this.
     """
     sums: list[np.ndarray] = []
-    for index in spread(len(files.keys)):
+    for index in spread_positions(len(files.keys)):
         pixels = _resized(files, index, side)
         sums.append(np.stack([pixels.mean(axis=0), (pixels**2).mean(axis=0)]))
     mean, square = np.mean(sums, axis=0)
