@@ -18,7 +18,7 @@ from usb_active.contracts.dataset import DatasetOptions
 from usb_active.errors import UsageError, name_some, plain
 from usb_active.images.files import ImageFiles
 from usb_active.images.listing import is_system_folder, look_through
-from usb_active.images.measuring import DRAWINGS, PLAIN, Look, look_at, mean_and_std
+from usb_active.images.measuring import DRAWINGS, PLAIN, Look, look_at, mean_and_std, some_files, spread_positions
 from usb_active.storage.durable import atomic_write, no_os_error
 from usb_active.storage.paths import nfc
 
@@ -102,7 +102,8 @@ def init(options: InitOptions, out: TextIO = sys.stdout) -> Path:
     say = lambda text: print(plain(text), file=out)  # noqa: E731
     names = _class_names(options)
     dataset = ImageFolder(FolderConfig(class_names=names), DatasetOptions(data_dir=options.folder))
-    files = ImageFiles(str(options.folder), [dataset.path(i).relative_to(options.folder).as_posix() for i in range(len(dataset))], 3)
+    paths = [dataset.path(index).relative_to(options.folder).as_posix() for index in spread_positions(len(dataset))]
+    files = some_files(ImageFiles(str(options.folder), paths, 3))
     look = look_at(files)
     known, most = _known_and_most(dataset, options)
     labels = plan.labels_to_ask(options.labels, len(dataset.class_names), known, most)
@@ -124,7 +125,9 @@ def init(options: InitOptions, out: TextIO = sys.stdout) -> Path:
     atomic_write(target, lambda file: file.write(text.encode()))
     say(f"wrote {target}: every key has its reason in a comment. Next:")
     say("")
-    say(f"  usb-active run {shlex.quote(str(target))}")
+    # A name that begins with a dash would be an option.
+    named = f"./{target}" if str(target).startswith("-") else str(target)
+    say(f"  usb-active run {shlex.quote(named)}")
     return target
 
 
