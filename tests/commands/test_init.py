@@ -167,6 +167,7 @@ def bars(tmp_path, **counts):
         ({"train": 3}, [], "bars: all 9 images lie in train/<class>/, so that no label is left to ask for; --simulate has"),
         ({"train": 3}, ["--simulate", "--labels", 9], "--labels: 9, but only 8 images can be labelled"),
         ({"train": 3}, ["--classes", "across,down"], "class folders that class_names does not have: dot"),
+        ({"train": 3}, ["--simulate", "--labels", 3], "at least 500 images, there are 9; it wants at least 6 labels, not 3; drawings_fl"),
         ({"train": 3}, ["--simulate", "--recipe", "nothing"], "--recipe: unknown recipe 'nothing'"),
         ({"train": 3}, ["--simulate", "--recipe", "no.yaml"], "--recipe: there is no file no.yaml"),
         ({"train": 3}, ["--simulate", "--out", "a/b.yaml"], "--out: a/b.yaml is in a folder that is not there"),
@@ -270,8 +271,11 @@ def test_labels_unless_said():
         plan.labels_to_ask(9, 10, 0, 100)
 
 
-@pytest.mark.parametrize(("side", "most", "found"), [(28, 20, 14), (32, 20, 16), (20, 20, 20), (8, 20, 8), (224, 20, 14), (224, None, 224)])
-def test_images_are_halved(side, most, found):
+@pytest.mark.parametrize(
+    ("side", "most", "found"),
+    [(28, 20, 14), (32, 20, 16), (20, 20, 20), (8, 20, 8), (80, 20, 20), (81, 20, 20), (683, 40, 40), (224, None, 224)],
+)
+def test_images_are_halved_or_made_as_small(side, most, found):
     assert plan.trained_side(side, most)[0] == found
 
 

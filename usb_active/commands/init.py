@@ -240,10 +240,11 @@ def _choose(options: InitOptions, facts: Facts) -> tuple[Recipe, list[str]]:
         return recipe, [f"asked for, though {reason}" for reason in recipe.against(facts)]
     order = ranked(shipped_recipes().values(), facts)
     recipe, against = order[0]
+    of_kind = [(each, f"{each.name}: {'; '.join(reasons)}") for each, reasons in order if facts.kind in each.keys.condition.kinds]
     if against:
-        raise UsageError(f"no recipe fits: {'; '.join(f'{each.name}: {reasons[0]}' for each, reasons in order)}; --recipe NAME takes one")
-    better = [(each, reasons) for each, reasons in order[1:] if each.keys.preference > recipe.keys.preference]
-    return recipe, [f"not {each.name}: {'; '.join(reasons)}" for each, reasons in better if facts.kind in each.keys.condition.kinds]
+        what = "; ".join(text for _, text in of_kind) or f"there is none for {facts.kind}"
+        raise UsageError(f"no recipe fits: {what}; --recipe NAME takes one all the same")
+    return recipe, [f"not {text}" for each, text in of_kind if each.keys.preference > recipe.keys.preference]
 
 
 # --- what it comes to ------------------------------------------------------------------------------------------------------

@@ -68,6 +68,8 @@ def labels_to_ask(labels: int | None, classes: int, known: int, most: int) -> in
 
 def trained_side(side: int, halved_to: int | None) -> tuple[int, str]:
     """The side of the views, and why: halved as often as a network wants that sees little at once."""
+    if halved_to is not None and side > 4 * halved_to:
+        return halved_to, f"{side} pixels made smaller: {halved_to} are about what this network sees at once, and faster"
     size = side
     while halved_to is not None and size > halved_to:
         size //= 2
