@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"usb-active {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_init(commands)
     _add_run(commands)
     _add_list(commands)
     _add_report(commands)
@@ -66,6 +67,40 @@ def path_argument(text: str) -> Path:
         return user_path(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """A number of the command line that is above 0 and finite."""
+
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = -1
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be {'an integer' if kind is int else 'a number'} above 0 ({text!r})")
+        return value
+
+    return read
+
+
+def _add_init(commands: argparse._SubParsersAction) -> None:
+    text = "look at a folder of images, and write a YAML for it with the reason for each key"
+    command = commands.add_parser("init", help=text, description=text, epilog=EXIT_CODES, formatter_class=_Raw)
+    where = "a folder with unlabeled/ or train/<class>/, and test/<class>/ if accuracy is to be measured"
+    command.add_argument("folder", nargs="?", type=path_argument, metavar="FOLDER", help=where)
+    command.add_argument("--list", action="store_true", dest="list_recipes", help="show the recipes: what each is for, costs, and rests on")
+    command.add_argument("--labels", type=_positive(int), metavar="N", help="how many labels you are ready to give (default: 4 per class)")
+    command.add_argument("--minutes", type=_positive(float), metavar="M", help="how long to train, in all (default: as the recipe says)")
+    simulate = "the classes in train/<class>/ answer instead of a person, for trying and comparing"
+    command.add_argument("--simulate", action="store_true", help=simulate)
+    command.add_argument("--classes", metavar="A,B,C", help="the names of the classes, where train/ has no class folders")
+    kinds = "what the images are, where init sees it wrongly: drawings (digits, text, icons, scans) or photos"
+    command.add_argument("--kind", choices=("drawings", "photos"), help=kinds)
+    command.add_argument("--recipe", metavar="NAME", help="a recipe of --list, or a file of your own like those of yaml_configs/recipes")
+    command.add_argument("--out", type=path_argument, metavar="FILE", help="the YAML (default: <name of the folder>.yaml)")
+    command.add_argument("--force", action="store_true", help="overwrite the YAML if it is there")
+    command.set_defaults(handler=_init)
 
 
 def _add_run(commands: argparse._SubParsersAction) -> None:
@@ -159,6 +194,19 @@ def show_warnings(config: RunConfig) -> None:
     """What was dropped from a YAML, on the standard error."""
     for line in config.warnings:
         print(f"usb-active: warning: {plain(line)}", file=sys.stderr)
+
+
+def _init(args: argparse.Namespace) -> int:
+    from usb_active.commands import init
+
+    if args.list_recipes:
+        init.list_recipes(sys.stdout)
+        return OK
+    if args.folder is None:
+        raise UsageError("init: which folder? usb-active init FOLDER, or usb-active init --list for the recipes")
+    names = ("folder", "labels", "minutes", "simulate", "classes", "kind", "recipe", "out", "force")
+    init.init(init.InitOptions(**{name: getattr(args, name) for name in names}), sys.stdout)
+    return OK
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -769,3 +769,62 @@ def test_translate_flip_refuses_what_it_cannot_do():
     assert "shifts by 4 pixels, whatever crop_ratio; 0.5 given" in refusal(translated, options=DatasetOptions(crop_ratio=0.5))
     with pytest.raises(ValidationError):
         Digits.Config(augmentation="shift")
+
+
+# --- the views of a folder ---------------------------------------------------------------------------------------
+
+
+def mirrored(dataset, view: str, draws: int = 40) -> set[str]:
+    """Which ways an image that is dark on the left comes out of a view."""
+    torch.manual_seed(0)
+    image, ways = Image.fromarray(np.repeat(np.arange(0, 240, 10, dtype=np.uint8)[None, :], 24, axis=0)), set()
+    for _ in range(draws):
+        values = getattr(dataset.views, view)(image)[0].mean(dim=0)
+        ways.add("as it is" if values[4:12].mean() < values[-12:-4].mean() else "mirrored")
+    return ways
+
+
+@pytest.mark.parametrize(
+    ("keys", "ways"),
+    [
+        ({}, {"as it is", "mirrored"}),
+        ({"flip": True}, {"as it is", "mirrored"}),
+        ({"augmentation": "translate_flip"}, {"as it is", "mirrored"}),
+        ({"flip": False}, {"as it is"}),
+        ({"augmentation": "translate"}, {"as it is"}),
+        ({"augmentation": "translate", "flip": False}, {"as it is"}),
+    ],
+)
+def test_a_folder_is_mirrored_as_its_keys_say(tmp_path, keys, ways):
+    write_folder(tmp_path, {"train/a": 2, "train/b": 2}, side=24)
+    dataset = folder(tmp_path, in_channels=1, **keys)
+    assert mirrored(dataset, "weak") == ways and mirrored(dataset, "eval") == {"as it is"}
+
+
+def test_the_strong_view_is_not_mirrored_either(tmp_path, monkeypatch):
+    # RandAugment inverts and shears: without it, what is left are shift and mirror.
+    monkeypatch.setattr("usb_active.usb.transforms.RAND_AUGMENT", lambda picture: picture)
+    write_folder(tmp_path, {"train/a": 2, "train/b": 2}, side=24)
+    assert mirrored(folder(tmp_path, in_channels=1, flip=False), "strong") == {"as it is"}
+    assert mirrored(folder(tmp_path, in_channels=1), "strong") == {"as it is", "mirrored"}
+
+
+def test_a_folder_is_shifted_by_four_pixels(tmp_path):
+    write_folder(tmp_path, {"train/a": 2, "train/b": 2}, side=24)
+    assert folder(tmp_path, augmentation="translate").views.padding == 4
+    assert folder(tmp_path, flip=False).views.padding == folder(tmp_path).views.padding == 3
+    message = refusal(folder, tmp_path, img_size=4, augmentation="translate")
+    assert message == "dataset 'folder': augmentation: translate: img_size: 4; reflecting 4 pixels needs at least 5"
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "flip", "way_out"), [("translate", True, "translate_flip"), ("translate_flip", False, "translate")]
+)
+def test_two_words_on_mirroring_are_refused(augmentation, flip, way_out):
+    with pytest.raises(ValidationError, match=f"flip: {str(flip).lower()}, but augmentation: {augmentation} .*; use {way_out}, or"):
+        ImageFolder.Config(augmentation=augmentation, flip=flip)
+
+
+def test_keys_that_came_later_are_not_in_the_configuration_of_a_run_that_leaves_them_out():
+    assert not {"flip", "augmentation"} & set(ImageFolder.Config().model_dump())
+    assert ImageFolder.Config(flip=False).model_dump()["flip"] is False

@@ -16,14 +16,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from usb_active.builtin.augmentation import translation
 from usb_active.contracts.dataset import DatasetOptions, ImageDataset, Samples
 from usb_active.contracts.plugin import PluginConfig
 from usb_active.errors import UsageError, name_some
 from usb_active.images.idx_files import find_idx, read_idx
 
 DIGIT_NAMES = tuple("0123456789")
-# How far `augmentation: translate_flip` shifts, in pixels.
-TRANSLATION = 4
 
 
 class ArrayConfig(PluginConfig):
@@ -48,15 +47,7 @@ class ArrayDataset(ImageDataset):
     def __init__(self, config: PluginConfig | None = None, options: DatasetOptions | None = None):
         super().__init__(config, options)
         if self.config.augmentation == "translate_flip":
-            self._translate_and_flip()
-
-    def _translate_and_flip(self) -> None:
-        who, ratio = f"dataset '{self.name}': augmentation: translate_flip", DatasetOptions.crop_ratio
-        if self.options.crop_ratio != ratio:
-            raise UsageError(f"{who}: shifts by {TRANSLATION} pixels, whatever crop_ratio; {self.options.crop_ratio} given, leave it out")
-        if self.img_size <= TRANSLATION:
-            raise UsageError(f"{who}: img_size: {self.img_size}; reflecting {TRANSLATION} pixels needs at least {TRANSLATION + 1}")
-        self.padding, self.flip = TRANSLATION, True
+            self.padding, self.flip = translation(self.name, self.config.augmentation, self.options, self.img_size), True
 
 
 class ImageParts:

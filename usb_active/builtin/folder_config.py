@@ -14,7 +14,7 @@ from usb_active.errors import name_some
 IMAGENET_MEAN = {3: (0.485, 0.456, 0.406), 1: (0.449,)}
 IMAGENET_STD = {3: (0.229, 0.224, 0.225), 1: (0.226,)}
 # Keys that version 0.1.0 did not know, and what they are unless given.
-_LATER = {"background": "white", "value_range": None}
+_LATER = {"background": "white", "value_range": None, "augmentation": "usb", "flip": None}
 
 
 class FolderConfig(PluginConfig):
@@ -28,6 +28,9 @@ class FolderConfig(PluginConfig):
         verify: read every image once before training.
         background: the colour behind transparent pixels, a name or "#rrggbb".
         value_range: the values that are black and white in images of more than 8 bits per channel; 0 and 65,535 unless given.
+        augmentation: of the weak and the strong view. "usb": USB's, a shift by up to int(img_size · (1 − crop_ratio)) pixels, mirrored
+            half of the time. "translate": shifted by −4 … 4 pixels in both directions, not mirrored; "translate_flip": likewise, mirrored.
+        flip: false: no view is mirrored, for images whose class a mirror changes (digits, text); as `augmentation` says unless given.
     """
 
     # What they come to is kept in the run's dataset.json, and compared there.
@@ -38,6 +41,8 @@ class FolderConfig(PluginConfig):
     verify: bool = True
     background: str = "white"
     value_range: tuple[int | float, int | float] | None = None
+    augmentation: Literal["usb", "translate", "translate_flip"] = "usb"
+    flip: bool | None = None
 
     @field_validator("background", mode="before")
     @classmethod
@@ -67,6 +72,21 @@ class FolderConfig(PluginConfig):
         if twice:
             raise ValueError(f"named twice: {name_some(twice)}")
         return names
+
+    @model_validator(mode="after")
+    def _one_word_on_mirroring(self) -> FolderConfig:
+        if self.flip is not None and self.augmentation != "usb" and self.flip is not self.mirrors:
+            word, other = ("true", "translate_flip") if self.flip else ("false", "translate")
+            does = "mirrors" if self.mirrors else "does not mirror"
+            raise ValueError(f"flip: {word}, but augmentation: {self.augmentation} {does}; use {other}, or leave flip out")
+        return self
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether the weak and the strong view are mirrored half of the time."""
+        if self.augmentation == "usb":
+            return self.flip is not False
+        return self.augmentation == "translate_flip"
 
     @model_validator(mode="after")
     def _one_value_a_channel(self) -> FolderConfig:

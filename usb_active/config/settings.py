@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, InstanceOf
 
 from usb_active.config.choices import PluginChoice, Problems, Strict, choose, choose_with, validate
+from usb_active.config.former_defaults import keep_former_defaults
 from usb_active.config.free_keys import free_keys
 from usb_active.config.train_on import check_train_on
 from usb_active.config.upper_bound import wants_all_labels
@@ -190,6 +191,7 @@ class RunConfig:
         base: the YAML's folder, from which relative paths in plugins' keys are counted.
         source: the YAML's name, for messages.
         warnings: what was dropped, a line each.
+        unknown: keys that the run, which began before there were any, does not know.
     """
 
     usb: dict[str, Any]
@@ -200,6 +202,7 @@ class RunConfig:
     base: Path = field(default=Path(), compare=False)
     source: str = field(default="", compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    unknown: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def algorithm(self) -> str:
@@ -214,7 +217,7 @@ class RunConfig:
     @property
     def free_keys(self) -> tuple[str, ...]:
         """Dotted keys that may differ when the run is resumed."""
-        return free_keys(self.resolved())
+        return (*free_keys(self.resolved()), *self.unknown)
 
     def resolved(self) -> dict[str, Any]:
         """Everything as plain data, defaults filled in; `config_from_dict` gives the same configuration again."""
@@ -264,7 +267,8 @@ def config_from_dict(data: Mapping[str, Any], *, base: Path, source: str, overri
     usb["save_name"] = _save_name(usb, active) if usb["save_name"] is None else usb["save_name"]
     _check_paths(usb, base, problems)
     problems.raise_if_any()
-    return RunConfig(usb, dataset, net, active, plugins, base, source, tuple(problems.warnings))
+    unknown = keep_former_defaults(usb, data, problems)
+    return RunConfig(usb, dataset, net, active, plugins, base, source, tuple(problems.warnings), unknown)
 
 
 def check_against_pool(config: RunConfig, num_queryable: int, num_classes: int, class_counts: Sequence[int] | None = None) -> None:

@@ -19,12 +19,16 @@ from usb_active.errors import UsageError, name_some, nearest, printable
 
 @dataclass(frozen=True)
 class Key:
-    """One key: `type` (bool, int, float, str, or None: anything), default, interval or list of the values that are valid."""
+    """One key: `type` (bool, int, float, str, or None: anything), default, interval or list of the values that are valid.
+
+    `former`: the default before this one, which runs that began with it keep; None where it has always been the same.
+    """
 
     type: type | None
     default: Any
     valid: str | tuple[str, ...] = ""
     nullable: bool = False
+    former: Any = None
 
 
 _COUNT = "[0, inf)"
@@ -263,7 +267,8 @@ def algorithm_class(name: str) -> type:
 def _from_argument(argument: Any) -> Key:
     known = {"str2bool": bool, "bool": bool, "int": int, "float": float, "str": str}
     valid = getattr(argument, "valid", "")
-    return Key(known.get(getattr(argument.type, "__name__", "")), argument.default, valid, nullable=argument.default is None)
+    kind, former = known.get(getattr(argument.type, "__name__", "")), getattr(argument, "former", None)
+    return Key(kind, argument.default, valid, nullable=argument.default is None, former=former)
 
 
 def check_usb_keys(

@@ -23,6 +23,8 @@ MAX_NODES = 30_000
 MAX_DEPTH = 50
 # Python refuses to print integers of thousands of digits, and needs time in the square of their number to read them.
 MAX_DIGITS = 100
+# The folder of packaged recipes, which are no configurations.
+RECIPES = "recipes"
 _TAG = "tag:yaml.org,2002:"
 _NUMBERS = (f"{_TAG}int", f"{_TAG}float")
 _NOUNS = {"int": "an integer", "float": "a number", "bool": "true or false", "timestamp": "a date", "binary": "base64", "null": "empty"}
@@ -164,7 +166,8 @@ def _shortened(message: str) -> str:
 def packaged_names() -> list[str]:
     """The YAMLs that come with the package, as `name` or `folder/name`."""
     root = Path(str(files("usb_active.yaml_configs")))
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    found = (path.relative_to(root) for path in root.rglob("*.yaml"))
+    return sorted(path.with_suffix("").as_posix() for path in found if path.parts[0] != RECIPES)
 
 
 def find_yaml(path_or_name: str | Path) -> Path:

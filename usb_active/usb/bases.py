@@ -16,8 +16,13 @@ __all__ = ["AlgorithmBase", "Argument", "Hook", "OwnAlgorithm", "get_optimizer",
 
 
 class Argument(SSL_Argument):
-    """A key of an algorithm, as USB's train.py wants it; `valid` is an interval ("[0, 1)") or the texts that are allowed."""
+    """A key of an algorithm, as USB's train.py wants it; `valid` is an interval ("[0, 1)") or the texts that are allowed.
 
-    def __init__(self, name: str, type: Callable[[str], Any], default: Any, help: str = "", valid: str | tuple[str, ...] = ""):
+    `former`: the default before this one. A run that began with it, of a YAML without the key, keeps it.
+    """
+
+    def __init__(
+        self, name: str, type: Callable[[str], Any], default: Any, help: str = "", valid: str | tuple[str, ...] = "", former: Any = None
+    ):
         super().__init__(name=name, type=type, default=default, help=help)
-        self.valid = valid
+        self.valid, self.former = valid, former

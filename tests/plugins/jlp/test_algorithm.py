@@ -19,7 +19,7 @@ from usb_active.numerics.neighbors import affinity
 
 LP = {
     "algorithm": "lp", "epoch": 4, "batch_size": 16, "lp_labeled": 4, "lp_supervised_epochs": 1, "lp_epoch": 0.05, "lp_k": 10,
-    "ema_m": 0.0, "include_lb_to_ulb": False, "lr": 0.05, "num_eval_iter": 5,
+    "lp_weighting": "label", "ema_m": 0.0, "include_lb_to_ulb": False, "lr": 0.05, "num_eval_iter": 5,
 }  # fmt: skip
 BLOCK = {"initial": {"name": "balanced", "size": 20}, "acquisition": {"name": "random"}}
 POOL = 1343
@@ -339,3 +339,11 @@ def test_a_second_kind_of_pseudo_labels_is_said(tmp_path, caplog):
 def test_observers_that_need_a_strong_view_are_refused(tmp_path):
     with pytest.raises(UsageError, match="needs logits_strong, probs_weak .* 'lp' cannot give it"):
         train(lp(tmp_path, active={"acquisition": "assl"}))
+
+
+@pytest.mark.parametrize(("k", "said"), [(33, False), (34, True), (50, True)])
+def test_more_neighbours_than_a_quarter_of_a_class_are_said(tmp_path, caplog, k, said):
+    # 20 labels beside 1,323 unlabelled samples: 134 of each class.
+    train(lp(tmp_path, active={"cycles": 0}, lp_k=k, epoch=2, lp_epoch=0.02))
+    lines = [record.getMessage() for record in caplog.records if "neighbours of a sample" in record.getMessage()]
+    assert len(lines) == said and all("lp_k: " in line and "a class has about 134: " in line and "33 at most" in line for line in lines)
