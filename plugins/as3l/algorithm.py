@@ -36,6 +36,9 @@ class LinearEvaluation(OwnAlgorithm, AlgorithmBase):
         self._warn_if_untrained()
 
     def _warn_if_untrained(self) -> None:
+        if not any(not name.startswith("classifier.") for name, _ in self.model.named_parameters()):
+            # A linear network: what it is given are the features.
+            return
         if hasattr(self, "session") and self.session.config.active.pretrain is None and not self.args.use_pretrain:
             logger.warning("linear_evaluation: without `pretrain` or `use_pretrain`, the features are those of random weights, and stay so")
 

@@ -188,3 +188,10 @@ def test_runs_on_images_are_as_they_were(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     config = config_of(settings(tmp_path))
     assert "train_on" not in config.resolved()["active"]
+
+
+@pytest.mark.parametrize(("net", "warned"), [("linear", False), ({"name": "mlp", "width": 8}, True)])
+def test_linear_evaluation_warns_of_random_weights_alone(tmp_path, caplog, net, warned):
+    caplog.set_level(logging.WARNING)
+    train(on_features(tmp_path, algorithm="linear_evaluation", net=net, active={"cycles": 0}, num_train_iter=4, num_eval_iter=4))
+    assert ("the features are those of random weights" in caplog.text) == warned
