@@ -32,6 +32,25 @@ def test_an_image_is_seen_in_colour_from_minus_one_to_one():
     assert ScaledColour(16)(colour).mean(dim=(1, 2)).tolist() == pytest.approx([1, -1, 127 / 127.5 - 1], abs=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(5, 5), (5, 5, 1), (5, 5, 3), (1, 5, 3)])
+def test_arrays_are_images_as_they_are_to_a_data_set(shape):
+    pixels = np.zeros(shape, np.uint8)
+    if len(shape) == 3 and shape[2] == 3:
+        pixels[..., 0] = 255
+        assert ScaledColour(32)(pixels).mean(dim=(1, 2)).tolist() == [1, -1, -1]
+    else:
+        assert (ScaledColour(32)(pixels) == -1).all()
+
+
+NO_IMAGES = (np.zeros((5, 5), np.float32), np.zeros((3, 5, 5), np.uint8), np.zeros(5, np.uint8), "text", torch.zeros(5, 5))
+
+
+@pytest.mark.parametrize("sample", NO_IMAGES, ids=["floats", "channels first", "one row", "text", "tensor"])
+def test_what_is_no_image_is_one_line(sample):
+    with pytest.raises(UsageError, match=r"^features: a sample is .*; it must be a PIL image, or uint8 with shape \(H, W\)"):
+        ScaledColour(32)(sample)
+
+
 def test_of_an_oblong_image_it_is_the_centre():
     image = np.zeros((10, 30), np.uint8)
     image[:, 10:20] = 255

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import run_helpers
 import torch
+import yaml
 from run_helpers import config_of, settings, train
 
 from usb_active import open_run
 from usb_active.builtin.array_datasets import Digits
 from usb_active.commands.predict import predictions
 from usb_active.errors import UsageError
+from usb_active.loop.setup import build_parts
 from usb_active.pool import encoding
+from usb_active.usb import support
 
 ON = {"train_on": "features", "features": "pixels", "acquisition": {"name": "coreset"}}
 
@@ -121,13 +124,11 @@ def test_photos_are_told_apart(of_photos):
 
 
 def test_features_are_made_once(of_photos, monkeypatch, tmp_path):
-    """By a run that resumes, a report and a prediction of the pool too."""
+    """By a run that resumes, and a prediction of the pool too."""
     data, path = of_photos
     shutil.copytree(path, tmp_path / "run")
-    shutil.copytree(data["data_dir"], tmp_path / "data")
     monkeypatch.setattr(encoding, "encode", lambda *_: pytest.fail("an image is encoded again"))
-    again = {**data, "save_dir": str(tmp_path), "active": {**data["active"], "cycles": 2}}
-    run = train(again)
+    run = train({**data, "save_dir": str(tmp_path), "active": {**data["active"], "cycles": 2}})
     assert len((run.session.run_dir.path / "metrics.jsonl").read_text().splitlines()) == 3
     assert len(open_run(tmp_path / "run").predictions()) == 24 - 8
 
@@ -178,16 +179,105 @@ def test_a_table_on_disk_says_nothing_of_other_images(reference, tmp_path):
     assert len(list(predictions(reference)[1])) == 1343 - 30
 
 
-def test_a_table_of_the_pool_alone_is_refused_where_there_is_a_test_set(tmp_path, files):
-    table = {name: value for name, value in files.items() if name != "test_path"}
-    with pytest.raises(UsageError, match="features: file: test_path: missing"):
-        train(on_features(tmp_path, active={"features": table}))
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (None, r"active\.features: 'file': features: file: test_path: missing; features \(454, 40\) of the test samples"),
+        (np.zeros((453, 40), np.float32), r"expected \(454, D\), got \(453, 40\)"),
+        (np.zeros((454, 39), np.float32), r"expected \(454, 40\) as in .*pool\.npy, got \(454, 39\)"),
+        (np.full((454, 40), np.nan, np.float32), "not finite for test samples 0, 1"),
+    ],
+    ids=["none", "rows", "width", "not finite"],
+)
+def test_a_table_of_other_test_samples_is_refused_before_anybody_is_asked(tmp_path, files, table, message):
+    keys = {name: value for name, value in files.items() if name != "test_path"}
+    if table is not None:
+        np.save(tmp_path / "test.npy", table)
+        keys["test_path"] = str(tmp_path / "test.npy")
+    config = config_of(on_features(tmp_path, active={"features": keys, "oracle": "csv"}))
+    with pytest.raises(UsageError, match=message):
+        build_parts(config)
 
 
-def test_runs_on_images_are_as_they_were(tmp_path, caplog):
-    caplog.set_level(logging.WARNING)
-    config = config_of(settings(tmp_path))
-    assert "train_on" not in config.resolved()["active"]
+def test_an_algorithm_that_rotates_images_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="features cannot be rotated, as 'remixmatch' does with images"):
+        support.check_training(build_parts(config_of(on_features(tmp_path, algorithm="remixmatch", net="mlp"))))
+
+
+# ---------------------------------------------------------------------------------------------- what changes under a run
+@pytest.fixture
+def copied(of_photos, tmp_path):
+    """The finished run on photos with its images, to go on with."""
+    data, path = of_photos
+    shutil.copytree(path, tmp_path / "run")
+    shutil.copytree(data["data_dir"], tmp_path / "data")
+    return {**data, "data_dir": str(tmp_path / "data"), "save_dir": str(tmp_path), "active": {**data["active"], "cycles": 2}}, tmp_path
+
+
+def test_test_images_that_come_later_are_told_from_those_before_them(copied):
+    """They sort between the others."""
+    data, folder = copied
+    moved = {**data, "data_dir": str(folder / "data")}
+    for number in range(6):
+        shutil.copy(folder / "data" / "test" / "grass" / f"{number}.png", folder / "data" / "test" / "grass" / f"0_{number}.png")
+    run = train(without_place(moved, folder))
+    path, source = run.session.run_dir.path, run.session.inputs
+    test = np.load(next((path / "artifacts").glob("*_test_*.npy")))
+    names = source.images.test.keys
+    of = {name: test[row] for row, name in enumerate(names)}
+    assert len(test) == 18 and all(
+        np.allclose(of[f"test/grass/0_{number}.png"], of[f"test/grass/{number}.png"], atol=1e-4) for number in range(6)
+    )
+
+
+def without_place(data, folder):
+    """The run may go on with its images elsewhere."""
+    path = folder / "run" / "config.yaml"
+    kept = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**kept, "data_dir": data["data_dir"], "save_dir": data["save_dir"]}))
+    return data
+
+
+def test_an_image_that_was_replaced_is_encoded_again(copied):
+    data, folder = copied
+    before = np.array(np.load(folder / "run" / "artifacts" / "efficientnet_lite0_32_24.npy"))
+    shutil.copy(folder / "data" / "train" / "sky" / "1.png", folder / "data" / "train" / "grass" / "2.png")
+    run = train(without_place(data, folder))
+    after = np.load(folder / "run" / "artifacts" / "efficientnet_lite0_32_24.npy")
+    row = {key: number for number, key in enumerate(run.session.dataset.keys)}
+    changed = np.flatnonzero((before != after).any(axis=1))
+    assert changed.tolist() == [row["train/grass/2.png"]]
+    np.testing.assert_allclose(after[row["train/grass/2.png"]], after[row["train/sky/1.png"]], atol=1e-4)
+
+
+def test_a_mean_that_is_gone_is_not_made_of_another_pool(copied):
+    data, folder = copied
+    (folder / "run" / "artifacts" / "inputs_mean.npy").unlink()
+    with pytest.raises(UsageError, match=r"inputs_mean\.npy is gone, which the networks of this run were trained with; restore it"):
+        train(without_place(data, folder))
+
+
+@pytest.mark.parametrize("shape", [(1350, 40), (1343,), (1343, 3)])
+def test_a_table_that_no_longer_fits_has_no_baselines_and_no_traceback(reference, files, tmp_path, shape):
+    shutil.copytree(reference, tmp_path / "run")
+    (tmp_path / "run" / "artifacts" / "baselines.json").unlink(missing_ok=True)
+    np.save(tmp_path / "pool.npy", np.zeros(shape, np.float32))
+    config = (tmp_path / "run" / "config.yaml").read_text().replace(files["path"], str(tmp_path / "pool.npy"))
+    (tmp_path / "run" / "config.yaml").write_text(config)
+    result = run_helpers.command("report", tmp_path / "run", "--out", tmp_path / "report")
+    assert result.returncode == 0 and "Traceback" not in result.stderr
+    report = (tmp_path / "report" / "report.md").read_text()
+    assert "baselines are left out" in report.lower()
+    with pytest.raises(UsageError, match=r"pool\.npy|weights"):
+        list(predictions(tmp_path / "run")[1])
+
+
+def test_runs_on_images_keep_the_configuration_that_they_had(tmp_path):
+    """A run that began before there were these keys goes on: its config.yaml has neither."""
+    np.save(tmp_path / "pool.npy", np.zeros((1343, 2), np.float32))
+    block = {"acquisition": {"name": "coreset", "features": {"name": "file", "path": str(tmp_path / "pool.npy")}}}
+    active = config_of(settings(tmp_path, active=block)).resolved()["active"]
+    assert "train_on" not in active and active["acquisition"]["features"] == block["acquisition"]["features"]
 
 
 @pytest.mark.parametrize(("net", "warned"), [("linear", False), ({"name": "mlp", "width": 8}, True)])

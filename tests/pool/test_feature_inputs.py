@@ -59,8 +59,12 @@ def test_they_are_made_when_they_are_wanted_and_again_for_a_pool_that_has_grown(
 
 def test_features_of_another_shape_are_refused(images):
     inputs = FeatureInputs(images, 3, lambda: (np.zeros((60, 4), np.float32), None, np.zeros(4)))
-    with pytest.raises(UsageError, match=r"expected features of shape \(60, 3\), got \(60, 4\)"):
+    with pytest.raises(UsageError, match=r"features of the pool: expected shape \(60, 3\), got \(60, 4\)"):
         inputs.need()
+    for rows, width in ((6, 4), (5, 3)):
+        made = np.zeros((60, 3), np.float32), np.zeros((rows, width), np.float32), np.zeros(3)
+        with pytest.raises(UsageError, match=rf"features of test samples: expected shape \(6, 3\), got \({rows}, {width}\)"):
+            FeatureInputs(images, 3, lambda made=made: made).need()
     with pytest.raises(UsageError, match="active.train_on: features: there are none yet"):
         FeatureInputs(images, 3).load(0)
 
@@ -74,8 +78,20 @@ def test_they_travel_to_processes_that_load(inputs, images, tmp_path):
         data = pickle.dumps([inputs.views.eval, inputs])
         view, arrived = pickle.loads(data)
         assert torch.equal(view(arrived.load(5)), inputs.views.eval(inputs.load(5)))
-    # The whole of it is in a file, and is mapped there.
+    # The whole of it is in a file, and is mapped there; the images stay here.
     assert len(data) < FEATURES.nbytes / 2
+
+
+@pytest.mark.parametrize("part", [slice(None, None, -1), slice(3, None), slice(None, 50)], ids=["backwards", "end", "beginning"])
+def test_a_part_of_a_file_travels_as_it_is(images, tmp_path, part):
+    whole = np.concatenate([FEATURES, FEATURES[:3] + 1])
+    np.save(tmp_path / "pool.npy", whole)
+    pool = np.load(tmp_path / "pool.npy", mmap_mode="r")[part]
+    images.keys, images.test = images.keys[: len(pool)], None
+    inputs = FeatureInputs(images, 500, lambda: (pool[: len(images)], None, FEATURES.mean(axis=0)))
+    inputs.need()
+    arrived = pickle.loads(pickle.dumps(inputs))
+    assert all(torch.equal(arrived.load(row), inputs.load(row)) for row in (0, len(images) - 1))
 
 
 # ------------------------------------------------------------------------------------------------- views

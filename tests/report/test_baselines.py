@@ -123,13 +123,13 @@ def test_there_the_features_of_the_run_are_used_where_they_need_no_model(runs):
     np.save(path, np.eye(10, dtype=np.float32)[dataset.targets])
     run.config["active"]["acquisition"]["features"] = {"name": "file", "path": str(path)}
     run = replace(run, metrics=[{**line, "evaluated_on": "validation"} for line in run.metrics])
-    kept, title, test = features_in_use(run, "validation")
+    title, kept, test = features_in_use(run, "validation")
     assert np.array_equal(kept, np.load(path)) and test is None and title == "features in own.npy"
     made, (entries, _) = labellings(run, dataset, [1])[1], run_baselines(run, load_dataset_of)
     # They give the class away, where it has a label; a class without one is equally far from all that have.
     known = np.isin(made.held_labels, made.labels).mean()
     assert known <= entries[1]["accuracies"]["nearest"] <= 1
-    assert features_in_use(run, "test") == (None, "the pixels", None)
+    assert features_in_use(run, "test") == ("the pixels", None, None)
 
 
 def test_a_training_on_all_labels_is_compared_with_baselines_on_all(runs):
@@ -288,7 +288,7 @@ def test_of_a_large_pool_and_test_set_a_subset_stands_for_all(runs, monkeypatch)
     monkeypatch.setattr(baseline_data, "TEST_UP_TO", 50)
     run = read(runs / "plain")
     dataset = load_dataset(run.directory)
-    idx, rows = baseline_data.pool_rows(run, dataset, "test", labellings(run, dataset, [0, 1]).values())
+    idx, rows = baseline_data.pool_rows(dataset, features_in_use(run, "test"), labellings(run, dataset, [0, 1]).values())
     assert len(idx) == len(rows) == 100 == len(np.unique(idx)) and set(labels_up_to(run.path, 1)[0]) <= set(idx.tolist())
     entries, _ = run_baselines(run, load_dataset_of)
     assert entries[1]["evaluated"] == 50 and entries[1]["available"] == 454

@@ -52,6 +52,10 @@ class EfficientNetLite0(EncoderFeatures):
     def title(self) -> str:
         return f"features of {self.name}" + (f" at {self.config.size} pixels" if self.config.size else "")
 
+    @property
+    def identity(self) -> str:
+        return f"{weights_path().name} {weights_path().stat().st_size}"
+
     def check(self, num_samples: int, num_classes: int) -> None:
         weights_path()
 
@@ -81,13 +85,23 @@ class ScaledColour:
     def __call__(self, sample: Any) -> torch.Tensor:
         import torch
 
-        image = sample if isinstance(sample, Image.Image) else Image.fromarray(np.squeeze(np.asarray(sample)))
+        image = sample if isinstance(sample, Image.Image) else Image.fromarray(_pixels(sample))
         width, height = image.size
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         box = (left, top, left + side, top + side)
         scaled = image.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC, box)
         return torch.from_numpy(np.array(scaled)).permute(2, 0, 1).float().div_(127.5).sub_(1)
+
+
+def _pixels(sample: Any) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8. UsageError where it is no image."""
+    pixels = sample[:, :, 0] if np.ndim(sample) == 3 and np.shape(sample)[2] == 1 else sample
+    shape = np.shape(pixels)
+    if getattr(pixels, "dtype", None) != np.uint8 or len(shape) not in (2, 3) or shape[2:] not in ((), (3,)) or 0 in shape:
+        got = f"{pixels.dtype} with shape {shape}" if hasattr(pixels, "dtype") else type(sample).__name__
+        raise UsageError(f"features: a sample is {got}; it must be a PIL image, or uint8 with shape (H, W), (H, W, 1) or (H, W, 3)")
+    return pixels
 
 
 def weights_path() -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from usb_active.contracts.features import Encoder, Features, ImageKind, Kept
 from usb_active.contracts.plugin import PluginConfig
 from usb_active.errors import UsageError, name_some, nearest
+from usb_active.numerics.arrays import nonfinite_rows
 from usb_active.pool.view import PoolView
 from usb_active.randomness import global_generators_kept
 from usb_active.storage.artifacts import load_array
@@ -21,6 +22,8 @@ from usb_active.storage.checkpoint import read_weights
 
 if TYPE_CHECKING:
     import torch
+
+    from usb_active.contracts.dataset import Dataset
 
 
 class ModelFeatures(Features):
@@ -54,8 +57,10 @@ class PixelFeatures(Features):
         return images.in_channels * images.img_size**2
 
     def test(self, view: PoolView) -> np.ndarray:
-        test, encoder = view.dataset.test, self.encoder(view.dataset, view.device)
-        return np.stack([encoder.transform(test.load(row)).numpy() for row in range(len(test))]).reshape(len(test), -1)
+        test, features = view.dataset.test, np.empty((len(view.dataset.test), self.width(view.dataset)), dtype=np.float32)
+        for row in range(len(test)):
+            features[row] = view.dataset.views.eval(test.load(row)).flatten()
+        return features
 
     def encoder(self, images: ImageKind, device: torch.device) -> Encoder:
         return Encoder(images.views.eval, lambda batch: batch.flatten(1), 256)
@@ -97,17 +102,32 @@ class FileFeatures(Features):
         return self._read(self.config.path, len(view))
 
     def width(self, images: ImageKind) -> int:
-        return load_array(self.config.path).shape[1]
+        return self._read(self.config.path).shape[1]
+
+    def check_training(self, images: Dataset) -> None:
+        if images.test is not None:
+            self._read_test(images)
 
     def test(self, view: PoolView) -> np.ndarray:
-        if self.config.test_path is None:
-            raise UsageError("features: file: test_path: missing; the features (T, D) of the test samples, for training on features")
-        return self._read(self.config.test_path, len(view.dataset.test))
+        return self._read_test(view.dataset)
 
-    def _read(self, path: Path, num_samples: int) -> np.ndarray:
+    def _read_test(self, images: Dataset) -> np.ndarray:
+        path, width = self.config.test_path, self.width(images)
+        if path is None:
+            raise UsageError(f"features: file: test_path: missing; features ({len(images.test)}, {width}) of the test samples")
+        features = self._read(path, len(images.test))
+        if features.shape[1] != width:
+            expected = f"({len(images.test)}, {width}) as in {self.config.path}"
+            raise UsageError(f"features: file: {path}: expected {expected}, got {features.shape}")
+        bad = nonfinite_rows(features)
+        if len(bad):
+            raise UsageError(f"features: file: {path}: not finite for test samples {name_some(bad)}")
+        return features
+
+    def _read(self, path: Path, num_samples: int | None = None) -> np.ndarray:
         features = load_array(path)
-        if features.ndim != 2 or len(features) != num_samples:
-            raise UsageError(f"features: file: {path}: expected ({num_samples}, D), got {features.shape}")
+        if features.ndim != 2 or not features.size or num_samples not in (None, len(features)):
+            raise UsageError(f"features: file: {path}: expected ({'N' if num_samples is None else num_samples}, D), got {features.shape}")
         if not np.issubdtype(features.dtype, np.floating):
             raise UsageError(f"features: file: {path}: expected floating point, got {features.dtype}")
         return features if features.dtype == np.float32 else features.astype(np.float32)
@@ -116,7 +136,7 @@ class FileFeatures(Features):
 class EncoderFeatures(Features):
     """What a network that does not change makes of an image, computed once per run and image, and kept with the run.
 
-    A subclass defines `encoder`, `width`, and `stem`, `title` and `who` below.
+    A subclass defines `encoder`, `width`, and `stem`, `title`, `identity` and `who` below.
     """
 
     @property
@@ -130,6 +150,11 @@ class EncoderFeatures(Features):
         raise NotImplementedError(f"{type(self).__name__}.title")
 
     @property
+    def identity(self) -> str | None:
+        """A text that is another one where the network is another one; None where its weights are gone."""
+        raise NotImplementedError(f"{type(self).__name__}.identity")
+
+    @property
     def who(self) -> str:
         """What messages call them."""
         return f"features: {self.name}"
@@ -138,19 +163,26 @@ class EncoderFeatures(Features):
         return Kept(run_path / "artifacts" / f"{self.stem}_{num_samples}.npy", self.title)
 
     def kept_test(self, run_path: Path) -> Path | None:
+        # One: an array of other test samples is removed when this one is made.
         return next((run_path / "artifacts").glob(f"{glob.escape(self.stem)}_test_*.npy"), None)
 
     def get(self, view: PoolView) -> np.ndarray:
-        return self._keep(view, view.dataset.load, len(view), self.stem)
+        images = view.dataset
+        return self._keep(view, images.load, images.keys, images.path, self.stem, self.who)
 
     def test(self, view: PoolView) -> np.ndarray:
-        return self._keep(view, view.dataset.test.load, len(view.dataset.test), f"{self.stem}_test")
+        test = view.dataset.test
+        keys = list(map(str, range(len(test)))) if test.keys is None else test.keys
+        return self._keep(view, test.load, keys, test.path or (lambda row: None), f"{self.stem}_test", f"{self.who}: test samples")
 
-    def _keep(self, view: PoolView, load: Callable[[int], Any], rows: int, stem: str) -> np.ndarray:
-        from usb_active.pool.encoding import Encoding
+    def _keep(
+        self, view: PoolView, load: Callable[[int], Any], keys: Sequence[str], path: Callable[[int], Path | None], stem: str, what: str
+    ) -> np.ndarray:
+        from usb_active.pool.encoding import Encoding, image_stamps
 
         make = lambda: self.encoder(view.dataset, view.device)  # noqa: E731 — a network takes time: only where something is left to do
-        return Encoding(make, load, rows, self.width(view.dataset), self.who, view.device, view.num_workers).keep(view.artifacts, stem)
+        stamps, width = image_stamps(keys, path), self.width(view.dataset)
+        return Encoding(make, self.identity, load, stamps, width, what, view.device, view.num_workers).keep(view.artifacts, stem)
 
 
 class TimmFeatures(EncoderFeatures):
@@ -174,6 +206,13 @@ class TimmFeatures(EncoderFeatures):
         return f"features of {self.config.model}"
 
     @property
+    def identity(self) -> str | None:
+        if not self.config.path.is_file():
+            return None
+        state = self.config.path.stat()
+        return f"{self.config.model} {state.st_size} {state.st_mtime_ns}"
+
+    @property
     def who(self) -> str:
         return f"features: timm: '{self.config.model}'"
 
@@ -184,7 +223,8 @@ class TimmFeatures(EncoderFeatures):
         return self._width
 
     def encoder(self, images: ImageKind, device: torch.device) -> Encoder:
-        return Encoder(images.views.eval, self._network(images).to(device).eval(), self.config.batch_size)
+        net = self._network(images).to(device).eval()
+        return Encoder(images.views.eval, lambda batch: net(batch), self.config.batch_size)
 
     def _new(self, images: ImageKind) -> torch.nn.Module:
         import timm

@@ -239,7 +239,8 @@ class ImageFolder(ImageDataset):
         self._refuse_unknown_classes("test", self.class_names)
         paths = self._by_key(self._test_listing.images)
         self._test_paths = list(paths.values())
-        return Samples(self._image_files(self._test_paths).load, self._targets(list(paths)))
+        files = self._image_files(self._test_paths)
+        return Samples(files.load, self._targets(list(paths)), list(paths), files.path)
 
     def _some(self) -> list[int]:
         """Up to 32 samples, spread over the pool."""

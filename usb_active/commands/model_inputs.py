@@ -97,12 +97,13 @@ def with_encoder(run: RunDir, config: RunConfig, inputs: ModelInputs) -> ModelIn
     encoder = source.encoder(inputs, pick_device(config.usb["gpu"])) if overrides(source, "encoder") else None
     if encoder is None:
         raise UsageError(f"{run.path}: its network was trained on features of '{source.name}', which cannot be made of other images")
-    mean, width = torch.from_numpy(np.array(features_mean(run))), source.width(inputs)
+    width = source.width(inputs)
+    mean = torch.from_numpy(np.array(features_mean(run, width)))
     views = SimpleNamespace(eval=encoder.transform)
     return replace(inputs, views=views, collate=None, width=width, of_images=lambda network: OnFeatures(encoder, mean, network))
 
 
-def features_mean(run: RunDir) -> np.ndarray:
+def features_mean(run: RunDir, width: int) -> np.ndarray:
     """(D,) what a run that is trained on features subtracts from them."""
     path = run.path / "artifacts" / "inputs_mean.npy"
-    return check_array(path, load_array(path), "f", (None,), "restore it from a copy")
+    return check_array(path, load_array(path), "f", (width,), "restore it from a copy")

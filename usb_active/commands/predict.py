@@ -25,7 +25,7 @@ from usb_active.images.given import GivenImages
 from usb_active.loop.setup import build_dataset, make, take_pinned
 from usb_active.pool.feature_inputs import FeatureInputs
 from usb_active.pool.pool import Pool
-from usb_active.storage.artifacts import load_array
+from usb_active.storage.artifacts import check_array, load_array
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.run_dir import RunDir
 from usb_active.storage.schemas import finished_trainings, run_metrics
@@ -164,8 +164,9 @@ def _pool_rest(run: RunDir, config: RunConfig) -> tuple[Sequence[str], Any, np.n
     if kept is None or not kept.path.is_file():
         inputs = with_encoder(run, config, inputs)
         return dataset.keys, SimpleNamespace(collate=None, load=dataset.load, views=inputs.views), pool.unlabeled, inputs
-    width = source.width(dataset)
-    samples = FeatureInputs(dataset, width, lambda: (load_array(kept.path), None, features_mean(run)))
+    features = check_array(kept.path, load_array(kept.path), "f", (len(dataset), None), "restore it from a copy")
+    width = features.shape[1]
+    samples = FeatureInputs(dataset, width, lambda: (features, None, features_mean(run, width)))
     return dataset.keys, samples, pool.unlabeled, replace(inputs, width=width)
 
 

@@ -46,10 +46,14 @@ class Samples:
     Attributes:
         load: index i → the undecorated sample i.
         targets: (N,) as a data set's.
+        keys: (N,) a stable name of each, where they have one.
+        path: index → the sample's own file; None where samples are not files.
     """
 
     load: Callable[[int], Any]
     targets: np.ndarray
+    keys: Sequence[str] | None = None
+    path: Callable[[int], Path] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -17,6 +17,7 @@ from usb_active.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from usb_active.contracts.dataset import Dataset
     from usb_active.pool.view import PoolView
 
 
@@ -34,7 +35,8 @@ class Encoder:
 
     Attributes:
         transform: an undecorated sample to a tensor (channels, height, width), nothing random; it is sent to the processes that load.
-        encode: a batch (B, channels, height, width) on the device to features (B, D), without gradients.
+        encode: a batch (B, channels, height, width) on the device to features (B, D), without gradients. A function, not a module: it is
+            no part of the network that is behind it.
         batch_size: images at a time.
     """
 
@@ -82,6 +84,10 @@ class Features(Plugin):
     @optional
     def width(self, images: ImageKind) -> int:
         """D, before any features are there: what a network that is trained on them (`active.train_on: features`) is built for."""
+
+    @optional
+    def check_training(self, images: Dataset) -> None:
+        """UsageError where a network cannot be trained on them: before anybody is asked for labels."""
 
     @optional
     def test(self, view: PoolView) -> np.ndarray:

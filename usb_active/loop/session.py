@@ -191,7 +191,7 @@ class Session:
         self.logged.clear()
         self.guidance.begin_training()
         if isinstance(self.inputs, FeatureInputs):
-            self.inputs.need()
+            self.inputs.refresh()
         self.trainer.prepare(cycle, self.ledger.split(cycle, self.selection.load_pseudo_labels(cycle)))
         self._say_planned(cycle)
         if resumed:

@@ -17,7 +17,7 @@ from usb_active.contracts.acquisition import NEEDS
 from usb_active.contracts.dataset import Dataset, DatasetOptions, ImageDataset
 from usb_active.contracts.features import independent_sources
 from usb_active.contracts.observer import Observer
-from usb_active.contracts.plugin import call_check
+from usb_active.contracts.plugin import call_check, overrides
 from usb_active.errors import UsageError, name_some
 from usb_active.loop.previous_features import NEED
 from usb_active.loop.task_checks import check_task
@@ -118,8 +118,18 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
         # The default source may be unused.
         used = config.active.train_on == "features" if role == "algorithm" else "features" in plugins[role].needs
         if used:
-            check_plugin(config, source, dataset)
+            _check_source(config, source, dataset, role)
     return {"config": config, "dataset": dataset, **made}
+
+
+def _check_source(config: RunConfig, source: Any, dataset: Dataset, role: str) -> None:
+    where = "active.features" if role == "algorithm" else f"active.{role}.features"
+    try:
+        check_plugin(config, source, dataset)
+        if role == "algorithm" and overrides(source, "check_training"):
+            source.check_training(dataset)
+    except UsageError as error:
+        raise UsageError(f"{config.source}: {where}: '{source.name}': {error}") from error
 
 
 def make_plugins(config: RunConfig) -> dict[str, Any]:

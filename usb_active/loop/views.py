@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usb_active.errors import UsageError
 from usb_active.loop.initial_weights import InitialWeights
 from usb_active.loop.ledger import Ledger
 from usb_active.loop.previous_features import PreviousFeatures
@@ -54,7 +55,15 @@ class PoolViews:
         if view.dataset.test is not None:
             test = source.test(view)
             check_finite_rows(f"features: '{source.name}': of test samples", test)
-        return pool, test, view.artifact("inputs_mean", lambda: pool.mean(axis=0, dtype=np.float64).astype(np.float32))
+        return pool, test, view.artifact("inputs_mean", lambda: self._first_mean(pool))
+
+    def _first_mean(self, pool: np.ndarray) -> np.ndarray:
+        """(D,) of the pool that a run begins with; UsageError in one that has trained with another."""
+        path = self._parts.run_dir.path
+        if any(path.glob("cycle_*/*.pth")) or any(path.glob("cycle_*/done.json")):
+            lost = path / "artifacts" / "inputs_mean.npy"
+            raise UsageError(f"{lost} is gone, which the networks of this run were trained with; restore it from a copy")
+        return pool.mean(axis=0, dtype=np.float64).astype(np.float32)
 
     def of(self, role: str, cycle: int, stage: str = "", **given: Any) -> PoolView:
         """The pool for the plugin of a role. Held-out labels are hidden from all plugins but acquisitions.

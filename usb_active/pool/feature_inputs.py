@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from usb_active.storage.artifacts import load_array
 
 if TYPE_CHECKING:
     import torch
+
+    from usb_active.contracts.task import Task
 
 # Shares of the features that the weak and the strong view leave out (docs/features.md).
 WEAK_DROPOUT, STRONG_DROPOUT = 0.1, 0.5
@@ -71,20 +74,23 @@ class FeatureInputs(Dataset):
 
     def need(self) -> None:
         """Have the features of all samples that there are now. UsageError where that cannot be."""
-        if self._pool is not None and len(self._pool) == len(self.images):
-            return
+        if self._pool is None or len(self._pool) != len(self.images):
+            self.refresh()
+
+    def refresh(self) -> None:
+        """As `need`, where images may have been replaced."""
         if self.make is None:
             raise UsageError("active.train_on: features: there are none yet")
         self._pool, self._test, mean = self.make()
-        if self._pool.shape != (len(self.images), self.in_channels):
-            expected = (len(self.images), self.in_channels)
-            raise UsageError(f"active.train_on: features: expected features of shape {expected}, got {self._pool.shape}")
+        _check("the pool", self._pool, len(self.images), self.in_channels)
+        if self._test is not None:
+            _check("test samples", self._test, len(self.images.test), self.in_channels)
         self.views.center(mean)
 
     def __getstate__(self) -> dict[str, Any]:
-        # For a process that loads: what makes features stays here, and what is mapped is mapped there again.
+        # For a process that loads: the images and what makes features stay here, and what is mapped is mapped there again.
         self.need()
-        return {**vars(self), "make": None, "_pool": _as_path(self._pool), "_test": _as_path(self._test)}
+        return {**vars(self), "images": _Labels.of(self.images), "make": None, "_pool": _as_path(self._pool), "_test": _as_path(self._test)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -143,9 +149,43 @@ def _row(array: np.ndarray, index: int) -> torch.Tensor:
     return torch.from_numpy(np.array(array[index], dtype=np.float32))
 
 
+def _check(what: str, features: np.ndarray, *expected: int) -> None:
+    if features.shape != expected:
+        raise UsageError(f"active.train_on: features of {what}: expected shape {expected}, got {features.shape}")
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """What a process that loads features needs of the data set whose they are."""
+
+    keys: range
+    targets: np.ndarray
+    queryable: np.ndarray
+    class_names: tuple[str, ...]
+    task: Task
+    test: Samples | None
+
+    @classmethod
+    def of(cls, images: Dataset) -> _Labels:
+        test = None if images.test is None else Samples(_load_nothing, images.test.targets)
+        return cls(range(len(images)), images.targets, images.queryable, images.class_names, images.task, test)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def _load_nothing(row: int) -> Any:
+    raise UsageError(f"test image {row} is not there in a process that loads features")
+
+
 def _as_path(array: np.ndarray | None) -> np.ndarray | Path | None:
+    """The file of an array that is all of one; a part of one would be another there."""
     filename = getattr(array, "filename", None)
-    return array if filename is None else Path(filename)
+    if filename is None:
+        return array
+    whole = load_array(Path(filename))
+    same = all(getattr(whole, name) == getattr(array, name) for name in ("shape", "strides", "dtype"))
+    return Path(filename) if same else np.array(array)
 
 
 def _mapped(found: np.ndarray | Path | None) -> np.ndarray | None:

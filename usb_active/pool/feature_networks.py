@@ -15,7 +15,7 @@ class OnFeatures(nn.Module):
     """An encoder, and a network that was trained on what it makes, as one network of the encoder's images.
 
     Args:
-        encoder: does not change; no module of it is part of this one.
+        encoder: does not change; no module of it is part of this one, and it stays on the device that it was made for.
         mean: (D,) of the features that the run began with.
         head: the network.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from usb_active.pool.pool import Pool
 from usb_active.pool.split import hold_out
 from usb_active.report.embedding import kept_features
 from usb_active.report.runs import RunRecord
-from usb_active.storage.artifacts import load_array
+from usb_active.storage.artifacts import check_array, load_array
 from usb_active.storage.journal_checks import read_starts
 from usb_active.storage.run_format import FIRST, run_format
 from usb_active.storage.schemas import need_start, read_dataset
@@ -86,11 +86,28 @@ def labellings(run: RunRecord, dataset: Dataset, cycles: Sequence[int]) -> dict[
     return found
 
 
-def features_in_use(run: RunRecord, place: str) -> tuple[np.ndarray | None, str, np.ndarray | None]:
-    """(N, D) features of the pool that need no trained model, what they are, and (T, D) of the test samples.
+class FeaturesInUse(NamedTuple):
+    """Features that need no trained model, mapped.
 
-    None: the pixels are to be read. Features of test samples are kept by runs that were trained on features; where a model is evaluated on
-    a test set and they are not there, it is the pixels for both.
+    Attributes:
+        title: what they are.
+        pool: (N, D); None: the pixels are to be read, of test samples too.
+        test: (T, D), where the model is evaluated on test samples.
+    """
+
+    title: str
+    pool: np.ndarray | None = None
+    test: np.ndarray | None = None
+
+
+def features_in_use(run: RunRecord, place: str) -> FeaturesInUse:
+    """What the baselines of a run are fitted to.
+
+    Features of test samples are kept by runs that were trained on features. Where a model is evaluated on a test set and they are not
+    there, it is the pixels.
+
+    Raises:
+        UsageError: features that are not those of the run's samples.
     """
     trained_on = _trained_on(run, place)
     if trained_on is not None:
@@ -99,32 +116,37 @@ def features_in_use(run: RunRecord, place: str) -> tuple[np.ndarray | None, str,
     size = len(run.directory.keys() or ()) if place == "validation" else 0
     kept, source = kept_features(run, size) if size else (None, "")
     if kept is not None:
-        return kept, source, None
+        return FeaturesInUse(source, kept)
     side = (read_dataset(run.directory) or {}).get("img_size", 0)
-    return None, "the pixels" if side <= SIDE else f"the pixels, averaged to {-(-side // _factor(side))} a side", None
+    return FeaturesInUse("the pixels" if side <= SIDE else f"the pixels, averaged to {-(-side // _factor(side))} a side")
 
 
-def _trained_on(run: RunRecord, place: str) -> tuple[np.ndarray, str, np.ndarray | None] | None:
-    """The same of the features that the run's network was trained on, where it was and they are kept."""
+def _trained_on(run: RunRecord, place: str) -> FeaturesInUse | None:
+    """The features that the run's network was trained on, where it was and they are kept."""
     active = run.config["active"]
     source = source_of(active.get("features"), f"{run.path}: config.yaml") if active.get("train_on") == "features" else None
-    kept = None if source is None else source.kept(run.path, len(run.directory.keys() or ()))
+    size = 0 if source is None else len(run.directory.keys() or ())
+    kept = None if source is None else source.kept(run.path, size)
     if kept is None or not kept.path.is_file():
         return None
+    remedy = "the report's baselines need the features that the run was trained on"
+    pool = check_array(kept.path, load_array(kept.path), "f", (size, None), remedy)
     if place != "test":
-        return load_array(kept.path), kept.title, None
+        return FeaturesInUse(kept.title, pool)
     test = source.kept_test(run.path)
-    return None if test is None or not test.is_file() else (load_array(kept.path), kept.title, load_array(test))
+    if test is None or not test.is_file():
+        return None
+    return FeaturesInUse(kept.title, pool, check_array(test, load_array(test), "f", (None, pool.shape[1]), remedy))
 
 
 def _factor(side: int) -> int:
     return -(-side // SIDE)
 
 
-def pool_rows(run: RunRecord, dataset: Dataset, place: str, cycles: Iterable[Labelling]) -> tuple[np.ndarray, np.ndarray]:
+def pool_rows(dataset: Dataset, in_use: FeaturesInUse, cycles: Iterable[Labelling]) -> tuple[np.ndarray, np.ndarray]:
     """(M,) sorted dataset indices and (M, D) their features: of all the pool, or of what stands for it."""
     idx = _standing_for(len(dataset), np.unique(np.concatenate([labelling.labeled for labelling in cycles])))
-    return idx, _features(run, dataset, place, idx)
+    return idx, _features(dataset, in_use, idx)
 
 
 def _standing_for(size: int, labeled: np.ndarray) -> np.ndarray:
@@ -135,26 +157,26 @@ def _standing_for(size: int, labeled: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate([rng.permutation(labeled), others])[:POOL_UP_TO])
 
 
-def evaluation(run: RunRecord, dataset: Dataset, place: str, cycles: Iterable[Labelling]) -> Evaluation:
+def evaluation(dataset: Dataset, place: str, in_use: FeaturesInUse, cycles: Iterable[Labelling]) -> Evaluation:
     """What the model was evaluated on: the test set, or the labels that were held out of the training."""
     if place == "validation":
         idx = np.unique(np.concatenate([labelling.held for labelling in cycles]))
-        return Evaluation(_features(run, dataset, place, idx), idx=idx)
+        return Evaluation(_features(dataset, in_use, idx), idx=idx)
     test = dataset.test
     if test is None or not len(test):
         raise UsageError(f"dataset '{dataset.name}' has no test samples, on which the model was evaluated")
     some = np.arange(len(test))
     if len(test) > TEST_UP_TO:
         some = np.sort(np.random.default_rng(0).choice(len(test), TEST_UP_TO, replace=False))
-    kept = features_in_use(run, place)[2]
+    kept = in_use.test
     if kept is not None and len(kept) != len(test):
         raise UsageError(f"there are features of {len(kept)} test samples, and now the data set has {len(test)}")
     features = _pixels(dataset, test.load, some) if kept is None else np.asarray(kept[some], dtype=np.float32)
     return Evaluation(features, np.asarray(test.targets)[some], available=len(test))
 
 
-def _features(run: RunRecord, dataset: Dataset, place: str, idx: np.ndarray) -> np.ndarray:
-    kept = features_in_use(run, place)[0]
+def _features(dataset: Dataset, in_use: FeaturesInUse, idx: np.ndarray) -> np.ndarray:
+    kept = in_use.pool
     return _pixels(dataset, dataset.load, idx) if kept is None else np.asarray(kept[idx], dtype=np.float32)
 
 

@@ -88,7 +88,7 @@ def _wanted(run: RunRecord) -> tuple[dict[int, dict[str, Any]], list[str]]:
         rows[line["cycle"]] = start["journal_rows"]
     counts = sorted(set(rows.values()))
     sums = dict(zip(counts, Journal(run.path / "labels.csv").sha256(counts), strict=True))
-    features = {place: features_in_use(run, place)[1] for place in {line["evaluated_on"] for line in lines}}
+    features = {place: features_in_use(run, place).title for place in {line["evaluated_on"] for line in lines}}
     versions = {"baselines": _METHOD, **{name: version(name) for name in ("numpy", "scikit-learn")}}
     wanted = {
         line["cycle"]: {
@@ -121,8 +121,9 @@ def _compute(run: RunRecord, dataset: Dataset, wanted: Mapping[int, Mapping[str,
 
 def _at(run: RunRecord, dataset: Dataset, place: str, cycles: Mapping[int, Labelling]) -> Entries:
     """Accuracies of the cycles that were evaluated on one place: the features are read once."""
-    idx, pool = pool_rows(run, dataset, place, cycles.values())
-    tried = evaluation(run, dataset, place, cycles.values())
+    in_use = features_in_use(run, place)
+    idx, pool = pool_rows(dataset, in_use, cycles.values())
+    tried = evaluation(dataset, place, in_use, cycles.values())
     classifiers = Baselines(pool, tried.features)
     entries = {}
     for cycle, labelling in cycles.items():

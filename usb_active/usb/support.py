@@ -16,7 +16,7 @@ from usb_active.errors import UsageError, reason_of
 from usb_active.usb.device import pick_device
 from usb_active.usb.missing_parts import check_network
 from usb_active.usb.seams import PRIOR_HOOKS, batch_fields, check_fields, check_prior_stages, wanted_fields
-from usb_active.usb.unlabeled import check_views
+from usb_active.usb.unlabeled import check_views, view_names
 
 # These move tensors with `.cuda()` in their own code.
 CUDA_ONLY = frozenset({"comatch", "crmatch", "simmatch", "vat"})
@@ -39,6 +39,9 @@ def check_training(parts: dict[str, Any]) -> None:
     name = config.usb["algorithm"]
     cls = algorithm_class(name)
     check_supported(name, cls, pick_device(config.usb["gpu"]))
+    rotated = [view for view in view_names(name, cls) if view.endswith("_rot")]
+    if rotated and config.active.train_on == "features":
+        raise UsageError(f"{config.source}: active.train_on: features cannot be rotated, as '{name}' does with images")
     for role, plugin in parts["plugins"].items():
         check_fields(f"active.{role}: '{plugin.name}'", wanted_fields(plugin), name, batch_fields(name, cls))
     # An algorithm with a plan of its own says only then how long it trains.
