@@ -84,6 +84,7 @@ class Features(Plugin):
     @optional
     def width(self, images: ImageKind) -> int:
         """D, before any features are there: what a network that is trained on them (`active.train_on: features`) is built for."""
+        raise NotImplementedError(f"{type(self).__name__}.width")
 
     @optional
     def check_training(self, images: Dataset) -> None:
@@ -92,6 +93,7 @@ class Features(Plugin):
     @optional
     def test(self, view: PoolView) -> np.ndarray:
         """(T, D) float32 of the data set's test samples, in their order; asked only where there are some."""
+        raise NotImplementedError(f"{type(self).__name__}.test")
 
     @optional
     def encoder(self, images: ImageKind, device: torch.device) -> Encoder | None:
