@@ -21,6 +21,7 @@ from usb_active.numerics.statistics import (
     holm,
     label_efficiency,
     labels_to_reach,
+    mean_curve,
     mean_interval,
     nemenyi_difference,
     paired_t_test,
@@ -103,6 +104,31 @@ def test_areas_in_closed_form():
     assert area_under_curve([10, 20, 50], [1, 2, 5], 10, 50) == area_under_curve([10, 50], [1, 5], 10, 50) == 3
     # A range of no width is a point.
     assert area_under_curve([10, 20], [1, 2], 15, 15) == 1.5 and area_under_curve([10], [4], 10, 10) == 4
+
+
+@given(st.lists(curves(), min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_the_mean_curve_is_the_loop(found):
+    start, stop = max(labels[0] for labels, _ in found), min(labels[-1] for labels, _ in found)
+    if start > stop:
+        with pytest.raises(ValueError, match="ends at"):
+            mean_curve(found)
+        return
+    places, means = mean_curve(found)
+    assert places.tolist() == sorted({count for labels, _ in found for count in labels if start <= count <= stop})
+    for place, mean in zip(places, means, strict=True):
+        assert mean == pytest.approx(np.mean([area_under_curve(labels, scores, place, place) for labels, scores in found]))
+    # Its area is the mean of theirs.
+    areas = [area_under_curve(labels, scores, start, stop) for labels, scores in found]
+    assert area_under_curve(places, means, start, stop) == pytest.approx(np.mean(areas))
+
+
+def test_mean_curves_by_hand():
+    places, means = mean_curve([([10, 20], [0.5, 0.7]), ([10, 20], [0.7, 0.9])])
+    assert places.tolist() == [10, 20] and means == pytest.approx([0.6, 0.8])
+    # From 12 to 30; the second rises by 0.1 per label.
+    places, means = mean_curve([([10, 20, 30], [1, 1, 4]), ([12, 40], [1.5, 4.3])])
+    assert places.tolist() == [12, 20, 30] and means == pytest.approx([1.25, (1 + 2.3) / 2, (4 + 3.3) / 2])
 
 
 def test_labels_to_reach_by_hand():
@@ -290,6 +316,7 @@ def test_close_groups_are_the_loop(ranks, difference):
         (lambda: area_under_curve([10, 20], [1, 2], 5, 20), "within 10 to 20"),
         (lambda: area_under_curve([20, 10], [1, 2], 10, 20), "increasing"),
         (lambda: area_under_curve([10], [1, 2], 10, 10), "2 for 1"),
+        (lambda: mean_curve([]), "at least one"),
         (lambda: labels_to_reach([10], [1], math.nan), "nan, expected a number"),
         (lambda: paired_t_test([1]), "at least 2"),
         (lambda: holm([1.5]), "from 0 to 1"),

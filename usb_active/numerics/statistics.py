@@ -7,6 +7,7 @@ on), K methods, L points of a learning curve. scipy is imported where it is need
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,9 +83,34 @@ def area_under_curve(labels: ArrayLike, scores: ArrayLike, start: float, stop: f
     return float(((heights[1:] + heights[:-1]) / 2 * np.diff(places)).sum() / (stop - start))
 
 
+def mean_curve(curves: Sequence[tuple[ArrayLike, ArrayLike]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The mean of learning curves, each (labels (L,), scores (L,)): numbers of labels (M,) and mean scores (M,).
+
+    Over the range that all of them cover, at every number of labels there that any of them has; between its own points a curve is a
+    straight line. On equal grids, simply the means.
+
+    Raises:
+        ValueError: no curve, or curves that have no number of labels in common.
+    """
+    found = [_curve(labels, scores) for labels, scores in curves]
+    if not found:
+        raise ValueError("curves: expected at least one")
+    start, stop = max(labels[0] for labels, _ in found), min(labels[-1] for labels, _ in found)
+    if start > stop:
+        raise ValueError(f"curves: one begins at {start:g}, one ends at {stop:g} already")
+    places = np.unique(np.concatenate([labels for labels, _ in found]))
+    places = places[(places >= start) & (places <= stop)]
+    return places, np.mean([np.interp(places, labels, scores) for labels, scores in found], axis=0)
+
+
 @dataclass(frozen=True)
 class Bounds:
-    """What is known of a number: `low == high` where it is known, else the two ends between which it lies (infinity for no end)."""
+    """What is known of a number.
+
+    Attributes:
+        low: it is no less.
+        high: it is no more; infinity where nothing is known of that. The number itself where `low` is the same.
+    """
 
     low: float
     high: float

@@ -9,6 +9,7 @@ from pathlib import Path
 from usb_active.contracts.task import Classification
 from usb_active.errors import UsageError, name_some
 from usb_active.records import Metric
+from usb_active.storage.durable import no_os_error
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.run_dir import RunDir
 from usb_active.storage.schemas import finished_trainings, own_task, run_metrics
@@ -76,6 +77,31 @@ def metric(line: dict, name: str, headline: str = "accuracy") -> float | None:
 def _read(path: Path, found: RunDir) -> RunRecord:
     lines = finished_trainings(found)
     return RunRecord(path, found, found.config, lines, run_metrics(found, lines), has_classes=own_task(found) is None)
+
+
+def run_paths(paths: Sequence[Path]) -> list[Path]:
+    """The run directories; of a folder that is none, those in it, by name.
+
+    Raises:
+        UsageError: a path that is neither.
+    """
+    return [run for path in map(Path, paths) for run in _runs_at(path)]
+
+
+def _runs_at(path: Path) -> list[Path]:
+    if (path / "config.yaml").is_file() or not path.is_dir():
+        return [path]
+    with no_os_error("look into", path):
+        inside = sorted(folder for folder in path.iterdir() if (folder / "config.yaml").is_file())
+    if not inside:
+        raise UsageError(f"{path} is not a run directory: it has no config.yaml, nor has any folder in it")
+    return inside
+
+
+def default_folder(paths: Sequence[Path]) -> Path:
+    """Where a report goes: into the run or the folder of runs that it is about, where it is about one."""
+    alone = {Path(path).resolve(): Path(path) for path in paths}
+    return next(iter(alone.values())) / "report" if len(alone) == 1 else Path("report")
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
