@@ -56,7 +56,8 @@ class RunRecord:
 
     def by_labels(self, name: str) -> dict[int, float]:
         """Number of labels → a metric. Where a cycle brought no label, the later training counts."""
-        lines = [line for line in self.metrics if line["evaluated_on"] == self.evaluated_on]
+        place = self.evaluated_on
+        lines = [line for line in self.metrics if line["evaluated_on"] == place]
         values = {line["num_labels"]: metric(line, name, self.measure.key) for line in lines}
         return {count: value for count, value in values.items() if value is not None}
 
