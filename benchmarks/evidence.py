@@ -13,17 +13,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import yaml
-from scipy import stats
 
+from usb_active.numerics.statistics import half_width
 from usb_active.storage.run_dir import RunDir
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -118,13 +115,6 @@ def _overrides(cell: Cell, root: Path) -> list[str]:
 def accuracies(cell: Cell, root: Path, name: str = "accuracy") -> dict[int, float]:
     """Number of labels → accuracy in percent."""
     return {line["num_labels"]: 100 * line[name] for line in RunDir.read(root / cell.name).metrics()}
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Half the width of the 95 % confidence interval of the mean, by Student's t; NaN for fewer than two values."""
-    if len(values) < 2:
-        return float("nan")
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / sqrt(len(values))
 
 
 def with_interval(values: Iterable[float], digits: int = 1, sign: bool = False) -> str:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import logging
+import math
 import os
 import re
 import signal
@@ -84,6 +85,17 @@ def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
     return read
 
 
+def _finite(text: str) -> float:
+    """A number of the command line that is finite."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a number ({text!r})")
+    return value
+
+
 def _add_init(commands: argparse._SubParsersAction) -> None:
     text = "look at a folder of images, and write a YAML for it with the reason for each key"
     command = commands.add_parser("init", help=text, description=text, epilog=EXIT_CODES, formatter_class=_Raw)
@@ -133,12 +145,17 @@ def _add_list(commands: argparse._SubParsersAction) -> None:
 def _add_report(commands: argparse._SubParsersAction) -> None:
     text = "draw learning curves and write tables of one or several runs; seeds of one method are averaged"
     command = commands.add_parser("report", help=text, description=text)
-    command.add_argument("runs", nargs="+", type=path_argument, metavar="RUN", help="run directories")
-    command.add_argument("--out", type=path_argument, metavar="DIR", help="where to (default: RUN/report, or ./report for several runs)")
+    command.add_argument("runs", nargs="+", type=path_argument, metavar="RUN", help="run directories, or folders that hold some")
+    where = "where to (default: RUN/report, FOLDER/report for a folder of runs, or ./report for several runs)"
+    command.add_argument("--out", type=path_argument, metavar="DIR", help=where)
     analysis = "write analysis.md too: what the runs' `analysis:` observed, and which method beats which"
     command.add_argument("--analysis", action="store_true", help=analysis)
     embed = "draw embed.png too: a t-SNE map of one run's features (of its pretraining, else the pixels) with the picks of each cycle"
     command.add_argument("--embed", action="store_true", help=embed)
+    target = "of several runs: look up the labels needed to reach this accuracy, in percent as the report shows it; may be repeated"
+    command.add_argument("--target", dest="targets", type=_finite, action="append", default=[], metavar="VALUE", help=target)
+    reference = "of several runs: the acquisition, or a method as the report calls it, that others are measured against (default: random)"
+    command.add_argument("--reference", metavar="NAME", help=reference)
     _add_trust(command)
     command.set_defaults(handler=_report)
 
@@ -246,7 +263,8 @@ def _list(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from usb_active.report import write_report
 
-    for path in write_report(args.runs, args.out, analysis=args.analysis, embed=args.embed, trusted=args.trust_plugins):
+    options = {"analysis": args.analysis, "embed": args.embed, "trusted": args.trust_plugins}
+    for path in write_report(args.runs, args.out, targets=args.targets, reference=args.reference, **options):
         print(path)
     return OK
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from usb_active.errors import name_some
+from usb_active.numerics.statistics import paired_t_test
 from usb_active.report.groups import Group
 from usb_active.report.method_names import method_names
 
@@ -82,14 +83,7 @@ def winner(one: ArrayLike, other: ArrayLike, level: float = LEVEL) -> int:
     difference = one - other
     if not np.isfinite(difference).all():
         raise ValueError("scores: not finite")
-    mean, spread = float(difference.mean()), float(difference.std(ddof=1))
-    if spread == 0:
-        return int(np.sign(mean))
-    from scipy.special import stdtr
-
-    seeds = len(difference)
-    p = 2 * stdtr(seeds - 1, -abs(mean) / (spread / math.sqrt(seeds)))
-    return int(np.sign(mean)) if p < level else 0
+    return int(np.sign(difference.mean())) if paired_t_test(difference) < level else 0
 
 
 def count_wins(settings: Sequence[Mapping[int, Scores]], num_methods: int, level: float = LEVEL) -> tuple[NDArray, NDArray]:

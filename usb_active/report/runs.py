@@ -9,6 +9,7 @@ from pathlib import Path
 from usb_active.contracts.task import Classification
 from usb_active.errors import UsageError, name_some
 from usb_active.records import Metric
+from usb_active.storage.durable import no_os_error
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.run_dir import RunDir
 from usb_active.storage.schemas import finished_trainings, own_task, run_metrics
@@ -55,7 +56,8 @@ class RunRecord:
 
     def by_labels(self, name: str) -> dict[int, float]:
         """Number of labels → a metric. Where a cycle brought no label, the later training counts."""
-        lines = [line for line in self.metrics if line["evaluated_on"] == self.evaluated_on]
+        place = self.evaluated_on
+        lines = [line for line in self.metrics if line["evaluated_on"] == place]
         values = {line["num_labels"]: metric(line, name, self.measure.key) for line in lines}
         return {count: value for count, value in values.items() if value is not None}
 
@@ -76,6 +78,31 @@ def metric(line: dict, name: str, headline: str = "accuracy") -> float | None:
 def _read(path: Path, found: RunDir) -> RunRecord:
     lines = finished_trainings(found)
     return RunRecord(path, found, found.config, lines, run_metrics(found, lines), has_classes=own_task(found) is None)
+
+
+def run_paths(paths: Sequence[Path]) -> list[Path]:
+    """The run directories; of a folder that is none, those in it, by name.
+
+    Raises:
+        UsageError: a path that is neither.
+    """
+    return [run for path in map(Path, paths) for run in _runs_at(path)]
+
+
+def _runs_at(path: Path) -> list[Path]:
+    if (path / "config.yaml").is_file() or not path.is_dir():
+        return [path]
+    with no_os_error("look into", path):
+        inside = sorted(folder for folder in path.iterdir() if (folder / "config.yaml").is_file())
+    if not inside:
+        raise UsageError(f"{path} is not a run directory: it has no config.yaml, nor has any folder in it")
+    return inside
+
+
+def default_folder(paths: Sequence[Path]) -> Path:
+    """Where a report goes: into the run or the folder of runs that it is about, where it is about one."""
+    alone = {Path(path).resolve(): Path(path) for path in paths}
+    return next(iter(alone.values())) / "report" if len(alone) == 1 else Path("report")
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:

@@ -12,6 +12,7 @@ from usb_active.config.trust import FLAG, foreign_plugins
 from usb_active.errors import UsageError, name_some
 from usb_active.report.analyses import check_anything_to_analyse, write_analyses
 from usb_active.report.baselines import Entries, baseline_section, group_baselines, groups_section, run_baselines
+from usb_active.report.cells import write_cells
 from usb_active.report.curves import learning_curve
 from usb_active.report.embedding import draw_embedding
 from usb_active.report.galleries import draw_galleries, load_dataset
@@ -19,7 +20,8 @@ from usb_active.report.glyphs import missing_glyphs_logged
 from usb_active.report.groups import group_runs
 from usb_active.report.page import caveats, markdown
 from usb_active.report.priors import prior_section
-from usb_active.report.runs import RunRecord, read_runs
+from usb_active.report.runs import RunRecord, default_folder, read_runs, run_paths
+from usb_active.report.statistics_page import statistics_section
 from usb_active.storage.durable import atomic_write, make_folder
 from usb_active.storage.run_dir import RunDir
 
@@ -36,24 +38,32 @@ def write_report(
     analysis: bool = False,
     embed: bool = False,
     trusted: bool = False,
+    targets: Sequence[float] = (),
+    reference: str | None = None,
     dataset_of: Callable[[RunDir], Dataset] | None = None,
 ) -> list[Path]:
     """Write learning_curve.png, report.md and, for a single run, gallery_cycle_NNN.png and (of a prior) prior.png; return their paths.
 
+    Of several runs, critical_difference.png where there are methods and seeds enough; report.md has a link to cells.csv beside it.
+
     Args:
-        runs: run directories; those equal apart from their seed are averaged.
-        out: where to; by default RUN/report for one run, ./report for several.
+        runs: run directories, and folders that hold some; those equal apart from their seed are averaged.
+        out: where to; by default RUN/report for one run, FOLDER/report for a folder of runs alone, ./report for several.
         analysis: write analysis.md and its figures as well.
         embed: draw embed.png as well, a map of one run's features with its picks.
         trusted: import the runs' plugins even where they are not installed (see `usb_active.config.trust`); without, what needs them is
             left out, and the report says so.
+        targets: of several runs, values of the headline metric, as it is shown (in percent), for which the labels needed are looked up.
+        reference: of several runs, the acquisition (or a method's label in the report) that others are measured against; by default
+            `random`.
         dataset_of: makes the dataset for the gallery and the map; by default from the run's configuration.
 
     Raises:
         UsageError: no run given, no training has finished in any, or `out` cannot be written; nothing is there for `analysis`;
-            `embed` for several runs, or where neither features nor the dataset are there.
+            `embed` for several runs, or where neither features nor the dataset are there; `targets` or `reference` for one run, or no
+            method that is the reference.
     """
-    loaded, notes = read_runs(runs)
+    loaded, notes = read_runs(run_paths(runs))
     # Made once for all that needs it; a failure is told wherever it matters.
     dataset_of = lru_cache(maxsize=1)(dataset_of or partial(load_dataset, trusted=trusted))
     foreign = [] if trusted else [str(run.path) for run in loaded if foreign_plugins(run.config.get("plugins") or [], run.path)]
@@ -64,7 +74,9 @@ def write_report(
         check_anything_to_analyse(groups)
     if embed and len(loaded) > 1:
         raise UsageError(f"--embed draws the picks of one run: {len(loaded)} were given")
-    out = out or (loaded[0].path / "report" if len(loaded) == 1 and not notes else Path("report"))
+    if (targets or reference is not None) and len(loaded) == 1:
+        raise UsageError("--target and --reference are for several runs: one was given")
+    out = out or default_folder(runs)
     make_folder(out)
     notes += caveats(groups)
     baselines, reasons = _baselines(loaded, dataset_of)
@@ -84,7 +96,9 @@ def write_report(
             galleries, reasons = draw_galleries(loaded[0], dataset_of, out)
             notes += reasons
         else:
-            sections = [groups_section(of_groups)]
+            text, drawn = statistics_section(groups, out, targets, reference)
+            write_cells(groups, out / "cells.csv")
+            sections = [text, groups_section(of_groups)]
         if analysis:
             analyses = write_analyses(groups, out, trusted)
     text = markdown(groups, notes, curves, list(filter(None, sections)), galleries)

@@ -1,0 +1,243 @@
+"""The section "Statistics" of the report of several runs: intervals, areas, labels needed, differences, ranks, seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from usb_active.errors import UsageError
+from usb_active.numerics.statistics import Bounds, label_efficiency, labels_to_reach, mean_curve, mean_interval
+from usb_active.records import Metric
+from usb_active.report.compared import Compared, ComparedSetting, find_compared, learning_points
+from usb_active.report.critical_difference import find_ranking, ranking_section
+from usb_active.report.differences import LEAST_COMMON, differences_section, find_differences, signed
+from usb_active.report.groups import Group
+from usb_active.report.tables import escape, table
+
+# So many accuracies are looked up where none are asked for.
+_ROUND_TARGETS = 4
+_TRAINING, _ACQUISITION = ("train_seconds",), ("acquisition_seconds",)
+
+# (L,) numbers of labels, (L,) scores.
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+def statistics_section(
+    groups: Sequence[Group], out: Path, targets: Sequence[float] = (), reference: str | None = None
+) -> tuple[str, list[Path]]:
+    """The Markdown section, and the pictures that it shows, written into `out`; "" where nothing was evaluated.
+
+    Args:
+        groups: of several runs.
+        out: the folder of the report.
+        targets: values of the headline metric, as it is shown (in percent), whose labels are looked up; by default round ones.
+        reference: see `find_compared`.
+
+    Raises:
+        UsageError: no method is the reference that was asked for.
+    """
+    evaluated = [group for group in groups if group.curve]
+    if not evaluated:
+        if reference is not None or targets:
+            raise UsageError("--reference and --target compare what runs measured: none of these was evaluated")
+        return "", []
+    measure = evaluated[0].measure
+    compared = find_compared(evaluated, reference)
+    pages = [*_interval_part(evaluated, measure), *_area_part(compared, measure), *_labels_part(compared, measure, targets)]
+    pages += differences_section(compared, find_differences(compared), measure)
+    ranks, drawn = ranking_section(find_ranking(compared, measure.higher_is_better), out)
+    pages += [*ranks, *_cost_part(compared)]
+    if compared.notes:
+        pages.append("\n".join(f"- {escape(note)}" for note in compared.notes))
+    pages.append("Every run at every number of labels: [cells.csv](cells.csv).")
+    return "\n\n".join(["## Statistics", *pages]), drawn
+
+
+def mean_text(values: Sequence[float], factor: float, digits: int) -> str:
+    """`81.25 ± 0.50 (5)`: the mean with its 95 % interval and how many values; without an interval for fewer than three."""
+    if not values:
+        return "–"
+    found = mean_interval(values)
+    around = f" ± {factor * found.half:.{digits}f}" if found.count >= LEAST_COMMON else ""
+    return f"{factor * found.mean:.{digits}f}{around} ({found.count})"
+
+
+def _interval_part(groups: Sequence[Group], measure: Metric) -> list[str]:
+    counts = sorted({count for group in groups for count in group.curve})
+    rows = [[group.label, *(mean_text(group.curve.get(count, ()), measure.factor, measure.digits) for count in counts)] for group in groups]
+    unit = f" ({measure.unit})" if measure.unit else ""
+    caption = (
+        f"Mean ± half the 95 % confidence interval by Student's t (n runs), here and below; none for fewer than {LEAST_COMMON} runs. "
+        f"It is the interval of the mean over seeds; the table above has the spread of the runs.{_direction(measure)}"
+    )
+    return [f"### {measure.name[:1].upper()}{measure.name[1:]}{unit}, mean and interval", table(["method", *counts], rows), caption]
+
+
+def _direction(measure: Metric) -> str:
+    return "" if measure.higher_is_better else " Lower is better."
+
+
+# ------------------------------------------------------------------------------------------ areas
+def _area_part(compared: Compared, measure: Metric) -> list[str]:
+    rows = []
+    for setting, place in _members(compared):
+        areas = [setting.area(run) for run in setting.runs[place]]
+        against = setting.references.get(place, place)
+        gaps = [] if against == place else _gaps(setting, place, against)
+        gain = f"{signed(float(np.mean(gaps)), measure)}{_around(gaps, measure)} ({len(gaps)})" if gaps else "–"
+        rows.append([*_who(compared, setting, place), _range_text(setting), mean_text(areas, measure.factor, measure.digits), gain])
+    references = _reference_names(compared)
+    caption = (
+        "Mean height of each run's learning curve over the numbers of labels that all methods of a setting have in common: the area by the "
+        "trapezoid rule, divided by the range. On unequal grids a curve is a straight line between its points. "
+        f"Difference: from {references}, pairwise over the seeds in common (n pairs)."
+        if references
+        else "Mean height of each run's learning curve (trapezoid rule, divided by the range) over the numbers of labels in common."
+    )
+    header = [*_who_header(compared), "labels", "area", f"difference from {references}" if references else "difference"]
+    return ["### Area under the learning curve", table(header, rows), escape(caption) + _direction(measure)]
+
+
+def _range_text(setting: ComparedSetting) -> str:
+    if setting.start < setting.stop:
+        return f"{setting.start}–{setting.stop}"
+    return str(setting.start) if setting.start == setting.stop else "–"
+
+
+def _gaps(setting: ComparedSetting, one: int, other: int) -> list[float]:
+    mine, theirs = setting.areas(one), setting.areas(other)
+    return [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
+
+
+def _around(gaps: Sequence[float], measure: Metric) -> str:
+    return f" ± {measure.factor * mean_interval(gaps).half:.{measure.digits}f}" if len(gaps) >= LEAST_COMMON else ""
+
+
+# ------------------------------------------------------------------------------------------ labels needed
+def _labels_part(compared: Compared, measure: Metric, targets: Sequence[float]) -> list[str]:
+    # Of a single number of labels there is nothing to look up.
+    keys = [(number, place) for number, place in _keys(compared) if compared.found[number].start < compared.found[number].stop]
+    curves = {(number, place): _mean_curve(compared.found[number], place) for number, place in keys if compared.found[number].runs[place]}
+    if not curves:
+        return []
+    asked = list(targets) or round_targets(curves.values(), measure)
+    has_reference = any(compared.found[number].references for number, _ in keys)
+    rows = []
+    for number, place in keys:
+        setting = compared.found[number]
+        against = setting.references.get(place)
+        mine, theirs = curves.get((number, place)), curves.get((number, against))
+        cells = [_needed(mine, theirs, target / measure.factor, measure, against == place) for target in asked]
+        if has_reference:
+            # What the reference ends with.
+            cells.append(_needed(mine, theirs, float(theirs[1][-1]), measure, against == place) if theirs else "–")
+        rows.append([*_who(compared, setting, place), len(setting.runs[place]), *cells])
+    names = _reference_names(compared)
+    columns = [f"{target:g}{measure.unit and f' {measure.unit}'}" for target in asked]
+    header = [*_who_header(compared), "runs", *columns, *([f"what {names} ends with"] if has_reference else [])]
+    return ["### Labels needed", table(header, rows), _labels_caption(names if has_reference else "") + _direction(measure)]
+
+
+def _labels_caption(reference: str) -> str:
+    caption = (
+        "Labels at which the mean learning curve of a method's runs is first so good, by straight lines between its points. "
+        "`>`: not so good with the labels that there are; `≤`: at the first number of labels already."
+    )
+    if not reference:
+        return caption
+    return (
+        f"{caption} In brackets the label efficiency: how many times as many labels {escape(reference)} needs (above 1: more than the "
+        f"method). It has no interval, and of fewer than {LEAST_COMMON} runs it claims nothing."
+    )
+
+
+def _mean_curve(setting: ComparedSetting, place: int) -> Curve:
+    return mean_curve([learning_points(run) for run in setting.runs[place]])
+
+
+def _needed(mine: Curve | None, theirs: Curve | None, target: float, measure: Metric, is_reference: bool) -> str:
+    """`153 (1.31×)`"""
+    if mine is None:
+        return "–"
+    needed = labels_to_reach(*mine, target, measure.higher_is_better)
+    shown = _bounds_text(needed, ">", 0)
+    if theirs is None or is_reference:
+        return shown
+    ratio = label_efficiency(labels_to_reach(*theirs, target, measure.higher_is_better), needed)
+    return shown if ratio is None else f"{shown} ({_bounds_text(ratio, '≥', 2).replace(' ', '')}×)"
+
+
+def _bounds_text(bounds: Bounds, beyond: str, digits: int) -> str:
+    if bounds.high == math.inf:
+        return f"{beyond} {bounds.low:.{digits}f}"
+    return f"{bounds.high:.{digits}f}" if bounds.low == bounds.high else f"≤ {bounds.high:.{digits}f}"
+
+
+def round_targets(curves: Iterable[Curve], measure: Metric) -> list[float]:
+    """A few round values, as they are shown, that some mean curve begins without and some reaches."""
+    scores = [measure.factor * np.asarray(curve[1]) for curve in curves]
+    sign = 1 if measure.higher_is_better else -1
+    low, high = min(sign * of[0] for of in scores), max((sign * of).max() for of in scores)
+    if high <= low:
+        return []
+    rough = (high - low) / _ROUND_TARGETS
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    found = [number * step for number in range(math.floor(low / step) + 1, math.floor(high / step) + 1)]
+    return [float(f"{sign * value:.6g}") for value in found]
+
+
+# ------------------------------------------------------------------------------------------ seconds
+def _cost_part(compared: Compared) -> list[str]:
+    rows = []
+    for setting, place in _members(compared):
+        seconds = [_seconds(setting, place, names) for names in (_TRAINING, _ACQUISITION, _TRAINING + _ACQUISITION)]
+        if any(seconds):
+            rows.append([*_who(compared, setting, place), setting.stop, *(mean_text(of, 1, 1) for of in seconds), _times(setting, place)])
+    if not rows:
+        return []
+    header = [*_who_header(compared), "labels", "training s", "acquisition s", "both s", "× reference"]
+    caption = (
+        "Wall seconds of a run's trainings and acquisitions up to so many labels, the largest number that all methods of the setting have; "
+        "pretraining and waiting for labels are not in them. Comparable only between runs on machines that are alike and equally busy."
+    )
+    return ["### Cost", table(header, rows), caption]
+
+
+def _seconds(setting: ComparedSetting, place: int, names: Sequence[str]) -> list[float]:
+    """The sum of these metrics up to the end of the range, of each run that has any of them."""
+    parts = [[run.total(name, setting.stop) for name in names] for run in setting.runs[place]]
+    return [sum(value for value in of if value is not None) for of in parts if any(value is not None for value in of)]
+
+
+def _times(setting: ComparedSetting, place: int) -> str:
+    against = setting.references.get(place)
+    mine, theirs = (_seconds(setting, of, _TRAINING + _ACQUISITION) if of is not None else [] for of in (place, against))
+    return f"{np.mean(mine) / np.mean(theirs):.2f}" if mine and sum(theirs) else "–"
+
+
+# ------------------------------------------------------------------------------------------ rows
+def _keys(compared: Compared) -> Iterator[tuple[int, int]]:
+    """(number of the setting, place of the method), setting by setting."""
+    return ((number, place) for number, setting in enumerate(compared.found) for place in setting.groups)
+
+
+def _members(compared: Compared) -> Iterator[tuple[ComparedSetting, int]]:
+    return ((compared.found[number], place) for number, place in _keys(compared))
+
+
+def _who_header(compared: Compared) -> list[str]:
+    return ["method", "setting"] if len(compared.found) > 1 else ["method"]
+
+
+def _who(compared: Compared, setting: ComparedSetting, place: int) -> list[str]:
+    return [compared.methods[place], setting.label][: len(_who_header(compared))]
+
+
+def _reference_names(compared: Compared) -> str:
+    """The reference's label, or how several are called together; "" without any."""
+    places = {place for setting in compared.found for place in setting.references.values()}
+    return compared.methods[places.pop()] if len(places) == 1 else "the reference" if places else ""
