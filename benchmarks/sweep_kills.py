@@ -78,7 +78,7 @@ def end(process: subprocess.Popen, kind: str) -> None:
 
 def metrics_of(root: Path, name: str) -> dict[str, list[str]]:
     """The lines of metrics.jsonl of every cell so far."""
-    return {path.parent.name: path.read_text().splitlines() for path in (root / name / "runs").glob("*/metrics.jsonl")}
+    return {path.parent.name: path.read_text().splitlines() for path in (root / name).glob("*/metrics.jsonl")}
 
 
 def killed_sweep(root: Path, path: Path, jobs: int, kills: int, seconds: float, rng: random.Random) -> list[str]:
@@ -120,8 +120,8 @@ def main(argv: list[str] | None = None) -> int:
     from run_comparison import compare
 
     files = entries = 0
-    for reference in sorted((given.root / "undisturbed" / "runs").iterdir()):
-        found = compare(given.root / "killed" / "runs" / reference.name, reference)
+    for reference in sorted((given.root / "undisturbed").glob("*seed=*")):
+        found = compare(given.root / "killed" / reference.name, reference)
         files, entries = files + found.files, entries + found.checkpoint_entries + found.other_entries
         # The two studies lie in two folders.
         differences = [line for line in found.differences if not line.startswith("config.yaml: save_dir: ")]

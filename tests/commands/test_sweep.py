@@ -69,7 +69,7 @@ def test_finished_cells_are_only_counted(tmp_path, capsys):
         assert is_finished(cell)
     assert cli.main(["sweep", str(path)]) == 0
     out = capsys.readouterr().out
-    assert "running" not in out and out.endswith(f"2 cells: 2 done\nreport: usb-active report {path}\n")
+    assert "running" not in out and out.endswith(f"2 cells: 2 done\nreport: usb-active report {tmp_path / 'study'}\n")
     # More cycles are more to do.
     assert cli.main(["sweep", str(path), "--dry-run", "--set", "active.cycles=3"]) == 0
     assert "2 cells: 2 queued; 4 trainings to do" in capsys.readouterr().out
@@ -140,6 +140,11 @@ def test_a_damaged_list_of_cells_is_one_line(tmp_path, capsys, text):
     assert cli.main(["sweep", str(path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "study.json is damaged" in line and line.endswith("delete it: the runs are not touched")
+    for cell in read_study(path).cells:
+        begin(cell, trainings=2)
+    (tmp_path / "study/logs").mkdir()
+    (tmp_path / "study/study.json").unlink()
+    assert cli.main(["sweep", str(path)]) == 0
 
 
 # ------------------------------------------------------------------------------------------------- slots
@@ -321,7 +326,7 @@ def test_however_it_is_ended_it_ends_as_a_run_left_alone(tmp_path):
     with start(path, "--jobs", "2") as process:
         out, err = process.communicate(timeout=600)
     assert process.returncode == 0 and err == "", err
-    assert "in use by pid " in out and out.endswith(f"2 cells: 2 done\nreport: usb-active report {path}\n")
+    assert "in use by pid " in out and out.endswith(f"2 cells: 2 done\nreport: usb-active report {tmp_path / 'study'}\n")
     # In another folder, undisturbed, by `run` itself.
     for cell in study.cells:
         name = f"reference,{cell.name}"

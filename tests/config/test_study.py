@@ -12,7 +12,7 @@ import run_helpers
 import yaml
 
 from usb_active.config.settings import load_yaml_config
-from usb_active.config.study import override_text, read_study
+from usb_active.config.study import is_cell_name, override_text, read_study
 from usb_active.errors import UsageError
 from usb_active.storage.yaml_input import STUDIES, apply_overrides, find_yaml, packaged_names
 
@@ -56,7 +56,7 @@ def test_every_combination_with_every_seed_is_a_run_of_its_own(tmp_path):
     assert study.name == "study" and study.folder == tmp_path / "studies/study"
     for cell, (rule, budget, seed) in zip(study.cells, expected, strict=True):
         assert cell.name == f"acquisition={rule},budget={budget},seed={seed}"
-        assert cell.run_path == study.folder / "runs" / cell.name == cell.config.run_path
+        assert cell.run_path == study.folder / cell.name == cell.config.run_path
         # What the command line makes of the overrides is the cell.
         config = load_yaml_config(study.base, cell.overrides)
         assert config.stored() == cell.config.stored()
@@ -82,7 +82,8 @@ def test_values_that_are_no_words_have_names_that_tell_them_apart(tmp_path):
 
     names = [_cell_name({"active.acquisition": value}, 0) for value in values]
     assert len(set(names)) == len(names) and names[0] == "acquisition=random,seed=0"
-    assert all(re.fullmatch(r"[\w.+=,~-]+", name) and len(name.encode()) < 200 for name in names)
+    assert all(re.fullmatch(r"[\w.+=,~-]+", name) and len(name.encode()) < 200 and is_cell_name(name) for name in names)
+    assert not any(map(is_cell_name, ["logs", "report", "seed", "my_seed=3", "seed=3,lr=1"]))
 
 
 TEXTS = ["a,b=c", "yes", "1", "a: b", "# x", "...", "a\nb", ""]

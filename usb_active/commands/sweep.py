@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from usb_active.commands.sweep_screen import AWAITING, DONE, FAILED, HELD, QUEUED, RUNNING, Board, CellState, Screen, screen
+from usb_active.commands.sweep_screen import AWAITING, DONE, FAILED, HELD, QUEUED, RUNNING, Board, CellState, SweepScreen, screen
 from usb_active.commands.sweep_slots import (
     Running,
     Slot,
@@ -30,7 +30,7 @@ from usb_active.commands.sweep_slots import (
     stop_cells,
     what_is_awaited,
 )
-from usb_active.config.study import Cell, Study, read_study
+from usb_active.config.study import Cell, Study, is_cell_name, read_study
 from usb_active.environment.signals import StopSignals
 from usb_active.errors import UsageError, name_some, plain
 from usb_active.storage.durable import (
@@ -51,8 +51,8 @@ _OK, _WAITING = 0, 3
 # Seconds between two looks at the processes, and at the locks of runs that others have.
 _POLL, _POLL_LOCKS = 0.1, 1.0
 STUDY_FILE = "study.json"
-# What a study's folder holds; whatever lies there besides says that it is none.
-_OWN = ("lock", STUDY_FILE, f".{STUDY_FILE}.", "runs", "logs", "report")
+# What a study's folder holds beside its cells; whatever else lies there says that it is none.
+_OWN = ("lock", STUDY_FILE, f".{STUDY_FILE}.", "logs", "report")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def sweep(options: SweepOptions, out: TextIO) -> int:
         out.flush()
         with screen(out) as shown:
             _Sweep(study, board, slots, shown).run()
-        return _conclude(options, study, board, out)
+        return _conclude(study, board, out)
 
 
 # --- before anything starts ------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def _check_folder(study: Study) -> None:
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"{folder} is a file; the study needs a folder")
         names = os.listdir(folder) if folder.exists() else []
-    foreign = [name for name in names if not name.startswith(_OWN)]
+    foreign = [name for name in names if not name.startswith(_OWN) and not is_cell_name(name)]
     if foreign and STUDY_FILE not in names:
         shown = name_some(sorted(foreign), 3)
         raise UsageError(f"{folder} is not empty and no study's (no {STUDY_FILE}, but {shown}); give the study another `name:`")
@@ -200,7 +200,7 @@ def _show_plan(study: Study, out: TextIO) -> int:
 class _Sweep:
     """Starts cells as slots become free, until each has had its turn."""
 
-    def __init__(self, study: Study, board: Board, slots: Sequence[Slot], shown: Screen):
+    def __init__(self, study: Study, board: Board, slots: Sequence[Slot], shown: SweepScreen):
         self._study, self._board, self._screen = study, board, shown
         self._free = list(slots)
         self._queue = deque(state for state in board.states if state.state == QUEUED)
@@ -278,14 +278,14 @@ class _Sweep:
         self._screen.changed(self._board, state, seconds)
 
 
-def _conclude(options: SweepOptions, study: Study, board: Board, out: TextIO) -> int:
+def _conclude(study: Study, board: Board, out: TextIO) -> int:
     """What is left to do, and how to go on."""
     for state in board.states:
         if state.state in (FAILED, AWAITING):
             print(f"{state.state}: {plain(state.cell.name)}: {state.note}", file=out)
     print(board.summary(), file=out)
     if board.count(DONE):
-        print(f"report: usb-active report {shlex.quote(options.study)}", file=out)
+        print(f"report: usb-active report {shlex.quote(str(study.folder))}", file=out)
     if board.count(FAILED):
         print("the same command tries again what has failed", file=out)
         return 1

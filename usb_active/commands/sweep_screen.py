@@ -72,7 +72,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-class Screen(Protocol):
+class SweepScreen(Protocol):
     """What shows a sweep."""
 
     def changed(self, board: Board, state: CellState, seconds: float | None = None) -> None:
@@ -143,7 +143,7 @@ def draw_table(board: Board, height: int) -> Any:
 
 
 @contextlib.contextmanager
-def screen(out: TextIO) -> Iterator[Screen]:
+def screen(out: TextIO) -> Iterator[SweepScreen]:
     """The table where it can be drawn, else lines."""
     try:
         from rich.console import Console

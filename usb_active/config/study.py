@@ -71,7 +71,7 @@ class Study:
 
     Attributes:
         name: of the study's folder.
-        folder: `save_dir/name`; the cells' run directories lie in its `runs/`.
+        folder: `save_dir/name`, in which the cells' run directories lie.
         cells: in the study's order, the seeds of one place side by side.
         base: the YAML that `usb-active run` gets.
         source: the study's YAML, for messages.
@@ -301,13 +301,18 @@ def override_text(key: str, value: Any) -> str:
 
 
 def _cell_name(place: Mapping[str, Any], seed: int) -> str:
-    """Depends on this cell alone, so that a study can grow."""
+    """Depends on this cell alone, so that a study can grow; `is_cell_name` knows it again."""
     parts = [f"{_clean(key.removeprefix('active.'))}={_word(value)}" for key, value in place.items()]
     name = ",".join([*parts, f"seed={seed}"])
     if len(name.encode()) <= _MAX_NAME:
         return name
     head = name.encode()[: _MAX_NAME - 40].decode(errors="ignore")
     return f"{head}~{_digest(place)},seed={seed}"
+
+
+def is_cell_name(name: str) -> bool:
+    """Whether a folder is called as cells are."""
+    return re.search(r"(?:^|,)seed=\d+$", name) is not None
 
 
 def _word(value: Any) -> str:
@@ -362,13 +367,13 @@ class _Builder:
         return seed if type(seed) is int else 0
 
     def _cell(self, base: Mapping[str, Any], place: Mapping[str, Any], seed: int) -> Cell:
-        runs, name = self.folder / "runs", _cell_name(place, seed)
-        own = {**place, "seed": seed, "save_dir": str(runs), "save_name": name}
+        name = _cell_name(place, seed)
+        own = {**place, "seed": seed, "save_dir": str(self.folder), "save_name": name}
         overrides = (*self.overrides, *(override_text(key, value) for key, value in own.items()))
         data = dict(base)
         changed = apply_overrides(data, overrides)
         config = config_from_dict(data, base=self.base.resolve().parent, source=self.base_text, overridden=changed)
-        return Cell(place, seed, overrides, runs / name, config)
+        return Cell(place, seed, overrides, self.folder / name, config)
 
     def _line(self, line: str) -> str:
         """A message that speaks of `--set`, where the value is the study's."""
