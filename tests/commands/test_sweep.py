@@ -19,7 +19,7 @@ import yaml
 from run_comparison import compare
 
 from usb_active import cli
-from usb_active.commands import sweep_slots
+from usb_active.commands import sweep, sweep_slots
 from usb_active.commands.sweep import is_finished
 from usb_active.commands.sweep_screen import DONE, FAILED, RUNNING, Board, CellState, Lines, draw_table, duration
 from usb_active.commands.sweep_slots import Running, Slot, last_words, make_slots, visible_gpus
@@ -145,6 +145,17 @@ def test_a_damaged_list_of_cells_is_one_line(tmp_path, capsys, text):
     (tmp_path / "study/logs").mkdir()
     (tmp_path / "study/study.json").unlink()
     assert cli.main(["sweep", str(path)]) == 0
+
+
+def test_a_base_that_changes_meanwhile_starts_nothing_more(tmp_path):
+    study = read_study(write_study(tmp_path))
+    board = Board([CellState(cell) for cell in study.cells], jobs=1)
+    out = io.StringIO()
+    work = sweep._Sweep(study, board, make_slots(1), Lines(out))
+    write_study(tmp_path, {"lr": 0.01})
+    work.run()
+    assert [state.state for state in board.states] == [FAILED, FAILED] and not study.folder.exists()
+    assert out.getvalue().count(f"{study.base} has changed since this sweep began; give the command again") == 2
 
 
 # ------------------------------------------------------------------------------------------------- slots

@@ -206,6 +206,8 @@ class _Sweep:
         self._queue = deque(state for state in board.states if state.state == QUEUED)
         self._running: list[tuple[CellState, Running, int]] = []
         self._looked = 0.0
+        # What the cells were checked with.
+        self._base = read_bytes(study.base)
 
     def run(self) -> None:
         """All of it. However it ends, no process of it goes on."""
@@ -227,6 +229,10 @@ class _Sweep:
         limit = max(1, len(self._free) + len(self._running) - self._board.count(HELD))
         while self._queue and self._free and len(self._running) < limit:
             state = self._queue.popleft()
+            if read_bytes(self._study.base) != self._base:
+                # Cells of one study would be of two configurations.
+                self._change(state, FAILED, f"{self._study.base} has changed since this sweep began; give the command again")
+                continue
             # Between the start of a process and the list that it is stopped by, nothing may come.
             with StopSignals.held():
                 item = start_cell(self._study, state.cell, self._free.pop(0))
