@@ -19,13 +19,13 @@ from run_helpers import ALGORITHMS
 from usb_active.config.settings import load_yaml_config
 from usb_active.contracts.registry import CONTRACTS, GROUP, REGISTRY, Declaration, resolve
 from usb_active.loop.setup import build_parts
-from usb_active.storage.yaml_input import RECIPES
+from usb_active.storage.yaml_input import RECIPES, STUDIES
 from usb_active.testing import SUITES
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE, PLUGINS, CONFIGS, TESTS = ROOT / "usb_active", ROOT / "plugins", ROOT / "yaml_configs", ROOT / "tests"
-# Recipes are no configurations: tests/config/test_recipes.py.
-YAMLS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != RECIPES)
+# Recipes and studies are no configurations: tests/config/test_recipes.py, tests/config/test_study.py.
+YAMLS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in (RECIPES, STUDIES))
 # Their data comes with the package's dependencies; that of the others may not be on this machine.
 EMBEDDED = {"digits"}
 

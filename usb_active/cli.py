@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_init(commands)
     _add_run(commands)
+    _add_sweep(commands)
     _add_list(commands)
     _add_report(commands)
     _add_labels(commands)
@@ -132,6 +133,18 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         )
         command.add_argument("-v", "--verbose", action="store_true", help="show what USB logs as well")
         command.set_defaults(handler=handler)
+
+
+def _add_sweep(commands: argparse._SubParsersAction) -> None:
+    text = "run all cells of a study (a base configuration, a matrix of keys, seeds), or go on with it by the same command"
+    command = commands.add_parser("sweep", help=text, description=text, epilog=EXIT_CODES, formatter_class=_Raw)
+    command.add_argument("study", metavar="STUDY", help="a study's YAML, or the name of a packaged one such as digits")
+    jobs = "runs at a time; cores and GPUs are shared out (default: 1)"
+    command.add_argument("--jobs", type=_positive(int), default=1, metavar="N", help=jobs)
+    command.add_argument("--dry-run", action="store_true", help="show the cells and their commands, and start nothing")
+    over = "put a value over the base of every cell, as in --set num_train_iter=100; may be repeated"
+    command.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help=over)
+    command.set_defaults(handler=_sweep)
 
 
 def _add_list(commands: argparse._SubParsersAction) -> None:
@@ -238,6 +251,12 @@ def _check(args: argparse.Namespace) -> int:
     from usb_active.commands.run import check
 
     return check(config) or OK
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from usb_active.commands.sweep import SweepOptions, sweep
+
+    return sweep(SweepOptions(args.study, args.jobs, args.dry_run, tuple(args.overrides)), sys.stdout)
 
 
 def _list(args: argparse.Namespace) -> int:

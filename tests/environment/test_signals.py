@@ -120,6 +120,20 @@ def test_what_must_not_be_interrupted_ends_first():
     assert done == [1] and stop.received == signal.SIGTERM
 
 
+def test_the_hard_end_can_be_put_off():
+    StopSignals.put_off(1)
+    with StopSignals() as stop, pytest.raises(Stopped):
+        StopSignals.put_off(1)
+        assert stop._timer is None, "no signal has come"
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        finally:
+            first = stop._timer
+            StopSignals.put_off(600)
+    assert first.interval == signals.GRACE and first.finished.is_set() and stop._timer.interval == 600
+
+
 def test_without_a_main_thread_nothing_is_handled():
     codes = []
     thread = threading.Thread(target=lambda: codes.append(cli.guarded(lambda: 7)))

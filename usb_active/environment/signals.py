@@ -106,6 +106,17 @@ class StopSignals:
         if not active._held and active.received != before:
             raise Stopped(active.received)
 
+    @classmethod
+    def put_off(cls, seconds: float) -> None:
+        """The hard end of a signal that has come is so many seconds from now: for who waits for processes that take up to `GRACE` each."""
+        active = cls._active
+        if active is None or active._timer is None:
+            return
+        active._timer.cancel()
+        active._timer = threading.Timer(seconds, active._end)
+        active._timer.daemon = True
+        active._timer.start()
+
     def say(self) -> None:
         """The line of the signal that came, once."""
         if self._said.acquire(blocking=False):

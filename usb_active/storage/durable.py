@@ -173,6 +173,27 @@ def take_lock(path: Path) -> int:
         return fd
 
 
+def lock_holder(path: Path) -> str | None:
+    """Who holds the lock of a file now: the pid, as the holder wrote it; None where nobody does. The lock is left as it is."""
+    check_locks()
+    with no_os_error("look at the lock", path):
+        if not path.exists():
+            return None
+        if _identity(path.stat()) in _held:
+            # Closing a descriptor of the file would give the lock back.
+            return str(os.getpid())
+        fd = os.open(path, os.O_RDWR)
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            return _written_pid(fd)
+        finally:
+            os.close(fd)
+    return None
+
+
 def release_lock(fd: int) -> None:
     """Give it back. The file stays: removing it would let two processes lock two different files."""
     _held.discard(_identity(os.fstat(fd)))
@@ -189,7 +210,10 @@ def _lock(fd: int, path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
             raise
-        pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
-        raise UsageError(f"another process (pid {pid}) uses {path.parent}; wait for it or stop it") from error
+        raise UsageError(f"another process (pid {_written_pid(fd)}) uses {path.parent}; wait for it or stop it") from error
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+
+
+def _written_pid(fd: int) -> str:
+    return os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"

@@ -309,11 +309,11 @@ _TOLERATED = ("lock", ".config.yaml.", "log.txt", "tensorboard")
 _AT_START = ("config.yaml", "dataset.json", "keys.txt", "verified.json")
 
 
-def check_reopening(path: Path, config: dict, *, free_keys: Collection[str] = ()) -> None:
-    """What `RunDir.open` would refuse of a directory that exists, without touching it."""
+def check_reopening(path: Path, config: dict, *, free_keys: Collection[str] = (), remedy: str = "choose another save_name") -> None:
+    """What `RunDir.open` would refuse of a directory that exists, without touching it. `remedy`: beside undoing the changes."""
     _refuse_foreign(path)
     if (path / "config.yaml").is_file():
-        _check_differences(RunDir.read(path), config, free_keys)
+        _check_differences(RunDir.read(path), config, free_keys, remedy)
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -365,13 +365,13 @@ def _is_free(key: str, free_keys: Collection[str]) -> bool:
     return any(key == free or key.startswith(free + ".") for free in free_keys)
 
 
-def _check_differences(run: RunDir, config: dict, free_keys: Collection[str]) -> bool:
+def _check_differences(run: RunDir, config: dict, free_keys: Collection[str], remedy: str = "choose another save_name") -> bool:
     """Whether the configuration of a run changes at all. UsageError where it does in a key that is not free."""
     # Read back, so that tuples and lists, which YAML does not tell apart, are no difference.
     found = differences(run.config, yaml.safe_load(yaml.safe_dump(config, sort_keys=False)))
     fixed = [item for item in found if not _is_free(item[0], free_keys) and not _same_place(*item[1:])]
     if fixed:
-        _refuse_difference(run.path, fixed)
+        _refuse_difference(run.path, fixed, remedy)
     return bool(found)
 
 
@@ -383,11 +383,11 @@ def _same_place(old: Any, new: Any) -> bool:
     return texts and os.path.isabs(new) and not os.path.isabs(old) and os.path.abspath(old) == new
 
 
-def _refuse_difference(path: Path, found: list[tuple[str, Any, Any]], limit: int = 5) -> None:
+def _refuse_difference(path: Path, found: list[tuple[str, Any, Any]], remedy: str, limit: int = 5) -> None:
     lines = [f"  {key}: {_shown(old)} -> {_shown(new)}" for key, old, new in found[:limit]]
     if len(found) > limit:
         lines.append(f"  and {len(found) - limit} more")
-    head = f"{path} holds a run of another configuration; choose another save_name, or undo these changes:"
+    head = f"{path} holds a run of another configuration; {remedy}, or undo these changes:"
     raise UsageError("\n".join([head, *lines]))
 
 

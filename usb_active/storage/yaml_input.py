@@ -23,8 +23,8 @@ MAX_NODES = 30_000
 MAX_DEPTH = 50
 # Python refuses to print integers of thousands of digits, and needs time in the square of their number to read them.
 MAX_DIGITS = 100
-# The folder of packaged recipes, which are no configurations.
-RECIPES = "recipes"
+# The folders of packaged recipes and studies, which are no configurations.
+RECIPES, STUDIES = "recipes", "studies"
 _TAG = "tag:yaml.org,2002:"
 _NUMBERS = (f"{_TAG}int", f"{_TAG}float")
 _NOUNS = {"int": "an integer", "float": "a number", "bool": "true or false", "timestamp": "a date", "binary": "base64", "null": "empty"}
@@ -165,9 +165,14 @@ def _shortened(message: str) -> str:
 
 def packaged_names() -> list[str]:
     """The YAMLs that come with the package, as `name` or `folder/name`."""
-    root = Path(str(files("usb_active.yaml_configs")))
+    root = packaged_folder()
     found = (path.relative_to(root) for path in root.rglob("*.yaml"))
-    return sorted(path.with_suffix("").as_posix() for path in found if path.parts[0] != RECIPES)
+    return sorted(path.with_suffix("").as_posix() for path in found if path.parts[0] not in (RECIPES, STUDIES))
+
+
+def packaged_folder() -> Path:
+    """Where the YAMLs lie that come with the package."""
+    return Path(str(files("usb_active.yaml_configs")))
 
 
 def find_yaml(path_or_name: str | Path) -> Path:
@@ -178,7 +183,7 @@ def find_yaml(path_or_name: str | Path) -> Path:
     """
     path, name = user_path(path_or_name), str(path_or_name)
     if name in packaged_names():
-        packaged = Path(str(files("usb_active.yaml_configs"))) / f"{name}.yaml"
+        packaged = packaged_folder() / f"{name}.yaml"
         return path if _what(path) == "file" else packaged
     what = _what(path)
     if what == "file":

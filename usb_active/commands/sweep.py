@@ -1,0 +1,298 @@
+"""What `usb-active sweep` does: the cells of a study, as many at a time as there are slots, each in a process of its own.
+
+A cell is an ordinary run and resumes by itself, so all that a sweep keeps is a list of its cells. What was killed is started again by the
+same command; a run that is still at work for a sweep that is gone holds the lock of its directory, and is waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from usb_active.commands.sweep_screen import AWAITING, DONE, FAILED, HELD, QUEUED, RUNNING, Board, CellState, SweepScreen, screen
+from usb_active.commands.sweep_slots import (
+    Running,
+    Slot,
+    describe_slots,
+    last_words,
+    log_path,
+    make_slots,
+    run_arguments,
+    start_cell,
+    stop_cells,
+    what_is_awaited,
+)
+from usb_active.config.study import Cell, Study, is_cell_name, read_study
+from usb_active.environment.signals import StopSignals
+from usb_active.errors import UsageError, name_some, plain
+from usb_active.storage.durable import (
+    atomic_write,
+    dump_json,
+    lock_holder,
+    make_folder,
+    no_os_error,
+    parse_json,
+    read_bytes,
+    release_lock,
+    take_lock,
+)
+from usb_active.storage.run_dir import RunDir, check_reopening
+
+# Exit codes of `usb-active run` that are no failure.
+_OK, _WAITING = 0, 3
+# Seconds between two looks at the processes, and at the locks of runs that others have.
+_POLL, _POLL_LOCKS = 0.1, 1.0
+STUDY_FILE = "study.json"
+# What a study's folder holds beside its cells; whatever else lies there says that it is none.
+_OWN = ("lock", STUDY_FILE, f".{STUDY_FILE}.", "logs", "report")
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """As the command line has them."""
+
+    study: str
+    jobs: int = 1
+    dry_run: bool = False
+    overrides: tuple[str, ...] = ()
+
+
+def sweep(options: SweepOptions, out: TextIO) -> int:
+    """Run all cells of a study that are not finished. Exit code 0 all done, 3 some wait for labels, 1 some failed.
+
+    Raises:
+        UsageError: something is wrong with the study, or another sweep has its folder; nothing was started.
+    """
+    study = read_study(options.study, options.overrides)
+    for line in study.warnings:
+        print(f"usb-active: warning: {plain(line)}", file=sys.stderr)
+    _check_folder(study)
+    _check_begun(study)
+    if options.dry_run:
+        return _show_plan(study, out)
+    with _claimed(study):
+        _remember(study, out)
+        board = Board([CellState(cell) for cell in study.cells], options.jobs)
+        slots = make_slots(options.jobs)
+        for state in board.states:
+            _place(state)
+        print(f"{study.name}: {len(study.cells)} cells in {study.folder}, {board.count(DONE)} done; {describe_slots(slots)}", file=out)
+        out.flush()
+        with screen(out) as shown:
+            _Sweep(study, board, slots, shown).run()
+        return _conclude(study, board, out)
+
+
+# --- before anything starts ------------------------------------------------------------------------------------------------
+
+
+def _check_folder(study: Study) -> None:
+    """Never work in a folder of something else."""
+    folder = study.folder
+    with no_os_error("use", folder):
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file; the study needs a folder")
+        names = os.listdir(folder) if folder.exists() else []
+    foreign = [name for name in names if not name.startswith(_OWN) and not is_cell_name(name)]
+    if foreign and STUDY_FILE not in names:
+        shown = name_some(sorted(foreign), 3)
+        raise UsageError(f"{folder} is not empty and no study's (no {STUDY_FILE}, but {shown}); give the study another `name:`")
+
+
+def _check_begun(study: Study) -> None:
+    """UsageError where runs that have begun are of other configurations than the study now says: each with its differences."""
+    problems = []
+    for cell in study.cells:
+        try:
+            config = cell.config
+            remedy = "give the study another `name:`"
+            check_reopening(cell.run_path, config.stored(), free_keys=config.free_keys, remedy=remedy)
+        except UsageError as error:
+            problems.append(str(error))
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+@contextmanager
+def _claimed(study: Study) -> Iterator[None]:
+    """The study's folder, for this process alone."""
+    make_folder(study.folder)
+    lock = take_lock(study.folder / "lock")
+    try:
+        yield
+    finally:
+        release_lock(lock)
+
+
+def _remember(study: Study, out: TextIO) -> None:
+    """Keep the list of cells; say which of an earlier call are none any more."""
+    path = study.folder / STUDY_FILE
+    data = read_bytes(path)
+    before = {} if data is None else _cells_of(path, parse_json(path, data, "delete it: the runs are not touched"))
+    now = {cell.name: {"seed": cell.seed, "overrides": list(cell.overrides), "base": os.path.abspath(study.base)} for cell in study.cells}
+    gone = [name for name in before if name not in now]
+    if gone:
+        print(f"no longer in the study, and left as they are: {name_some(gone, 3)}", file=out, flush=True)
+    added = [name for name in now if name not in before]
+    if before and added:
+        print(f"new in the study: {name_some(added, 3)}", file=out, flush=True)
+    text = dump_json({"format": 1, "study": study.source, "cells": {**{name: before[name] for name in gone}, **now}})
+    if text != data:
+        atomic_write(path, lambda file: file.write(text))
+
+
+def _cells_of(path: Path, record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict) or not isinstance(record.get("cells"), dict):
+        raise UsageError(f"{path} is damaged (no cells in it); delete it: the runs are not touched")
+    return record["cells"]
+
+
+def is_finished(cell: Cell) -> bool:
+    """Whether all trainings of a cell are over."""
+    if not (cell.run_path / "config.yaml").is_file():
+        return False
+    return len(RunDir.read(cell.run_path).metrics()) >= cell.trainings
+
+
+def _place(state: CellState) -> None:
+    """Where a cell is before this sweep does anything."""
+    cell = state.cell
+    state.look()
+    holder = lock_holder(cell.run_path / "lock")
+    if holder is not None:
+        state.state, state.note = HELD, f"in use by pid {holder}"
+    elif _is_finished_or_damaged(cell):
+        state.state = DONE
+
+
+def _is_finished_or_damaged(cell: Cell) -> bool:
+    """As `is_finished`; a damaged run is not, and says itself what is the matter when it is started."""
+    try:
+        return is_finished(cell)
+    except UsageError:
+        return False
+
+
+def _show_plan(study: Study, out: TextIO) -> int:
+    """What would be done, with the commands; nothing is written."""
+    states = [CellState(cell) for cell in study.cells]
+    for state in states:
+        _place(state)
+        print(f"{state.state:<7} {state.finished}/{state.cell.trainings}  {plain(state.cell.name)}", file=out)
+        if state.state == QUEUED:
+            print(f"        usb-active {shlex.join(run_arguments(study, state.cell))}", file=out)
+    trainings = sum(state.cell.trainings - state.finished for state in states if state.state != DONE)
+    print(f"{Board(states, 1).summary()}; {trainings} trainings to do, in {study.folder}", file=out)
+    return _OK
+
+
+# --- the work --------------------------------------------------------------------------------------------------------------
+
+
+class _Sweep:
+    """Starts cells as slots become free, until each has had its turn."""
+
+    def __init__(self, study: Study, board: Board, slots: Sequence[Slot], shown: SweepScreen):
+        self._study, self._board, self._screen = study, board, shown
+        self._free = list(slots)
+        self._queue = deque(state for state in board.states if state.state == QUEUED)
+        self._running: list[tuple[CellState, Running, int]] = []
+        self._looked = 0.0
+        # What the cells were checked with.
+        self._base = read_bytes(study.base)
+
+    def run(self) -> None:
+        """All of it. However it ends, no process of it goes on."""
+        for state in self._board.states:
+            if state.state == HELD:
+                self._screen.changed(self._board, state)
+        try:
+            while self._queue or self._running or self._board.count(HELD):
+                self._reap()
+                self._look_at_held()
+                self._start()
+                self._screen.tick(self._board)
+                time.sleep(_POLL)
+        finally:
+            stop_cells([item for _, item, _ in self._running])
+
+    def _start(self) -> None:
+        # Runs that others have need cores as well; but whoever holds a lock for ever must not keep all others from their turn.
+        limit = max(1, len(self._free) + len(self._running) - self._board.count(HELD))
+        while self._queue and self._free and len(self._running) < limit:
+            state = self._queue.popleft()
+            if read_bytes(self._study.base) != self._base:
+                # Cells of one study would be of two configurations.
+                self._change(state, FAILED, f"{self._study.base} has changed since this sweep began; give the command again")
+                continue
+            # Between the start of a process and the list that it is stopped by, nothing may come.
+            with StopSignals.held():
+                item = start_cell(self._study, state.cell, self._free.pop(0))
+                self._running.append((state, item, state.finished))
+            self._change(state, RUNNING)
+
+    def _reap(self) -> None:
+        for entry in [entry for entry in self._running if entry[1].process.poll() is not None]:
+            state, item, before = entry
+            self._running.remove(entry)
+            self._free.append(item.slot)
+            state.look()
+            self._judge(state, item, before)
+
+    def _judge(self, state: CellState, item: Running, before: int) -> None:
+        code = item.process.returncode
+        holder = lock_holder(state.cell.run_path / "lock")
+        if code == _OK:
+            if state.finished > before:
+                self._board.measured.append((item.seconds, state.finished - before))
+            self._change(state, DONE, seconds=item.seconds)
+        elif code == _WAITING:
+            self._change(state, AWAITING, what_is_awaited(item), item.seconds)
+        elif holder is not None:
+            # It was begun by a sweep that is gone, and had not taken the lock yet when it was looked for.
+            self._change(state, HELD, f"in use by pid {holder}")
+        elif _is_finished_or_damaged(state.cell) and code == 2:
+            # The other one has finished it meanwhile.
+            self._change(state, DONE)
+        else:
+            self._change(state, FAILED, f"{last_words(item, code)} ({log_path(self._study, state.cell)})", item.seconds)
+
+    def _look_at_held(self) -> None:
+        if time.monotonic() - self._looked < _POLL_LOCKS:
+            return
+        self._looked = time.monotonic()
+        for state in [state for state in self._board.states if state.state == HELD]:
+            if lock_holder(state.cell.run_path / "lock") is not None:
+                continue
+            state.look()
+            if _is_finished_or_damaged(state.cell):
+                self._change(state, DONE)
+            else:
+                self._change(state, QUEUED)
+                self._queue.appendleft(state)
+
+    def _change(self, state: CellState, name: str, note: str = "", seconds: float | None = None) -> None:
+        state.state, state.note = name, note
+        self._screen.changed(self._board, state, seconds)
+
+
+def _conclude(study: Study, board: Board, out: TextIO) -> int:
+    """What is left to do, and how to go on."""
+    for state in board.states:
+        if state.state in (FAILED, AWAITING):
+            print(f"{state.state}: {plain(state.cell.name)}: {state.note}", file=out)
+    print(board.summary(), file=out)
+    if board.count(DONE):
+        print(f"report: usb-active report {shlex.quote(str(study.folder))}", file=out)
+    if board.count(FAILED):
+        print("the same command tries again what has failed", file=out)
+        return 1
+    return _WAITING if board.count(AWAITING) else _OK
