@@ -14,6 +14,8 @@ from usb_active.errors import name_some
 class Random(Acquisition):
     """Uniformly at random from the candidates."""
 
+    by_chance = True
+
     def select(self, view: PoolView, budget: int) -> np.ndarray:
         return view.rng.choice(view.candidates, size=budget, replace=False)
 

@@ -110,6 +110,8 @@ class Acquisition(Contributor):
     kind: ClassVar[str] = "acquisition"
     # Whether it picks equally many of each class, so that the budget must be a multiple of the classes.
     per_class: ClassVar[bool] = False
+    # Whether it picks by chance alone: what reports measure the others against, unless they are told otherwise.
+    by_chance: ClassVar[bool] = False
 
     def select(self, view: PoolView, budget: int) -> np.ndarray:
         """The picks: (budget,) distinct dataset indices, best first, all of them in `view.candidates`."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from usb_active.contracts.registry import REGISTRY
 from usb_active.errors import UsageError, name_some, nearest, printable
 from usb_active.numerics.statistics import area_under_curve
 from usb_active.report.groups import Group
@@ -23,7 +24,6 @@ _SETTING_KEYS = ("dataset", "num_labels", "active.initial.size", "active.budget"
 # Where a plugin is imported from is neither method nor setting.
 _NEITHER = ("plugins",)
 _ACQUISITION = "active.acquisition.name"
-REFERENCE = "random"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def find_compared(groups: Sequence[Group], reference: str | None = None) -> Comp
 
     Args:
         groups: of runs; those that were not evaluated are left out.
-        reference: an acquisition or a method's label that others are measured against; by default `random` where it is there.
+        reference: an acquisition or a method's label that others are measured against; by default the one that picks by chance.
 
     Raises:
         UsageError: no method is the reference that was asked for.
@@ -192,9 +192,8 @@ def _covers(run: RunRecord, start: int, stop: int) -> bool:
 
 def _references(places: Sequence[int], methods: Sequence[dict], labels: Sequence[str], asked: str | None) -> dict[int, int]:
     """What each method is measured against: the reference that differs in its acquisition alone, or the only one there is."""
-    wanted = REFERENCE if asked is None else asked
-    exact = [place for place in places if labels[place] == wanted]
-    candidates = exact or [place for place in places if methods[place].get(_ACQUISITION) == wanted]
+    exact = [place for place in places if labels[place] == asked]
+    candidates = exact or [place for place in places if _is_reference(methods[place].get(_ACQUISITION), asked)]
     found = {}
     for place in places:
         alike = [other for other in candidates if _without_acquisition(methods[other]) == _without_acquisition(methods[place])]
@@ -202,6 +201,15 @@ def _references(places: Sequence[int], methods: Sequence[dict], labels: Sequence
         if len(chosen) == 1:
             found[place] = chosen[0]
     return found
+
+
+def _is_reference(acquisition: str | None, asked: str | None) -> bool:
+    if asked is not None or acquisition not in REGISTRY.names("acquisition"):
+        return asked is not None and acquisition == asked
+    try:
+        return REGISTRY.get("acquisition", acquisition).by_chance
+    except UsageError:  # it does not import: nothing is known of it
+        return False
 
 
 def _without_acquisition(method: dict[str, Any]) -> dict[str, Any]:
