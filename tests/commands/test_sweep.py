@@ -23,6 +23,7 @@ from usb_active.commands import sweep, sweep_slots
 from usb_active.commands.sweep import is_finished
 from usb_active.commands.sweep_screen import DONE, FAILED, RUNNING, Board, CellState, Lines, draw_table, duration
 from usb_active.commands.sweep_slots import Running, Slot, last_words, make_slots, visible_gpus
+from usb_active.config.shared_pretraining import pretraining_key
 from usb_active.config.study import Cell, read_study
 from usb_active.storage.durable import lock_holder, release_lock, take_lock
 from usb_active.storage.run_dir import RunDir
@@ -156,6 +157,54 @@ def test_a_base_that_changes_meanwhile_starts_nothing_more(tmp_path):
     work.run()
     assert [state.state for state in board.states] == [FAILED, FAILED] and not study.folder.exists()
     assert out.getvalue().count(f"{study.base} has changed since this sweep began; give the command again") == 2
+
+
+# ------------------------------------------------------------------------------------------------- pretraining
+
+
+def pretraining(name: str = "a") -> dict[str, Any]:
+    return {"active.pretrain": [{"name": "file", "path": f"{name}.pth"}]}
+
+
+def test_what_comes_after_a_pretraining_has_no_part_in_it(tmp_path):
+    base = {"seeds": [3], "matrix": pretraining()}
+    (cell,) = read_study(write_study(tmp_path, **base)).cells
+    key = pretraining_key(cell.config)
+    later = {"active.acquisition": ["random"], "active.budget": [3], "active.initial.size": [30], "algorithm": ["fixmatch"], "lr": [0.1]}
+    for name, values in later.items():
+        (other,) = read_study(write_study(tmp_path, **{**base, "matrix": {**pretraining(), name: values}})).cells
+        assert pretraining_key(other.config) == key, name
+    own = {"net.width": [8], "active.threads": [2], "img_size": [16], "crop_ratio": [0.5], "active.features": ["pretrain"]}
+    for name, values in own.items():
+        (other,) = read_study(write_study(tmp_path, **{**base, "matrix": {**pretraining(), name: values}})).cells
+        assert pretraining_key(other.config) != key, name
+    for keys in ({"seeds": [4]}, {"matrix": pretraining("b")}):
+        (other,) = read_study(write_study(tmp_path, **{**base, **keys})).cells
+        assert pretraining_key(other.config) != key
+    (without,) = read_study(write_study(tmp_path, matrix={"active.budget": [5]})).cells
+    assert pretraining_key(without.config) is None
+
+
+def test_one_cell_pretrains_and_the_others_with_the_same_pretraining_wait_for_it(tmp_path):
+    matrix = {**pretraining(), "active.acquisition": ["random", "margin"]}
+    states = [CellState(cell) for cell in read_study(write_study(tmp_path, matrix=matrix, seeds=2)).cells]
+    work = sweep._Sweep(read_study(tmp_path / "study.yaml"), Board(states, 4), make_slots(4), Lines(io.StringIO()))
+
+    def take() -> CellState | None:
+        state = work._next()
+        if state is not None:
+            state.state = RUNNING
+        return state
+
+    assert [take(), take(), take()] == [states[0], states[1], None]
+    made = begin(states[1].cell) / "pretrain/pretrained.pth"
+    made.parent.mkdir()
+    made.touch()
+    assert work._donor(states[2]) is None and work._donor(states[3]) == states[1].cell.run_path
+    assert [take(), take()] == [states[3], None]
+    # Where the one that pretrained has failed, another does.
+    states[0].state = FAILED
+    assert [take(), take()] == [states[2], None]
 
 
 # ------------------------------------------------------------------------------------------------- slots
