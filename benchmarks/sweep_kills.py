@@ -1,6 +1,6 @@
 """A sweep that is killed at random ends as one that is left alone, and trains nothing twice.
 
-    python benchmarks/sweep_kills.py --root /tmp/sweep_kills --kills 5 --seed 0
+    python benchmarks/sweep_kills.py --root sweep_kills --kills 5 --seed 0
 
 Twelve tiny runs on digits (2 rules × 2 budgets × 3 seeds), once undisturbed and once killed: SIGKILL to the sweep alone (its runs go on
 without it), SIGKILL to the sweep and its runs, or Ctrl-C. Each time the same command is given again at once. Then every file of every run

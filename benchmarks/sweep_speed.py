@@ -1,6 +1,6 @@
 """What a sweep costs beside its runs, and what two at a time save.
 
-    python benchmarks/sweep_speed.py --root /tmp/sweep_speed
+    python benchmarks/sweep_speed.py --root sweep_speed
 
 1. `usb-active run` and a sweep of that one cell, alternating, so that other work on the machine falls on both.
 2. Twelve cells (2 rules × 2 budgets × 3 seeds of the study of sweep_kills.py) with `--jobs 1` and with `--jobs 2`.

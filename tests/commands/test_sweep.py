@@ -23,6 +23,8 @@ from usb_active.commands import sweep, sweep_slots
 from usb_active.commands.sweep import is_finished
 from usb_active.commands.sweep_screen import DONE, FAILED, RUNNING, Board, CellState, Lines, draw_table, duration
 from usb_active.commands.sweep_slots import Running, Slot, last_words, make_slots, visible_gpus
+from usb_active.config.settings import load_yaml_config
+from usb_active.config.shared_pretraining import pretraining_key
 from usb_active.config.study import Cell, read_study
 from usb_active.storage.durable import lock_holder, release_lock, take_lock
 from usb_active.storage.run_dir import RunDir
@@ -156,6 +158,54 @@ def test_a_base_that_changes_meanwhile_starts_nothing_more(tmp_path):
     work.run()
     assert [state.state for state in board.states] == [FAILED, FAILED] and not study.folder.exists()
     assert out.getvalue().count(f"{study.base} has changed since this sweep began; give the command again") == 2
+
+
+# ------------------------------------------------------------------------------------------------- pretraining
+
+
+def pretraining(name: str = "a") -> dict[str, Any]:
+    return {"active.pretrain": [{"name": "file", "path": f"{name}.pth"}]}
+
+
+def test_what_comes_after_a_pretraining_has_no_part_in_it(tmp_path):
+    base = {"seeds": [3], "matrix": pretraining()}
+    (cell,) = read_study(write_study(tmp_path, **base)).cells
+    key = pretraining_key(cell.config)
+    later = {"active.acquisition": ["random"], "active.budget": [3], "active.initial.size": [30], "algorithm": ["fixmatch"], "lr": [0.1]}
+    for name, values in later.items():
+        (other,) = read_study(write_study(tmp_path, **{**base, "matrix": {**pretraining(), name: values}})).cells
+        assert pretraining_key(other.config) == key, name
+    own = {"net.width": [8], "active.threads": [2], "img_size": [16], "crop_ratio": [0.5], "active.features": ["pretrain"]}
+    for name, values in own.items():
+        (other,) = read_study(write_study(tmp_path, **{**base, "matrix": {**pretraining(), name: values}})).cells
+        assert pretraining_key(other.config) != key, name
+    for keys in ({"seeds": [4]}, {"matrix": pretraining("b")}):
+        (other,) = read_study(write_study(tmp_path, **{**base, **keys})).cells
+        assert pretraining_key(other.config) != key
+    (without,) = read_study(write_study(tmp_path, matrix={"active.budget": [5]})).cells
+    assert pretraining_key(without.config) is None
+
+
+def test_one_cell_pretrains_and_the_others_with_the_same_pretraining_wait_for_it(tmp_path):
+    matrix = {**pretraining(), "active.acquisition": ["random", "margin"]}
+    states = [CellState(cell) for cell in read_study(write_study(tmp_path, matrix=matrix, seeds=2)).cells]
+    work = sweep._Sweep(read_study(tmp_path / "study.yaml"), Board(states, 4), make_slots(4), Lines(io.StringIO()))
+
+    def take() -> CellState | None:
+        state = work._next()
+        if state is not None:
+            state.state = RUNNING
+        return state
+
+    assert [take(), take(), take()] == [states[0], states[1], None]
+    made = begin(states[1].cell) / "pretrain/pretrained.pth"
+    made.parent.mkdir()
+    made.touch()
+    assert work._donor(states[2]) is None and work._donor(states[3]) == states[1].cell.run_path
+    assert [take(), take()] == [states[3], None]
+    # Where the one that pretrained has failed, another does.
+    states[0].state = FAILED
+    assert [take(), take()] == [states[2], None]
 
 
 # ------------------------------------------------------------------------------------------------- slots
@@ -320,11 +370,11 @@ def test_one_cell_fails_one_waits_and_one_is_done(tmp_path):
 
 @pytest.mark.slow
 def test_however_it_is_ended_it_ends_as_a_run_left_alone(tmp_path):
-    path = write_study(tmp_path, {"num_train_iter": 120, "num_eval_iter": 40})
+    path = write_study(tmp_path, {"num_train_iter": 60, "num_eval_iter": 20})
     study = read_study(path)
     # Ctrl-C: the runs are waited for, and the same command resumes.
     with start(path, "--jobs", "2") as process:
-        wait_for(lambda: all(map(has_lock, study.cells)), process)
+        wait_for(lambda: any(map(has_lock, study.cells)), process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and err == "\nusb-active: interrupted; the same command resumes from here\n"
@@ -338,11 +388,12 @@ def test_however_it_is_ended_it_ends_as_a_run_left_alone(tmp_path):
         out, err = process.communicate(timeout=600)
     assert process.returncode == 0 and err == "", err
     assert "in use by pid " in out and out.endswith(f"2 cells: 2 done\nreport: usb-active report {tmp_path / 'study'}\n")
-    # In another folder, undisturbed, by `run` itself.
+    # In another directory, undisturbed.
+    from usb_active.usb.launcher import make_algorithm
+
     for cell in study.cells:
         name = f"reference,{cell.name}"
-        overrides = [word for text in (*cell.overrides, f"save_name={name}") for word in ("--set", text)]
-        assert run_helpers.command("run", study.base, *overrides).returncode == 0
+        make_algorithm(load_yaml_config(study.base, (*cell.overrides, f"save_name={name}"))).train()
         assert compare(cell.run_path, cell.run_path.with_name(name)).differences == []
 
 

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from run_comparison import compare
 from run_helpers import checkpoint, labels_of, settings, train, weights_equal
 from torch import nn
 
 from usb_active import Acquisition, Pretrained, Pretrainer, UsageError, register_plugin
+from usb_active.config.shared_pretraining import VARIABLE
 from usb_active.loop.initial_weights import classifier_keys, load_backbone, run_once
 from usb_active.randomness import seed_globals
 from usb_active.testing.pool import World
@@ -303,3 +305,25 @@ def test_classifier_keys_leave_the_global_generator_alone_and_need_a_classifier(
         classifier_keys(lambda num_classes: nn.Linear(2, 2))
     with pytest.raises(UsageError, match="'heads.3.bias' is there for 3 or for 5 classes only"):
         classifier_keys(PerClassHeads)
+
+
+# ------------------------------------------------------------------------------------------------- handed over
+
+
+@pytest.mark.slow
+def test_a_pretraining_that_is_handed_over_is_the_one_that_would_be_made(tmp_path, monkeypatch):
+    def run(name, acquisition):
+        active = {"pretrain": "brightness", "acquisition": acquisition, "features": "pretrain"}
+        train(settings(tmp_path, name, active=active))
+        return tmp_path / name
+
+    donor, alone = run("donor", "random"), run("alone", "coreset")
+    assert STAGE.epochs == [0, 1, 2, 3] * 2
+    monkeypatch.setenv(VARIABLE, str(donor))
+    handed = run("handed", "coreset")
+    assert STAGE.epochs == [0, 1, 2, 3] * 2, "made by the donor alone"
+    assert compare(handed, alone).differences == [f"pretrain/scratch/{epoch}.pth: missing" for epoch in range(4)]
+    # Of another pool it is not taken.
+    (donor / "keys.txt").write_text('"other"\n')
+    other = run("other", "coreset")
+    assert STAGE.epochs == [0, 1, 2, 3] * 3 and compare(other, alone).differences == []

@@ -30,6 +30,7 @@ from usb_active.commands.sweep_slots import (
     stop_cells,
     what_is_awaited,
 )
+from usb_active.config.shared_pretraining import pretraining_key
 from usb_active.config.study import Cell, Study, is_cell_name, read_study
 from usb_active.environment.signals import StopSignals
 from usb_active.errors import UsageError, name_some, plain
@@ -181,6 +182,19 @@ def _is_finished_or_damaged(cell: Cell) -> bool:
         return False
 
 
+def _by_pretraining(states: Sequence[CellState]) -> dict[str, list[CellState]]:
+    """Cell → all cells that have the same pretraining; none where there is no pretrainer."""
+    groups: dict[str | None, list[CellState]] = {}
+    keys = {state.cell.name: pretraining_key(state.cell.config) for state in states}
+    for state in states:
+        groups.setdefault(keys[state.cell.name], []).append(state)
+    return {name: [] if key is None else groups[key] for name, key in keys.items()}
+
+
+def _has_pretraining(state: CellState) -> bool:
+    return (state.cell.run_path / "pretrain" / "pretrained.pth").exists()
+
+
 def _show_plan(study: Study, out: TextIO) -> int:
     """What would be done, with the commands; nothing is written."""
     states = [CellState(cell) for cell in study.cells]
@@ -206,6 +220,7 @@ class _Sweep:
         self._queue = deque(state for state in board.states if state.state == QUEUED)
         self._running: list[tuple[CellState, Running, int]] = []
         self._looked = 0.0
+        self._groups = _by_pretraining(board.states)
         # What the cells were checked with.
         self._base = read_bytes(study.base)
 
@@ -227,17 +242,32 @@ class _Sweep:
     def _start(self) -> None:
         # Runs that others have need cores as well; but whoever holds a lock for ever must not keep all others from their turn.
         limit = max(1, len(self._free) + len(self._running) - self._board.count(HELD))
-        while self._queue and self._free and len(self._running) < limit:
-            state = self._queue.popleft()
+        while self._free and len(self._running) < limit and (state := self._next()) is not None:
             if read_bytes(self._study.base) != self._base:
                 # Cells of one study would be of two configurations.
                 self._change(state, FAILED, f"{self._study.base} has changed since this sweep began; give the command again")
                 continue
             # Between the start of a process and the list that it is stopped by, nothing may come.
             with StopSignals.held():
-                item = start_cell(self._study, state.cell, self._free.pop(0))
+                item = start_cell(self._study, state.cell, self._free.pop(0), self._donor(state))
                 self._running.append((state, item, state.finished))
             self._change(state, RUNNING)
+
+    def _next(self) -> CellState | None:
+        """The first in the queue whose turn it may be: one cell pretrains, and those with the same pretraining wait for it."""
+        for state in self._queue:
+            others = self._same_pretraining(state)
+            if _has_pretraining(state) or self._donor(state) or not any(other.state in (RUNNING, HELD) for other in others):
+                self._queue.remove(state)
+                return state
+        return None
+
+    def _same_pretraining(self, state: CellState) -> list[CellState]:
+        return [other for other in self._groups[state.cell.name] if other is not state]
+
+    def _donor(self, state: CellState) -> Path | None:
+        """The run of a cell whose pretraining is over and the same."""
+        return next((other.cell.run_path for other in self._same_pretraining(state) if _has_pretraining(other)), None)
 
     def _reap(self) -> None:
         for entry in [entry for entry in self._running if entry[1].process.poll() is not None]:

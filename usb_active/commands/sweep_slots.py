@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from usb_active.config.shared_pretraining import VARIABLE
 from usb_active.config.study import Cell, Study
 from usb_active.environment.signals import GRACE, StopSignals
 from usb_active.errors import plain
@@ -109,11 +110,13 @@ class Running:
         return time.monotonic() - self.began
 
 
-def start_cell(study: Study, cell: Cell, slot: Slot) -> Running:
-    """Start a cell in a slot."""
+def start_cell(study: Study, cell: Cell, slot: Slot, donor: Path | None = None) -> Running:
+    """Start a cell in a slot. `donor`: the run whose pretraining it may take over."""
     log = log_path(study, cell)
     make_folder(log.parent)
     environment = {**os.environ, **slot.environment(cell.config.usb["gpu"] is not None)}
+    if donor is not None:
+        environment[VARIABLE] = str(donor)
     with no_os_error("write", log), open(log, "ab") as file:
         file.write(f"--- {utc_now()} usb-active {shlex.join(run_arguments(study, cell))}\n".encode())
         file.flush()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from usb_active.config.shared_pretraining import VARIABLE
 from usb_active.contracts.pretrainer import Pretrained, Pretrainer
 from usb_active.errors import UsageError, name_some
 from usb_active.pool.divergence import check_finite_states
@@ -16,12 +19,15 @@ from usb_active.pool.view import check_finite_rows
 from usb_active.randomness import generator, global_generators_kept, seeded_globals
 from usb_active.storage.artifacts import check_array, load_array, load_artifact, save_artifact
 from usb_active.storage.checkpoint import REPEAT_PRETRAINING, Owner, read_checkpoint, write_checkpoint
-from usb_active.storage.run_dir import make_folder
+from usb_active.storage.durable import read_bytes
+from usb_active.storage.run_dir import RunDir, make_folder
 
 if TYPE_CHECKING:
     from usb_active.contracts.dataset import Dataset
     from usb_active.contracts.network import Network
     from usb_active.pool.view import ViewSource
+
+logger = logging.getLogger("usb_active")
 
 
 class InitialWeights:
@@ -37,6 +43,8 @@ class InitialWeights:
     def pretrain(self, device: torch.device, run_id: str | None = None) -> None:
         """Run the pretrainer, or take what it made earlier for the run of this number."""
         if self._pretrainer is not None:
+            if donor := os.environ.get(VARIABLE):
+                take_over(Path(donor), self._folder, Owner(run_id))
             self._made = run_once(
                 self._pretrainer, self._fresh, self._classifier_keys, self._dataset, self._folder, self._seed, device, run_id
             )
@@ -70,6 +78,33 @@ class InitialWeights:
         if load_artifact(path) is None:
             save_artifact(path, backbone_features(self.build(), source))
         return load_artifact(path)
+
+
+def take_over(donor: Path, folder: Path, owner: Owner) -> None:
+    """Copy the pretraining of another run, which would be made again here. It is left where the two pools differ.
+
+    Args:
+        donor: the other run's directory, whose configuration has the same pretraining.
+        folder: where this run keeps its own; nothing happens where there is one.
+        owner: this run.
+
+    Raises:
+        UsageError: what is there is damaged, or not that run's own.
+    """
+    theirs, kept = donor / "pretrain" / "pretrained.pth", folder / "pretrained.pth"
+    if kept.exists() or not theirs.exists():
+        return
+    if read_bytes(donor / "keys.txt") != read_bytes(folder.parent / "keys.txt"):
+        logger.warning("the pretraining of %s is of another pool, and is not taken over", donor)
+        return
+    found = read_checkpoint(theirs, REPEAT_PRETRAINING, parts=("backbone", "modules"))
+    Owner(RunDir.read(donor).run_id).check(theirs, found, REPEAT_PRETRAINING)
+    features = load_artifact(donor / "pretrain" / "features")
+    if features is not None:
+        save_artifact(folder / "features", features)
+    # Last: what is there is whole.
+    write_checkpoint(kept, {"backbone": found["backbone"], "modules": found["modules"], **owner.stamp()})
+    logger.info("pretraining: taken over from %s", donor)
 
 
 def run_once(
