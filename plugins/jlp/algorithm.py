@@ -215,7 +215,7 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
 
     def _evaluation_view(self) -> Callable[[Any], torch.Tensor]:
         if hasattr(self, "session"):
-            return self.session.dataset.views.eval
+            return self.session.inputs.views.eval
         transform = self.dataset_dict["eval"].transform
         return _OfArrays(transform)
 

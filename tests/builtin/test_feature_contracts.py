@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from usb_active.testing import FeaturesContract
+from usb_active.testing.pool import World, made_images
 
 
 class TestModel(FeaturesContract):
@@ -51,3 +52,18 @@ class TestTimm(FeaturesContract):
 
     def keys(self, folder):
         return {"model": "resnet10t", "path": str(self.path)}
+
+
+class TestEfficientNetLite0(FeaturesContract):
+    name = "efficientnet_lite0"
+
+    def keys(self, folder):
+        return {"size": 32}
+
+    def world(self, folder, **made):
+        """Its images as a data set of files has them: the network is shown what is on disk, not a view."""
+        images = made_images() if made.get("images") is None else made.pop("images")
+        return World(folder, **{**made, "images": (40 * images + 128).clip(0, 255).astype(np.uint8)})
+
+    def test_samples_that_are_not_finite_are_named(self, tmp_path):
+        pytest.skip("images of 8 bits are finite")

@@ -16,6 +16,18 @@ class TestSmallCnnForDigits(TestSmallCnn):
     img_size, in_channels = 8, 1
 
 
+class TestLinear(NetworkContract):
+    name = "linear"
+    only_head = True
+    img_size, in_channels = 8, 1
+
+
+class TestMlp(NetworkContract):
+    name = "mlp"
+    config = {"width": 16}
+    img_size, in_channels = 8, 1
+
+
 class TestResNet18(NetworkContract):
     name = "resnet18"
 

@@ -130,19 +130,21 @@ def test_a_recipe_of_ones_own(tmp_path, do):
     }  # fmt: skip
     block = {"title": "mine", "condition": {"kinds": ["photos"]}, "evidence": "none", "normalization": "imagenet"}
     write_yaml(tmp_path / "mine.yaml", {"recipe": block, "config": config})
-    code, out, err = do("init", "bars", "--classes", "a,b", "--labels", 4, "--recipe", "mine.yaml")
+    code, out, err = do("init", "bars", "--classes", "a,b", "--labels", 4, "--recipe", "mine.yaml", "--minutes", 3)
     assert code == 0, err
-    assert "asked for, though it is for photos" in out and "timing" not in out
+    assert "asked for, though it is for photos" in out and "timing" not in out and "--minutes is not used: " in out
     data = written(tmp_path, "bars")
     assert data["img_size"] == 8 and data["num_train_iter"] == 20 and "mean" not in data["dataset"]
 
 
 @pytest.mark.slow
-def test_the_kind_that_was_said_counts(tmp_path, do):
-    write_drawings(tmp_path / "bars", unlabeled=30)
-    code, out, err = do("init", "bars", "--classes", "a,b", "--labels", 4, "--kind", "photos")
+def test_the_kind_that_was_said_counts_and_tested_classes_need_not_be_said(tmp_path, do):
+    write_drawings(tmp_path / "bars", unlabeled=30, test=2)
+    code, out, err = do("init", "bars", "--labels", 4, "--kind", "photos")
     assert code == 0, err
-    assert "kind: photos, as --kind says" in out and written(tmp_path, "bars")["dataset"]["flip"] is True
+    dataset = written(tmp_path, "bars")["dataset"]
+    assert "kind: photos, as --kind says" in out and dataset["flip"] is True and "none with a label; 6 to test" in out
+    assert dataset["class_names"] == ["across", "dot", "down"]
 
 
 # ------------------------------------------------------------------------------------------------- refusals
@@ -165,6 +167,7 @@ def bars(tmp_path, **counts):
         ({"train": 3}, [], "bars: all 9 images lie in train/<class>/, so that no label is left to ask for; --simulate has"),
         ({"train": 3}, ["--simulate", "--labels", 9], "--labels: 9, but only 8 images can be labelled"),
         ({"train": 3}, ["--classes", "across,down"], "class folders that class_names does not have: dot"),
+        ({"train": 3}, ["--simulate", "--labels", 3], "at least 500 images, there are 9; it wants at least 6 labels, not 3; drawings_fl"),
         ({"train": 3}, ["--simulate", "--recipe", "nothing"], "--recipe: unknown recipe 'nothing'"),
         ({"train": 3}, ["--simulate", "--recipe", "no.yaml"], "--recipe: there is no file no.yaml"),
         ({"train": 3}, ["--simulate", "--out", "a/b.yaml"], "--out: a/b.yaml is in a folder that is not there"),
@@ -261,16 +264,19 @@ def test_labels_are_divided(labels, classes, known, found):
 
 
 def test_labels_unless_said():
-    assert plan.check_labels(None, 10, 0, 4000) == 40
-    assert plan.check_labels(None, 10, 0, 15) == 15
-    assert plan.check_labels(1, 10, known=20, most=5) == 1
+    assert plan.labels_to_ask(None, 10, 0, 4000) == 40
+    assert plan.labels_to_ask(None, 10, 0, 15) == 15
+    assert plan.labels_to_ask(1, 10, known=20, most=5) == 1
     with pytest.raises(UsageError):
-        plan.check_labels(9, 10, 0, 100)
+        plan.labels_to_ask(9, 10, 0, 100)
 
 
-@pytest.mark.parametrize(("side", "most", "found"), [(28, 20, 14), (32, 20, 16), (20, 20, 20), (8, 20, 8), (224, 20, 14), (224, None, 224)])
-def test_images_are_halved(side, most, found):
-    assert plan.image_size(side, most)[0] == found
+@pytest.mark.parametrize(
+    ("side", "most", "found"),
+    [(28, 20, 14), (32, 20, 16), (20, 20, 20), (8, 20, 8), (80, 20, 20), (81, 20, 20), (683, 40, 40), (224, None, 224)],
+)
+def test_images_are_halved_or_made_as_small(side, most, found):
+    assert plan.trained_side(side, most)[0] == found
 
 
 @pytest.mark.parametrize(("wanted", "labels", "found"), [(32, 40, 32), (32, 31, 16), (16, 9, 8), (16, 2, 4), (8, 100, 8)])

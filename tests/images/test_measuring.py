@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from usb_active.errors import UsageError
 from usb_active.images.files import ImageFiles
-from usb_active.images.measuring import LOOKED_AT, PLAIN, look_at, mean_and_std, plain_share, spread
+from usb_active.images.measuring import LARGE, LOOKED_AT, OF_LARGE, PLAIN, look_at, mean_and_std, plain_share, some_files, spread_positions
 
 
 def look(tmp_path, images, suffix=".png"):
@@ -135,9 +135,24 @@ def test_images_of_one_colour_have_a_spread_to_divide_by(tmp_path):
 
 
 def test_some_of_many_are_looked_at_from_end_to_end():
-    assert spread(5) == [0, 1, 2, 3, 4]
-    many = spread(10_000)
+    assert spread_positions(5) == [0, 1, 2, 3, 4]
+    many = spread_positions(10_000)
     assert len(many) == LOOKED_AT and many[0] == 0 and many[-1] == 9_999
+
+
+@pytest.mark.parametrize(("side", "found"), [(LARGE, 130), (LARGE + 1, OF_LARGE)])
+def test_of_large_images_fewer_are_read(tmp_path, side, found):
+    save(np.zeros((side, side + 9), np.uint8), tmp_path / "a.png")
+    for number in range(129):
+        (tmp_path / f"{number:03d}.png").symlink_to(tmp_path / "a.png")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    some = some_files(ImageFiles(str(tmp_path), names, 3))
+    assert len(some.keys) == found == len(set(some.keys)) and some.keys[0] == names[0] and some.keys[-1] == names[-1]
+
+
+def test_no_images_are_one_line(tmp_path):
+    with pytest.raises(UsageError, match="no image to look at"):
+        some_files(ImageFiles(str(tmp_path), [], 3))
 
 
 def test_a_damaged_image_is_named(tmp_path):

@@ -123,13 +123,13 @@ def test_there_the_features_of_the_run_are_used_where_they_need_no_model(runs):
     np.save(path, np.eye(10, dtype=np.float32)[dataset.targets])
     run.config["active"]["acquisition"]["features"] = {"name": "file", "path": str(path)}
     run = replace(run, metrics=[{**line, "evaluated_on": "validation"} for line in run.metrics])
-    kept, title = features_in_use(run, "validation")
-    assert np.array_equal(kept, np.load(path)) and title == "features in own.npy"
+    kept, title, test = features_in_use(run, "validation")
+    assert np.array_equal(kept, np.load(path)) and test is None and title == "features in own.npy"
     made, (entries, _) = labellings(run, dataset, [1])[1], run_baselines(run, load_dataset_of)
     # They give the class away, where it has a label; a class without one is equally far from all that have.
     known = np.isin(made.held_labels, made.labels).mean()
     assert known <= entries[1]["accuracies"]["nearest"] <= 1
-    assert features_in_use(run, "test") == (None, "the pixels")
+    assert features_in_use(run, "test") == (None, "the pixels", None)
 
 
 def test_a_training_on_all_labels_is_compared_with_baselines_on_all(runs):

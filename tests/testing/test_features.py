@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from broken_plugins import Broken, UnderAnotherName, assert_complete, assert_fails, failing, suite_for
 
-from usb_active.contracts.features import Features, Kept
+from usb_active.contracts.features import Encoder, Features, Kept
 from usb_active.testing import FeaturesContract
 
 
@@ -96,6 +96,37 @@ class Elsewhere(Sound):
         return Kept(run_path / "nothing.npy", "nothing")
 
 
+class Encoded(Sound):
+    """Can be trained on."""
+
+    def width(self, images):
+        return 64
+
+    def encoder(self, images, device):
+        return Encoder(images.views.eval, lambda batch: batch.flatten(1), 8)
+
+    def test(self, view):
+        test = view.dataset.test
+        return np.stack([test.load(row).ravel() for row in range(len(test))])
+
+
+class Narrow(Encoded):
+    def width(self, images):
+        return 63
+
+
+class Another(Encoded):
+    """Makes other features of other images."""
+
+    def encoder(self, images, device):
+        return Encoder(images.views.weak, lambda batch: batch.flatten(1), 8)
+
+
+class Backwards(Encoded):
+    def test(self, view):
+        return super().test(view)[::-1]
+
+
 class Secret(Sound):
     """Needs the model, and does not say so."""
 
@@ -132,6 +163,9 @@ BROKEN = [
     Broken("test_inputs_and_model_are_unchanged", LeftTraining),
     Broken("test_inputs_and_model_are_unchanged", Learning),
     Broken("test_what_it_keeps_is_where_it_says", Elsewhere),
+    Broken("test_width_is_that_of_the_rows", Narrow),
+    Broken("test_other_images_get_the_same_features", Another),
+    Broken("test_test_samples_are_as_those_of_the_pool", Backwards),
     Broken("test_it_says_whether_it_needs_the_model", Secret, also=["test_samples_that_are_not_finite_are_named"]),
     Broken("test_it_says_whether_it_needs_pretraining", Demanding, also=ALL),
     Broken("test_it_says_whether_it_needs_pretraining", Modest, also=["test_it_says_whether_it_needs_the_model"]),
@@ -149,3 +183,7 @@ def test_a_broken_source_fails_its_check(one, tmp_path):
 
 def test_a_sound_source_passes(tmp_path):
     assert not failing(suite_for(FeaturesContract, Sound, {}), tmp_path)
+
+
+def test_a_sound_source_that_can_be_trained_on_passes(tmp_path):
+    assert not failing(suite_for(FeaturesContract, Encoded, {}), tmp_path)

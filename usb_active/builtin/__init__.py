@@ -46,6 +46,7 @@ PLUGINS = [
     Declaration("features", "pixels", _HERE + "feature_sources:PixelFeatures", "the normalised pixels, for tiny images"),
     Declaration("features", "file", _HERE + "feature_sources:FileFeatures", "an array on disk (.npy)"),
     Declaration("features", "timm", _HERE + "feature_sources:TimmFeatures", "a timm network whose weights are on disk"),
+    Declaration("features", "efficientnet_lite0", _HERE + "bundled_features:EfficientNetLite0", "ImageNet's, from a package"),
     Declaration("prior", "file", _HERE + "file_plugins:FilePrior", "a table of class probabilities on disk (.npy)"),
     Declaration("pretrainer", "file", _HERE + "file_plugins:FilePretrainer", "initial weights from a checkpoint on disk"),
     Declaration("oracle", "dataset", _HERE + "oracles:DatasetOracle", "simulated: the data set's own labels"),
@@ -61,6 +62,8 @@ PLUGINS = [
     Declaration("network", "resnet18", _HERE + "networks:ResNet18", "torchvision's ResNet-18 with an embedding of 256; or for CIFAR"),
     Declaration("network", "vit_small", _HERE + "networks:VitSmall", "timm's ViT-S for any image size"),
     Declaration("network", "cnn13", _HERE + "networks:Cnn13", "the 13-layer network of Mean Teacher, normalised features of 128"),
+    Declaration("network", "linear", _HERE + "networks:Linear", "a linear classifier, of features or of very small images"),
+    Declaration("network", "mlp", _HERE + "networks:Mlp", "one hidden layer, on features or on very small images"),
     *(Declaration("network", name, _HERE + "networks:UsbNetwork", f"USB's {what}") for name, what in _USB_NETWORKS.items()),
     *(
         Declaration("algorithm", name, f"semilearn.algorithms.{name}:{cls}", f"USB's {cls}")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from usb_active.contracts.features import Features, Kept
+from usb_active.contracts.features import Encoder, Features, ImageKind, Kept
 from usb_active.contracts.plugin import PluginConfig
 from usb_active.errors import UsageError, name_some, nearest
-from usb_active.pool.view import PoolView, check_finite_rows
+from usb_active.pool.view import PoolView
+from usb_active.randomness import global_generators_kept
 from usb_active.storage.artifacts import load_array
 from usb_active.storage.checkpoint import read_weights
 
@@ -47,6 +50,16 @@ class PixelFeatures(Features):
     def get(self, view: PoolView) -> np.ndarray:
         return view.artifact(f"pixels_{len(view)}", lambda: _pixels(view))
 
+    def width(self, images: ImageKind) -> int:
+        return images.in_channels * images.img_size**2
+
+    def test(self, view: PoolView) -> np.ndarray:
+        test, encoder = view.dataset.test, self.encoder(view.dataset, view.device)
+        return np.stack([encoder.transform(test.load(row)).numpy() for row in range(len(test))]).reshape(len(test), -1)
+
+    def encoder(self, images: ImageKind, device: torch.device) -> Encoder:
+        return Encoder(images.views.eval, lambda batch: batch.flatten(1), 256)
+
 
 def _pixels(view: PoolView) -> np.ndarray:
     features, start = None, 0
@@ -60,31 +73,87 @@ def _pixels(view: PoolView) -> np.ndarray:
 
 
 class FileFeatures(Features):
-    """An array (N, D) on disk, in dataset order."""
+    """An array (N, D) on disk, in dataset order; for training on it, `test_path` has the (T, D) of the test samples, in theirs."""
 
     class Config(PluginConfig):
         path: Path
+        test_path: Path | None = None
+
+        @model_serializer(mode="wrap")
+        def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+            # Runs that began before there was the key are runs of the same configuration.
+            return {key: value for key, value in serialize(self).items() if key != "test_path" or value is not None}
 
     def check(self, num_samples: int, num_classes: int) -> None:
-        self._read(num_samples)
+        self._read(self.config.path, num_samples)
 
     def kept(self, run_path: Path, num_samples: int) -> Kept:
         return Kept(self.config.path, f"features in {self.config.path.name}")
 
+    def kept_test(self, run_path: Path) -> Path | None:
+        return self.config.test_path
+
     def get(self, view: PoolView) -> np.ndarray:
-        features = self._read(len(view))
+        return self._read(self.config.path, len(view))
+
+    def width(self, images: ImageKind) -> int:
+        return load_array(self.config.path).shape[1]
+
+    def test(self, view: PoolView) -> np.ndarray:
+        if self.config.test_path is None:
+            raise UsageError("features: file: test_path: missing; the features (T, D) of the test samples, for training on features")
+        return self._read(self.config.test_path, len(view.dataset.test))
+
+    def _read(self, path: Path, num_samples: int) -> np.ndarray:
+        features = load_array(path)
+        if features.ndim != 2 or len(features) != num_samples:
+            raise UsageError(f"features: file: {path}: expected ({num_samples}, D), got {features.shape}")
+        if not np.issubdtype(features.dtype, np.floating):
+            raise UsageError(f"features: file: {path}: expected floating point, got {features.dtype}")
         return features if features.dtype == np.float32 else features.astype(np.float32)
 
-    def _read(self, num_samples: int) -> np.ndarray:
-        features = load_array(self.config.path)
-        if features.ndim != 2 or len(features) != num_samples:
-            raise UsageError(f"features: file: {self.config.path}: expected ({num_samples}, D), got {features.shape}")
-        if not np.issubdtype(features.dtype, np.floating):
-            raise UsageError(f"features: file: {self.config.path}: expected floating point, got {features.dtype}")
-        return features
+
+class EncoderFeatures(Features):
+    """What a network that does not change makes of an image, computed once per run and image, and kept with the run.
+
+    A subclass defines `encoder`, `width`, and `stem`, `title` and `who` below.
+    """
+
+    @property
+    def stem(self) -> str:
+        """What sets these features apart from others of the run, in names of files."""
+        raise NotImplementedError(f"{type(self).__name__}.stem")
+
+    @property
+    def title(self) -> str:
+        """What a report calls them."""
+        raise NotImplementedError(f"{type(self).__name__}.title")
+
+    @property
+    def who(self) -> str:
+        """What messages call them."""
+        return f"features: {self.name}"
+
+    def kept(self, run_path: Path, num_samples: int) -> Kept:
+        return Kept(run_path / "artifacts" / f"{self.stem}_{num_samples}.npy", self.title)
+
+    def kept_test(self, run_path: Path) -> Path | None:
+        return next((run_path / "artifacts").glob(f"{glob.escape(self.stem)}_test_*.npy"), None)
+
+    def get(self, view: PoolView) -> np.ndarray:
+        return self._keep(view, view.dataset.load, len(view), self.stem)
+
+    def test(self, view: PoolView) -> np.ndarray:
+        return self._keep(view, view.dataset.test.load, len(view.dataset.test), f"{self.stem}_test")
+
+    def _keep(self, view: PoolView, load: Callable[[int], Any], rows: int, stem: str) -> np.ndarray:
+        from usb_active.pool.encoding import Encoding
+
+        make = lambda: self.encoder(view.dataset, view.device)  # noqa: E731 — a network takes time: only where something is left to do
+        return Encoding(make, load, rows, self.width(view.dataset), self.who, view.device, view.num_workers).keep(view.artifacts, stem)
 
 
-class TimmFeatures(Features):
+class TimmFeatures(EncoderFeatures):
     """A timm network with weights already on disk, run over the eval views."""
 
     class Config(PluginConfig):
@@ -92,46 +161,50 @@ class TimmFeatures(Features):
         path: Path
         batch_size: int = Field(128, ge=1)
 
-    def kept(self, run_path: Path, num_samples: int) -> Kept:
-        return Kept(run_path / "artifacts" / f"{self._key(num_samples)}.npy", f"features of {self.config.model}")
+    _width: int | None = None
 
-    def get(self, view: PoolView) -> np.ndarray:
-        return view.artifact(self._key(len(view)), lambda: self._run(view))
-
-    def _key(self, num_samples: int) -> str:
+    @property
+    def stem(self) -> str:
         """A run may use several: a file of weights is told from another by its path."""
         path = zlib.crc32(str(self.config.path).encode())
-        return f"timm_{self.config.model}_{path:08x}_{num_samples}".replace("/", "_")
+        return f"timm_{self.config.model}_{path:08x}".replace("/", "_")
 
-    def _run(self, view: PoolView) -> np.ndarray:
-        import torch
+    @property
+    def title(self) -> str:
+        return f"features of {self.config.model}"
 
-        net = self._network(view).to(view.device).eval()
-        rows = []
-        for batch in view.loader(np.arange(len(view)), batch_size=self.config.batch_size):
-            with torch.no_grad():
-                rows.append(net(batch["x"][0].to(view.device)).float().cpu().numpy())
-        features = np.concatenate(rows)
-        # Before they are kept: mended weights must not meet what damaged ones left.
-        check_finite_rows(f"features: timm: '{self.config.model}'", features)
-        return features
+    @property
+    def who(self) -> str:
+        return f"features: timm: '{self.config.model}'"
 
-    def _network(self, view: PoolView) -> torch.nn.Module:
+    def width(self, images: ImageKind) -> int:
+        if self._width is None:
+            with global_generators_kept():
+                self._width = self._new(images).num_features
+        return self._width
+
+    def encoder(self, images: ImageKind, device: torch.device) -> Encoder:
+        return Encoder(images.views.eval, self._network(images).to(device).eval(), self.config.batch_size)
+
+    def _new(self, images: ImageKind) -> torch.nn.Module:
         import timm
 
         name = self.config.model
         if not timm.is_model(name):
             raise UsageError(f"features: timm: unknown model '{name}'{nearest(name, timm.list_models())}")
         known = timm.get_pretrained_cfg(name)
-        options = {"img_size": view.dataset.img_size} if known is not None and known.fixed_input_size else {}
-        net = timm.create_model(name, pretrained=False, num_classes=0, in_chans=view.dataset.in_channels, **options)
+        options = {"img_size": images.img_size} if known is not None and known.fixed_input_size else {}
+        return timm.create_model(name, pretrained=False, num_classes=0, in_chans=images.in_channels, **options)
+
+    def _network(self, images: ImageKind) -> torch.nn.Module:
+        net = self._new(images)
         given, own = read_weights(self.config.path, "features: timm"), net.state_dict()
         for what, names in (
             ("lacks", [key for key in own if key not in given]),
             ("has another shape of", [key for key in own if key in given and own[key].shape != given[key].shape]),
         ):
             if names:
-                fits = f"model '{name}', {view.dataset.in_channels} channel(s), images of {view.dataset.img_size}"
+                fits = f"model '{self.config.model}', {images.in_channels} channel(s), images of {images.img_size}"
                 raise UsageError(f"features: timm: {self.config.path} {what} {name_some(names)}; it must fit {fits}")
         # Weights beyond the network's, such as a classifier's, are not wanted here.
         net.load_state_dict({key: given[key] for key in own})

@@ -70,6 +70,33 @@ class VitSmall(Network):
         return vit_small(num_classes, img_size, in_channels, self.config.patch_size)
 
 
+class Linear(Network):
+    """A linear classifier of what it is given, flattened: multinomial logistic regression, trained by gradient descent."""
+
+    takes_vectors = True
+
+    def build(self, num_classes: int, img_size: int, in_channels: int, pretrained_path: str | None = None) -> torch.nn.Module:
+        from usb_active.usb.vector_networks import VectorNetwork
+
+        refuse_pretrained(self.name, pretrained_path)
+        return VectorNetwork(num_classes, in_channels * img_size**2)
+
+
+class Mlp(Network):
+    """One hidden layer."""
+
+    takes_vectors = True
+
+    class Config(PluginConfig):
+        width: int = Field(256, ge=1, le=65536)
+
+    def build(self, num_classes: int, img_size: int, in_channels: int, pretrained_path: str | None = None) -> torch.nn.Module:
+        from usb_active.usb.vector_networks import VectorNetwork
+
+        refuse_pretrained(self.name, pretrained_path)
+        return VectorNetwork(num_classes, in_channels * img_size**2, self.config.width)
+
+
 def refuse_pretrained(name: str, path: str | None) -> None:
     """UsageError for `use_pretrain` with a network that USB cannot load weights into."""
     if path:

@@ -18,8 +18,9 @@ from usb_active.contracts.dataset import DatasetOptions
 from usb_active.errors import UsageError, name_some, plain
 from usb_active.images.files import ImageFiles
 from usb_active.images.listing import is_system_folder, look_through
-from usb_active.images.measuring import DRAWINGS, PLAIN, Look, look_at, mean_and_std
+from usb_active.images.measuring import DRAWINGS, PLAIN, Look, look_at, mean_and_std, some_files, spread_positions
 from usb_active.storage.durable import atomic_write, no_os_error
+from usb_active.storage.paths import nfc
 
 SAVE_DIR = "./runs"
 
@@ -68,6 +69,17 @@ class _Draft:
         if why:
             self.why[key] = why
 
+    def put_image(self, key: str, value: Any, why: str = "") -> None:
+        """A key of the folder of images."""
+        self.put(f"dataset.{key}", value, why)
+
+    def get(self, key: str) -> Any:
+        """The value at a dotted key; None where there is none."""
+        block: Any = self.data
+        for part in key.split("."):
+            block = block.get(part) if isinstance(block, dict) else None
+        return block
+
 
 def list_recipes(out: TextIO) -> None:
     """A paragraph for each recipe that comes with the package."""
@@ -90,10 +102,11 @@ def init(options: InitOptions, out: TextIO = sys.stdout) -> Path:
     say = lambda text: print(plain(text), file=out)  # noqa: E731
     names = _class_names(options)
     dataset = ImageFolder(FolderConfig(class_names=names), DatasetOptions(data_dir=options.folder))
-    files = ImageFiles(str(options.folder), [dataset.path(i).relative_to(options.folder).as_posix() for i in range(len(dataset))], 3)
+    paths = [dataset.path(index).relative_to(options.folder).as_posix() for index in spread_positions(len(dataset))]
+    files = some_files(ImageFiles(str(options.folder), paths, 3))
     look = look_at(files)
     known, most = _known_and_most(dataset, options)
-    labels = plan.check_labels(options.labels, len(dataset.class_names), known, most)
+    labels = plan.labels_to_ask(options.labels, len(dataset.class_names), known, most)
     kind = options.kind or look.kind
     facts = Facts(kind, look.channels, look.sides[1], len(dataset), known + labels, len(dataset.class_names))
     for line in _found(dataset, look, options, known):
@@ -112,7 +125,9 @@ def init(options: InitOptions, out: TextIO = sys.stdout) -> Path:
     atomic_write(target, lambda file: file.write(text.encode()))
     say(f"wrote {target}: every key has its reason in a comment. Next:")
     say("")
-    say(f"  usb-active run {shlex.quote(str(target))}")
+    # A name that begins with a dash would be an option.
+    named = f"./{target}" if str(target).startswith("-") else str(target)
+    say(f"  usb-active run {shlex.quote(named)}")
     return target
 
 
@@ -135,16 +150,19 @@ def _target(options: InitOptions) -> Path:
 
 
 def _class_names(options: InitOptions) -> tuple[str, ...] | None:
-    """The classes that were typed; None where the folders are the classes."""
+    """The classes that were typed, or that are tested; None where the folders of `train` are the classes."""
     folder = options.folder
     parts = [part for part in ("train", "unlabeled") if (folder / part).is_dir()]
     if not parts:
         raise UsageError(_no_parts(folder))
     if options.classes is None:
-        folders = (folder / "train").iterdir() if "train" in parts else ()
-        if not any(entry.is_dir() and not is_system_folder(entry.name) for entry in folders):
+        if _class_folders(folder / "train"):
+            return None
+        # Those who measure accuracy have named the classes there.
+        tested = _class_folders(folder / "test")
+        if len(tested) < 2:
             raise UsageError(f"--classes: needed, because {folder / 'train'} has no class folders; as in --classes cat,dog")
-        return None
+        return tested
     names = tuple(name.strip() for name in options.classes.split(","))
     if "" in names or len(names) < 2:
         raise UsageError(f"--classes: at least two names, with commas between them, as in --classes cat,dog ({options.classes!r})")
@@ -152,6 +170,12 @@ def _class_names(options: InitOptions) -> tuple[str, ...] | None:
     if twice:
         raise UsageError(f"--classes: named twice: {name_some(twice)}")
     return names
+
+
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(nfc(entry.name) for entry in folder.iterdir() if entry.is_dir() and not is_system_folder(entry.name)))
 
 
 def _no_parts(folder: Path) -> str:
@@ -187,7 +211,7 @@ def _found(dataset: ImageFolder, look: Look, options: InitOptions, known: int) -
     shape = "" if look.square else " on their shorter side (training sees the middle square)"
     names, tests = dataset.class_names, 0 if dataset.test is None else len(dataset.test)
     colour = "in colour" if look.channels == 3 else "grey"
-    answers = "the folders answer" if options.simulate else f"{known} with a label"
+    answers = "the folders answer" if options.simulate else f"{known or 'none'} with a label"
     lines = [
         f"{options.folder}: {len(dataset)} images to train on, {answers}; {tests or 'none'} to test; {size}{shape}, {colour}",
         f"classes: {len(names)} ({name_some(names, 10)})",
@@ -216,10 +240,11 @@ def _choose(options: InitOptions, facts: Facts) -> tuple[Recipe, list[str]]:
         return recipe, [f"asked for, though {reason}" for reason in recipe.against(facts)]
     order = ranked(shipped_recipes().values(), facts)
     recipe, against = order[0]
+    of_kind = [(each, f"{each.name}: {'; '.join(reasons)}") for each, reasons in order if facts.kind in each.keys.condition.kinds]
     if against:
-        raise UsageError(f"no recipe fits: {'; '.join(f'{each.name}: {reasons[0]}' for each, reasons in order)}; --recipe NAME takes one")
-    better = [(each, reasons) for each, reasons in order[1:] if each.keys.preference > recipe.keys.preference]
-    return recipe, [f"not {each.name}: {'; '.join(reasons)}" for each, reasons in better if facts.kind in each.keys.condition.kinds]
+        what = "; ".join(text for _, text in of_kind) or f"there is none for {facts.kind}"
+        raise UsageError(f"no recipe fits: {what}; --recipe NAME takes one all the same")
+    return recipe, [f"not {text}" for each, text in of_kind if each.keys.preference > recipe.keys.preference]
 
 
 # --- what it comes to ------------------------------------------------------------------------------------------------------
@@ -252,20 +277,20 @@ def _draft(
 def _put_images(
     draft: _Draft, options: InitOptions, recipe: Recipe, facts: Facts, files: ImageFiles, look: Look, names: tuple[str, ...] | None
 ) -> None:
-    draft.put("dataset.name", "image_folder")
+    draft.put_image("name", "image_folder")
     if names is not None:
-        draft.put("dataset.class_names", list(names))
-    draft.put("dataset.in_channels", facts.channels, "grey" if facts.channels == 1 else "colour")
+        draft.put_image("class_names", list(names))
+    draft.put_image("in_channels", facts.channels, "grey" if facts.channels == 1 else "colour")
     mirrors = facts.kind != DRAWINGS
-    draft.put("dataset.flip", mirrors, "a mirror image keeps its class" if mirrors else "a mirror image of a drawing may be another class")
+    draft.put_image("flip", mirrors, "a mirror image keeps its class" if mirrors else "a mirror image of a drawing may be another class")
     if recipe.config.get("img_size"):
         size, why = recipe.config["img_size"], recipe.keys.why.get("img_size", "")
     else:
-        size, why = plan.image_size(facts.side, recipe.keys.halved_to)
+        size, why = plan.trained_side(facts.side, recipe.keys.halved_to)
     if recipe.keys.normalization == "pool":
         mean, std = mean_and_std(ImageFiles(files.root, files.keys, facts.channels), size)
-        draft.put("dataset.mean", list(mean), f"of the images ({look.looked_at} of them), on the scale of 0 to 1")
-        draft.put("dataset.std", list(std))
+        draft.put_image("mean", list(mean), f"of the images ({look.looked_at} of them), on the scale of 0 to 1")
+        draft.put_image("std", list(std))
     draft.put("data_dir", str(options.folder))
     draft.put("img_size", size, why)
 
@@ -295,6 +320,8 @@ def _fit_time(draft: _Draft, options: InitOptions, recipe: Recipe, facts: Facts,
     """The length of a training, and what depends on it."""
     length = recipe.keys.length
     if length is None:
+        if options.minutes is not None:
+            say("--minutes is not used: a training of this recipe has one length")
         return
     from usb_active.usb.timing import time_training
 
@@ -343,19 +370,14 @@ def _duration(seconds: float) -> str:
 _LINE = 110
 # What people want to see of it; the rest is in the file.
 _SHOWN = (
-    "algorithm", "net", "img_size", "dataset.flip", "dataset.mean", "epoch", "num_train_iter", "batch_size", "ema_m", "active.initial",
-    "active.acquisition", "active.cycles", "active.budget", "active.oracle",
+    "algorithm", "net", "img_size", *(f"dataset.{key}" for key in ("flip", "mean", "std")), "epoch", "num_train_iter", "batch_size",
+    "ema_m", "active.initial", "active.acquisition", "active.cycles", "active.budget", "active.oracle",
 )  # fmt: skip
 
 
 def _chosen(draft: _Draft) -> list[str]:
-    rows = []
-    for dotted in _SHOWN:
-        block: Any = draft.data
-        for part in dotted.split("."):
-            block = block.get(part) if isinstance(block, dict) else None
-        if block is not None:
-            rows.append((dotted.rpartition(".")[2], inline(block), draft.why.get(dotted, "")))
+    shown = [(key, draft.get(key)) for key in _SHOWN]
+    rows = [(key.rpartition(".")[2], inline(value), draft.why.get(key, "")) for key, value in shown if value is not None]
     first = max(len(key) for key, _, _ in rows)
     second = max(len(value) for _, value, _ in rows if len(value) <= 30)
     lines = ["chosen:"]

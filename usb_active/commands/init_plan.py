@@ -51,7 +51,7 @@ def divide(labels: int, classes: int, known: int = 0) -> Division:
     return Division(labels - CYCLES * budget, CYCLES, budget, why)
 
 
-def check_labels(labels: int | None, classes: int, known: int, most: int) -> int:
+def labels_to_ask(labels: int | None, classes: int, known: int, most: int) -> int:
     """How many labels are asked for, `PER_CLASS` of each class unless said.
 
     Raises:
@@ -66,8 +66,10 @@ def check_labels(labels: int | None, classes: int, known: int, most: int) -> int
     return labels
 
 
-def image_size(side: int, halved_to: int | None) -> tuple[int, str]:
+def trained_side(side: int, halved_to: int | None) -> tuple[int, str]:
     """The side of the views, and why: halved as often as a network wants that sees little at once."""
+    if halved_to is not None and side > 4 * halved_to:
+        return halved_to, f"{side} pixels made smaller: {halved_to} are about what this network sees at once, and faster"
     size = side
     while halved_to is not None and size > halved_to:
         size //= 2

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from usb_active.config.settings import RunConfig
 from usb_active.contracts.dataset import Dataset, ImageDataset
+from usb_active.contracts.plugin import overrides
 from usb_active.contracts.task import Task
+from usb_active.errors import UsageError
 from usb_active.images.given import as_sample
 from usb_active.images.reading import AS_USUAL, Reading
-from usb_active.loop.setup import build_dataset, take_pinned
+from usb_active.loop.setup import build_dataset, make, take_pinned
+from usb_active.storage.artifacts import check_array, load_array
 from usb_active.storage.run_dir import RunDir
 from usb_active.storage.run_format import run_format
 from usb_active.storage.schemas import read_dataset
@@ -21,7 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Size and channels of the images, what comes out, how files are read, and the views (only `eval` is meant)."""
+    """Size and channels of the images, what comes out, how files are read, and the views (only `eval` is meant).
+
+    Attributes:
+        width: D where the run's network was trained on features (B, D); None: on images.
+        of_images: that network → one of the images in their `eval` view; None: it takes features alone.
+    """
 
     img_size: int
     in_channels: int
@@ -29,6 +41,8 @@ class ModelInputs:
     reading: Reading
     views: Any
     collate: Any = None
+    width: int | None = None
+    of_images: Callable[[Any], Any] | None = None
 
     def transform(self, image: Any) -> torch.Tensor:
         """The `eval` view of one image: a path, a PIL image or an array of uint8. UsageError where it is none, or not readable."""
@@ -63,3 +77,32 @@ def model_inputs(run: RunDir, config: RunConfig) -> ModelInputs:
 def inputs_of(dataset: Dataset, reading: Reading = AS_USUAL) -> ModelInputs:
     """The same, of a data set that is there."""
     return ModelInputs(dataset.img_size, dataset.in_channels, dataset.task, reading, dataset.views, dataset.collate)
+
+
+def with_encoder(run: RunDir, config: RunConfig, inputs: ModelInputs) -> ModelInputs:
+    """The same for a run whose network was trained on features: `eval` is what their encoder takes.
+
+    Raises:
+        UsageError: features that cannot be made of other images, as those of a table on disk; their mean is gone.
+    """
+    if config.active.train_on == "images":
+        return inputs
+    # Imported late: they take seconds.
+    import torch
+
+    from usb_active.pool.feature_networks import OnFeatures
+    from usb_active.usb.device import pick_device
+
+    source = make(config.active.features)
+    encoder = source.encoder(inputs, pick_device(config.usb["gpu"])) if overrides(source, "encoder") else None
+    if encoder is None:
+        raise UsageError(f"{run.path}: its network was trained on features of '{source.name}', which cannot be made of other images")
+    mean, width = torch.from_numpy(np.array(features_mean(run))), source.width(inputs)
+    views = SimpleNamespace(eval=encoder.transform)
+    return replace(inputs, views=views, collate=None, width=width, of_images=lambda network: OnFeatures(encoder, mean, network))
+
+
+def features_mean(run: RunDir) -> np.ndarray:
+    """(D,) what a run that is trained on features subtracts from them."""
+    path = run.path / "artifacts" / "inputs_mean.npy"
+    return check_array(path, load_array(path), "f", (None,), "restore it from a copy")

@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from usb_active.commands.model_inputs import ModelInputs, inputs_of, model_inputs
+from usb_active.commands.model_inputs import ModelInputs, features_mean, inputs_of, model_inputs, with_encoder
 from usb_active.config.settings import RunConfig, load_yaml_config
 from usb_active.config.trust import FLAG, check_plugins
+from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError
 from usb_active.images.depth import describe_depth
 from usb_active.images.files import folder_images
 from usb_active.images.given import GivenImages
 from usb_active.loop.setup import build_dataset, make, take_pinned
+from usb_active.pool.feature_inputs import FeatureInputs
 from usb_active.pool.pool import Pool
+from usb_active.storage.artifacts import load_array
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.run_dir import RunDir
 from usb_active.storage.schemas import finished_trainings, run_metrics
@@ -153,14 +156,24 @@ def _pool_rest(run: RunDir, config: RunConfig) -> tuple[Sequence[str], Any, np.n
     take_pinned(run, dataset)
     dataset.align(run.keys() or dataset.keys, grow=False)
     pool = Pool.from_rows(run.rows(), np.asarray(dataset.queryable, dtype=bool), dataset.task)
-    return dataset.keys, dataset, pool.unlabeled, inputs_of(dataset)
+    inputs = inputs_of(dataset)
+    if config.active.train_on == "images":
+        return dataset.keys, dataset, pool.unlabeled, inputs
+    source = make(config.active.features)
+    kept = source.kept(run.path, len(dataset)) if overrides(source, "kept") else None
+    if kept is None or not kept.path.is_file():
+        inputs = with_encoder(run, config, inputs)
+        return dataset.keys, SimpleNamespace(collate=None, load=dataset.load, views=inputs.views), pool.unlabeled, inputs
+    width = source.width(dataset)
+    samples = FeatureInputs(dataset, width, lambda: (load_array(kept.path), None, features_mean(run)))
+    return dataset.keys, samples, pool.unlabeled, replace(inputs, width=width)
 
 
 def _folder(data: Path, run: RunDir, config: RunConfig) -> tuple[Sequence[str], Any, np.ndarray, ModelInputs]:
     """The images below a folder, seen as those of the pool are."""
     from usb_active.images.checking import check_images
 
-    inputs = model_inputs(run, config)
+    inputs = with_encoder(run, config, model_inputs(run, config))
     files, listing = folder_images(data, inputs.in_channels, inputs.reading)
     for line in [*listing.remarks(), *describe_depth(check_images(files).deep)]:
         logger.warning("%s: %s", data, line)
@@ -170,7 +183,7 @@ def _folder(data: Path, run: RunDir, config: RunConfig) -> tuple[Sequence[str], 
 
 def _given(images: Sequence[Any], run: RunDir, config: RunConfig) -> tuple[Sequence[str | int], Any, np.ndarray, ModelInputs]:
     """Images of a list, seen as those of the pool are."""
-    inputs = model_inputs(run, config)
+    inputs = with_encoder(run, config, model_inputs(run, config))
     given = GivenImages(images, inputs.in_channels, inputs.reading)
     samples = SimpleNamespace(collate=inputs.collate, load=given.load, views=inputs.views)
     return given.keys, samples, np.arange(len(images)), inputs
@@ -181,8 +194,10 @@ def _build_model(config: RunConfig, inputs: ModelInputs, weights: dict[str, torc
     from usb_active.usb.device import configure_torch, pick_device
 
     configure_torch(config.active)
-    model = make(config.net).build(inputs.task.num_outputs, inputs.img_size, inputs.in_channels)
+    shape = (inputs.img_size, inputs.in_channels) if inputs.width is None else (1, inputs.width)
+    model = make(config.net).build(inputs.task.num_outputs, *shape)
     model.load_state_dict({name.removeprefix("module."): value for name, value in weights.items()})
+    model = model if inputs.of_images is None else inputs.of_images(model)
     return model.to(pick_device(config.usb["gpu"]))
 
 

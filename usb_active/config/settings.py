@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, InstanceOf
 from usb_active.config.choices import PluginChoice, Problems, Strict, choose, choose_with, validate
 from usb_active.config.former_defaults import keep_former_defaults
 from usb_active.config.free_keys import free_keys
+from usb_active.config.train_on import check_train_on
 from usb_active.config.upper_bound import wants_all_labels
 from usb_active.config.usb_keys import ALGORITHMS, INVALID, algorithm_keys, algorithm_names, check_usb_keys, convert, imbalance, show
 from usb_active.contracts.algorithm import declared
@@ -109,6 +110,9 @@ class ActiveKeys(Strict):
     batch_norm: Literal["usb", "recomputed"] = Field(
         "usb", description="statistics of the EMA network: USB's, copied from the live one; or recomputed from the pool at every evaluation"
     )
+    train_on: Literal["images", "features"] = Field(
+        "images", description="what the network sees: the images, or the features of `features:`, made once (networks linear and mlp)"
+    )
     keep: Literal["last", "all"] = Field("last", description="checkpoints: of the last cycle only, or of all")
     deterministic: bool = Field(False, description="true: torch's deterministic algorithms, for bit-identical runs on CUDA")
     threads: int | None = Field(None, ge=1, description="torch's CPU threads; null: torch's choice, which depends on the machine")
@@ -163,6 +167,8 @@ class ActiveConfig(ActiveKeys):
         if self.batch_norm == "usb":
             # Runs that began before there was a choice resume as they are.
             del block["batch_norm"]
+        if self.train_on == "images":
+            del block["train_on"]
         for name in ("initial", "acquisition", "oracle", "features", "pretrain", "prior"):
             value = getattr(self, name)
             block[name] = None if value is None else value.resolved()
@@ -255,6 +261,7 @@ def config_from_dict(data: Mapping[str, Any], *, base: Path, source: str, overri
     active = _settle_cycles(usb["algorithm"], active, problems)
     _cross_check(usb, active, problems)
     _settle_stream(usb, active, "include_lb_to_ulb" in rest, problems)
+    check_train_on(active, net, problems)
     problems.raise_if_any()
     usb |= {"dataset": dataset.name, "net": net.name, "num_labels": active.initial.size}
     usb["save_name"] = _save_name(usb, active) if usb["save_name"] is None else usb["save_name"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from pydantic import ValidationError
@@ -13,7 +15,32 @@ from usb_active.contracts.registry import REGISTRY
 from usb_active.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from usb_active.pool.view import PoolView
+
+
+class ImageKind(Protocol):
+    """What is to be known of images before there is one: a data set has all of it, and so has a run that predicts others."""
+
+    img_size: int
+    in_channels: int
+    views: Any
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How features are made of images, whether they are of the pool or not.
+
+    Attributes:
+        transform: an undecorated sample to a tensor (channels, height, width), nothing random; it is sent to the processes that load.
+        encode: a batch (B, channels, height, width) on the device to features (B, D), without gradients.
+        batch_size: images at a time.
+    """
+
+    transform: Callable[[Any], torch.Tensor]
+    encode: Callable[[torch.Tensor], torch.Tensor]
+    batch_size: int
 
 
 class Kept(NamedTuple):
@@ -47,6 +74,22 @@ class Features(Plugin):
         Returns:
             The place, or None where there is none. The map then takes what pretraining left, or the pixels.
         """
+
+    @optional
+    def kept_test(self, run_path: Path) -> Path | None:
+        """Where a run that was trained on these features keeps those of its test samples, (T, D); None where there are none."""
+
+    @optional
+    def width(self, images: ImageKind) -> int:
+        """D, before any features are there: what a network that is trained on them (`active.train_on: features`) is built for."""
+
+    @optional
+    def test(self, view: PoolView) -> np.ndarray:
+        """(T, D) float32 of the data set's test samples, in their order; asked only where there are some."""
+
+    @optional
+    def encoder(self, images: ImageKind, device: torch.device) -> Encoder | None:
+        """How to make the same features of images that are not in the pool; None where there is no way, as for a table on disk."""
 
 
 def independent_sources() -> str:

@@ -7,16 +7,16 @@ and ink, or background and figure. `PLAIN` below is the rule; docs/images.md say
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from usb_active.errors import UsageError
-from usb_active.images.files import ImageFiles
+from usb_active.images.files import ImageFiles, image_size
 
 DRAWINGS, PHOTOS = KINDS = ("drawings", "photos")
-# Images that are looked at, spread over the pool.
-LOOKED_AT = 400
+# Images that are looked at, spread over the pool; fewer where they are so large that reading them takes long.
+LOOKED_AT, LARGE, OF_LARGE = 400, 512, 100
 # Of an image's own range of greys: what is so near to its darkest or lightest one counts as plain.
 _END = 0.1
 # The median share of plain pixels: photographs have at most the first, drawings at least the second; between them it is not clear.
@@ -59,34 +59,50 @@ class Look:
         return not PLAIN[0] < self.plain < PLAIN[1]
 
 
-def spread(count: int, most: int = LOOKED_AT) -> list[int]:
+def spread_positions(count: int, most: int = LOOKED_AT) -> list[int]:
     """Positions of up to `most` of `count` samples, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
+def some_files(files: ImageFiles) -> ImageFiles:
+    """Those of the files that are looked at.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if not files.keys:
+        raise UsageError(f"{files.root}: no image to look at")
+    chosen = replace(files, keys=[files.keys[index] for index in spread_positions(len(files.keys))])
+    sizes = [size for size in (image_size(chosen.path(index), files.reading) for index in range(len(chosen.keys))) if size is not None]
+    if not sizes or np.median([min(size) for size in sizes]) <= LARGE:
+        return chosen
+    return replace(files, keys=[chosen.keys[index] for index in spread_positions(len(chosen.keys), OF_LARGE)])
+
+
 def look_at(files: ImageFiles) -> Look:
-    """What the images are like, of `LOOKED_AT` of them.
+    """What images are like.
 
     Args:
-        files: read as colours.
+        files: read as colours; all of them are.
 
     Raises:
         UsageError: names a file that cannot be read.
     """
-    images = [files.load(index) for index in spread(len(files.keys))]
-    if not images:
-        raise UsageError(f"{files.root}: no image to look at")
-    shorter = sorted(min(image.size) for image in images)
-    for image in images:
+    sizes, coloured, plain = [], [], []
+    for index in range(len(files.keys)):
+        image = files.load(index)
+        sizes.append(image.size)
         image.thumbnail((_SIDE, _SIDE))
-    pixels = [np.asarray(image) for image in images]
-    coloured = np.mean([is_coloured(each) for each in pixels])
+        pixels = np.asarray(image)
+        coloured.append(is_coloured(pixels))
+        plain.append(plain_share(pixels.mean(axis=2)))
+    shorter = sorted(map(min, sizes))
     return Look(
-        looked_at=len(images),
+        looked_at=len(sizes),
         sides=(shorter[0], shorter[len(shorter) // 2], shorter[-1]),
-        square=all(image.size[0] == image.size[1] for image in images),
-        channels=3 if coloured > _COLOURED else 1,
-        plain=float(np.median([plain_share(each.mean(axis=2)) for each in pixels])),
+        square=all(width == height for width, height in sizes),
+        channels=3 if np.mean(coloured) > _COLOURED else 1,
+        plain=float(np.median(plain)),
     )
 
 
@@ -104,14 +120,14 @@ def plain_share(grey: np.ndarray) -> float:
 
 
 def mean_and_std(files: ImageFiles, side: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of the pixels per channel, on the scale of 0 to 1, at the size at which they are trained on; of `LOOKED_AT` images.
+    """Of the pixels per channel, on the scale of 0 to 1, at the size at which they are trained on.
 
     Args:
-        files: as they are trained on, grey or in colour.
+        files: as they are trained on, grey or in colour; all of them are read.
         side: the shorter side is resized to this.
     """
     sums: list[np.ndarray] = []
-    for index in spread(len(files.keys)):
+    for index in range(len(files.keys)):
         pixels = _resized(files, index, side)
         sums.append(np.stack([pixels.mean(axis=0), (pixels**2).mean(axis=0)]))
     mean, square = np.mean(sums, axis=0)

@@ -26,6 +26,7 @@ from usb_active.loop.setup import Components, components_from_args
 from usb_active.loop.trainer import Trainer
 from usb_active.loop.views import PoolViews
 from usb_active.pool.batch_norm import tracking_layers
+from usb_active.pool.feature_inputs import FeatureInputs
 from usb_active.pool.pool import Pool
 from usb_active.pool.split import Split, provisional_split
 from usb_active.pool.view import PoolView
@@ -49,7 +50,7 @@ class Session:
     """
 
     def __init__(self, parts: Components, trainer: Trainer):
-        self.config, self.run_dir, self.dataset = parts.config, parts.run_dir, parts.dataset
+        self.config, self.run_dir, self.dataset, self.inputs = parts.config, parts.run_dir, parts.dataset, parts.inputs
         self.plugins, self.oracle, self.initial_labels = parts.plugins, parts.oracle, parts.initial_labels
         self.trainer = trainer
         self.seed: int = parts.config.usb["seed"]
@@ -62,9 +63,11 @@ class Session:
         self.states = PluginStates(self.plugins, path / "queries", lambda: self.run_dir.run_id)
         self.guidance = Guidance(self.plugins.get("prior"), self.config.active.prior, path / "artifacts")
         self.previous = PreviousFeatures(self.plugins.values(), path / "artifacts")
-        self.weights = InitialWeights(parts.network, parts.pretrainer, self.dataset, self.config.usb, path / "pretrain")
+        self.weights = InitialWeights(parts.network, parts.pretrainer, self.inputs, self.config.usb, path / "pretrain")
         self.views = PoolViews(parts, self.ledger, trainer, self.weights, self.previous)
         self.selection = Selection(parts, self.ledger, self.views)
+        if isinstance(self.inputs, FeatureInputs):
+            self.inputs.make = self.views.of_inputs
         # The cycle whose training this process has in memory, finished or under way.
         self._in_memory: int | None = None
         self._carries_weights = False
@@ -187,6 +190,8 @@ class Session:
         self.views.has_model = False
         self.logged.clear()
         self.guidance.begin_training()
+        if isinstance(self.inputs, FeatureInputs):
+            self.inputs.need()
         self.trainer.prepare(cycle, self.ledger.split(cycle, self.selection.load_pseudo_labels(cycle)))
         self._say_planned(cycle)
         if resumed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from usb_active.contracts.plugin import call_check
 from usb_active.errors import UsageError, name_some
 from usb_active.loop.previous_features import NEED
 from usb_active.loop.task_checks import check_task
+from usb_active.pool.feature_inputs import FeatureInputs
 from usb_active.storage.paths import nfc
 from usb_active.storage.run_dir import RunDir, check_reopening
 from usb_active.storage.run_format import PINNED_FILE, run_format
@@ -41,6 +42,7 @@ class Components:
         plugins: by role.
         features: the sources by role; `features["algorithm"]` is the run's default one.
         initial_labels: what brings the first labels; None where `plugins["initial"]` chooses what is queried.
+        inputs: the samples as the network takes them: the data set itself, or its features under `train_on: features`.
     """
 
     config: RunConfig
@@ -52,6 +54,15 @@ class Components:
     features: dict[str, Any]
     pretrainer: Any
     initial_labels: Any = None
+    inputs: Dataset = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.inputs = network_inputs(self.config, self.dataset, self.features["algorithm"])
+
+
+def network_inputs(config: RunConfig, images: Dataset, source: Any) -> Dataset:
+    """The samples of a data set as a run's network takes them; `source` is that of the run's features."""
+    return images if config.active.train_on == "images" else FeatureInputs(images, source.width(images))
 
 
 def make(choice: PluginChoice, *args: Any) -> Any:
@@ -105,7 +116,8 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     check_files(config)
     for role, source in features.items():
         # The default source may be unused.
-        if role != "algorithm" and "features" in plugins[role].needs:
+        used = config.active.train_on == "features" if role == "algorithm" else "features" in plugins[role].needs
+        if used:
             check_plugin(config, source, dataset)
     return {"config": config, "dataset": dataset, **made}
 

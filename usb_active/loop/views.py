@@ -11,7 +11,7 @@ from usb_active.loop.initial_weights import InitialWeights
 from usb_active.loop.ledger import Ledger
 from usb_active.loop.previous_features import PreviousFeatures
 from usb_active.loop.setup import Components
-from usb_active.pool.view import PoolView, ViewSource
+from usb_active.pool.view import PoolView, ViewSource, check_finite_rows
 
 if TYPE_CHECKING:
     from usb_active.loop.trainer import Trainer
@@ -34,7 +34,8 @@ class PoolViews:
         """What views are made from at this moment."""
         parts, trainer, usb = self._parts, self._trainer, self._parts.config.usb
         return ViewSource(
-            dataset=parts.dataset, pool=self._ledger.pool, run_path=parts.run_dir.path, seed=usb["seed"], device=trainer.device,
+            dataset=parts.dataset, inputs=parts.inputs,
+            pool=self._ledger.pool, run_path=parts.run_dir.path, seed=usb["seed"], device=trainer.device,
             model=lambda: trainer.ema_model if self.has_model else None, batch_size=usb["eval_batch_size"],
             num_workers=usb["num_workers"], simulated=parts.oracle.simulated, pretrained_features=self._pretrained_features,
             metrics=self.logged, pretrained_modules=self._weights.modules,
@@ -44,6 +45,16 @@ class PoolViews:
 
     def _pretrained_features(self) -> np.ndarray | None:
         return self._weights.features(self.source())
+
+    def of_inputs(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """For `train_on: features`: those (N, D) of the pool, (T, D) of the test samples, and the mean (D,) that the run began with."""
+        source = self._parts.features["algorithm"]
+        view = PoolView(self.source(), 0, "inputs", frozenset({"features"}), source).of_images()
+        pool, test = view.features, None
+        if view.dataset.test is not None:
+            test = source.test(view)
+            check_finite_rows(f"features: '{source.name}': of test samples", test)
+        return pool, test, view.artifact("inputs_mean", lambda: pool.mean(axis=0, dtype=np.float64).astype(np.float32))
 
     def of(self, role: str, cycle: int, stage: str = "", **given: Any) -> PoolView:
         """The pool for the plugin of a role. Held-out labels are hidden from all plugins but acquisitions.

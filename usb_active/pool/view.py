@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class ViewSource:
         model: `model()` gives the EMA network of this moment, or None before any training.
         held_out: (V,) idx whose labels the view does not show: what makes targets for a training must not know the labels that the
             training is judged by. Held-out samples appear in neither `labeled` nor `unlabeled`.
+        inputs: the samples as the network takes them; None: the data set's images.
     """
 
     dataset: Dataset
@@ -55,6 +57,7 @@ class ViewSource:
     pretrained_modules: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
     held_out: np.ndarray = field(default_factory=lambda: NOBODY)
     live_model: Callable[[], torch.nn.Module | None] = lambda: None
+    inputs: Dataset | None = None
     # By the plugin's role, or "algorithm", then by name.
     registered: Callable[[], Mapping[str, Mapping[str, Registered]]] = dict
     # Of a cycle.
@@ -84,6 +87,7 @@ class PoolView:
         self._source, self._role, self._needs, self._features_source = source, role, needs, features
         self.cycle = cycle
         self.dataset = source.dataset
+        self._inputs = source.inputs or source.dataset
         self.device = source.device
         self.task = source.dataset.task
         self.rng = generator(source.seed, cycle, role)
@@ -112,7 +116,7 @@ class PoolView:
     def features(self) -> np.ndarray:
         """(N, D) float32, read-only. Only if "features" is in `needs`."""
         self._require("features")
-        features = self._features_source.get(self)
+        features = self._features_source.get(self if self._features_source.follows_model else self.of_images())
         if features.ndim != 2 or len(features) != len(self):
             raise UsageError(f"features '{self._features_source.name}': expected ({len(self)}, D), got {features.shape}")
         check_finite_rows("features", features)
@@ -143,6 +147,12 @@ class PoolView:
         self._require("previous_features")
         features = self._source.previous_features(self.cycle)
         return None if features is None else _read_only(features)
+
+    def of_images(self) -> PoolView:
+        """The same view, whose batches are of images even where the network is trained on features of them."""
+        view = copy.copy(self)
+        view._inputs = self.dataset
+        return view
 
     def _require(self, need: str) -> None:
         if need not in self._needs:
@@ -264,7 +274,8 @@ class PoolView:
     def loader(
         self, idx: np.ndarray, transform: str = "eval", batch_size: int | None = None, *, epoch: int = 0, start: int = 0
     ) -> torch.utils.data.DataLoader:
-        """Batches {idx (B,), x (1, B, channels, height, width)} for methods that train modules of their own.
+        """Batches {idx (B,), x (1, B, channels, height, width)} for methods that train modules of their own; x (1, B, D) under
+        `train_on: features`.
 
         In the order of `idx`, which is the caller's to draw. Augmentation depends on (seed, cycle, role, transform, epoch, batch) alone:
         give each pass its own `epoch`, or all passes see the same.
@@ -293,7 +304,7 @@ class PoolView:
 
         # The first epoch has the position that there was before there were several.
         position = (self.cycle, self._role, "views", *(("epoch", epoch) if epoch else ()))
-        return PoolRows(self.dataset, np.asarray(idx, dtype=np.int64), transform, passes, self._source.seed, position)
+        return PoolRows(self._inputs, np.asarray(idx, dtype=np.int64), transform, passes, self._source.seed, position)
 
     @property
     def pretrained_features(self) -> np.ndarray | None:
@@ -308,12 +319,22 @@ class PoolView:
     # ------------------------------------------------------------------------------------------ disk and logging
     def artifact(self, key: str, make: Callable[[], np.ndarray | dict[str, np.ndarray]]) -> Any:
         """A result kept on disk for this run: made once by `make()`, then loaded (arrays mapped read-only)."""
-        path = self._source.run_path / "artifacts" / key
+        path = self.artifacts / key
         found = load_artifact(path)
         if found is None:
             save_artifact(path, make())
             found = load_artifact(path)
         return found
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder of what is kept for this run."""
+        return self._source.run_path / "artifacts"
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that load, beside this one."""
+        return self._source.num_workers
 
     @property
     def scratch(self) -> Path:

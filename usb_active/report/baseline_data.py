@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usb_active.config.upper_bound import with_known_labels
+from usb_active.contracts.features import source_of
 from usb_active.errors import UsageError
 from usb_active.pool.pool import Pool
 from usb_active.pool.split import hold_out
 from usb_active.report.embedding import kept_features
 from usb_active.report.runs import RunRecord
+from usb_active.storage.artifacts import load_array
 from usb_active.storage.journal_checks import read_starts
 from usb_active.storage.run_format import FIRST, run_format
 from usb_active.storage.schemas import need_start, read_dataset
@@ -84,18 +86,35 @@ def labellings(run: RunRecord, dataset: Dataset, cycles: Sequence[int]) -> dict[
     return found
 
 
-def features_in_use(run: RunRecord, place: str) -> tuple[np.ndarray | None, str]:
-    """(N, D) features of the pool that need no trained model, and what they are; None: the pixels are to be read.
+def features_in_use(run: RunRecord, place: str) -> tuple[np.ndarray | None, str, np.ndarray | None]:
+    """(N, D) features of the pool that need no trained model, what they are, and (T, D) of the test samples.
 
-    Features that are kept are the pool's alone: where the model is evaluated on a test set, it is the pixels.
+    None: the pixels are to be read. Features of test samples are kept by runs that were trained on features; where a model is evaluated on
+    a test set and they are not there, it is the pixels for both.
     """
+    trained_on = _trained_on(run, place)
+    if trained_on is not None:
+        return trained_on
     # The keys of a large pool take seconds to read.
     size = len(run.directory.keys() or ()) if place == "validation" else 0
     kept, source = kept_features(run, size) if size else (None, "")
     if kept is not None:
-        return kept, source
+        return kept, source, None
     side = (read_dataset(run.directory) or {}).get("img_size", 0)
-    return None, "the pixels" if side <= SIDE else f"the pixels, averaged to {-(-side // _factor(side))} a side"
+    return None, "the pixels" if side <= SIDE else f"the pixels, averaged to {-(-side // _factor(side))} a side", None
+
+
+def _trained_on(run: RunRecord, place: str) -> tuple[np.ndarray, str, np.ndarray | None] | None:
+    """The same of the features that the run's network was trained on, where it was and they are kept."""
+    active = run.config["active"]
+    source = source_of(active.get("features"), f"{run.path}: config.yaml") if active.get("train_on") == "features" else None
+    kept = None if source is None else source.kept(run.path, len(run.directory.keys() or ()))
+    if kept is None or not kept.path.is_file():
+        return None
+    if place != "test":
+        return load_array(kept.path), kept.title, None
+    test = source.kept_test(run.path)
+    return None if test is None or not test.is_file() else (load_array(kept.path), kept.title, load_array(test))
 
 
 def _factor(side: int) -> int:
@@ -127,11 +146,15 @@ def evaluation(run: RunRecord, dataset: Dataset, place: str, cycles: Iterable[La
     some = np.arange(len(test))
     if len(test) > TEST_UP_TO:
         some = np.sort(np.random.default_rng(0).choice(len(test), TEST_UP_TO, replace=False))
-    return Evaluation(_pixels(dataset, test.load, some), np.asarray(test.targets)[some], available=len(test))
+    kept = features_in_use(run, place)[2]
+    if kept is not None and len(kept) != len(test):
+        raise UsageError(f"there are features of {len(kept)} test samples, and now the data set has {len(test)}")
+    features = _pixels(dataset, test.load, some) if kept is None else np.asarray(kept[some], dtype=np.float32)
+    return Evaluation(features, np.asarray(test.targets)[some], available=len(test))
 
 
 def _features(run: RunRecord, dataset: Dataset, place: str, idx: np.ndarray) -> np.ndarray:
-    kept, _ = features_in_use(run, place)
+    kept = features_in_use(run, place)[0]
     return _pixels(dataset, dataset.load, idx) if kept is None else np.asarray(kept[idx], dtype=np.float32)
 
 

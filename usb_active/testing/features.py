@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from usb_active.contracts.dataset import Samples
 from usb_active.contracts.features import Features
+from usb_active.contracts.plugin import overrides
 from usb_active.testing.contract import Contract, copies, generators_untouched, refused, seed_generators, unchanged
 from usb_active.testing.pool import World, made_images
 
@@ -122,6 +124,35 @@ class FeaturesContract(Contract):
             pytest.skip("keeps nothing")
         assert kept.title and "\n" not in kept.title, f"the title is shown in one line: {kept.title!r}"
         assert kept.path.is_file() and np.array_equal(np.load(kept.path, allow_pickle=False), features), f"not in {kept.path}"
+
+    # ------------------------------------------------------------------------------------------ for a training on features
+    def test_width_is_that_of_the_rows(self, tmp_path: Path) -> None:
+        """A network is built for it before there are features."""
+        if not overrides(self.source(tmp_path / "files"), "width"):
+            pytest.skip("no network is trained on them")
+        width, shape = self.source(tmp_path / "files").width(self.world(tmp_path / "one").dataset), self.one(tmp_path).shape
+        assert width == shape[1], f"width says {width}, and the rows have {shape[1]}"
+
+    def test_other_images_get_the_same_features(self, tmp_path: Path) -> None:
+        """Images that are predicted later must be to the network what those of the pool were."""
+        source, world = self.source(tmp_path / "files"), self.world(tmp_path / "one")
+        encoder = source.encoder(world.dataset, torch.device("cpu")) if overrides(source, "encoder") else None
+        if encoder is None:
+            pytest.skip("there is no way to make them of other images")
+        images = [encoder.transform(world.dataset.load(row)) for row in range(len(world.dataset))]
+        with torch.no_grad():
+            made = encoder.encode(torch.stack(images)).numpy()
+        assert np.allclose(made, self.one(tmp_path), atol=1e-4), "the encoder makes other features than `get`"
+
+    def test_test_samples_are_as_those_of_the_pool(self, tmp_path: Path) -> None:
+        """A network is evaluated on them."""
+        source, world = self.source(tmp_path / "files"), self.world(tmp_path / "one")
+        if not self.by_content or not overrides(source, "test"):
+            pytest.skip("its test samples are not those of the data set, or it has none")
+        rows = np.arange(0, len(world.dataset), 7)
+        world.dataset.test = Samples(lambda row: world.dataset.load(int(rows[row])), world.dataset.targets[rows])
+        made = source.test(world.view((), source))
+        assert np.allclose(made, self.one(tmp_path)[rows], atol=1e-4), "test samples have other features than the same images in the pool"
 
     # ------------------------------------------------------------------------------------------ what it needs
     def test_it_says_whether_it_needs_the_model(self, tmp_path: Path) -> None:

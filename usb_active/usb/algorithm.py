@@ -64,7 +64,7 @@ class ActiveMixin(DeviceMixin):
             self._run_log = RunLog(tb_log, self.session.run_dir.path if args.use_tensorboard else None)
             self._constructor = (args, net_builder, logger), keywords
             # Where the YAML leaves them to the data set.
-            args.num_classes, args.img_size = self.session.dataset.task.num_outputs, self.session.dataset.img_size
+            args.num_classes, args.img_size = self.session.dataset.task.num_outputs, self.session.inputs.img_size
             self.prior_seam = PriorSeam(self.session.guidance)
             self._construct(self.session.provisional_split(), cycle=0)
         except BaseException as error:
@@ -120,7 +120,7 @@ class ActiveMixin(DeviceMixin):
     # ------------------------------------------------------------------------------------------ what USB's constructor asks for
     def set_dataset(self) -> dict[str, Any]:
         """The pool's labelled and unlabelled streams, the test set, and the labels held out for validation."""
-        dataset, split = self.session.dataset, self.split
+        dataset, split = self.session.inputs, self.split
         self._loaders = CycleLoaders(self.base_name, dataset, split, declared_views(self), self.session.seed, self.cycle)
         self.args.lb_dest_len, self.args.ulb_dest_len = len(split.labeled), len(split.unlabeled)
         return self._loaders.rows

@@ -139,7 +139,7 @@ class PluginHooks:
 
 def training_info(training: Training, register_state: Callable[..., Any]) -> TrainingInfo:
     """What a plugin is told of the training that begins."""
-    dataset = training.session.dataset
+    dataset = training.session.inputs
     return TrainingInfo(
         num_samples=len(dataset), num_classes=len(dataset.class_names), img_size=dataset.img_size, in_channels=dataset.in_channels,
         feature_dim=getattr(training.model, "num_features", None), device=training.device, cycle=training.cycle,

@@ -20,7 +20,7 @@ from usb_active.randomness import generator, global_generators_kept
 from usb_active.usb.launcher import make_algorithm
 
 # Seconds of steps, after which what is known must do.
-LIMIT = 20.0
+LIMIT = 30.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _timed(step: Callable, starts: list[float], limit: float) -> Callable:
 def _timing(starts: list[float], end: float, steps: float, is_whole: bool) -> Timing:
     """Of a unit of several steps, the last one with all that comes between its steps; of single steps, those after the first ones."""
     whole = round(steps)
-    if is_whole and 1 < whole < len(starts):
+    if 1 < whole < len(starts):
         unit = starts[-1] - starts[-1 - whole]
     else:
         # The first steps also load and compile.

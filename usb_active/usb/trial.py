@@ -19,6 +19,7 @@ from usb_active.config.settings import RunConfig
 from usb_active.errors import UsageError, reason_of
 from usb_active.loop.setup import make_plugins, queryable_mask
 from usb_active.pool.batch_norm import tracking_layers
+from usb_active.pool.feature_inputs import FeatureInputs
 from usb_active.pool.inference import evaluating
 from usb_active.randomness import global_generators_kept
 from usb_active.storage.run_dir import RunDir
@@ -55,9 +56,12 @@ def try_out(parts: dict[str, Any]) -> None:
 
 
 def _show_images(algorithm: Any, config: RunConfig) -> None:
-    dataset = algorithm.session.dataset
-    images = torch.zeros(2, dataset.in_channels, dataset.img_size, dataset.img_size)
-    size = f"images of {dataset.img_size} pixels with {dataset.in_channels} channel(s)"
+    dataset = algorithm.session.inputs
+    if isinstance(dataset, FeatureInputs):
+        images, size = torch.zeros(2, dataset.in_channels), f"vectors of {dataset.in_channels} features (active.train_on: features)"
+    else:
+        images = torch.zeros(2, dataset.in_channels, dataset.img_size, dataset.img_size)
+        size = f"images of {dataset.img_size} pixels with {dataset.in_channels} channel(s)"
     who = f"{config.source}: net: '{config.net.name}'"
     try:
         with torch.no_grad(), evaluating(algorithm.model) as model:
