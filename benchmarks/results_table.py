@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,12 +52,14 @@ class Set:
         folder: its name in results_data.py; "" for digits.
         keys: what all its configurations have.
         of_trainer: what those of one trainer have beside.
+        rules_see: the features of rules that choose by features, where it is not those that are trained on.
     """
 
     title: str
     folder: str
     keys: Mapping[str, Any]
     of_trainer: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rules_see: str | None = "pixels"
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ MNIST_KEYS = {
     "dataset": {"name": "image_folder", "in_channels": 1, "mean": [0.13], "std": [0.31], "flip": False, "verify": False},
     "img_size": 14,
 }
-CIFAR_KEYS = {"dataset": {"name": "image_folder", "verify": False}, "img_size": 32, "net": {"name": "small_cnn", "width": 32}}
+PHOTOS = {"dataset": {"name": "image_folder", "verify": False}, "img_size": 32}
 SETS = {
     # A third of the images: as many steps in more epochs; and no near neighbour to be missed.
     "digits": Set(
@@ -100,18 +103,27 @@ SETS = {
         {"lp": {"epoch": 24, "lp_supervised_epochs": 3, "lp_graph": "sum", "lp_k": 7, "lp_alpha": 0.95}},
     ),
     "mnist5000": Set("MNIST-5,000", "mnist5000", MNIST_KEYS),
-    "cifar5000": Set("CIFAR-10-5,000, pixels", "cifar5000", CIFAR_KEYS),
+    "cifar5000_features": Set("CIFAR-10-5,000, features", "cifar5000", PHOTOS, rules_see=None),
+    "cifar5000": Set("CIFAR-10-5,000, pixels", "cifar5000", PHOTOS),
 }
+# What makes a recipe for images one of features.
+ON_THEM = {"active.train_on": "features", "active.features": "efficientnet_lite0", "num_train_iter": 500}
 # Recipe (of yaml_configs/recipes) and what is put over it.
 TRAINERS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "lp": ("drawings", {}),
     "flexmatch": ("drawings_flexmatch", {}),
     "fixmatch": ("drawings_flexmatch", {"algorithm": "fixmatch"}),
     "supervised": ("drawings_flexmatch", {"algorithm": "supervised"}),
+    "photos": ("photos", {}),
+    "photos, supervised": ("photos_pixels", {"net": "linear", **ON_THEM}),
+    "photos, flexmatch": ("photos_pixels", {"algorithm": "flexmatch", "net": "mlp", "uratio": 4, **ON_THEM}),
+    "photos_pixels": ("photos_pixels", {}),
 }
-# By features alone; where nothing else is said, of the pixels.
+# Rules that choose by features.
 ON_FEATURES = ("as3l", "kmedoids", "typiclust", "coreset", "kmeanspp", "jlp")
-STEPS = {"mnist5000": (20, 60, 100), "digits": (40, 100)}
+STEPS = {"mnist5000": (20, 60, 100), "digits": (40, 100), "cifar5000_features": (40, 145, 250)}
+# Features of a split take longer than all trainings on it.
+CIFAR_SEEDS = 3
 CYCLED = (
     "random", "coreset", "margin", "entropy", "badge", "kmeanspp", "jlp", "kmedoids", "typiclust", "as3l", "least_confidence", "cdal",
     "alfa_mix", "pseudo_el2n",
@@ -123,6 +135,7 @@ def goal_plans() -> list[Plan]:
     return [
         *(Plan(of, "lp", "kmedoids", (count,), 5) for of in ("digits", "mnist5000") for count in (20, 40, 100)),
         Plan("mnist5000", "lp", "random", (200,), 5),
+        *(Plan("cifar5000_features", "photos", "typiclust", (count,), CIFAR_SEEDS) for count in (40, 100, 250)),
     ]
 
 
@@ -137,7 +150,13 @@ def other_plans() -> list[Plan]:
         *(Plan("digits", "lp", rule, (count,)) for rule in ("typiclust", "as3l") for count in (20, 40, 100)),
         *(Plan("digits", "lp", "random", (count,)) for count in (20, 100)),
         *(Plan("digits", "flexmatch", rule, STEPS["digits"], start="kmedoids") for rule in ("assl", "assl_div")),
-        *(Plan("cifar5000", "supervised", rule, (250,)) for rule in ("random", "kmedoids")),
+        *(Plan("cifar5000", "photos_pixels", rule, (250,)) for rule in ("random", "kmedoids")),
+        *(Plan("cifar5000_features", "photos", rule, (count,)) for rule in ("random", "kmedoids", "coreset") for count in (40, 100, 250)),
+        *(Plan("cifar5000_features", f"photos, {other}", "typiclust", (100,)) for other in ("supervised", "flexmatch")),
+        *(
+            Plan("cifar5000_features", "photos", rule, STEPS["cifar5000_features"], start="typiclust")
+            for rule in ("random", "margin", "coreset", "badge", "typiclust")
+        ),
     ]
 
 
@@ -146,9 +165,10 @@ def plans(sets: Sequence[str]) -> list[Plan]:
     return [plan for plan in (*goal_plans(), *other_plans()) if plan.of in sets]
 
 
-def acquisition(rule: str, **keys: Any) -> dict[str, Any]:
-    """The block of a rule, on pixels where it chooses by features."""
-    return {"name": rule, **keys, **({"features": "pixels"} if rule in ON_FEATURES else {})}
+def acquisition(of: str, rule: str, **keys: Any) -> dict[str, Any]:
+    """The block of a rule on a set."""
+    sees = SETS[of].rules_see if rule in ON_FEATURES else None
+    return {"name": rule, **keys, **({} if sees is None else {"features": sees})}
 
 
 @cache
@@ -166,17 +186,35 @@ def cells_of(plan: Plan, data: Path, recipes: Path) -> list[Cell]:
         **SETS[plan.of].keys,
         **keys,
         **SETS[plan.of].of_trainer.get(plan.trainer, {}),
-        "active.initial": acquisition(plan.start or plan.rule, size=first),
+        "active.initial": acquisition(plan.of, plan.start or plan.rule, size=first),
         "active.cycles": len(later),
     }
     if later:
-        values |= {"active.acquisition": acquisition(plan.rule), "active.budget": later[0] - first}
+        values |= {"active.acquisition": acquisition(plan.of, plan.rule), "active.budget": later[0] - first}
     made = []
     for seed in range(plan.seeds):
         folder = SETS[plan.of].folder
         where = {"data_dir": str((data / f"{folder}-{seed}").resolve())} if folder else {}
+        if is_on_features(plan) and plan != EXTRACTING:
+            where["active.features"] = extracted(recipes.parent, seed)
         made.append(Cell(plan.place, str(recipes / f"{chosen}.yaml"), {**values, **where}, seed))
     return made
+
+
+def is_on_features(plan: Plan) -> bool:
+    """Whether it trains on features that another run has made."""
+    return SETS[plan.of].rules_see is None
+
+
+# The runs that make the features of their split; all others of the set read them there.
+EXTRACTING = Plan("cifar5000_features", "photos", "typiclust", (40,), CIFAR_SEEDS)
+
+
+def extracted(root: Path, seed: int) -> dict[str, str]:
+    """The block of a split's features."""
+    folder = (root / Cell(EXTRACTING.place, "", {}, seed).name / "artifacts").resolve()
+    paths = {"path": "efficientnet_lite0_auto_5000.npy", "test_path": "efficientnet_lite0_auto_test_1000.npy"}
+    return {"name": "file", **{key: str(folder / name) for key, name in paths.items()}}
 
 
 def write_recipes(folder: Path) -> None:
@@ -192,6 +230,9 @@ def digest(plan: Plan) -> str:
     said = copy.deepcopy(recipe(TRAINERS[plan.trainer][0]))
     apply_overrides(said, overrides(cell, Path("runs")))
     said = {key: value for key, value in said.items() if key not in PLACES}
+    if is_on_features(plan):
+        # Where a run has read them says nothing of what they are.
+        said["active"]["features"] = ON_THEM["active.features"]
     if not said["active"]["cycles"]:
         # What no cycle asks for.
         said["active"] = {key: value for key, value in said["active"].items() if key not in ("acquisition", "budget")}
@@ -274,10 +315,12 @@ def read_kept(path: Path) -> list[Row]:
 def write_kept(path: Path, rows: Iterable[Row]) -> None:
     """Write a CSV file, whole or not at all."""
     names = list(Row.__dataclass_fields__)
-    lines = [names, *([getattr(row, name) for name in names] for row in sorted(rows, key=lambda row: row.key))]
-    text = "".join(",".join(map(str, line)) + "\n" for line in lines)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([getattr(row, name) for name in names] for row in sorted(rows, key=lambda row: row.key))
     path.parent.mkdir(exist_ok=True)
-    atomic_write(path, lambda file: file.write(text.encode()))
+    atomic_write(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def fresh(rows: Iterable[Row], digests: Mapping[tuple[str, ...], str]) -> list[Row]:
@@ -313,7 +356,8 @@ GOALS = (
     *(Goal("digits", "lp", "kmedoids", labels, target) for labels, target in ((20, 95.5), (40, 97), (100, 97.5))),
     *(Goal("mnist5000", "lp", "kmedoids", labels, target, 0) for labels, target in ((20, 87), (40, 93.5), (100, 95))),
     Goal("mnist5000", "lp", "random", 200, 95.5),
-    Goal("cifar5000", "supervised", "random", 250, 42),
+    *(Goal("cifar5000_features", "photos", "typiclust", labels, target, 0) for labels, target in ((40, 42), (100, 49), (250, 56))),
+    Goal("cifar5000", "photos_pixels", "random", 250, 42),
 )
 # Set, trainer, start, and rules that are to be above the same budget labelled at once by what the start chose by.
 CYCLE_GOAL = ("mnist5000", "lp", "kmedoids", ("margin", "coreset"))
@@ -482,6 +526,13 @@ def to_train(found: Sequence[Plan], kept: Sequence[Row], data: Path, recipes: Pa
     return [cell for _, cell in sorted(made, key=lambda pair: (pair[0], pair[1].seed))]
 
 
+def to_extract(waiting: Sequence[Cell], data: Path, recipes: Path) -> list[Cell]:
+    """The runs whose features others wait for, those included that are kept and whose features are gone."""
+    seeds = {cell.seed for cell in waiting if "active.features" in cell.overrides}
+    sources = [cell for cell in cells_of(EXTRACTING, data, recipes) if cell.seed in seeds]
+    return [cell for cell in sources if not Path(extracted(recipes.parent, cell.seed)["test_path"]).exists()]
+
+
 def main() -> None:
     parser = table_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="where results_data.py has put the sets")
@@ -498,6 +549,7 @@ def main() -> None:
     if args.dry_run:
         return
     if not args.no_train:
+        run_cells(to_extract(waiting, args.data, args.root / "recipes"), args.root, args.workers)
         run_cells(waiting, args.root, args.workers)
     rows = collect(found, kept, args.data, args.root)
     for of in args.sets:
