@@ -39,7 +39,7 @@ def test_of_an_oblong_image_it_is_the_centre():
 
 
 def test_the_network_knows_what_it_was_trained_on():
-    """The weights are in their places: of a made image of a colour alone nothing is known, so the classifier is asked about its own bias."""
+    """The weights are in their places."""
     import timm
 
     net = network().eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_more_time_is_a_longer_training_up_to_what_gains(tmp_path, do):
         assert code == 0, err
         lengths.append(written(tmp_path, "bars")["num_train_iter"])
     length = shipped_recipes()["drawings_flexmatch"].keys.length
-    assert length.least <= lengths[0] < lengths[1] == length.most and f"more than {length.most} gained nothing" in out
+    assert length.least <= lengths[0] < lengths[1] == length.most and f"{length.most} are the most that this recipe takes" in out
 
 
 @pytest.mark.slow
@@ -295,7 +296,9 @@ def test_units_are_what_the_time_allows_within_bounds():
 def test_a_run_gets_a_name_of_its_own(tmp_path):
     folder = tmp_path / "my photos"
     folder.mkdir()
-    assert plan.run_name(folder, tmp_path / "runs") == "my photos"
+    assert plan.run_name(folder, tmp_path / "runs") == plan.folder_name(folder) == "my photos"
+    (tmp_path / "link").symlink_to(folder)
+    assert plan.folder_name(tmp_path / "link") == "link" and plan.folder_name(Path("/")) == "images"
     for name in ("my photos", "my photos_2"):
         (tmp_path / "runs" / name).mkdir(parents=True)
     assert plan.run_name(folder, tmp_path / "runs") == "my photos_3"

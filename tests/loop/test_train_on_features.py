@@ -159,10 +159,10 @@ def test_baselines_are_fitted_to_what_the_network_saw(of_photos, reference):
 @pytest.mark.parametrize(
     ("active", "usb", "message"),
     [
-        ({"features": "model"}, {}, r"active\.train_on: features need a source that needs no training, and active\.features is 'model'; one of .*timm"),
+        ({"features": "model"}, {}, r"train_on: features need a source that needs no training, and active\.features is 'model'; .*timm"),
         ({"features": "pretrain"}, {}, r"active\.features is 'pretrain'"),
         ({}, {"net": "resnet18"}, r"net: 'resnet18' takes images, and active\.train_on is features; one of linear, mlp"),
-        ({"pretrain": {"name": "simsiam"}}, {}, r"active\.pretrain: 'simsiam' trains on images, and active\.train_on is features; remove it"),
+        ({"pretrain": {"name": "simsiam"}}, {}, r"pretrain: 'simsiam' trains on images, and active\.train_on is features; remove"),
         ({"train_on": "labels"}, {}, r"active\.train_on: must be 'images' or 'features'|active\.train_on"),
     ],
 )

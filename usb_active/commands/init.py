@@ -138,8 +138,7 @@ def _target(options: InitOptions) -> Path:
     """Where the YAML goes. UsageError where something stands there, before anything is looked at."""
     if not options.folder.is_dir():
         raise UsageError(f"{options.folder} is not a folder")
-    own = options.folder.resolve().name or "images"
-    target = options.out or Path(f"{own}.yaml")
+    target = options.out or Path(f"{plan.folder_name(options.folder)}.yaml")
     with no_os_error("write", target):
         is_there, is_folder, has_folder = target.exists(), target.is_dir(), target.parent.is_dir()
     if is_folder or not has_folder:
@@ -338,7 +337,7 @@ def _fit_time(draft: _Draft, options: InitOptions, recipe: Recipe, facts: Facts,
     if options.minutes is not None and takes * trainings > 60 * options.minutes * 1.1:
         why += f": longer than asked, because fewer than {length.least} do not work"
     elif options.minutes is not None and count >= length.most:
-        why += f": more than {length.most} gained nothing"
+        why += f": {length.most} are the most that this recipe takes"
     draft.put(length.key, count, "; ".join(filter(None, [recipe.keys.why.get(length.key, ""), why])))
     draft.put("num_eval_iter", max(1, steps // plan.EVALUATIONS), f"of {steps} steps: {plan.EVALUATIONS} evaluations")
     draft.put("num_log_iter", max(1, steps // plan.EVALUATIONS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,15 @@ def fitting_average(config: dict[str, Any], steps: int) -> tuple[float, str] | N
     return fitting_ema(steps), f"averages over a tenth of {steps} steps; more would be mostly the beginning"
 
 
+def folder_name(folder: Path) -> str:
+    """The folder's name as it was typed, a link's own; "images" where it is no name for a file."""
+    name = os.path.basename(os.path.abspath(folder))
+    return "images" if name_problem(name) else name
+
+
 def run_name(folder: Path, save_dir: Path) -> str:
     """A name for the run, after the folder; with a number where there is a run of that name."""
-    own = folder.resolve().name
-    name = "images" if name_problem(own) else own
-    number = 1
+    name, number = folder_name(folder), 1
     while (save_dir / (name if number == 1 else f"{name}_{number}")).exists():
         number += 1
     return name if number == 1 else f"{name}_{number}"

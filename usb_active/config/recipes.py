@@ -80,7 +80,7 @@ class Length(_Part):
     Attributes:
         key: of the configuration.
         least: below this it does not work.
-        most: beyond this nothing was gained.
+        most: beyond this nothing is to be gained, or it was not tried.
         trial: how many are tried to see how long one takes.
     """
 
