@@ -98,9 +98,7 @@ def reference(method: str, data: dict[str, NDArray], budget: int) -> Callable[[]
         labels[data["labeled"]] = 0
         return lambda: CoreSet(random_state=0).query(features, labels, batch_size=budget)
     name, probs = SCORES[method], data["probs"]
-    return lambda: candidates[
-        simple_batch(uncertainty_scores(probs[candidates], method=name), random_state=0, batch_size=budget)
-    ]
+    return lambda: candidates[simple_batch(uncertainty_scores(probs[candidates], method=name), random_state=0, batch_size=budget)]
 
 
 def reference_badge(data: dict[str, NDArray], budget: int) -> Callable[[], NDArray]:
@@ -218,9 +216,7 @@ def make_data_apart(folder: Path, args: argparse.Namespace) -> None:
     subprocess.run(command, check=True)
 
 
-def measure_both(
-    method: str, budget: int, folder: Path, args: argparse.Namespace
-) -> tuple[dict, dict | None]:
+def measure_both(method: str, budget: int, folder: Path, args: argparse.Namespace) -> tuple[dict, dict | None]:
     mine, other = [], []
     for repeat in range(args.repeats):
         mine.append(measure("ours", method, budget, folder))
@@ -267,13 +263,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--budgets", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--reference-repeats", type=int, default=1, help="0 leaves the slow side out")
-    parser.add_argument(
-        "--kind", choices=["network", "tight", "gauss"], default="network", help="of features"
-    )
+    parser.add_argument("--kind", choices=["network", "tight", "gauss"], default="network", help="of features")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument(
-        "--no-check", action="store_true", help="leave out the plain loop of k-center (minutes)"
-    )
+    parser.add_argument("--no-check", action="store_true", help="leave out the plain loop of k-center (minutes)")
     return parser.parse_args()
 
 

@@ -10,6 +10,7 @@ import argparse
 import logging
 import multiprocessing
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -85,12 +86,25 @@ def run_cells(cells: Sequence[Cell], root: Path, workers: int) -> None:
 
 
 def run_cell(cell: Cell, root: Path) -> None:
-    """Train one cell, or resume it."""
+    """Train one cell, or resume it. The CPU seconds of it, selections and evaluations included, are kept beside its run."""
     from usb_active.config.settings import load_yaml_config
     from usb_active.usb.launcher import make_algorithm
 
     logging.disable(logging.INFO)
-    make_algorithm(load_yaml_config(cell.config, _overrides(cell, root))).train()
+    before = cpu_seconds(cell, root)
+    began = time.process_time()
+    make_algorithm(load_yaml_config(cell.config, overrides(cell, root))).train()
+    _seconds_file(cell, root).write_text(f"{before + time.process_time() - began:.2f}\n", encoding="utf-8")
+
+
+def cpu_seconds(cell: Cell, root: Path) -> float:
+    """CPU seconds of a cell's run, all its threads together; 0 where they were not kept. What was killed before its end is not in it."""
+    path = _seconds_file(cell, root)
+    return float(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+
+
+def _seconds_file(cell: Cell, root: Path) -> Path:
+    return root / f"{cell.name}.cpu_seconds"
 
 
 def finished(cell: Cell, root: Path) -> bool:
@@ -100,11 +114,12 @@ def finished(cell: Cell, root: Path) -> bool:
     path = root / cell.name
     if not (path / "config.yaml").exists():
         return False
-    cycles = load_yaml_config(cell.config, _overrides(cell, root)).active.cycles
+    cycles = load_yaml_config(cell.config, overrides(cell, root)).active.cycles
     return len(RunDir.read(path).metrics()) == cycles + 1
 
 
-def _overrides(cell: Cell, root: Path) -> list[str]:
+def overrides(cell: Cell, root: Path) -> list[str]:
+    """What is put over a cell's YAML, as `key=value` texts."""
     values = {**cell.overrides, "seed": cell.seed, "save_dir": str(root), "save_name": cell.name}
     # A scalar's document ends with a line of dots.
     texts = {key: yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("\n...") for key, value in values.items()}
