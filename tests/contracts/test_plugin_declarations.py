@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from pydantic import Field
 
@@ -20,6 +21,7 @@ from usb_active.contracts.registry import REGISTRY, Declaration
 from usb_active.loop.setup import check_directory
 from usb_active.report.method_names import method_settings
 from usb_active.storage.run_dir import RunDir
+from usb_active.testing.pool import World
 
 PLUGIN = """
 from usb_active import Acquisition, Analysis, Features, PluginConfig, free_key, register_plugin
@@ -152,11 +154,13 @@ def test_a_source_says_where_its_features_are():
 
 
 def test_where_it_says_is_where_they_are_put(tmp_path):
-    view = type("View", (), {"artifact": lambda self, key, make: np.zeros((3, 2), np.float32) if self.keys.append(key) is None else 0})()
-    view.keys, view.__class__.__len__ = [], lambda self: 3
-    timm = TimmFeatures(TimmFeatures.Config(model="resnet18", path="w.pth"))
-    timm.get(view)
-    assert timm.kept(tmp_path, 3).path == tmp_path / "artifacts" / f"{view.keys[0]}.npy"
+    import timm as networks
+
+    world = World(tmp_path)
+    torch.save(networks.create_model("test_resnet", pretrained=False, in_chans=1).state_dict(), tmp_path / "w.pth")
+    timm = TimmFeatures(TimmFeatures.Config(model="test_resnet", path=tmp_path / "w.pth"))
+    features = timm.get(world.view((), timm))
+    assert np.array_equal(np.load(timm.kept(tmp_path, 60).path), features)
 
 
 def test_a_third_partys_source_is_recommended_and_drawn_from(write):
