@@ -176,17 +176,17 @@ def signed_rank_test(differences: ArrayLike) -> float:
 
     Exact up to 50 differences, over all signs of the ranks as they are (ties included); beyond, by the normal distribution.
     """
-    differences = _finite("differences", differences)
-    differences = differences[differences != 0]
-    if not len(differences):
+    values = _finite("differences", differences)
+    values = values[values != 0]
+    if not len(values):
         return 1.0
     from scipy.special import ndtr
     from scipy.stats import rankdata
 
-    ranks = rankdata(np.abs(differences))
-    if len(differences) > _EXACT_UP_TO:
+    ranks = rankdata(np.abs(values))
+    if len(values) > _EXACT_UP_TO:
         # Half of each rank is expected, with a variance of a quarter of its square.
-        gap = abs(ranks[differences > 0].sum() - ranks.sum() / 2)
+        gap = abs(ranks[values > 0].sum() - ranks.sum() / 2)
         return float(2 * ndtr(-2 * gap / math.sqrt((ranks**2).sum())))
     # Twice the ranks: whole numbers, also where some are shared.
     ranks = np.rint(2 * ranks).astype(np.int64)
@@ -195,7 +195,7 @@ def signed_rank_test(differences: ArrayLike) -> float:
     for rank in ranks:
         counts[rank:] += counts[: len(counts) - rank].copy()
     shares = counts / counts.sum()
-    positive = int(ranks[differences > 0].sum())
+    positive = int(ranks[values > 0].sum())
     return float(min(1.0, 2 * min(shares[: positive + 1].sum(), shares[positive:].sum())))
 
 
