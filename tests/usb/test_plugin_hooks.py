@@ -59,7 +59,7 @@ def named(plugins) -> PluginHooks:
 
 
 def training(seed: int, cycle: int):
-    session, model = SimpleNamespace(seed=seed, dataset=FiveSamples()), SimpleNamespace(num_features=16)
+    session, model = SimpleNamespace(seed=seed, inputs=FiveSamples()), SimpleNamespace(num_features=16)
     return SimpleNamespace(session=session, device=torch.device("cpu"), model=model, cycle=cycle, num_train_iter=12)
 
 
