@@ -257,14 +257,15 @@ def _progress_file(partial: Path) -> Path:
 
 def _take_up(file: BinaryIO, partial: Path, progress: dict[str, Any], row_bytes: int) -> int:
     """Leave whole batches of an earlier computation of the same in the file; how many rows."""
-    data, where = read_bytes(_progress_file(partial)), _progress_file(partial)
+    where = _progress_file(partial)
+    data = read_bytes(where)
     before = {} if data is None else parse_json(where, data, "remove it to begin again")
     same = isinstance(before, dict) and all(before.get(name) == value for name, value in progress.items())
+    said = int(before.get("rows", 0)) if same else 0
     with no_os_error("write", partial):
         # Only what was on the disk when that was said of it. In whole batches: a row's last bits may depend on what is beside it.
-        there = min(int(before.get("rows", 0)), file.seek(0, os.SEEK_END) // row_bytes) if same else 0
-        done = there if same and there == int(before.get("rows", 0)) else 0
-        done = done // progress["batch_size"] * progress["batch_size"]
+        is_there = file.seek(0, os.SEEK_END) >= said * row_bytes
+        done = said // progress["batch_size"] * progress["batch_size"] if is_there else 0
         file.truncate(done * row_bytes)
         file.seek(0, os.SEEK_END)
     return done

@@ -6,16 +6,15 @@ analysis.md divides them as Ash et al. do: there only the acquisition is the met
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from usb_active.contracts.registry import REGISTRY
 from usb_active.errors import UsageError, name_some, nearest, printable
 from usb_active.numerics.statistics import area_under_curve
-from usb_active.report.groups import Group
+from usb_active.report.groups import Group, key_text, merged
 from usb_active.report.method_names import differing_keys, method_names, setting_text
 from usb_active.report.runs import PLACES, RunRecord
 
@@ -88,9 +87,9 @@ def find_compared(groups: Sequence[Group], reference: str | None = None) -> Comp
     Raises:
         UsageError: no method is the reference that was asked for.
     """
-    groups = _merged([group for group in groups if group.curve])
+    groups = merged([group for group in groups if group.curve], _split)
     parts = [_split(group) for group in groups]
-    methods = list({_text(method): method for method, _ in parts}.values())
+    methods = list({key_text(method): method for method, _ in parts}.values())
     labels = method_names(methods)
     order = sorted(range(len(methods)), key=lambda place: (labels[place], place))
     methods, labels = [methods[place] for place in order], [labels[place] for place in order]
@@ -115,13 +114,13 @@ def _check_reference(reference: str, methods: Sequence[dict], labels: Sequence[s
 
 def _by_setting(groups: Sequence[Group], methods: Sequence[dict]) -> list[tuple[dict, dict[int, Group]]]:
     """For each setting its keys, and its groups by place of the method, in order."""
-    places = {_text(method): place for place, method in enumerate(methods)}
+    places = {key_text(method): place for place, method in enumerate(methods)}
     gathered: dict[str, tuple[dict, dict[int, Group]]] = {}
     for group in groups:
         method, setting = _split(group)
         # Values on test and on held-out labels are never compared.
-        entry = gathered.setdefault(_text([setting, group.evaluated_on]), (setting, {}))
-        entry[1][places[_text(method)]] = group
+        entry = gathered.setdefault(key_text([setting, group.evaluated_on]), (setting, {}))
+        entry[1][places[key_text(method)]] = group
     return [(setting, dict(sorted(of.items()))) for setting, of in gathered.values()]
 
 
@@ -221,16 +220,3 @@ def _split(group: Group) -> tuple[dict[str, Any], dict[str, Any]]:
     setting = {key: value for key, value in group.settings.items() if any(f"{key}.".startswith(f"{own}.") for own in _SETTING_KEYS)}
     method = {key: value for key, value in group.settings.items() if key not in setting and key not in _NEITHER}
     return method, setting
-
-
-def _merged(groups: Sequence[Group]) -> list[Group]:
-    """Groups that differ in neither method nor setting, as one."""
-    found: dict[str, Group] = {}
-    for group in groups:
-        key = _text([*_split(group), group.evaluated_on])
-        found[key] = replace(found[key], runs=found[key].runs + group.runs) if key in found else group
-    return list(found.values())
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from usb_active.contracts.task import Classification
@@ -77,6 +77,20 @@ def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
         labels = [f"{label} · {place}" for label, place in zip(labels, places, strict=True)]
     groups = [Group(label, tuple(of), settings) for label, (settings, of) in zip(labels, members, strict=True)]
     return sorted(groups, key=lambda group: _natural(group.label))
+
+
+def merged(groups: Sequence[Group], split: Callable[[Group], tuple[Any, Any]]) -> list[Group]:
+    """Groups that differ in neither method nor setting, as one; `split` gives both of a group."""
+    found: dict[str, Group] = {}
+    for group in groups:
+        key = key_text([*split(group), group.evaluated_on])
+        found[key] = replace(found[key], runs=found[key].runs + group.runs) if key in found else group
+    return list(found.values())
+
+
+def key_text(value: Any) -> str:
+    """A text that is the same for the same configuration, whatever the order of its keys."""
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _natural(label: str) -> list:

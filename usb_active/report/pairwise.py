@@ -6,11 +6,10 @@ budget, warm start and so on. K methods, S seeds.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -19,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from usb_active.errors import name_some
 from usb_active.numerics.statistics import paired_t_test
-from usb_active.report.groups import Group
+from usb_active.report.groups import Group, key_text, merged
 from usb_active.report.method_names import method_names
 
 LEVEL = 0.05
@@ -123,7 +122,7 @@ def paired(one: Scores, other: Scores) -> Iterator[tuple[list[float], list[float
 def compare(groups: Sequence[Group], level: float = LEVEL) -> Comparison | None:
     """The methods of some groups of runs against each other; None where there are fewer than two methods."""
     notes: list[str] = []
-    usable = _merged([group for group in groups if _is_usable(group, notes)])
+    usable = merged([group for group in groups if _is_usable(group, notes)], _split)
     parts = [_split(group) for group in usable]
     methods = _distinct(method for method, _ in parts)
     if len(methods) < 2:
@@ -131,8 +130,8 @@ def compare(groups: Sequence[Group], level: float = LEVEL) -> Comparison | None:
     settings: dict[str, Setting] = {}
     for group, (method, setting) in zip(usable, parts, strict=True):
         # Accuracies on test and on held-out labels are never compared.
-        entry = settings.setdefault(_text([setting, group.evaluated_on]), Setting(setting, {}))
-        entry.scores[list(methods).index(_text(method))] = _scores(group, notes)
+        entry = settings.setdefault(key_text([setting, group.evaluated_on]), Setting(setting, {}))
+        entry.scores[list(methods).index(key_text(method))] = _scores(group, notes)
     labels = method_names(list(methods.values()))
     kept = [setting for setting in settings.values() if _has_pairs(setting, labels, notes)]
     wins, compared = count_wins([setting.scores for setting in kept], len(labels), level)
@@ -149,15 +148,6 @@ def _is_usable(group: Group, notes: list[str]) -> bool:
     return False
 
 
-def _merged(groups: Sequence[Group]) -> list[Group]:
-    """Groups that differ in neither method nor setting, as one."""
-    found: dict[str, Group] = {}
-    for group in groups:
-        key = _text([*_split(group), group.evaluated_on])
-        found[key] = replace(found[key], runs=found[key].runs + group.runs) if key in found else group
-    return list(found.values())
-
-
 def _split(group: Group) -> tuple[dict[str, Any], dict[str, Any]]:
     """A group's configuration, flat: what is the method, and what is the setting."""
     method = {key: value for key, value in group.settings.items() if key.startswith(f"{_METHOD_KEY}.")}
@@ -165,11 +155,7 @@ def _split(group: Group) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _distinct(items: Iterator[dict]) -> dict[str, dict]:
-    return dict(sorted((_text(item), item) for item in items))
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+    return dict(sorted((key_text(item), item) for item in items))
 
 
 def _scores(group: Group, notes: list[str]) -> dict[int, dict[Any, float]]:
