@@ -220,12 +220,17 @@ def test_slots_share_the_cores(monkeypatch):
     assert all(len(slot.cores) == 1 for slot in many) and {slot.cores[0] for slot in many} == {0, 2, 3, 5, 6}
 
 
-def test_slots_share_the_gpus(monkeypatch, tmp_path):
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\nprintf 'GPU-a\\nGPU-b\\n'\n")
+def install_nvidia_smi(monkeypatch, folder, script):
+    """The driver's program, as the only one there is; and no choice of the user's."""
+    program = folder / "nvidia-smi"
+    program.write_text(script)
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PATH", str(folder))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_slots_share_the_gpus(monkeypatch, tmp_path):
+    install_nvidia_smi(monkeypatch, tmp_path, "#!/bin/sh\nprintf 'GPU-a\\nGPU-b\\n'\n")
     assert visible_gpus() == ["GPU-a", "GPU-b"]
     assert [slot.gpu for slot in make_slots(3)] == ["GPU-a", "GPU-b", "GPU-a"]
     # What the user has chosen is all there is; one GPU is no choice.
@@ -237,11 +242,7 @@ def test_slots_share_the_gpus(monkeypatch, tmp_path):
 
 
 def test_no_gpu_is_found_where_the_driver_does_not_answer(monkeypatch, tmp_path):
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    install_nvidia_smi(monkeypatch, tmp_path, "#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
     assert visible_gpus() == []
 
 
