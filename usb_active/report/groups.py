@@ -67,7 +67,7 @@ def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
     gathered: dict[str, tuple[dict, list[RunRecord]]] = {}
     for run in runs:
         settings = method_settings(run.config)
-        key = json.dumps([settings, run.evaluated_on], sort_keys=True, default=str)
+        key = key_text([settings, run.evaluated_on])
         gathered.setdefault(key, (settings, []))[1].append(run)
     members = list(gathered.values())
     kinds = [of_group[0].evaluated_on for _, of_group in members]
