@@ -325,12 +325,12 @@ def test_the_table_has_the_cells_that_fit(board):
 # ------------------------------------------------------------------------------------------------- real runs
 
 
-def start(path: Path, *arguments: str) -> subprocess.Popen:
+def start(path: Path, *arguments: str, stdout: Any = subprocess.PIPE) -> subprocess.Popen:
     """The command in a process group of its own."""
     command = [sys.executable, "-m", "usb_active", "sweep", str(path), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True, start_new_session=True
     )  # fmt: skip
 
 
@@ -338,7 +338,9 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen, seconds: float 
     """Until it is so; the process must not end before."""
     until = time.monotonic() + seconds
     while not what():
-        assert process.poll() is None and time.monotonic() < until, process.communicate(timeout=60)
+        if process.poll() is not None or time.monotonic() > until:
+            process.kill()
+            pytest.fail(f"not seen: {process.communicate()}")
         time.sleep(0.05)
 
 
@@ -380,15 +382,24 @@ def test_however_it_is_ended_it_ends_as_a_run_left_alone(tmp_path):
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and err == "\nusb-active: interrupted; the same command resumes from here\n"
     assert not any(map(has_lock, study.cells))
-    # Killed alone: its runs go on, and are not started a second time.
+    # Killed alone: its runs go on, and are not started a second time. They stand still until that was seen, however fast they are.
     with start(path, "--jobs", "2") as process:
         wait_for(lambda: any(map(has_lock, study.cells)), process)
+        holders = {int(holder) for cell in study.cells if (holder := lock_holder(cell.run_path / "lock"))}
+        for pid in holders:
+            os.kill(pid, signal.SIGSTOP)
         process.kill()
         process.communicate(timeout=120)
-    with start(path, "--jobs", "2") as process:
-        out, err = process.communicate(timeout=600)
+    said = tmp_path / "said.txt"
+    with said.open("w") as file, start(path, "--jobs", "2", stdout=file) as process:
+        try:
+            wait_for(lambda: "in use by pid " in said.read_text(), process)
+        finally:
+            for pid in holders:
+                os.kill(pid, signal.SIGCONT)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 0 and err == "", err
-    assert "in use by pid " in out and out.endswith(f"2 cells: 2 done\nreport: usb-active report {tmp_path / 'study'}\n")
+    assert said.read_text().endswith(f"2 cells: 2 done\nreport: usb-active report {tmp_path / 'study'}\n")
     # In another directory, undisturbed.
     from usb_active.usb.launcher import make_algorithm
 
