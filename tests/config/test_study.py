@@ -78,6 +78,8 @@ def test_names_depend_on_the_cell_alone(tmp_path):
 
 def test_values_that_are_no_words_have_names_that_tell_them_apart(tmp_path):
     values = ["random", {"name": "random"}, {"name": "random", "features": "pretrain"}, "a/b", "a b", "1", 1, True, None, ["x"], "é" * 300]
+    # Paths whose digests begin with the same six digits.
+    values += [{"name": "file", "path": f"w{number}.pth"} for number in (535, 2013)] + [{"name": "x", 1: 2}, {"name": "x", "1": 2}]
     from usb_active.config.study import _cell_name
 
     names = [_cell_name({"active.acquisition": value}, 0) for value in values]
@@ -164,6 +166,9 @@ def test_all_that_is_wrong_with_a_study_is_said_at_once(tmp_path):
         ({"include": [{"save_name": "x"}]}, "include[0].save_name: every cell has its own"),
         ({"matrix": {"net.width": [4], "net": ["small_cnn"]}}, "net: comes after net.width, and would replace it; put it first"),
         ({"matrix": {"lr": [*range(200)], "ema_m": [*range(200)]}}, "matrix: 40,000 combinations; a study has at most 10,000 cells"),
+        ({"matrix": {"lr": [*range(10_000)]}, "include": [{"active.budget": 1, "lr": -1}], "seeds": None},
+         "10,001 cells; a study has at most 10,000"),
+        ({"matrix": {"active.acquisition": [{"name": "margin", 1: 2}]}, "seeds": 1}, "active.acquisition"),
     ],
 )
 def test_one_mistake_is_one_line(tmp_path, keys, expected):

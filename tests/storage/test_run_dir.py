@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from usb_active.errors import UsageError
 from usb_active.records import LabelRow, Query
+from usb_active.storage import durable
 from usb_active.storage.durable import atomic_write, remove_leftovers
 from usb_active.storage.journal import append_journal, read_journal
 from usb_active.storage.run_dir import RunDir, check_reopening, differences, utc_now
@@ -205,6 +206,35 @@ def test_a_second_process_is_refused_and_a_killed_one_lets_go_whatever_its_child
             holder.send_signal(signal.SIGKILL)
             holder.wait()
         RunDir.open(tmp_path, {}).close()
+
+
+# Holds the lock until it is told.
+LOOKER = """
+import fcntl, sys
+file = open(sys.argv[1], "r+")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.readline()
+fcntl.lockf(file, fcntl.LOCK_UN)
+print("free", flush=True)
+"""
+
+
+def test_a_process_that_only_looks_at_the_lock_is_in_nobodys_way(tmp_path, monkeypatch):
+    RunDir.open(tmp_path, {}).close()
+    command = [sys.executable, "-c", LOOKER, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as looker:
+        assert looker.stdout.readline() == "locked\n"
+        pauses = []
+
+        def pause(seconds):
+            pauses.append(seconds)
+            print(file=looker.stdin, flush=True)
+            assert looker.stdout.readline() == "free\n"
+
+        monkeypatch.setattr(durable.time, "sleep", pause)
+        RunDir.open(tmp_path, {}).close()
+    assert len(pauses) == 1
 
 
 def test_the_lock_file_names_its_holder_alone(tmp_path):

@@ -111,7 +111,7 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     _check_overrides(places, overrides)
     problems.raise_if_any()
     if len(places) * max(1, len(seeds)) > MAX_CELLS:
-        raise UsageError(f"{path}: {len(places) * len(seeds):,} cells; a study has at most {MAX_CELLS:,}")
+        raise UsageError(f"{path}: {len(places) * max(1, len(seeds)):,} cells; a study has at most {MAX_CELLS:,}")
     return _Builder(str(path), base, str(data["base"]), folder, tuple(overrides)).study(places, seeds)
 
 
@@ -287,7 +287,14 @@ def _same(one: Any, other: Any) -> bool:
 
 def _canonical(value: Any) -> str:
     """One text for equal values; 1, 1.0, true and "1" are four."""
-    return json.dumps(value, sort_keys=True, default=str)
+    return json.dumps(_ordered(value), default=str)
+
+
+def _ordered(value: Any) -> Any:
+    """With the keys of all mappings as JSON, in order: 1 and "1" are two, and a run says what is wrong with the first."""
+    if isinstance(value, dict):
+        return dict(sorted((json.dumps(key, default=str), _ordered(item)) for key, item in value.items()))
+    return [_ordered(item) for item in value] if isinstance(value, list) else value
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------------
@@ -330,7 +337,7 @@ def _clean(text: str) -> str:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:6]
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ except ModuleNotFoundError:  # Windows; `check_locks` says so
 # Lock files this process holds, as (device, inode): POSIX locks do not conflict within one process, and
 # closing a second descriptor of the file would release the first one's lock.
 _held: set[tuple[int, int]] = set()
+# How often a lock is tried for, and the seconds between: who only looks at it (`lock_holder`) has it for a moment.
+_TRIES, _PAUSE = 10, 0.05
 
 
 @contextmanager
@@ -174,7 +177,10 @@ def take_lock(path: Path) -> int:
 
 
 def lock_holder(path: Path) -> str | None:
-    """Who holds the lock of a file now: the pid, as the holder wrote it; None where nobody does. The lock is left as it is."""
+    """Who holds the lock of a file now: the pid, as the holder wrote it; None where nobody does. The lock is left as it is.
+
+    To look at it is to hold it for microseconds; whoever wants it at that moment tries again (`take_lock`).
+    """
     check_locks()
     with no_os_error("look at the lock", path):
         if not path.exists():
@@ -205,12 +211,16 @@ def _identity(state: os.stat_result) -> tuple[int, int]:
 
 
 def _lock(fd: int, path: Path) -> None:
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            raise
-        raise UsageError(f"another process (pid {_written_pid(fd)}) uses {path.parent}; wait for it or stop it") from error
+    for left in reversed(range(_TRIES)):
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            if not left:
+                raise UsageError(f"another process (pid {_written_pid(fd)}) uses {path.parent}; wait for it or stop it") from error
+            time.sleep(_PAUSE)
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 

@@ -311,12 +311,12 @@ _AT_START = ("config.yaml", "dataset.json", "keys.txt", "verified.json")
 
 def check_reopening(path: Path, config: dict, *, free_keys: Collection[str] = (), remedy: str = "choose another save_name") -> None:
     """What `RunDir.open` would refuse of a directory that exists, without touching it. `remedy`: beside undoing the changes."""
-    _refuse_foreign(path)
+    _refuse_foreign(path, remedy)
     if (path / "config.yaml").is_file():
         _check_differences(RunDir.read(path), config, free_keys, remedy)
 
 
-def _refuse_foreign(path: Path) -> None:
+def _refuse_foreign(path: Path, remedy: str = "choose another save_name") -> None:
     """Never work in a folder of something else. A start that died left a lock and a temporary config; USB's train.py logs first."""
     with no_os_error("use", path):
         if path.exists() and not path.is_dir():
@@ -326,7 +326,7 @@ def _refuse_foreign(path: Path) -> None:
         foreign = [name for name in os.listdir(path) if not name.startswith(_TOLERATED)]
     if foreign:
         shown = name_some(sorted(foreign), 3)
-        raise UsageError(f"{path} is not empty and no run (no config.yaml, but {shown}); change save_name")
+        raise UsageError(f"{path} is not empty and no run (no config.yaml, but {shown}); {remedy}")
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
