@@ -241,3 +241,8 @@ def test_the_study_of_the_guide_is_the_packaged_one():
     text = (ROOT / "docs/sweeps.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n# a study\n(.*?)```", text, re.DOTALL)
     assert block == "".join((ROOT / "yaml_configs/studies/digits.yaml").read_text(encoding="utf-8").splitlines(keepends=True)[1:])
+
+
+def test_the_guide_lists_what_is_packaged_and_how_many_runs_it_is():
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", (ROOT / "docs/sweeps.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted((path.stem, str(len(read_study(path).cells))) for path in SHIPPED)
