@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from evidence import Cell, accuracies, finished_cells, paired, put, table_parser, with_interval
+from evidence import Cell, accuracies, by_place, finished_cells, paired, put, table_parser, with_interval
 from numpy.typing import NDArray
 from usb_active.plugins.as3l.functional import (
     class_coverage,
@@ -204,17 +204,19 @@ def _called(block: Mapping[str, Any]) -> str:
 
 def training_table(cells: Iterable[Cell]) -> str:
     """Last and best accuracy (the paper reports the best) by number of labels, sampling and prior; and their gains, seed by seed."""
-    last: dict[tuple[str, ...], dict[int, float]] = {}
-    best: dict[tuple[str, ...], dict[int, float]] = {}
-    for cell in cells:
-        for found, name in ((last, "accuracy"), (best, "best_accuracy")):
-            (found.setdefault(place_name(cell), {})[cell.seed],) = accuracies(cell, name).values()
+    found = by_place(cells, place_name)
+    last, best = ({place: _only(seeds, name) for place, seeds in found.items()} for name in ("accuracy", "best_accuracy"))
     rows = []
     for place in sorted(last, key=lambda place: int(place[0].split()[0])):
         references = [last.get((place[0], sampler, "no prior"), last[place]) for sampler in (place[1], "stratified")]
         gains = ["" if of is last[place] else with_interval(paired(last[place], of), sign=True) for of in references]
         rows.append([", ".join(place), with_interval(last[place].values()), *gains, with_interval(best[place].values())])
     return table(["labels, sampling, prior", "last", "minus no prior", "minus stratified, no prior", "best (optimistic)"], rows) + "\n"
+
+
+def _only(seeds: Mapping[int, Cell], name: str) -> dict[int, float]:
+    """Seed → a metric of the one training."""
+    return {seed: next(iter(accuracies(cell, name).values())) for seed, cell in seeds.items()}
 
 
 # ------------------------------------------------------------------------------------------ the command
@@ -232,7 +234,7 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, help="one part of it")
     args = parser.parse_args()
     parts = [args.only] if args.only else PARTS
-    cells = [] if parts == ["pixels"] else finished_cells(args.study)
+    cells = [] if parts == ["pixels"] else finished_cells(args.study, args.overrides)
     features, targets = pixels()
     made = {
         "trainings": lambda: training_table(cells),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from evidence import Cell, accuracies, finished_cells, paired, put, table_parser, with_interval
+from evidence import Cell, accuracies, by_place, finished_cells, paired, put, table_parser, with_interval
 
 from usb_active.report.tables import table
 
@@ -33,12 +33,16 @@ def rule_name(acquisition: str | dict[str, Any]) -> str:
     return f"{acquisition['name']}, {called}" if called else acquisition["name"]
 
 
+def place_name(cell: Cell) -> tuple[str, str]:
+    """How the page calls a cell's start and rule."""
+    return STARTS[cell.place["active.warm_start"]], rule_name(cell.place["active.acquisition"])
+
+
 def tables(cells: Iterable[Cell]) -> str:
     """The Markdown tables: one for each start."""
     found: dict[str, Curves] = {}
-    for cell in cells:
-        start, rule = STARTS[cell.place["active.warm_start"]], rule_name(cell.place["active.acquisition"])
-        found.setdefault(start, {}).setdefault(rule, {})[cell.seed] = accuracies(cell)
+    for (start, rule), seeds in by_place(cells, place_name).items():
+        found.setdefault(start, {})[rule] = {seed: accuracies(cell) for seed, cell in seeds.items()}
     order = [start for start in STARTS.values() if start in found]
     return "\n\n".join(start_table(start, found[start]) for start in order) + "\n"
 
@@ -66,7 +70,7 @@ def start_table(start: str, curves: Curves) -> str:
 
 def main() -> None:
     args = table_parser(__doc__, "assl").parse_args()
-    put(tables(finished_cells(args.study)), args.out)
+    put(tables(finished_cells(args.study, args.overrides)), args.out)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
+from typing import TypeVar
 
 from usb_active.commands.sweep import is_finished
 from usb_active.config.study import Cell, read_study
@@ -17,23 +18,26 @@ from usb_active.errors import UsageError
 from usb_active.numerics.statistics import half_width
 from usb_active.storage.run_dir import RunDir
 
+Place = TypeVar("Place", bound=Hashable)
+
 
 def table_parser(doc: str | None, study: str) -> argparse.ArgumentParser:
     """What the command of every table of a study understands."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", nargs="?", default=study, help=f"as `usb-active sweep` takes it; {study} unless given")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="as the sweep was given it")
     parser.add_argument("--out", type=Path, help="write the tables there instead of printing them")
     return parser
 
 
-def finished_cells(study: str) -> list[Cell]:
+def finished_cells(study: str, overrides: Sequence[str] = ()) -> list[Cell]:
     """The cells of a study that are finished; how many are not is said on stderr.
 
     Raises:
         SystemExit: no such study, or none of its cells is finished.
     """
     try:
-        found = read_study(study)
+        found = read_study(study, overrides)
     except UsageError as error:
         raise SystemExit(str(error)) from error
     done = [cell for cell in found.cells if is_finished(cell)]
@@ -42,6 +46,20 @@ def finished_cells(study: str) -> list[Cell]:
     if len(done) < len(found.cells):
         print(f"{len(done)} of {len(found.cells)} cells are finished in {found.folder}; the others are left out", file=sys.stderr)
     return done
+
+
+def by_place(cells: Iterable[Cell], place_of: Callable[[Cell], Place]) -> dict[Place, dict[int, Cell]]:
+    """Row of a table → seed → cell, in the order of the cells.
+
+    Raises:
+        SystemExit: two cells of one seed have one row: the study is another than the table is for.
+    """
+    found: dict[Place, dict[int, Cell]] = {}
+    for cell in cells:
+        other = found.setdefault(place_of(cell), {}).setdefault(cell.seed, cell)
+        if other is not cell:
+            raise SystemExit(f"{other.name} and {cell.name} are one row of the table ({place_of(cell)}); it is for another study")
+    return found
 
 
 def put(text: str, out: Path | None) -> None:

@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from evidence import Cell, accuracies, finished_cells, paired, put, table_parser, with_interval
+from evidence import Cell, accuracies, by_place, finished_cells, paired, put, table_parser, with_interval
 from numpy.typing import NDArray
 
 from usb_active.numerics.neighbors import affinity
@@ -102,17 +102,15 @@ def by_class(truth: NDArray, each: int, rng: np.random.Generator) -> NDArray:
 
 def tables(cells: Iterable[Cell]) -> str:
     """The Markdown of all three."""
-    found: Curves = {}
-    for cell in cells:
-        found.setdefault((training_name(cell.place), cell.place["active.acquisition"]), {})[cell.seed] = accuracies(cell)
+    found = by_place(cells, lambda cell: (training_name(cell.place), cell.place["active.acquisition"]))
     order = [(training, rule) for training in TRAININGS for rule in RULES]
-    curves = {place: found[place] for place in order if place in found}
+    curves = {place: {seed: accuracies(cell) for seed, cell in found[place].items()} for place in order if place in found}
     return f"{accuracy_table(curves)}\n\n{gain_table(curves)}\n\n{propagation_table()}\n"
 
 
 def main() -> None:
     args = table_parser(__doc__, "jlp").parse_args()
-    put(tables(finished_cells(args.study)), args.out)
+    put(tables(finished_cells(args.study, args.overrides)), args.out)
 
 
 if __name__ == "__main__":

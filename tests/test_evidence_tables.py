@@ -64,8 +64,7 @@ def test_the_rows_of_docs_assl(benchmarks):
         for start in (False, True):
             there = [cell for cell in cells if cell.place["active.warm_start"] == start]
             if there:
-                rules = list(dict.fromkeys(made.rule_name(cell.place["active.acquisition"]) for cell in there))
-                assert len({(made.rule_name(cell.place["active.acquisition"]), cell.seed) for cell in there}) == len(there)
+                rules = [rule for _, rule in benchmarks("evidence").by_place(there, made.place_name)]
                 tables.append([made.STARTS[start], *rules])
     assert page == tables
 
@@ -158,5 +157,15 @@ def test_what_is_not_finished_is_left_out_and_said(benchmarks, tmp_path, capsys)
     finish(cell, [50.0] * cell.trainings)
     assert [found.name for found in evidence.finished_cells(study)] == [cell.name]
     assert "1 of 2 cells are finished in" in capsys.readouterr().err
+    # What the sweep was given says what a finished cell is.
+    more = [f"active.cycles={cell.config.active.cycles + 1}"]
+    with pytest.raises(SystemExit, match="no cell of"):
+        evidence.finished_cells(study, more)
     with pytest.raises(SystemExit, match="no packaged study has this name; did you mean 'as3l'"):
         evidence.finished_cells("as31")
+
+
+def test_two_cells_of_one_row_are_no_table(benchmarks, tmp_path):
+    cells = read_study(write(tmp_path, "digits", seeds=1)).cells
+    with pytest.raises(SystemExit, match=r"acquisition=random,seed=0 and acquisition=margin,seed=0 are one row of the table \(x\)"):
+        benchmarks("evidence").by_place(cells, lambda cell: "x")
