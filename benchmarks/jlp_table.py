@@ -34,7 +34,8 @@ GAINS = (
 def training_name(place: Mapping[str, Any]) -> str:
     """How the page calls a training of the study; one of TRAININGS."""
     parts = [name for name, is_there in (("+ PRE", place["active.pretrain"]), ("+ SEMI", place["lp_semi"])) if is_there]
-    return (" ".join(parts) or "supervised") + (ALIKE if place["lp_weighting"] == "class" else "")
+    # Without SEMI nothing is weighted.
+    return (" ".join(parts) or "supervised") + (ALIKE if place["lp_semi"] and place["lp_weighting"] == "class" else "")
 
 
 Curves = dict[tuple[str, str], dict[int, dict[int, float]]]
@@ -103,7 +104,8 @@ def by_class(truth: NDArray, each: int, rng: np.random.Generator) -> NDArray:
 def tables(cells: Iterable[Cell]) -> str:
     """The Markdown of all three."""
     found = by_place(cells, lambda cell: (training_name(cell.place), cell.place["active.acquisition"]))
-    order = [(training, rule) for training in TRAININGS for rule in RULES]
+    # Whatever else a study has comes last.
+    order = dict.fromkeys([*((training, rule) for training in TRAININGS for rule in RULES), *found])
     curves = {place: {seed: accuracies(cell) for seed, cell in found[place].items()} for place in order if place in found}
     return f"{accuracy_table(curves)}\n\n{gain_table(curves)}\n\n{propagation_table()}\n"
 

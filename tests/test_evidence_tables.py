@@ -118,6 +118,7 @@ def test_what_the_parts_of_jlp_gain(benchmarks, tmp_path, monkeypatch):
     assert row_of(text, "+ SEMI, classes alike over + SEMI, jlp") == ["+10.0 ± 0.0"]
     assert row_of(text, "jlp over random, supervised") == ["+1.0 ± 0.0"]
     assert "PRE" not in text and text.endswith("(propagation)\n")
+    assert made.training_name({"lp_semi": False, "lp_weighting": "class", "active.pretrain": {}}) == "supervised"
 
 
 def test_last_and_best_of_as3l_and_their_references(benchmarks, tmp_path):
