@@ -1,23 +1,23 @@
 """The tables of docs/as3l.md: AS3L's selection and prior on digits, and FlexMatch trained with them.
 
-    python benchmarks/as3l_table.py --root runs/as3l_table    # all; about an hour of one CPU core
-    python benchmarks/as3l_table.py --only pixels             # what needs no training: some minutes
+    usb-active sweep as3l --jobs 2
+    python benchmarks/as3l_table.py                  # all; some minutes
+    python benchmarks/as3l_table.py --only pixels    # what needs no training
 
-It resumes where it stopped; with everything done it only writes the tables. For a seed all trainings start from one SimSiam network.
+The trainings are the study `as3l`. For a seed all of them start from one SimSiam network.
 Analogues of the paper's tables: trainings by sampling (Table 1) and by prior (Table 3); without training, on pixels and on the
 features of those networks, sampling (Tables 4 and 5, Fig. 4) and the sizes of the clusterings (Table 6).
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from evidence import Cell, accuracies, paired, put, run_cells, table_parser, with_interval
+from evidence import Cell, accuracies, by_place, finished_cells, paired, put, table_parser, with_interval
 from numpy.typing import NDArray
 from usb_active.plugins.as3l.functional import (
     class_coverage,
@@ -37,6 +37,8 @@ from usb_active.report.tables import table
 
 LABELS = (10, 20, 40)
 PARTS = ("trainings", "pixels", "learned")
+# Of a training of the study, and how often that the longer one is.
+STEPS, TIMES = 600, {5: "five"}
 # Of selections on pixels; of those on a network's features, so many for each network.
 DRAWS, DRAWS_A_NETWORK = 20, 4
 Rng = np.random.Generator
@@ -185,69 +187,25 @@ def selection_row(name: str, measured: Mapping[int, Measured], reference: Mappin
 
 
 # ------------------------------------------------------------------------------------------ trainings
-PRETRAIN = {"name": "simsiam", "epochs": 40, "batch_size": 64, "lr": 0.5, "crop": 0.6, "projection_dim": 128, "prediction_dim": 32}
-PRIORS: dict[str, Any] = {
-    "no prior": None,
-    "as3l, remove": {"name": "as3l", "until_iter": 200, "then": "remove"},
-    "as3l, update": {"name": "as3l", "until_iter": 200, "then": "update", "update_every": 200},
-    "llgc, remove": {"name": "llgc", "until_iter": 200, "then": "remove"},
-    "as3l not fine-tuned, remove": {"name": "as3l", "until_iter": 200, "then": "remove", "fine_tune": False},
-}
-SAMPLERS = ("random", "stratified", "kmedoids", "coreset", "typiclust", "as3l")
-LONG = {"num_train_iter": 3000}
-# Sampling and prior by number of labels: all samplers without a prior (Table 1), and the cells of Table 3.
-PLAN: dict[int, list[tuple[str, str]]] = {
-    10: [
-        *((sampler, "no prior") for sampler in SAMPLERS),
-        *(("as3l", name) for name in PRIORS if name not in ("no prior", "as3l not fine-tuned, remove")),
-        ("as3l not fine-tuned", "as3l not fine-tuned, remove"),
-        *(("stratified", name) for name in ("as3l, remove", "as3l, update")),
-    ],
-    20: [("stratified", "no prior"), *(("as3l", name) for name in ("no prior", "as3l, remove", "as3l, update"))],
-    40: [
-        *((sampler, "no prior") for sampler in SAMPLERS),
-        *(("as3l", name) for name in ("as3l, remove", "as3l, update", "llgc, remove")),
-        ("stratified", "as3l, remove"),
-    ],
-}
+def place_name(cell: Cell) -> tuple[str, str, str]:
+    """How the page calls a cell's labels, sampling and prior."""
+    initial, given = cell.place["active.initial"], cell.place["active.prior"]
+    if cell.config.usb["algorithm"] == "linear_evaluation":
+        guide = "linear evaluation"
+    else:
+        guide = "no prior" if given is None else f"{_called(given)}, {given['then']}"
+    times = cell.config.usb["num_train_iter"] // STEPS
+    return f"{initial['size']} labels", _called(initial), guide + (f", {TIMES.get(times, times)} times as long" if times > 1 else "")
 
 
-def training_cells(seeds: int, root: Path) -> list[Cell]:
-    """All from one network per seed: the weights that the first run of the seed has pretrained."""
-    cells = []
-    for seed in range(seeds):
-        weights = {"name": "file", "path": str((root / pretraining(seed).name / "pretrain" / "pretrained.pth").resolve())}
-        start = {"active.pretrain": weights}
-        for size, plan in PLAN.items():
-            for sampler, name in plan:
-                keys = {**start, "active.initial": initial(sampler, size), "active.prior": PRIORS[name]}
-                cells.append(Cell((f"{size} labels", sampler, name), "as3l/digits", keys, seed))
-        keys = {**start, "active.initial": initial("stratified", 10), "active.prior": None, **LONG}
-        cells.append(Cell(("10 labels", "stratified", "no prior, five times as long"), "as3l/digits", keys, seed))
-        for size in (10, 40):
-            keys = {**start, "active.initial": initial("stratified", size), "active.cycles": 0}
-            cells.append(Cell((f"{size} labels", "stratified", "linear evaluation"), "as3l/digits_linear", keys, seed))
-    return cells
+def _called(block: Mapping[str, Any]) -> str:
+    return block["name"] + ("" if block.get("fine_tune", True) else " not fine-tuned")
 
 
-def initial(sampler: str, size: int) -> dict[str, Any]:
-    """The block of an initial acquisition."""
-    return {"name": "as3l", "size": size, "fine_tune": False} if "not fine-tuned" in sampler else {"name": sampler, "size": size}
-
-
-def pretraining(seed: int) -> Cell:
-    """The run that pretrains for all of a seed. (Its selection has the features computed.)"""
-    keys = {"active.pretrain": PRETRAIN, "active.initial": initial("kmedoids", 10), "active.prior": None, "num_train_iter": 1}
-    return Cell(("pretraining",), "as3l/digits", {**keys, "num_eval_iter": 1, "num_log_iter": 1}, seed)
-
-
-def training_tables(cells: Sequence[Cell], root: Path) -> str:
+def training_table(cells: Iterable[Cell]) -> str:
     """Last and best accuracy (the paper reports the best) by number of labels, sampling and prior; and their gains, seed by seed."""
-    last: dict[tuple[str, ...], dict[int, float]] = {}
-    best: dict[tuple[str, ...], dict[int, float]] = {}
-    for cell in cells:
-        for found, name in ((last, "accuracy"), (best, "best_accuracy")):
-            (found.setdefault(cell.place, {})[cell.seed],) = accuracies(cell, root, name).values()
+    found = by_place(cells, place_name)
+    last, best = ({place: _only(seeds, name) for place, seeds in found.items()} for name in ("accuracy", "best_accuracy"))
     rows = []
     for place in sorted(last, key=lambda place: int(place[0].split()[0])):
         references = [last.get((place[0], sampler, "no prior"), last[place]) for sampler in (place[1], "stratified")]
@@ -256,36 +214,32 @@ def training_tables(cells: Sequence[Cell], root: Path) -> str:
     return table(["labels, sampling, prior", "last", "minus no prior", "minus stratified, no prior", "best (optimistic)"], rows) + "\n"
 
 
+def _only(seeds: Mapping[int, Cell], name: str) -> dict[int, float]:
+    """Seed → a metric of the one training."""
+    return {seed: next(iter(accuracies(cell, name).values())) for seed, cell in seeds.items()}
+
+
 # ------------------------------------------------------------------------------------------ the command
-def learned(root: Path, seed: int) -> Points:
-    """The features of a pretraining."""
-    run = root / pretraining(seed).name
-    paths = sorted((run / "pretrain").glob("backbone_features_*.npy"))
-    if not paths:
-        raise SystemExit(f"{run}: no features of a pretraining; --only trainings makes them")
-    return make_points(np.load(paths[0], allow_pickle=False))
-
-
-def trainings(args: argparse.Namespace) -> str:
-    """Train what is not trained yet."""
-    run_cells([pretraining(seed) for seed in range(args.seeds)], args.root, args.workers)
-    cells = training_cells(args.seeds, args.root)
-    run_cells(cells, args.root, args.workers)
-    return training_tables(cells, args.root)
+def learned(cells: Iterable[Cell]) -> list[Points]:
+    """The features of each seed's pretraining, which every run has that has chosen by them."""
+    found: dict[int, Path] = {}
+    for cell in cells:
+        for path in (cell.run_path / "pretrain").glob("backbone_features_*.npy"):
+            found.setdefault(cell.seed, path)
+    return [make_points(np.load(found[seed], allow_pickle=False)) for seed in sorted(found)]
 
 
 def main() -> None:
-    parser = table_parser(__doc__, needs_root=False)
+    parser = table_parser(__doc__, "as3l")
     parser.add_argument("--only", choices=PARTS, help="one part of it")
     args = parser.parse_args()
     parts = [args.only] if args.only else PARTS
-    if args.root is None and set(parts) != {"pixels"}:
-        parser.error("--root is missing")
+    cells = [] if parts == ["pixels"] else finished_cells(args.study, args.overrides)
     features, targets = pixels()
     made = {
-        "trainings": lambda: trainings(args),
+        "trainings": lambda: training_table(cells),
         "pixels": lambda: selection_tables([make_points(features)], DRAWS, targets),
-        "learned": lambda: selection_tables([learned(args.root, seed) for seed in range(args.seeds)], DRAWS_A_NETWORK, targets),
+        "learned": lambda: selection_tables(learned(cells), DRAWS_A_NETWORK, targets),
     }
     put("\n".join(f"## {part}\n\n{made[part]()}" for part in parts), args.out)
 

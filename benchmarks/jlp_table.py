@@ -1,23 +1,21 @@
-"""The tables of docs/jlp.md: supervised against SEMI, with and without PRE, by rule, on digits with ten balanced labels.
+"""The tables of docs/jlp.md, from the finished cells of the study `jlp`: supervised against SEMI, with and without PRE, by rule.
 
-SEMI comes twice: by Eq. 8, where every label counts alike, and with classes that count alike, as in the authors' code.
+    usb-active sweep jlp --jobs 2
+    python benchmarks/jlp_table.py
 
-    python benchmarks/jlp_table.py --root runs/jlp_table      # digits, five seeds
-
-The same command resumes where it stopped; with everything done it only writes the tables. For a seed, all start from the same
-ten samples; ceal is not combined with SEMI, as in the paper. The second table is what it looks for: how much SEMI, PRE and a rule
-gain, each with the others as they are. The third needs no training: label propagation alone.
+SEMI comes twice: by Eq. 8, where every label counts alike, and with classes that count alike, as in the authors' code. For a seed, all
+start from the same ten samples. The second table is what the study looks for: how much SEMI, PRE and a rule gain, each with the others as
+they are. The third needs no training: label propagation alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from statistics import mean
 from typing import Any
 
 import numpy as np
-from evidence import Cell, accuracies, paired, put, run_cells, table_parser, with_interval
+from evidence import Cell, accuracies, by_place, finished_cells, paired, put, table_parser, with_interval
 from numpy.typing import NDArray
 
 from usb_active.numerics.neighbors import affinity
@@ -25,34 +23,19 @@ from usb_active.numerics.propagation import WEIGHTINGS, propagate
 from usb_active.report.tables import table
 
 RULES = ("random", "coreset", "ceal", "jlp")
-SUPERVISED = {"lp_semi": False, "epoch": 200}
-PRE = {"active.pretrain": {"name": "deepcluster", "epochs": 40, "batch_size": 16, "lr": 0.1}}
-# What the authors' code does; Eq. 8 lets a class count as much as it has labels.
-ALIKE = {"lp_weighting": "class"}
-TRAININGS: dict[str, dict[str, Any]] = {
-    "supervised": SUPERVISED,
-    "+ PRE": {**SUPERVISED, **PRE},
-    "+ SEMI": {},
-    "+ PRE + SEMI": PRE,
-    "+ SEMI, classes alike": ALIKE,
-    "+ PRE + SEMI, classes alike": {**PRE, **ALIKE},
-}
+ALIKE = ", classes alike"
+TRAININGS = ("supervised", "+ PRE", "+ SEMI", "+ PRE + SEMI", f"+ SEMI{ALIKE}", f"+ PRE + SEMI{ALIKE}")
 GAINS = (
-    ("supervised", "+ SEMI"), ("+ PRE", "+ PRE + SEMI"), ("supervised", "+ SEMI, classes alike"),
-    ("+ PRE", "+ PRE + SEMI, classes alike"), ("+ SEMI", "+ SEMI, classes alike"), ("supervised", "+ PRE"),
-    ("+ SEMI", "+ PRE + SEMI"), ("+ SEMI, classes alike", "+ PRE + SEMI, classes alike"),
+    ("supervised", "+ SEMI"), ("+ PRE", "+ PRE + SEMI"), ("supervised", f"+ SEMI{ALIKE}"), ("+ PRE", f"+ PRE + SEMI{ALIKE}"),
+    ("+ SEMI", f"+ SEMI{ALIKE}"), ("supervised", "+ PRE"), ("+ SEMI", "+ PRE + SEMI"), (f"+ SEMI{ALIKE}", f"+ PRE + SEMI{ALIKE}"),
 )  # fmt: skip
 
 
-def cells(seeds: int) -> list[Cell]:
-    """All runs, seeds outermost."""
-    return [
-        Cell((training, rule), "jlp/digits", {**keys, "active.acquisition": rule}, seed)
-        for seed in range(seeds)
-        for training, keys in TRAININGS.items()
-        for rule in RULES
-        if not (rule == "ceal" and keys.get("lp_semi", True))
-    ]
+def training_name(place: Mapping[str, Any]) -> str:
+    """How the page calls a training of the study; one of TRAININGS."""
+    parts = [name for name, is_there in (("+ PRE", place["active.pretrain"]), ("+ SEMI", place["lp_semi"])) if is_there]
+    # Without SEMI nothing is weighted.
+    return (" ".join(parts) or "supervised") + (ALIKE if place["lp_semi"] and place["lp_weighting"] == "class" else "")
 
 
 Curves = dict[tuple[str, str], dict[int, dict[int, float]]]
@@ -118,19 +101,18 @@ def by_class(truth: NDArray, each: int, rng: np.random.Generator) -> NDArray:
     return np.concatenate([rng.choice(np.flatnonzero(truth == c), each, replace=False) for c in np.unique(truth)])
 
 
-def tables(found: Sequence[Cell], root: Path) -> str:
+def tables(cells: Iterable[Cell]) -> str:
     """The Markdown of all three."""
-    curves: Curves = {}
-    for cell in found:
-        curves.setdefault((cell.place[0], cell.place[1]), {})[cell.seed] = accuracies(cell, root)
+    found = by_place(cells, lambda cell: (training_name(cell.place), cell.place["active.acquisition"]))
+    # Whatever else a study has comes last.
+    order = dict.fromkeys([*((training, rule) for training in TRAININGS for rule in RULES), *found])
+    curves = {place: {seed: accuracies(cell) for seed, cell in found[place].items()} for place in order if place in found}
     return f"{accuracy_table(curves)}\n\n{gain_table(curves)}\n\n{propagation_table()}\n"
 
 
 def main() -> None:
-    args = table_parser(__doc__).parse_args()
-    found = cells(args.seeds)
-    run_cells(found, args.root, args.workers)
-    put(tables(found, args.root), args.out)
+    args = table_parser(__doc__, "jlp").parse_args()
+    put(tables(finished_cells(args.study, args.overrides)), args.out)
 
 
 if __name__ == "__main__":

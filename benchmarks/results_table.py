@@ -5,13 +5,15 @@
     python benchmarks/results_table.py --root runs/results --data data/results --dry-run    # what there is to train
     python benchmarks/results_table.py --root runs/results --data data/results --out docs/results.md
 
-It resumes where it stopped. What a cell came to is kept in benchmarks/results/<set>.csv with a digest of its configuration, so that
-it is not trained again where its run directory is gone; a row whose digest is another is stale, and its cell is trained anew. With
---no-train only the CSV files and the page are written. Seed and split of a cell are one number.
+What is to be trained is written as studies into ROOT/studies, one for each set, trainer and split, and run by `usb-active sweep`, so
+that the same command resumes where it stopped. What a cell came to is kept in benchmarks/results/<set>.csv with a digest of its
+configuration, so that it is not trained again where its run directory is gone; a row whose digest is another is stale, and its cell is
+trained anew. With --no-train only the CSV files and the page are written. Seed and split of a cell are one number.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import csv
 import hashlib
@@ -27,8 +29,11 @@ from statistics import mean
 from typing import Any
 
 import yaml
-from evidence import Cell, cpu_seconds, finished, half_width, overrides, run_cells, table_parser, with_interval
+from evidence import half_width, with_interval
 
+from usb_active import cli
+from usb_active.commands.sweep import is_finished
+from usb_active.config.study import Cell, Study, override_text, read_study
 from usb_active.report.tables import table
 from usb_active.storage.durable import atomic_write
 from usb_active.storage.yaml_input import apply_overrides
@@ -81,10 +86,6 @@ class Plan:
     labels: tuple[int, ...]
     seeds: int = 3
     start: str = ""
-
-    @property
-    def place(self) -> tuple[str, ...]:
-        return (self.of, self.trainer, *([self.start] if self.start else []), self.rule, "to".join(map(str, self.labels)))
 
 
 # Nothing is evaluated within a training: that would cost, and choose nothing.
@@ -173,28 +174,18 @@ def recipe(name: str) -> dict[str, Any]:
     return yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))["config"]
 
 
-def cells_of(plan: Plan, data: Path, recipes: Path) -> list[Cell]:
-    """One for each seed. `data`: where results_data.py has put the sets; `recipes`: where `write_recipes` has put the YAMLs."""
-    chosen, keys = TRAINERS[plan.trainer]
+def common_keys(of: str, trainer: str) -> dict[str, Any]:
+    """What is put over the recipe in all runs of a trainer on a set."""
+    return {**WITHOUT_EVALUATIONS, **SETS[of].keys, **TRAINERS[trainer][1], **SETS[of].of_trainer.get(trainer, {})}
+
+
+def own_keys(plan: Plan) -> dict[str, Any]:
+    """What a plan's runs have beside these: a combination of their study."""
     first, *later = plan.labels
-    values = {
-        **WITHOUT_EVALUATIONS,
-        **SETS[plan.of].keys,
-        **keys,
-        **SETS[plan.of].of_trainer.get(plan.trainer, {}),
-        "active.initial": acquisition(plan.of, plan.start or plan.rule, size=first),
-        "active.cycles": len(later),
-    }
+    keys = {"active.initial": acquisition(plan.of, plan.start or plan.rule, size=first), "active.cycles": len(later)}
     if later:
-        values |= {"active.acquisition": acquisition(plan.of, plan.rule), "active.budget": later[0] - first}
-    made = []
-    for seed in range(plan.seeds):
-        folder = SETS[plan.of].folder
-        where = {"data_dir": str((data / f"{folder}-{seed}").resolve())} if folder else {}
-        if is_on_features(plan) and plan != EXTRACTING:
-            where["active.features"] = extracted(recipes.parent, seed)
-        made.append(Cell(plan.place, str(recipes / f"{chosen}.yaml"), {**values, **where}, seed))
-    return made
+        keys |= {"active.acquisition": acquisition(plan.of, plan.rule), "active.budget": later[0] - first}
+    return keys
 
 
 def is_on_features(plan: Plan) -> bool:
@@ -202,29 +193,16 @@ def is_on_features(plan: Plan) -> bool:
     return SETS[plan.of].rules_see is None
 
 
-# The runs that make the features of their split; all others of the set read them there.
-EXTRACTING = Plan("cifar5000_features", "photos", "typiclust", (40,), 5)
-
-
-def extracted(root: Path, seed: int) -> dict[str, str]:
-    """The block of a split's features."""
-    folder = (root / Cell(EXTRACTING.place, "", {}, seed).name / "artifacts").resolve()
-    paths = {"path": "efficientnet_lite0_auto_5000.npy", "test_path": "efficientnet_lite0_auto_test_1000.npy"}
-    return {"name": "file", **{key: str(folder / name) for key, name in paths.items()}}
-
-
-def write_recipes(folder: Path) -> None:
-    """The recipes' configurations as YAMLs of their own, which a cell can name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in {name for name, _ in TRAINERS.values()}:
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe(name), sort_keys=False), encoding="utf-8")
+def with_keys(data: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with keys put over it, as `--set` does."""
+    changed = copy.deepcopy(dict(data))
+    apply_overrides(changed, [override_text(key, value) for key, value in keys.items()])
+    return changed
 
 
 def digest(plan: Plan) -> str:
     """Of what a plan's cells are configured by, wherever it lies: rows with another are stale."""
-    (cell, *_) = cells_of(plan, Path("data"), Path("recipes"))
-    said = copy.deepcopy(recipe(TRAINERS[plan.trainer][0]))
-    apply_overrides(said, overrides(cell, Path("runs")))
+    said = with_keys(recipe(TRAINERS[plan.trainer][0]), {**common_keys(plan.of, plan.trainer), **own_keys(plan)})
     said = {key: value for key, value in said.items() if key not in PLACES}
     if is_on_features(plan):
         # Where a run has read them says nothing of what they are.
@@ -235,10 +213,96 @@ def digest(plan: Plan) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
 
+# ------------------------------------------------------------------------------------------ studies
+# The runs that make the features of their split; all others of the set read them there.
+EXTRACTING = Plan("cifar5000_features", "photos", "typiclust", (40,), 5)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The runs of one set, trainer and split: a study, and the plan of each of its cells."""
+
+    study: Study
+    plans: tuple[Plan, ...]
+    path: Path
+
+    def cells(self) -> Iterable[tuple[Plan, Cell]]:
+        """In the study's order."""
+        return zip(self.plans, self.study.cells, strict=True)
+
+
+def write_study(root: Path, data: Path, plans: Sequence[Plan], split: int, name: str, features: Mapping[str, str] | None = None) -> Planned:
+    """The study of some plans of one set and trainer, as a YAML in ROOT/studies, beside its base.
+
+    Args:
+        data: where results_data.py has put the sets.
+        features: the block of features that another run has made.
+    """
+    folder, of, trainer = root / "studies", plans[0].of, plans[0].trainer
+    places: dict[str, Any] = {"data_dir": str((data / f"{SETS[of].folder}-{split}").resolve())} if SETS[of].folder else {}
+    if features is not None:
+        places["active.features"] = dict(features)
+    base = with_keys(recipe(TRAINERS[trainer][0]), {**common_keys(of, trainer), **places})
+    study = {
+        "base": f"{name}-base.yaml", "include": [own_keys(plan) for plan in plans], "seeds": [split],
+        "save_dir": str(root.resolve()), "name": name,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, content in ((folder / study["base"], base), (folder / f"{name}.yaml", study)):
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return Planned(read_study(folder / f"{name}.yaml"), tuple(plans), folder / f"{name}.yaml")
+
+
+def extracting_study(root: Path, data: Path, split: int) -> Planned:
+    """The one run that makes the features of a split."""
+    return write_study(root, data, [EXTRACTING], split, f"{EXTRACTING.of}-extracting-{split}")
+
+
+def extracted(planned: Planned) -> dict[str, str]:
+    """The block of the features that such a run makes."""
+    folder = (planned.study.cells[0].run_path / "artifacts").resolve()
+    paths = {"path": "efficientnet_lite0_auto_5000.npy", "test_path": "efficientnet_lite0_auto_test_1000.npy"}
+    return {"name": "file", **{key: str(folder / name) for key, name in paths.items()}}
+
+
+def write_studies(waiting: Sequence[tuple[Plan, int]], root: Path, data: Path) -> list[Planned]:
+    """The studies of these plans and splits: what others need first, then by split, so that what is stopped early is a smaller table."""
+    splits = sorted({split for plan, split in waiting if is_on_features(plan)})
+    extracting = {split: extracting_study(root, data, split) for split in splits}
+    grouped: dict[tuple[int, str, str], list[Plan]] = {}
+    for plan, split in sorted(waiting, key=lambda pair: pair[1]):
+        if plan != EXTRACTING:
+            grouped.setdefault((split, plan.of, plan.trainer), []).append(plan)
+    studies = [*extracting.values()]
+    for (split, of, trainer), found in grouped.items():
+        features = extracted(extracting[split]) if is_on_features(found[0]) else None
+        studies.append(write_study(root, data, found, split, f"{of}-{trainer.replace(', ', '-')}-{split}", features))
+    return studies
+
+
+def run_studies(studies: Sequence[Planned], kept: Sequence[Row], jobs: int) -> list[str]:
+    """Have the studies run, one after the other; the names of those of which a run has failed, or waits for something.
+
+    Raises:
+        SystemExit: a study was refused or interrupted.
+    """
+    failed = []
+    for planned in studies:
+        if planned.plans == (EXTRACTING,) and is_kept(EXTRACTING, planned.study.cells[0].seed, kept):
+            if Path(extracted(planned)["test_path"]).exists():
+                continue
+        code = cli.main(["sweep", str(planned.path), "--jobs", str(jobs)])
+        if code not in (0, 1, 3):
+            raise SystemExit(code)
+        if code:
+            failed.append(planned.study.name)
+    return failed
+
+
 # ------------------------------------------------------------------------------------------ what it came to
 @dataclass(frozen=True)
 class Row:
-    """One training, as a line of a CSV file. Accuracies in percent; `cpu_seconds` of its cell, shared by its trainings."""
+    """One training, as a line of a CSV file. Accuracies in percent; `cpu_seconds` are the mean of its cell's trainings."""
 
     set: str
     trainer: str
@@ -268,17 +332,17 @@ class Row:
         return max(getattr(self, name) for name in CHEAP)
 
 
-def rows_of(plan: Plan, cell: Cell, root: Path) -> list[Row]:
+def rows_of(plan: Plan, cell: Cell) -> list[Row]:
     """What a finished run came to; its baselines are computed where they are not there yet."""
     from usb_active.report.baselines import run_baselines
     from usb_active.report.galleries import load_dataset
     from usb_active.report.runs import read_runs
 
-    (run,), _ = read_runs([root / cell.name])
+    (run,), _ = read_runs([cell.run_path])
     entries, notes = run_baselines(run, partial(load_dataset, trusted=True))
     if notes:
         raise SystemExit("\n".join(notes))
-    seconds = cpu_seconds(cell, root) / len(run.metrics)
+    seconds = mean(line["cpu_seconds"] for line in run.metrics)
     return [
         Row(
             plan.of, plan.trainer, plan.start, plan.rule, steps_text(plan), line["num_labels"], cell.seed, cell.seed,
@@ -510,49 +574,41 @@ def fill(page: str, texts: Mapping[str, str]) -> str:
 
 
 # ------------------------------------------------------------------------------------------ the command
-def collect(found: Sequence[Plan], kept: Sequence[Row], data: Path, root: Path) -> list[Row]:
+def collect(studies: Iterable[Planned], kept: Sequence[Row]) -> list[Row]:
     """The rows that were kept, and those of runs that have finished since."""
     rows = {row.key: row for row in kept}
-    for plan in found:
-        for cell in cells_of(plan, data, root / "recipes"):
-            if not is_kept(plan, cell.seed, kept) and finished(cell, root):
-                rows |= {row.key: row for row in rows_of(plan, cell, root)}
+    for planned in studies:
+        for plan, cell in planned.cells():
+            if not is_kept(plan, cell.seed, kept) and is_finished(cell):
+                rows |= {row.key: row for row in rows_of(plan, cell)}
     return list(rows.values())
 
 
-def to_train(found: Sequence[Plan], kept: Sequence[Row], data: Path, recipes: Path) -> list[Cell]:
-    """Cells of which not all is kept: the goals first, in each part by seed, so that what is stopped early is a smaller table."""
-    goals = goal_plans()
-    made = [(plan not in goals, cell) for plan in found for cell in cells_of(plan, data, recipes) if not is_kept(plan, cell.seed, kept)]
-    return [cell for _, cell in sorted(made, key=lambda pair: (pair[0], pair[1].seed))]
-
-
-def to_extract(waiting: Sequence[Cell], data: Path, recipes: Path) -> list[Cell]:
-    """The runs whose features others wait for, those included that are kept and whose features are gone."""
-    seeds = {cell.seed for cell in waiting if "active.features" in cell.overrides}
-    sources = [cell for cell in cells_of(EXTRACTING, data, recipes) if cell.seed in seeds]
-    return [cell for cell in sources if not Path(extracted(recipes.parent, cell.seed)["test_path"]).exists()]
+def to_train(found: Iterable[Plan], kept: Sequence[Row]) -> list[tuple[Plan, int]]:
+    """Plans and splits of which not all is kept."""
+    return [(plan, split) for plan in found for split in range(plan.seeds) if not is_kept(plan, split, kept)]
 
 
 def main() -> None:
-    parser = table_parser(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="where the runs are kept")
     parser.add_argument("--data", type=Path, required=True, help="where results_data.py has put the sets")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--out", type=Path, help="write the tables into this page instead of printing them")
     parser.add_argument("--no-train", action="store_true", help="only write what there is")
     parser.add_argument("--dry-run", action="store_true", help="only say what there is to train")
     args = parser.parse_args()
     found = plans(args.sets)
     digests = {plan_key(plan): digest(plan) for plan in found}
     kept = fresh([row for of in args.sets for row in read_kept(KEPT / f"{of}.csv")], digests)
-    write_recipes(args.root / "recipes")
-    waiting = to_train(found, kept, args.data, args.root / "recipes")
+    waiting = to_train(found, kept)
     print(f"planned: {count_text(found)}; {len(waiting)} runs are not kept in {KEPT}", flush=True)
     if args.dry_run:
         return
-    if not args.no_train:
-        run_cells(to_extract(waiting, args.data, args.root / "recipes"), args.root, args.workers)
-        run_cells(waiting, args.root, args.workers)
-    rows = collect(found, kept, args.data, args.root)
+    studies = write_studies(waiting, args.root, args.data)
+    failed = [] if args.no_train else run_studies(studies, kept, args.jobs)
+    rows = collect(studies, kept)
     for of in args.sets:
         write_kept(KEPT / f"{of}.csv", [row for row in rows if row.set == of])
     texts = parts(rows, found)
@@ -560,6 +616,8 @@ def main() -> None:
         args.out.write_text(fill(args.out.read_text(encoding="utf-8"), texts), encoding="utf-8")
     else:
         print("\n\n".join(f"## {name}\n\n{text}" for name, text in texts.items()))
+    if failed:
+        raise SystemExit(f"not all runs are done: {', '.join(failed)}; the same command goes on")
 
 
 if __name__ == "__main__":

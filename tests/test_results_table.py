@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from run_helpers import ROOT
 
-from usb_active.config.settings import load_yaml_config
+from usb_active import cli
+from usb_active.storage.run_dir import RunDir
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +34,71 @@ def row(results):
 
 
 def test_every_cell_is_a_valid_configuration_with_a_run_of_its_own(results, tmp_path):
-    from evidence import overrides
+    found = results.plans(list(results.SETS))
+    waiting = results.to_train(found, [])
+    assert len(waiting) == sum(plan.seeds for plan in found)
+    cells = [pair for planned in results.write_studies(waiting, tmp_path, tmp_path / "data") for pair in planned.cells()]
+    assert sorted((results.plan_key(plan), cell.seed) for plan, cell in cells) == sorted((results.plan_key(plan), n) for plan, n in waiting)
+    assert len({cell.run_path for _, cell in cells}) == len(cells)
+    for plan, cell in cells:
+        active, folder = cell.config.active, results.SETS[plan.of].folder
+        assert active.initial.size + active.cycles * active.budget == plan.labels[-1]
+        if folder:
+            assert cell.config.usb["data_dir"] == str(tmp_path / "data" / f"{folder}-{cell.seed}")
 
-    results.write_recipes(tmp_path)
-    cells = [cell for plan in results.plans(list(results.SETS)) for cell in results.cells_of(plan, tmp_path, tmp_path)]
-    assert len({cell.name for cell in cells}) == len(cells)
-    for cell in {cell.place: cell for cell in cells}.values():
-        config = load_yaml_config(cell.config, overrides(cell, tmp_path))
-        assert config.active.initial.size + config.active.cycles * config.active.budget == int(cell.place[-1].rpartition("to")[2])
+
+def test_what_trains_on_features_waits_for_the_run_that_makes_those_of_its_split(results, tmp_path):
+    plan = next(plan for plan in results.goal_plans() if plan.of == "cifar5000_features" and plan.labels == (100,))
+    first, other = results.write_studies([(plan, 3)], tmp_path, tmp_path)
+    assert (first.plans, other.plans) == ((results.EXTRACTING,), (plan,))
+    (source,), (cell,) = first.study.cells, other.study.cells
+    assert source.config.active.features.name == results.ON_THEM["active.features"] and (source.seed, cell.seed) == (3, 3)
+    features = cell.config.active.features
+    assert features.name == "file" and Path(features.config.test_path).parent == source.run_path / "artifacts"
+    # Of another set nobody waits for them.
+    assert len(results.write_studies([(results.goal_plans()[0], 3)], tmp_path, tmp_path)) == 1
+
+
+@pytest.fixture
+def tiny(results, tmp_path, monkeypatch):
+    """The folder of CSV files; what there is to train is a plan of one seed with a run of a second."""
+    monkeypatch.setattr(results, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(results, "goal_plans", lambda: [results.Plan("digits", "supervised", "random", (20,), 1)])
+    monkeypatch.setattr(results, "other_plans", lambda: [])
+    steps = {"num_train_iter": 2, "epoch": 1, "num_eval_iter": 2}
+    monkeypatch.setattr(results, "WITHOUT_EVALUATIONS", {**results.WITHOUT_EVALUATIONS, **steps})
+    return tmp_path / "kept"
+
+
+def main(results, monkeypatch, tmp_path, *more: str) -> None:
+    """The script on digits."""
+    roots = ["--root", str(tmp_path / "root"), "--data", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["results_table.py", *roots, "--sets", "digits", *more])
+    results.main()
+
+
+def test_what_is_planned_is_trained_by_a_sweep_and_kept(results, tiny, tmp_path, monkeypatch, capfd):
+    main(results, monkeypatch, tmp_path)
+    (row,) = results.read_kept(tiny / "digits.csv")
+    (run,) = (tmp_path / "root").glob("digits-supervised-0/*,seed=0")
+    (line,) = RunDir.read(run).metrics()
+    assert row.accuracy == round(100 * line["accuracy"], 2) and row.cpu_seconds == round(line["cpu_seconds"], 1) and row.labels == 20
+    assert "1 cells: 1 done" in capfd.readouterr().out
+    # Kept: its directory is not needed any more.
+    shutil.rmtree(tmp_path / "root")
+    main(results, monkeypatch, tmp_path)
+    assert results.read_kept(tiny / "digits.csv") == [row] and not list((tmp_path / "root").glob("*"))
+
+
+def test_a_study_that_fails_or_is_refused_is_said_and_nothing_is_kept(results, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "main", lambda arguments: 1)
+    with pytest.raises(SystemExit, match="not all runs are done: digits-supervised-0; the same command goes on"):
+        main(results, monkeypatch, tmp_path)
+    assert results.read_kept(tiny / "digits.csv") == []
+    monkeypatch.setattr(cli, "main", lambda arguments: 130)
+    with pytest.raises(SystemExit) as ended:
+        main(results, monkeypatch, tmp_path)
+    assert ended.value.code == 130
 
 
 def test_steps_of_cycles_are_equal(results):

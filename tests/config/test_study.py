@@ -12,6 +12,7 @@ import run_helpers
 import yaml
 
 from usb_active.config.settings import load_yaml_config
+from usb_active.config.shared_pretraining import pretraining_key
 from usb_active.config.study import is_cell_name, override_text, read_study
 from usb_active.errors import UsageError
 from usb_active.storage.yaml_input import STUDIES, apply_overrides, find_yaml, packaged_names
@@ -246,3 +247,19 @@ def test_the_study_of_the_guide_is_the_packaged_one():
     text = (ROOT / "docs/sweeps.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n# a study\n(.*?)```", text, re.DOTALL)
     assert block == "".join((ROOT / "yaml_configs/studies/digits.yaml").read_text(encoding="utf-8").splitlines(keepends=True)[1:])
+
+
+def test_the_guide_lists_what_is_packaged_and_how_many_runs_it_is():
+    rows = re.findall(r"^- `(\w+)` \((\d+) runs\)", (ROOT / "docs/sweeps.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted((path.stem, str(len(read_study(path).cells))) for path in SHIPPED)
+
+
+@pytest.mark.parametrize(("name", "pretrained"), [("jlp", 10), ("as3l", 29)])
+def test_of_a_seed_all_cells_of_a_packaged_study_share_one_pretraining(name, pretrained):
+    keys: dict[int, list[str]] = {}
+    for cell in read_study(name).cells:
+        if key := pretraining_key(cell.config):
+            keys.setdefault(cell.seed, []).append(key)
+    assert sorted(keys) == [0, 1, 2, 3, 4]
+    assert all(len(found) == pretrained and len(set(found)) == 1 for found in keys.values())
+    assert len({found[0] for found in keys.values()}) == 5

@@ -1,0 +1,172 @@
+"""benchmarks/*_table.py lay out what packaged studies came to: their rows are those of the pages, and their numbers those of the cells."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from run_helpers import ROOT
+
+from usb_active.config.study import Cell, read_study
+from usb_active.storage.run_dir import RunDir
+
+
+@pytest.fixture(scope="module")
+def benchmarks():
+    """name → the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        yield importlib.import_module
+
+
+def write(tmp_path: Path, name: str, **changes) -> str:
+    """A copy of a packaged study, kept in tmp_path, with some keys replaced."""
+    study = yaml.safe_load((ROOT / f"yaml_configs/studies/{name}.yaml").read_text(encoding="utf-8"))
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**study, "save_dir": str(tmp_path), **changes}, sort_keys=False), encoding="utf-8")
+    return str(path)
+
+
+def finish(cell: Cell, accuracies: list[float], **more: float) -> None:
+    """Leave a cell with a line of metrics for each of its trainings, in percent, ten labels apart."""
+    assert len(accuracies) == cell.trainings
+    first = cell.config.active.initial.size
+    with RunDir.open(cell.run_path, cell.config.stored()) as run:
+        for cycle, value in enumerate(accuracies):
+            more = {name: percent / 100 for name, percent in more.items()}
+            run.append_metrics({"cycle": cycle, "num_labels": first + 10 * cycle, "evaluated_on": "test", "accuracy": value / 100, **more})
+
+
+def first_columns(text: str) -> list[list[str]]:
+    """Of each table, the entries of its first column, header first."""
+    found = [[line.split("|")[1].strip() for line in block.splitlines()] for block in re.split(r"\n\s*\n", text) if block.startswith("|")]
+    return [[column[0], *column[2:]] for column in found]
+
+
+def row_of(text: str, name: str, number: int = 0) -> list[str]:
+    """The other entries of a row. (`table` escapes a plus that begins an entry.)"""
+    rows = [line for line in text.replace("| \\+", "| +").splitlines() if line.startswith(f"| {name} |")]
+    return [cell.strip() for cell in rows[number].split("|")[2:-1]]
+
+
+# ------------------------------------------------------------------------------------------------- rows
+
+
+def test_the_rows_of_docs_assl(benchmarks):
+    made = benchmarks("assl_table")
+    page = first_columns((ROOT / "docs/assl.md").read_text(encoding="utf-8"))
+    tables = []
+    for study in ("assl", "assl_cifar"):
+        cells = read_study(study).cells
+        for start in (False, True):
+            there = [cell for cell in cells if cell.place["active.warm_start"] == start]
+            if there:
+                rules = [rule for _, rule in benchmarks("evidence").by_place(there, made.place_name)]
+                tables.append([made.STARTS[start], *rules])
+    assert page == tables
+
+
+def test_the_rows_of_docs_jlp(benchmarks):
+    made = benchmarks("jlp_table")
+    names = [f"{made.training_name(cell.place)}, {cell.place['active.acquisition']}" for cell in read_study("jlp").cells if cell.seed == 0]
+    assert len(set(names)) == len(names) == 20
+    assert first_columns((ROOT / "docs/jlp.md").read_text(encoding="utf-8"))[0] == ["training, rule", *names]
+
+
+def test_the_rows_of_docs_as3l(benchmarks):
+    made = benchmarks("as3l_table")
+    names = [", ".join(made.place_name(cell)) for cell in read_study("as3l").cells if cell.seed == 0]
+    page = first_columns((ROOT / "docs/as3l.md").read_text(encoding="utf-8"))[0]
+    assert len(set(names)) == len(names) == 29
+    assert page == ["labels, sampling, prior", *sorted(names, key=lambda name: int(name.split()[0]))]
+
+
+# ------------------------------------------------------------------------------------------------- numbers
+
+
+def test_what_a_rule_is_above_random_is_taken_seed_by_seed(benchmarks, tmp_path):
+    matrix = {"active.acquisition": ["random", {"name": "assl", "use": "uncertainty"}], "active.warm_start": [False, True]}
+    study = write(tmp_path, "assl", matrix=matrix, seeds=3, include=[{"active.cycles": 2}])
+    made = benchmarks("assl_table")
+    for cell in read_study(study).cells:
+        gain = 0 if cell.place["active.acquisition"] == "random" else 4 + cell.seed
+        finish(cell, [40.0, 50 + 10 * cell.seed + gain, 60 + 10 * cell.seed + gain])
+    text = made.tables(made.finished_cells(study))
+    # Means of 20 and 30 labels: random 55, 65, 75; the other 4, 5 and 6 above. Deviation 10 and 1, over √3, times t = 4.303.
+    assert row_of(text, "random") == ["40.0 ± 0.0", "60.0 ± 24.8", "70.0 ± 24.8", "65.0 ± 24.8", ""]
+    assert row_of(text, "assl, uncertainty only", 1)[-2:] == ["70.0 ± 27.3", "+5.0 ± 2.5"]
+    assert [column[0] for column in first_columns(text)] == ["RandInit", "ConInit"] and "mean of 20–30" in text
+
+
+def test_what_the_parts_of_jlp_gain(benchmarks, tmp_path, monkeypatch):
+    matrix = {"lp_semi": [False, True], "lp_weighting": ["label", "class"], "active.pretrain": [None]}
+    matrix["active.acquisition"] = ["random", "jlp"]
+    study = write(tmp_path, "jlp", matrix=matrix, exclude=[{"lp_semi": False, "lp_weighting": "class"}], seeds=[3, 5, 7])
+    made = benchmarks("jlp_table")
+    monkeypatch.setattr(made, "propagation_table", lambda: "(propagation)")
+    for cell in read_study(study).cells:
+        base = 50 + 5 * cell.seed + (cell.place["active.acquisition"] == "jlp")
+        gain = (cell.seed - 3) * cell.place["lp_semi"] + 10 * (cell.place["lp_weighting"] == "class")
+        finish(cell, [0.0, *([base + gain - 10, base + gain + 10] * 2)])
+    text = made.tables(made.finished_cells(study))
+    assert row_of(text, "supervised, random")[:2] == ["0.0 ± 0.0", "65.0 ± 24.8"]
+    # 0, 2 and 4: deviation 2.
+    assert row_of(text, "+ SEMI over supervised, random") == ["+2.0 ± 5.0"]
+    assert row_of(text, "+ SEMI, classes alike over + SEMI, jlp") == ["+10.0 ± 0.0"]
+    assert row_of(text, "jlp over random, supervised") == ["+1.0 ± 0.0"]
+    assert "PRE" not in text and text.endswith("(propagation)\n")
+    assert made.training_name({"lp_semi": False, "lp_weighting": "class", "active.pretrain": {}}) == "supervised"
+
+
+def test_last_and_best_of_as3l_and_their_references(benchmarks, tmp_path):
+    study = write(tmp_path, "as3l", seeds=3)
+    made = benchmarks("as3l_table")
+    values = {"stratified": 80, "as3l": 90}
+    for cell in read_study(study).cells:
+        _, sampler, guide = made.place_name(cell)
+        value = values.get(sampler, 50) + cell.seed + (0 if guide == "no prior" else 2 + cell.seed)
+        finish(cell, [value], best_accuracy=value + 1)
+    text = made.training_table(made.finished_cells(study))
+    assert row_of(text, "10 labels, stratified, no prior") == ["81.0 ± 2.5", "", "", "82.0 ± 2.5"]
+    # 92, 94 and 96 against 90, 91, 92 and 80, 81, 82.
+    assert row_of(text, "40 labels, as3l, llgc, remove") == ["94.0 ± 5.0", "+3.0 ± 2.5", "+13.0 ± 2.5", "95.0 ± 5.0"]
+    assert row_of(text, "10 labels, stratified, no prior, five times as long")[1] == "+3.0 ± 2.5"
+    assert row_of(text, "10 labels, as3l not fine-tuned, as3l not fine-tuned, remove")[1] == ""
+
+
+def test_features_of_a_seed_are_those_of_any_run_that_has_them(benchmarks, tmp_path):
+    import numpy as np
+
+    made = benchmarks("as3l_table")
+    cells = [cell for cell in read_study(write(tmp_path, "as3l", seeds=[4, 2])).cells][:6]
+    features = {seed: np.random.default_rng(seed).normal(size=(60, 3)).astype(np.float32) for seed in (2, 4)}
+    for cell in cells[2:]:
+        (cell.run_path / "pretrain").mkdir(parents=True)
+        np.save(cell.run_path / "pretrain" / "backbone_features_60.npy", features[cell.seed])
+    assert [(points.features == features[seed]).all() for seed, points in zip((2, 4), made.learned(cells), strict=True)] == [True, True]
+
+
+def test_what_is_not_finished_is_left_out_and_said(benchmarks, tmp_path, capsys):
+    evidence = benchmarks("evidence")
+    study = write(tmp_path, "digits", seeds=1)
+    with pytest.raises(SystemExit, match=r"no cell of .* is finished in .*digits_study; `usb-active sweep .*` makes them"):
+        evidence.finished_cells(study)
+    cell = read_study(study).cells[1]
+    finish(cell, [50.0] * cell.trainings)
+    assert [found.name for found in evidence.finished_cells(study)] == [cell.name]
+    assert "1 of 2 cells are finished in" in capsys.readouterr().err
+    # What the sweep was given says what a finished cell is.
+    more = [f"active.cycles={cell.config.active.cycles + 1}"]
+    with pytest.raises(SystemExit, match="no cell of"):
+        evidence.finished_cells(study, more)
+    with pytest.raises(SystemExit, match="no packaged study has this name; did you mean 'as3l'"):
+        evidence.finished_cells("as31")
+
+
+def test_two_cells_of_one_row_are_no_table(benchmarks, tmp_path):
+    cells = read_study(write(tmp_path, "digits", seeds=1)).cells
+    with pytest.raises(SystemExit, match=r"acquisition=random,seed=0 and acquisition=margin,seed=0 are one row of the table \(x\)"):
+        benchmarks("evidence").by_place(cells, lambda cell: "x")
