@@ -19,8 +19,8 @@ import yaml
 LEFT_OUT = re.compile(r"lock|log\.txt|report/.*")
 # Files → their entries that differ by nature. The checksums of start.json and of the baselines are of rows of labels.csv with their times.
 BY_NATURE = (
-    (r".*\.pth", r"belongs_to\.run|active\.elapsed"),
-    (r".*\.jsonl?", r"(.*\.)?(acquisition_|train_)?seconds"),
+    (r".*\.pth", r"belongs_to\.run|active\.elapsed(_cpu)?"),
+    (r".*\.jsonl?", r"(.*\.)?(acquisition_|train_|cpu_)?seconds"),
     (r"dataset\.json", r"run"),
     (r"cycle_\d+/start\.json", r"journal_(sha256|crc32)(\..*)?"),
     (r"artifacts/baselines\.json", r"(.*\.)?labels"),

@@ -245,7 +245,7 @@ def test_the_line_of_a_cycle(tmp_path):
     assert second["log"] == {"budget": 10.0} and first["log"] == {}
     assert second["evaluated_on"] == "test" and 0 <= second["accuracy"] <= second["best_accuracy"] <= 1
     assert second["validation_accuracy"] is not None and second["selected_accuracy"] is not None
-    assert second["acquisition_seconds"] > 0 and second["train_seconds"] > 0
+    assert second["acquisition_seconds"] > 0 and second["train_seconds"] > 0 and second["cpu_seconds"] > 0
 
 
 def test_what_is_logged_in_the_middle_of_a_training_is_in_its_line(tmp_path):

@@ -22,7 +22,7 @@ def test_a_row_for_each_run_and_number_of_labels(tmp_path):
     assert rows[3] == {
         "run": str(paths[1]), "method": "m", "active.acquisition.name": "m", "seed": "1", "cycle": "1", "num_labels": "20",
         "evaluated_on": "test", "accuracy": repr(1 / 3), "best_accuracy": "0.75", "selected_accuracy": "", "balanced_accuracy": "0.25",
-        "acquisition_seconds": "1.0", "train_seconds": "9.0",
+        "acquisition_seconds": "1.0", "train_seconds": "9.0", "cpu_seconds": "",
     }  # fmt: skip
 
 

@@ -69,6 +69,14 @@ def test_seconds_and_how_many_times_those_of_the_reference(tmp_path):
     assert rows[1]["both s"] == "30.0 ± 0.0 (3)" and rows[1]["× reference"] == "1.00"
 
 
+def test_cpu_seconds_where_runs_have_them(tmp_path):
+    paths = seeds(tmp_path, "margin", [0.5, 0.7], acquisition="margin", line={"cpu_seconds": 4.5})
+    paths += seeds(tmp_path, "random", [0.5, 0.6])
+    text, _ = statistics_section(groups_of(*paths), tmp_path)
+    assert [row["CPU s"] for row in table_below(text, "Cost")] == ["9.0 ± 0.0 (3)", "–"]
+    assert "CPU s" not in statistics_section(groups_of(*study(tmp_path / "before")), tmp_path)[0]
+
+
 def test_a_run_under_way_is_named_and_left_out_of_areas_and_seconds(tmp_path):
     paths = [*study(tmp_path), study_run(tmp_path / "fresh", [0.5], seed=3, acquisition="margin")]
     text, _ = statistics_section(groups_of(*paths), tmp_path)

@@ -17,7 +17,7 @@ from usb_active.usb.launcher import make_algorithm
 USB = {"model", "ema_model", "optimizer", "loss_scaler", "it", "epoch", "best_it", "best_eval_acc", "scheduler"}
 ACTIVE = {
     "cycle", "device", "algorithm", "plugins", "registered", "optimizers", "evaluation", "best_test_accuracy", "prior", "prior_log",
-    "elapsed", "log",
+    "elapsed", "elapsed_cpu", "log",
 }  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_what_was_written_is_there_after_reading(build, tmp_path):
     one.note_evaluation({"eval/top-1-acc": 0.75})
     one.hooks_dict["MaskingHook"].selected_label[3] = 2
     one.session.logged["seen"] = 4.0
-    path = put(one, tmp_path / "kept.pth", elapsed=12.5)
+    path = put(one, tmp_path / "kept.pth", elapsed=12.5, elapsed_cpu=20.25)
     other = build()
     critic = other.register_state("critic", lambda: torch.nn.Linear(3, 1))
     assert other.load_model(str(path)).keys() == one.get_save_dict().keys()
@@ -71,7 +71,7 @@ def test_what_was_written_is_there_after_reading(build, tmp_path):
     assert (next(other.model.parameters()) == 0.5).all() and (critic.weight == 0.25).all()
     assert other.evaluation == {"eval/top-1-acc": 0.75} and other.best_test_score == 0.75
     assert other.hooks_dict["MaskingHook"].selected_label[3] == 2
-    assert other.session.logged == {"seen": 4.0} and other.elapsed == 12.5
+    assert other.session.logged == {"seen": 4.0} and (other.elapsed, other.cpu_elapsed) == (12.5, 20.25)
 
 
 def test_of_an_algorithm_s_numbers_only_those_that_changed_are_kept(build, tmp_path):
@@ -92,6 +92,16 @@ def test_a_checkpoint_of_before_there_was_a_log_of_the_prior(build, tmp_path):
     del kept["active"]["prior_log"]
     write_checkpoint(path, kept)
     assert build().load_model(str(path))["active"].keys() == ACTIVE - {"prior_log"}
+
+
+def test_cpu_seconds_of_which_a_part_was_not_counted_are_not_said(build, tmp_path):
+    path = put(build(), tmp_path / "kept.pth", elapsed=12.5)
+    kept = read_checkpoint(path)
+    del kept["active"]["elapsed_cpu"]
+    write_checkpoint(path, kept)
+    algorithm = build()
+    algorithm.load_model(str(path))
+    assert (algorithm.elapsed, algorithm.cpu_elapsed) == (12.5, None)
 
 
 def test_one_of_a_training_that_had_diverged_is_refused(build, tmp_path):

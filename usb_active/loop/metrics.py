@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from usb_active.loop.live_scores import live_fields
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from usb_active.loop.session import Session
+    from usb_active.loop.trainer import Trainer
 
 _REMEDY = "restore it from a copy, or remove both checkpoints of its folder to repeat this cycle's training"
 
@@ -26,6 +28,8 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
     `num_labels` are those trained on (held-out ones included);
     an algorithm that trains on all known ones has `num_asked` beside them. `class_counts` are of the labels that were trained on, and
     `validation_class_counts` of those held out (in runs that began with version 0.1.0, `class_counts` are of both).
+    `cpu_seconds` are those of acquisition and training together (evaluations and checkpoints included), of all threads and of the workers
+    that load images; None where a part was made by a version that did not count them.
     """
     trainer, ledger = session.trainer, session.ledger
     pool = ledger.training_pool()
@@ -52,8 +56,14 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
         "acquisition": meta["acquisition"],
         "acquisition_seconds": None if meta["seconds"] is None else round(meta["seconds"], 4),
         "train_seconds": round(trainer.elapsed, 4),
+        "cpu_seconds": _cpu_seconds(meta, trainer),
         "log": {**meta["log"], **ledger.start_log(cycle), **session.logged},
     }
+
+
+def _cpu_seconds(meta: Mapping[str, Any], trainer: Trainer) -> float | None:
+    acquired, trained = meta.get("cpu_seconds"), trainer.cpu_elapsed
+    return None if acquired is None or trained is None else round(acquired + trained, 4)
 
 
 def _class_counts(session: Session, queried: np.ndarray) -> dict[str, list[int]]:

@@ -13,6 +13,7 @@ from typing import Any
 from usb_active.config.averaging import ema_remark, plans_steps
 from usb_active.contracts.analysis import analysis_folder, is_analysis
 from usb_active.contracts.prior import When
+from usb_active.environment.cpu_clock import cpu_seconds
 from usb_active.errors import UsageError
 from usb_active.loop.guidance import Guidance
 from usb_active.loop.initial_weights import InitialWeights
@@ -125,9 +126,10 @@ class Session:
             self._restore(cycle - 1)
         self.ledger.prepare_query(cycle)
         self.logged.clear()
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), cpu_seconds()
         query = self.selection.choose(cycle)
-        meta = {"acquisition": query.acquisition, "seconds": time.perf_counter() - started, "log": dict(self.logged)}
+        took = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - cpu_started}
+        meta = {"acquisition": query.acquisition, **took, "log": dict(self.logged)}
         self.states.save(cycle, "query")
         self.ledger.save_query(query, meta)
         return query

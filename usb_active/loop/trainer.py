@@ -27,6 +27,7 @@ class Trainer(Protocol):
     best_test_score: float | None
     live_scores: LiveScores | None
     elapsed: float
+    cpu_elapsed: float | None
 
     def prepare(self, cycle: int, split: Split) -> None: ...
     def load_model(self, load_path: str) -> Any: ...

@@ -14,7 +14,7 @@ from usb_active.report.runs import RunRecord, metric
 from usb_active.storage.durable import atomic_write
 from usb_active.storage.spreadsheet import text_cell
 
-SUMMED = ("acquisition_seconds", "train_seconds")
+SUMMED = ("acquisition_seconds", "train_seconds", "cpu_seconds")
 
 
 def write_cells(groups: Sequence[Group], path: Path) -> Path:

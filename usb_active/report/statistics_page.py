@@ -196,21 +196,32 @@ def _cost_part(compared: Compared) -> list[str]:
     for setting, place in _members(compared):
         seconds = [_seconds(setting, place, names) for names in (_TRAINING, _ACQUISITION, _TRAINING + _ACQUISITION)]
         if any(seconds):
-            rows.append([*_who(compared, setting, place), setting.stop, *(mean_text(of, 1, 1) for of in seconds), _times(setting, place)])
+            row = [*_who(compared, setting, place), setting.stop, *(mean_text(of, 1, 1) for of in seconds), _times(setting, place)]
+            rows.append([*row, mean_text(_cpu_seconds(setting, place), 1, 1)])
     if not rows:
         return []
-    header = [*_who_header(compared), "labels", "training s", "acquisition s", "both s", "× reference"]
+    header = [*_who_header(compared), "labels", "training s", "acquisition s", "both s", "× reference", "CPU s"]
     caption = (
         "Wall seconds of a run's trainings and acquisitions up to so many labels, the largest number that all methods of the setting have; "
         "pretraining and waiting for labels are not in them. Comparable only between runs on machines that are alike and equally busy."
     )
-    return ["### Cost", table(header, rows), caption]
+    if all(row[-1] == "–" for row in rows):
+        # Runs from before have none.
+        return ["### Cost", table(header[:-1], [row[:-1] for row in rows]), caption]
+    return ["### Cost", table(header, rows), f"{caption} CPU seconds are of both, and of all threads."]
 
 
 def _seconds(setting: ComparedSetting, place: int, names: Sequence[str]) -> list[float]:
     """The sum of these metrics up to the end of the range, of each run that has any of them."""
     parts = [[run.total(name, setting.stop) for name in names] for run in setting.runs[place]]
     return [sum(value for value in of if value is not None) for of in parts if any(value is not None for value in of)]
+
+
+def _cpu_seconds(setting: ComparedSetting, place: int) -> list[float]:
+    """The sum of CPU seconds up to the end of the range, of each run that has them of every training."""
+    lines = [[line for line in run.metrics if line["num_labels"] <= setting.stop] for run in setting.runs[place]]
+    parts = [[line.get("cpu_seconds") for line in of] for of in lines]
+    return [sum(of) for of in parts if None not in of]
 
 
 def _times(setting: ComparedSetting, place: int) -> str:

@@ -111,6 +111,8 @@ class MetricsLine(Record):
     acquisition: str | None = None
     acquisition_seconds: float | None = None
     train_seconds: float | None = None
+    # Of acquisition and training; lines from before have none.
+    cpu_seconds: float | None = None
     log: _Log | None = None
 
 
@@ -130,10 +132,11 @@ class DoneRecord(Record):
 
 
 class QueryMeta(Record):
-    """`queries/cycle_NNN.meta.json`: who made a query, in how many seconds, and what it logged."""
+    """`queries/cycle_NNN.meta.json`: who made a query, in how many seconds, and what it logged. Those from before have no CPU seconds."""
 
     acquisition: str
     seconds: float | None
+    cpu_seconds: float | None = None
     log: _Log
 
 

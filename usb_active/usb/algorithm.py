@@ -258,6 +258,11 @@ class ActiveMixin(DeviceMixin):
         return self._stopwatch.seconds
 
     @property
+    def cpu_elapsed(self) -> float | None:
+        """CPU seconds of this cycle's training; None where it was begun by a version that did not count them."""
+        return self._stopwatch.cpu_seconds
+
+    @property
     def best_test_score(self) -> float | None:
         """Of the headline metric, in this cycle's training; None without a test set."""
         return self._scores.best_test

@@ -49,6 +49,7 @@ class CycleCheckpoints:
                 **self._scores.state_dict(),
                 **session.guidance.state_dict(),
                 "elapsed": self._stopwatch.seconds,
+                "elapsed_cpu": self._stopwatch.cpu_seconds,
                 "log": dict(session.logged),
             },
         }
@@ -87,4 +88,5 @@ class CycleCheckpoints:
         self._scores.load_state_dict(state)
         training.session.load_guidance(state)
         training.session.logged.update(state["log"])
-        self._stopwatch.set(state["elapsed"])
+        # Checkpoints from before say no CPU seconds.
+        self._stopwatch.set(state["elapsed"], state.get("elapsed_cpu"))
