@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
+import shutil
 from pathlib import Path
 
 import killer
@@ -152,6 +154,22 @@ def test_the_report_draws_the_tasks_metric(finished, tmp_path, monkeypatch):
 def test_a_map_of_the_pool_has_no_classes(finished, tmp_path):
     out = write_report([path_of(finished)], tmp_path / "report", embed=True, trusted=True)
     assert tmp_path / "report" / "embed.png" in out
+
+
+@pytest.mark.parametrize(("key", "value"), [(MAE, math.nan), (f"best_{MAE}", math.inf), ("root_mean_squared_error", math.nan)])
+def test_metrics_that_are_no_numbers_are_neither_written_nor_read(finished, tmp_path, key, value):
+    ledger, path = finished.session.ledger, path_of(finished)
+    done = ledger.done(2)
+    assert key in done["metrics"]
+    with pytest.raises(UsageError, match=rf"metrics\.jsonl: the line of cycle 3 is not written \({key}: .* is {value}\); .*task 'number'"):
+        ledger.finish(3, {**done, "metrics": {**done["metrics"], "cycle": 3, key: value}})
+    assert not (path / "cycle_003").exists()
+    copied = tmp_path / "run"
+    shutil.copytree(path, copied)
+    first, second, third = (copied / "metrics.jsonl").read_text().splitlines()
+    (copied / "metrics.jsonl").write_text("\n".join([first, json.dumps({**json.loads(second), key: value}), third, ""]))
+    with pytest.raises(UsageError, match=rf"metrics\.jsonl:2 is damaged \({key}: input should be a finite number, is {value}\)"):
+        write_report([copied], tmp_path / "out")
 
 
 def test_a_report_of_two_tasks_is_refused(finished, tmp_path):

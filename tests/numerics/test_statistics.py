@@ -24,6 +24,7 @@ from usb_active.numerics.statistics import (
     mean_curve,
     mean_interval,
     nemenyi_difference,
+    paired_differences,
     paired_t_test,
     sign_test,
     signed_rank_test,
@@ -32,8 +33,17 @@ from usb_active.numerics.statistics import (
 numbers = st.integers(-50, 50).map(float)
 
 
+# Shares of a test set of 360, as they come out of sums: a bit more or less.
+shares = st.integers(0, 360)
+rounding = st.sampled_from([-3e-16, -1e-16, 0.0, 1e-16, 2e-16])
+
+
 def samples(least: int, most: int = 9):
     return st.lists(numbers, min_size=least, max_size=most)
+
+
+def rounded(count: int, noise: float) -> float:
+    return count / 360 * (1 + noise)
 
 
 # ------------------------------------------------------------------------------------------ intervals
@@ -173,6 +183,63 @@ def test_label_efficiency():
     assert label_efficiency(most, most) is None and label_efficiency(least, least) is None
     # More than 200 against at most 10.
     assert label_efficiency(most, least) == Bounds(20, math.inf) and label_efficiency(least, most) == Bounds(0, 0.05)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_target_that_is_reached_exactly_is_reached(sign):
+    # The mean of three times 0.7 is less.
+    high = np.mean([0.7] * 3)
+    assert high < 0.7
+    assert labels_to_reach([10, 20], [sign * 0.5, sign * high], sign * 0.7, sign > 0) == Bounds(20, 20)
+    assert labels_to_reach([10, 20], [sign * high, sign * 0.8], sign * 0.7, sign > 0) == Bounds(0, 10)
+    # A test set of a hundred thousand could tell this apart.
+    assert labels_to_reach([10, 20], [sign * 0.5, sign * 0.69999], sign * 0.7, sign > 0).high == math.inf
+
+
+# ------------------------------------------------------------------------------------------ rounding
+def test_areas_that_are_equal_differ_in_nothing():
+    rng = np.random.default_rng(1)
+    labels, found = [10, 20, 30, 40], []
+    while len(found) < 40:
+        one, other = rng.integers(300, 330, (2, 4))
+        if one[0] + 2 * one[1] + 2 * one[2] + one[3] == other[0] + 2 * other[1] + 2 * other[2] + other[3]:
+            found.append([area_under_curve(labels, scores / 360, 10, 40) for scores in (one, other)])
+    one, other = np.transpose(found)
+    assert 5 < (one != other).sum() < 35, "sums in another order"
+    gaps = paired_differences(one, other)
+    assert not gaps.any() and paired_t_test(gaps) == signed_rank_test(gaps) == sign_test(gaps) == 1
+    scores = np.stack([one, other, one], axis=1)
+    assert average_ranks(scores).tolist() == [2, 2, 2] and friedman_test(scores) == (0.0, 1.0)
+
+
+@given(st.lists(st.tuples(shares, shares, rounding, rounding), min_size=2, max_size=8))
+@settings(max_examples=80, deadline=None)
+def test_rounding_changes_no_test_of_two_methods(pairs):
+    exact = [one - other for one, other, _, _ in pairs]
+    gaps = paired_differences([rounded(one, bit) for one, _, bit, _ in pairs], [rounded(other, bit) for _, other, _, bit in pairs])
+    assert [np.sign(gap) for gap in gaps] == np.sign(exact).tolist()
+    assert sign_test(gaps) == sign_test(exact) and signed_rank_test(gaps) == signed_rank_test(exact)
+    assert paired_t_test(gaps) == pytest.approx(paired_t_test(exact), abs=1e-9)
+
+
+@given(st.lists(st.lists(st.tuples(shares, rounding), min_size=3, max_size=3), min_size=2, max_size=6))
+@settings(max_examples=80, deadline=None)
+def test_rounding_changes_no_rank(rows):
+    exact = [[count for count, _ in row] for row in rows]
+    scores = [[rounded(*each) for each in row] for row in rows]
+    assert average_ranks(scores).tolist() == average_ranks(exact).tolist() and friedman_test(scores) == friedman_test(exact)
+
+
+def test_differences_that_are_the_same_have_no_variance_however_they_are_rounded():
+    for differences in ([0.1] * 3, np.array([0.9, 0.8, 0.7]) - np.array([0.8, 0.7, 0.6])):
+        assert np.std(differences, ddof=1) > 0 and paired_t_test(differences) == 0
+
+
+def test_small_is_not_rounding():
+    # Of scores that are small themselves, and beside one that is large.
+    assert paired_differences([2e-30, 0.0], [1e-30, 0.0]).tolist() == [1e-30, 0.0]
+    assert average_ranks([[1e6, 2e-4, 1e-4]]).tolist() == [1, 2, 3]
+    assert paired_differences(0.7, [0.6, 0.7]).tolist() == [0.7 - 0.6, 0.0]
 
 
 # ------------------------------------------------------------------------------------------ two methods
@@ -318,6 +385,7 @@ def test_close_groups_are_the_loop(ranks, difference):
         (lambda: area_under_curve([10], [1, 2], 10, 10), "2 for 1"),
         (lambda: mean_curve([]), "at least one"),
         (lambda: labels_to_reach([10], [1], math.nan), "nan, expected a number"),
+        (lambda: paired_differences([1], [math.inf]), "not finite"),
         (lambda: paired_t_test([1]), "at least 2"),
         (lambda: holm([1.5]), "from 0 to 1"),
         (lambda: friedman_test([[1, 2]]), "at least 3"),

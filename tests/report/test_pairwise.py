@@ -37,6 +37,10 @@ def test_the_winner_is_that_of_the_t_test(pairs):
     assert winner(other, one) == -expected
 
 
+def test_scores_that_only_rounding_tells_apart_have_no_winner():
+    assert 0.1 + 0.2 > 0.3 and winner([0.1 + 0.2] * 3, [0.3] * 3) == 0
+
+
 def test_three_seeds_by_hand():
     # Differences 1, 2, 3: mean 2, deviation 1, t = 2 / (1 / √3) = 3.46 on two degrees of freedom; 95 % needs 4.30.
     assert winner([1, 2, 3], [0, 0, 0]) == 0

@@ -85,6 +85,94 @@ def test_a_run_under_way_is_named_and_left_out_of_areas_and_seconds(tmp_path):
     assert f"- margin: {tmp_path / 'fresh'} without all of 10 to 30 labels; not in areas and differences." in text
 
 
+def test_a_method_under_way_changes_nothing_for_the_others(tmp_path):
+    asked = {"active": {"cycles": 2}}
+    paths = seeds(tmp_path, "margin", [0.5, 0.7, 0.8], acquisition="margin", **asked) + seeds(tmp_path, "random", [0.5, 0.6, 0.7], **asked)
+    before, _ = statistics_section(groups_of(*paths), tmp_path, targets=[61])
+    paths += seeds(tmp_path, "entropy", [0.5], acquisition="entropy", **asked)
+    text, _ = statistics_section(groups_of(*paths), tmp_path, targets=[61])
+    for heading in ("Area", "Labels needed", "Differences", "Cost"):
+        assert table_below(text, heading) == table_below(before, heading)
+    assert [row["method"] for row in table_below(text, "Accuracy")] == ["entropy", "margin", "random"]
+    assert "- entropy: under way (1 of 3 trainings): " in text and "the method is compared with no other." in text
+
+
+def test_a_study_of_which_nothing_is_finished_compares_nothing(tmp_path):
+    asked = {"active": {"cycles": 2}}
+    paths = seeds(tmp_path, "margin", [0.5, 0.7], acquisition="margin", **asked) + seeds(tmp_path, "random", [0.5, 0.6], **asked)
+    text, drawn = statistics_section(groups_of(*paths), tmp_path, reference="random")
+    assert "Nothing is compared yet: all runs are still under way." in text and "### Area" not in text and drawn == []
+    assert len(table_below(text, "Accuracy")) == 2
+
+
+def test_runs_of_one_seed_have_no_interval_anywhere(tmp_path):
+    paths = study(tmp_path) + [study_run(tmp_path / "again", [0.9, 0.9, 0.9], seed=1, acquisition="margin", line={"cpu_seconds": 1.0})]
+    text, _ = statistics_section(groups_of(*paths), tmp_path)
+    for heading in ("Accuracy", "Area", "Cost"):
+        margin, random = table_below(text, heading)
+        cells = [cell for key, cell in margin.items() if key not in ("method", "difference from random")]
+        assert not any("±" in cell for cell in cells) and any("(4)" in cell for cell in cells)
+        assert any("±" in cell for cell in random.values())
+    assert "No interval of margin: several runs have one seed." in text
+    # The other two seeds are paired.
+    assert table_below(text, "Area")[0]["difference from random"] == "+7.50 (2)"
+    assert "- margin: several runs with seed 1: which one to pair is open; not in differences and ranks." in text
+
+
+def test_label_efficiency_and_seconds_are_of_the_seeds_in_common(tmp_path):
+    def line(seed):
+        return {"line": {"train_seconds": 1.0 + 10 * seed, "acquisition_seconds": None}}
+
+    scores = [[0.5, 0.6 + 0.02 * seed, 0.7 + 0.03 * seed] for seed in range(4)]
+    paths = [study_run(tmp_path / f"r{seed}", scores[seed], seed=seed, **line(seed)) for seed in range(4)]
+    paths += [study_run(tmp_path / f"m{seed}", scores[seed], seed=seed, acquisition="margin", **line(seed)) for seed in (0, 1)]
+    text, _ = statistics_section(groups_of(*paths), tmp_path, targets=[65])
+    margin, random = table_below(text, "Labels needed")
+    # Seeds 0 and 1: 50, 61, 71.5, and 65 at 20 + 40 / 10.5; all of random: 50, 63, 74.5, and 65 at 20 + 20 / 11.5.
+    assert (margin["65 %"], random["65 %"]) == ("24 (1.00×)", "22")
+    assert (margin["what random ends with"], random["what random ends with"]) == ("30 (1.00×)", "30")
+    assert [row["× reference"] for row in table_below(text, "Cost")] == ["1.00", "1.00"]
+    # A second run of a seed changes neither.
+    paths.append(study_run(tmp_path / "again", [0.1, 0.2, 0.9], seed=1, acquisition="margin", line={"train_seconds": 900.0}))
+    text, _ = statistics_section(groups_of(*paths), tmp_path, targets=[65])
+    assert table_below(text, "Labels needed")[0]["65 %"].endswith(" (1.00×)") and table_below(text, "Cost")[0]["× reference"] == "1.00"
+
+
+def test_without_a_seed_in_common_nothing_is_paired_and_the_page_says_so(tmp_path):
+    paths = seeds(tmp_path, "m", [0.5, 0.7], (0, 0, 0), acquisition="margin") + seeds(tmp_path, "r", [0.5, 0.6], (0, 0, 0, 0, 0))[3:]
+    text, _ = statistics_section(groups_of(*paths), tmp_path, targets=[54])
+    assert table_below(text, "Labels needed")[0] == {"method": "margin", "runs": "3", "54 %": "12", "what random ends with": "–"}
+    assert table_below(text, "Cost")[0]["× reference"] == "–" == table_below(text, "Area")[0]["difference from random"]
+    assert "No two methods have a seed in common in any setting: nothing is paired." in text
+
+
+def test_a_target_that_is_reached_exactly(tmp_path):
+    # The mean of three times 0.7 is less than 0.7.
+    text, _ = statistics_section(groups_of(*seeds(tmp_path, "r", [0.5, 0.6, 0.7], (0, 0, 0))), tmp_path, targets=[70])
+    assert table_below(text, "Labels needed")[0]["70 %"] == "30"
+
+
+def test_a_single_number_of_labels_is_said(tmp_path):
+    paths = seeds(tmp_path, "m", [0.5], acquisition="margin") + seeds(tmp_path, "r", [0.5])
+    text, _ = statistics_section(groups_of(*paths), tmp_path)
+    assert "### Labels needed\n\nNot looked up: the methods have a single number of labels in common (10)." in text
+
+
+def test_curves_that_do_not_rise_have_no_round_accuracies(tmp_path):
+    text, _ = statistics_section(groups_of(*seeds(tmp_path, "m", [0.7, 0.7], (0, 0, 0), acquisition="margin")), tmp_path)
+    assert "No mean curve gets better: --target VALUE looks up a value." in text
+
+
+def test_several_references_that_fit_are_said(tmp_path):
+    paths = [study_run(tmp_path / f"r{rate}", [0.5, 0.6], lr=rate) for rate in (0.1, 0.3)]
+    paths.append(study_run(tmp_path / "m", [0.5, 0.7], acquisition="margin", lr=0.2))
+    text, _ = statistics_section(groups_of(*paths), tmp_path)
+    line = "No reference of margin: each of random · lr=0.1, random · lr=0.3 fits; --reference NAME takes one."
+    assert line in text and table_below(text, "Area")[0]["difference from the reference"] == "–"
+    text, _ = statistics_section(groups_of(*paths), tmp_path, reference="random · lr=0.1")
+    assert "No reference of" not in text
+
+
 def test_few_runs_have_no_interval(tmp_path):
     text, _ = statistics_section(groups_of(*study(tmp_path, gaps=(0.0, 0.02))), tmp_path)
     assert table_below(text, "Accuracy")[0]["10"] == "51.00 (2)" and table_below(text, "Area")[0]["difference from random"] == "+7.50 (2)"
@@ -110,6 +198,7 @@ def test_settings_have_a_column_and_their_own_range(tmp_path):
     assert {(row["setting"], row["labels"]) for row in table_below(text, "Area")} == {("budget 10", "10–30"), ("budget 0", "10")}
     # Of one number of labels nothing can be looked up.
     assert {row["setting"] for row in table_below(text, "Labels needed")} == {"budget 10"}
+    assert "Not looked up in budget 0: the methods have a single number of labels in common (10)." in text
 
 
 @pytest.mark.parametrize(
@@ -119,6 +208,10 @@ def test_settings_have_a_column_and_their_own_range(tmp_path):
         ([[0.81, 0.83], [0.8, 0.85]], ACCURACY, [82, 84]),
         ([[0.5, 0.5]], ACCURACY, []),
         ([[0.4, 0.1]], ERROR[0], [0.3, 0.2, 0.1]),
+        # 0.7 but for rounding, at the end, at the beginning, and at both.
+        ([[0.5, np.mean([0.7] * 3)]], ACCURACY, [55, 60, 65, 70]),
+        ([[np.mean([0.7] * 3), 0.9]], ACCURACY, [75, 80, 85, 90]),
+        ([[np.mean([0.7] * 3), 0.7]], ACCURACY, []),
     ],
 )
 def test_round_targets(scores, measure, expected):
@@ -143,8 +236,8 @@ def test_the_report_of_several_runs_has_the_section_and_that_of_one_has_not(tmp_
 
 def test_runs_that_were_not_evaluated_have_no_statistics(tmp_path):
     paths = [study_run(tmp_path / str(seed), [None, None], seed=seed) for seed in (0, 1)]
-    [page] = write_report(paths, tmp_path / "out")
-    assert "Statistics" not in page.read_text(encoding="utf-8") and (tmp_path / "out" / "cells.csv").is_file()
+    [page, cells] = write_report(paths, tmp_path / "out")
+    assert "Statistics" not in page.read_text(encoding="utf-8") and cells.is_file()
     with pytest.raises(UsageError, match="none of these was evaluated"):
         write_report(paths, tmp_path / "out", targets=[80])
 
@@ -155,7 +248,7 @@ def test_a_folder_stands_for_the_runs_in_it(tmp_path, capsys):
     (tmp_path / "study" / "study.yaml").write_text("anything")
     assert cli.main(["report", str(tmp_path / "study")]) == 0
     out = tmp_path / "study" / "report"
-    assert capsys.readouterr().out.splitlines() == [str(out / "learning_curve.png"), str(out / "report.md")]
+    assert capsys.readouterr().out.splitlines() == [str(out / name) for name in ("learning_curve.png", "report.md", "cells.csv")]
     first = (out / "report.md").read_text(encoding="utf-8")
     assert len(table_below(first, "Area")) == 2
     # The report in the folder is no run; a run that is named beside its folder counts once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,6 +154,10 @@ def test_metrics_that_are_gone_are_written_again_and_until_then_missed(run, caps
         ({"num_labels": "20"}, "num_labels: input should be a valid integer"),
         ({"evaluated_on": 3}, "evaluated_on: input should be 'test', 'validation' or 'none'"),
         ({"accuracy": "high"}, "accuracy: input should be a valid number"),
+        ({"accuracy": math.nan}, "accuracy: input should be a finite number"),
+        ({"best_accuracy": math.inf}, "best_accuracy: input should be a finite number"),
+        ({"train_seconds": -math.inf}, "train_seconds: input should be a finite number"),
+        ({"accuracy": 10**400}, "accuracy: input should be a valid number"),
         ({"log": [1]}, "log: input should be a valid dictionary"),
     ],
 )

@@ -747,3 +747,16 @@ def test_what_a_killed_write_left_goes_however_deep_it_lies(tmp_path, name):
     somebodys.write_text("kept")
     remove_leftovers(tmp_path)
     assert not left.exists() and somebodys.exists()
+
+
+# Metrics
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float64("nan")])
+def test_a_line_of_metrics_that_is_no_number_is_not_written(run, value):
+    run.append_metrics({"cycle": 0, "accuracy": np.float32(0.5), "log": {"gap": float("nan")}})
+    before = (run.path / "metrics.jsonl").read_bytes()
+    said = r"metrics\.jsonl: the line of cycle 1 .*accuracy: input should be a finite number.*nothing was written"
+    with pytest.raises(UsageError, match=said):
+        run.append_metrics({"cycle": 1, "accuracy": value})
+    assert (run.path / "metrics.jsonl").read_bytes() == before and len(run.metrics()) == 1

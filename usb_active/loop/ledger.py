@@ -18,7 +18,7 @@ from usb_active.records import LABELED, SKIPPED, Answers, LabelRow, Query
 from usb_active.storage.journal_checks import check_labels_but_sums, journal_sums, read_starts
 from usb_active.storage.run_dir import RunDir, utc_now
 from usb_active.storage.run_format import FIRST, run_format
-from usb_active.storage.schemas import need_done, need_start, read_done, read_query_meta, read_start
+from usb_active.storage.schemas import check_values, need_done, need_start, read_done, read_query_meta, read_start
 
 if TYPE_CHECKING:
     from usb_active.config.settings import RunConfig
@@ -226,7 +226,14 @@ class Ledger:
         return need_done(self.run_dir, cycle)
 
     def finish(self, cycle: int, record: Mapping[str, Any]) -> None:
-        """The training of a cycle is done; nothing before this call says so."""
+        """The training of a cycle is done; nothing before this call says so.
+
+        Raises:
+            UsageError: something that the task measures is no finite number; nothing was written.
+        """
+        task, line = self.dataset.task, record["metrics"]
+        where = f"{self.run_dir.path / 'metrics.jsonl'}: the line of cycle {cycle} is not written"
+        check_values(where, line, task.metrics, f"that is what the metrics of the task '{task.name}' came to")
         self.run_dir.write_json(f"cycle_{cycle:03d}/done.json", dict(record))
 
     def write_state(self, cycle: int, stage: str, pending: int) -> None:

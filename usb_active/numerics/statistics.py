@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
+# Numbers that differ by less than this share of them are the same: what is left is rounding. Far below what a test set can tell apart.
+SAME = 1e-9
 # Up to here the signed-rank test counts all signs; beyond, the normal distribution is as good.
 _EXACT_UP_TO = 50
 
@@ -125,13 +127,13 @@ def labels_to_reach(labels: ArrayLike, scores: ArrayLike, target: float, higher_
         target: the score to reach.
         higher_is_better: or else lower.
 
-    Censored where the curve does not say: from 0 to the first number of labels where it begins as good as that, from the last to
-    infinity where it never is.
+    A target that only rounding misses is reached. Censored where the curve does not say: from 0 to the first number of labels where it
+    begins as good as that, from the last to infinity where it never is.
     """
     labels, scores = _curve(labels, scores)
     if not math.isfinite(target):
         raise ValueError(f"target: {target}, expected a number")
-    gaps = scores - target if higher_is_better else target - scores
+    gaps = paired_differences(scores, target) if higher_is_better else paired_differences(target, scores)
     reached = np.flatnonzero(gaps >= 0)
     if not len(reached):
         return Bounds(float(labels[-1]), math.inf)
@@ -152,10 +154,22 @@ def label_efficiency(reference: Bounds, method: Bounds) -> Bounds | None:
 
 
 # ------------------------------------------------------------------------------------------ two methods
+def paired_differences(one: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
+    """(S,) the one minus the other, each (S,); zero where only rounding tells them apart.
+
+    Areas that are equal come out of sums in another order: taken as they are, most of them would differ. The tests below see differences
+    alone, and cannot tell a small one from rounding.
+    """
+    one, other = (_finite("scores", each) for each in np.broadcast_arrays(one, other))
+    found = one - other
+    found[np.abs(found) <= SAME * np.maximum(np.abs(one), np.abs(other))] = 0
+    return found
+
+
 def paired_t_test(differences: ArrayLike) -> float:
     """Two-sided p that the mean of the paired differences (S,) is zero, by Student's t.
 
-    Differences that are all the same have no variance, and t is infinite: p is 0, unless they are zero, when it is 1.
+    Differences that are all the same (but for rounding) have no variance, and t is infinite: p is 0, unless they are zero, when it is 1.
 
     Raises:
         ValueError: fewer than two differences, or values that are not finite.
@@ -164,8 +178,8 @@ def paired_t_test(differences: ArrayLike) -> float:
     if len(differences) < 2:
         raise ValueError(f"differences: expected at least 2, got {len(differences)}")
     mean, spread = float(differences.mean()), float(differences.std(ddof=1))
-    if spread == 0:
-        return 1.0 if mean == 0 else 0.0
+    if spread <= SAME * np.abs(differences).max():
+        return 0.0 if differences.any() else 1.0
     from scipy.special import stdtr
 
     return float(2 * stdtr(len(differences) - 1, -abs(mean) / (spread / math.sqrt(len(differences)))))
@@ -173,6 +187,8 @@ def paired_t_test(differences: ArrayLike) -> float:
 
 def signed_rank_test(differences: ArrayLike) -> float:
     """Two-sided p of Wilcoxon's signed-rank test on paired differences (S,); differences of zero are left out, equal ones share ranks.
+
+    Those that only rounding tells apart are equal.
 
     Exact up to 50 differences, over all signs of the ranks as they are (ties included); beyond, by the normal distribution.
     """
@@ -183,7 +199,7 @@ def signed_rank_test(differences: ArrayLike) -> float:
     from scipy.special import ndtr
     from scipy.stats import rankdata
 
-    ranks = rankdata(np.abs(values))
+    ranks = rankdata(_without_rounding(np.abs(values)))
     if len(values) > _EXACT_UP_TO:
         # Half of each rank is expected, with a variance of a quarter of its square.
         gap = abs(ranks[values > 0].sum() - ranks.sum() / 2)
@@ -230,7 +246,10 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 
 # ------------------------------------------------------------------------------------------ many methods
 def average_ranks(scores: ArrayLike) -> NDArray[np.float64]:
-    """(K,) the mean over blocks of each method's rank by `scores` (B, K), higher being better; 1 is the best, equal ones share ranks."""
+    """(K,) the mean over blocks of each method's rank by `scores` (B, K), higher being better; 1 is the best, equal ones share ranks.
+
+    Those that only rounding tells apart are equal.
+    """
     from scipy.stats import rankdata
 
     return rankdata(-_blocks(scores), axis=1).mean(axis=0)
@@ -239,7 +258,7 @@ def average_ranks(scores: ArrayLike) -> NDArray[np.float64]:
 def friedman_test(scores: ArrayLike) -> tuple[float, float]:
     """Friedman's statistic and its p (chi-squared with K - 1 degrees of freedom) for `scores` (B, K), K at least 3.
 
-    0 and 1 where all methods are equal in every block.
+    0 and 1 where all methods are equal in every block, but for rounding.
     """
     scores = _blocks(scores)
     if scores.shape[1] < 3:
@@ -305,4 +324,16 @@ def _blocks(scores: ArrayLike) -> NDArray[np.float64]:
         raise ValueError(f"scores: expected shape (B, K), got {scores.shape}")
     if not np.isfinite(scores).all():
         raise ValueError("scores: not finite")
-    return scores
+    return np.apply_along_axis(_without_rounding, 1, scores)
+
+
+def _without_rounding(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values (S,) that only rounding tells apart made equal: in increasing order, each that is next to the one before becomes it."""
+    order = np.argsort(values, kind="stable")
+    found = values[order]
+    # Not rounded to so many digits: of two that are next to each other, one may be rounded up.
+    is_new = np.diff(found) > SAME * np.maximum(np.abs(found[1:]), np.abs(found[:-1]))
+    firsts = np.concatenate([[0], np.flatnonzero(is_new) + 1])
+    same = np.empty_like(found)
+    same[order] = np.repeat(found[firsts], np.diff([*firsts, len(found)]))
+    return same

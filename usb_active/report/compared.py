@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from usb_active.contracts.registry import REGISTRY
@@ -16,13 +16,16 @@ from usb_active.errors import UsageError, name_some, nearest, printable
 from usb_active.numerics.statistics import area_under_curve
 from usb_active.report.groups import Group, key_text, merged
 from usb_active.report.method_names import differing_keys, method_names, setting_text
-from usb_active.report.runs import PLACES, RunRecord
+from usb_active.report.runs import PLACES, RunRecord, repeated_seeds
+from usb_active.report.under_way import finished_runs
 
 # The data, and how many labels are asked for at a time.
-_SETTING_KEYS = ("dataset", "num_labels", "active.initial.size", "active.budget", "active.validation")
+_SETTING_KEYS = ("dataset", "data_dir", "num_labels", "active.initial.size", "active.budget", "active.validation")
 # Where a plugin is imported from is neither method nor setting.
 _NEITHER = ("plugins",)
 _ACQUISITION = "active.acquisition.name"
+# Settings that are equal in these share their samples: runs of one seed in them are not independent of each other.
+_DATA_KEYS = ("dataset", "data_dir")
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,11 @@ class ComparedSetting:
         label: what tells it from other settings; "" where it is the only one.
         groups: by place of the method.
         references: place of a method → that of the one it is measured against, where there is one.
+        undecided: place of a method → those that it might be measured against, where there are several.
         start: the first number of labels of the range on which all are compared.
         stop: the last one; before `start` where there is no such range.
         runs: by place of the method, those that have all of the range.
+        data: the same text in settings of the same data.
     """
 
     label: str
@@ -44,12 +49,22 @@ class ComparedSetting:
     start: int
     stop: int
     runs: dict[int, tuple[RunRecord, ...]]
+    data: str = ""
+    undecided: dict[int, list[int]] = field(default_factory=dict)
+
+    def by_seed(self, method: int) -> dict[Any, RunRecord]:
+        """Seed → its run; of a seed with several runs, none."""
+        repeated = repeated_seeds(self.runs[method])
+        return {run.config.get("seed"): run for run in self.runs[method] if run.config.get("seed") not in repeated}
+
+    def in_common(self, one: int, other: int) -> list[tuple[RunRecord, RunRecord]]:
+        """The runs of two methods, seed by seed."""
+        mine, theirs = self.by_seed(one), self.by_seed(other)
+        return [(mine[seed], theirs[seed]) for seed in sorted(mine.keys() & theirs.keys(), key=str)]
 
     def areas(self, method: int) -> dict[Any, float]:
         """Seed → the mean height of the learning curve over the range; of a seed with several runs, none."""
-        runs = self.runs[method]
-        seeds = Counter(run.config.get("seed") for run in runs)
-        return {run.config.get("seed"): self.area(run) for run in runs if seeds[run.config.get("seed")] == 1}
+        return {seed: self.area(run) for seed, run in self.by_seed(method).items()}
 
     def area(self, run: RunRecord) -> float:
         """The mean height of a run's learning curve over the range."""
@@ -81,7 +96,7 @@ def find_compared(groups: Sequence[Group], reference: str | None = None) -> Comp
     """The settings of some groups of runs, and the methods that met there.
 
     Args:
-        groups: of runs; those that were not evaluated are left out.
+        groups: of runs; those that were not evaluated are left out, and runs that are still under way.
         reference: an acquisition or a method's label that others are measured against; by default the one that picks by chance.
 
     Raises:
@@ -95,14 +110,22 @@ def find_compared(groups: Sequence[Group], reference: str | None = None) -> Comp
     methods, labels = [methods[place] for place in order], [labels[place] for place in order]
     if reference is not None:
         _check_reference(reference, methods, labels)
+    groups, notes = finished_runs(groups)
+    there_is = {key_text(_split(group)[0]) for group in groups}
+    labels = [label for method, label in zip(methods, labels, strict=True) if key_text(method) in there_is]
+    methods = [method for method in methods if key_text(method) in there_is]
     members = _by_setting(groups, methods)
-    notes: list[str] = []
     found = []
-    for name, (_, there) in zip(_setting_labels(members), members, strict=True):
+    for name, (setting, there) in zip(_setting_labels(members), members, strict=True):
         start, stop = _common_range(there)
         runs = _complete_runs(there, start, stop)
-        _note_left_out(f"{name}: " if name else "", there, runs, (start, stop), labels, notes)
-        found.append(ComparedSetting(name, there, _references(list(there), methods, labels, reference), start, stop, runs))
+        where, candidates = f"{name}: " if name else "", _references(list(there), methods, labels, reference)
+        _note_left_out(where, there, runs, (start, stop), labels, notes)
+        _note_ends(where, there, (start, stop), labels, notes)
+        data = key_text({key: value for key, value in setting.items() if key.partition(".")[0] in _DATA_KEYS})
+        references = {place: of[0] for place, of in candidates.items() if len(of) == 1}
+        undecided = {place: of for place, of in candidates.items() if len(of) > 1}
+        found.append(ComparedSetting(name, there, references, start, stop, runs, data, undecided))
     return Compared(tuple(labels), tuple(found), tuple(notes))
 
 
@@ -145,14 +168,17 @@ def _telling_keys(settings: Sequence[dict]) -> list[str]:
 
 
 def _common_range(groups: dict[int, Group]) -> tuple[int, int]:
-    """From where all groups have begun to where the first of them ends; none if the end is before that.
+    """From where all groups have begun to where the first of them ends; none if the end is before that."""
+    ends = [_ends(group) for group in groups.values()]
+    return max(first for first, _ in ends), min(last for _, last in ends)
 
-    A group begins and ends where the most of its runs do: one that is still under way shortens the range of no other.
-    """
-    firsts = [Counter(min(run.label_counts) for run in group.runs) for group in groups.values()]
-    lasts = [Counter(max(run.label_counts) for run in group.runs) for group in groups.values()]
-    start = max(max(counts, key=lambda count: (counts[count], -count)) for counts in firsts)
-    return start, min(max(counts, key=lambda count: (counts[count], count)) for counts in lasts)
+
+def _ends(group: Group) -> tuple[int, int]:
+    """The numbers of labels where a group begins and ends: where the most of its runs do, the longer range where two are as many."""
+    firsts = Counter(min(run.label_counts) for run in group.runs)
+    lasts = Counter(max(run.label_counts) for run in group.runs)
+    first = max(firsts, key=lambda count: (firsts[count], -count))
+    return first, max(lasts, key=lambda count: (lasts[count], count))
 
 
 def _complete_runs(groups: dict[int, Group], start: int, stop: int) -> dict[int, tuple[RunRecord, ...]]:
@@ -177,11 +203,22 @@ def _note_left_out(
         if short:
             what = f"{name_some(short)} without all of {start} to {stop} labels"
             notes.append(f"{where}{labels[place]}: {what}; not in areas and differences.")
-        seeds = Counter(run.config.get("seed") for run in runs[place])
-        twice = [seed for seed, count in seeds.items() if count > 1]
+        twice = repeated_seeds(runs[place])
         if twice:
             which = f"several runs with seed {name_some(twice)}: which one to pair is open"
             notes.append(f"{where}{labels[place]}: {which}; not in differences and ranks.")
+
+
+def _note_ends(where: str, groups: dict[int, Group], within: tuple[int, int], labels: Sequence[str], notes: list[str]) -> None:
+    """Which method and run set an end of the range that others go beyond."""
+    start, stop = within
+    firsts, lasts = zip(*map(_ends, groups.values()), strict=True)
+    for word, verb, end, of_all, outermost in (("from", "begins", start, firsts, min(firsts)), ("to", "ends", stop, lasts, max(lasts))):
+        if start <= stop and end != outermost:
+            place = list(groups)[of_all.index(end)]
+            path = next(run.path for run in groups[place].runs if end in run.label_counts)
+            why = f"where {labels[place]} {verb} ({path}); others are there {word} {outermost}"
+            notes.append(f"{where}compared {word} {end} labels, {why}.")
 
 
 def _covers(run: RunRecord, start: int, stop: int) -> bool:
@@ -189,16 +226,14 @@ def _covers(run: RunRecord, start: int, stop: int) -> bool:
     return bool(counts) and counts[0] <= start and stop <= counts[-1]
 
 
-def _references(places: Sequence[int], methods: Sequence[dict], labels: Sequence[str], asked: str | None) -> dict[int, int]:
-    """What each method is measured against: the reference that differs in its acquisition alone, or the only one there is."""
+def _references(places: Sequence[int], methods: Sequence[dict], labels: Sequence[str], asked: str | None) -> dict[int, list[int]]:
+    """What each method may be measured against: the reference that differs in its acquisition alone, or else all that there are."""
     exact = [place for place in places if labels[place] == asked]
     candidates = exact or [place for place in places if _is_reference(methods[place].get(_ACQUISITION), asked)]
     found = {}
     for place in places:
         alike = [other for other in candidates if _without_acquisition(methods[other]) == _without_acquisition(methods[place])]
-        chosen = [place] if place in candidates else candidates if len(candidates) == 1 else alike
-        if len(chosen) == 1:
-            found[place] = chosen[0]
+        found[place] = [place] if place in candidates else alike if len(alike) == 1 else candidates
     return found
 
 

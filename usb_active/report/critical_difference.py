@@ -28,7 +28,7 @@ class Ranking:
     Attributes:
         methods: (K,) their labels.
         scores: (B, K), higher being better.
-        unit: what a block is: "settings", or "seeds in settings".
+        unit: what a block is: "data sets", "seeds", or "seeds on data sets".
     """
 
     methods: tuple[str, ...]
@@ -49,27 +49,36 @@ class Ranking:
 def find_ranking(compared: Compared, higher_is_better: bool) -> Ranking | str | None:
     """The methods ranked by area in every block that has all of them; a sentence where there are too few blocks, None for two methods.
 
-    A block is a setting where there are settings enough, else a seed in a setting.
+    A block is a data set where there are enough of them, else a seed on a data set. Settings of the same data are one block: they share
+    their samples, and the areas in them are averaged.
     """
     places = range(len(compared.methods))
     if len(places) < LEAST_METHODS:
         return None
-    blocks, means, seeds = [], [], set()
-    for setting in compared.found:
-        areas = [setting.areas(place) if place in setting.groups else {} for place in places]
-        common = sorted(set.intersection(*(set(of) for of in areas)), key=str)
-        rows = [[of[seed] for of in areas] for seed in common]
-        blocks += rows
-        means += [np.mean(rows, axis=0)] if rows else []
-        seeds |= set(common)
-    is_by_setting = len(means) >= LEAST_BLOCKS
-    if len(seeds) < LEAST_COMMON and not is_by_setting or len(blocks) < LEAST_BLOCKS:
+    areas = _areas_by_data(compared)
+    blocks = [np.mean(rows, axis=0) for of_data in areas.values() for rows in of_data.values()]
+    seeds = {seed for of_data in areas.values() for seed in of_data}
+    is_by_data = len(areas) >= LEAST_BLOCKS
+    if len(seeds) < LEAST_COMMON and not is_by_data or len(blocks) < LEAST_BLOCKS:
+        met, seen = (f"{len(of)} {what}{'s' * (len(of) != 1)}" for of, what in ((blocks, "block"), (seeds, "seed")))
         return (
-            f"No critical-difference diagram: all {len(places)} methods met in {len(blocks)} blocks (a seed in a setting, {len(seeds)} "
-            f"seeds); it needs {LEAST_BLOCKS}, of at least {LEAST_COMMON} seeds or in {LEAST_BLOCKS} settings."
+            f"No critical-difference diagram: all {len(places)} methods met in {met} (a seed on a data set, {seen}); it needs "
+            f"{LEAST_BLOCKS}, of at least {LEAST_COMMON} seeds or on {LEAST_BLOCKS} data sets. Settings of the same data are one block."
         )
-    scores = np.asarray(means if is_by_setting else blocks, np.float64) * (1 if higher_is_better else -1)
-    return Ranking(compared.methods, scores, "settings" if is_by_setting else "seeds in settings")
+    if is_by_data:
+        blocks = [np.mean([np.mean(rows, axis=0) for rows in of_data.values()], axis=0) for of_data in areas.values()]
+    unit = "data sets" if is_by_data else "seeds" if len(areas) == 1 else "seeds on data sets"
+    return Ranking(compared.methods, np.asarray(blocks, np.float64) * (1 if higher_is_better else -1), unit)
+
+
+def _areas_by_data(compared: Compared) -> dict[str, dict[Any, list[list[float]]]]:
+    """Data → seed → the areas of all methods (K), for each setting in which all have that seed."""
+    found: dict[str, dict[Any, list[list[float]]]] = {}
+    for setting in compared.found:
+        areas = [setting.areas(place) if place in setting.groups else {} for place in range(len(compared.methods))]
+        for seed in sorted(set.intersection(*(set(of) for of in areas)), key=str):
+            found.setdefault(setting.data, {}).setdefault(seed, []).append([of[seed] for of in areas])
+    return found
 
 
 def ranking_section(found: Ranking | str | None, out: Path) -> tuple[list[str], list[Path]]:
@@ -86,8 +95,8 @@ def ranking_section(found: Ranking | str | None, out: Path) -> tuple[list[str], 
         f"methods are alike: {statistic:.2f}, p {p_text(p)}.{verdict} Methods under one bar are closer than Nemenyi's critical difference "
         f"{found.difference:.2f} (level {_LEVEL:g}): no difference between them is shown."
     )
-    if found.unit != "settings":
-        caption += " Seeds of one setting are counted as blocks here: the ranks speak of these settings, not of others."
+    if found.unit != "data sets":
+        caption += " Seeds on one data set are counted as blocks here: the ranks speak of these data, not of others."
     return ["### Ranks", f"![Critical difference]({drawn.name})", ranks, caption], [drawn]
 
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
-from usb_active.numerics.statistics import MeanInterval, holm, mean_interval, paired_t_test, sign_test, signed_rank_test
+from usb_active.numerics.statistics import (
+    MeanInterval,
+    holm,
+    mean_interval,
+    paired_differences,
+    paired_t_test,
+    sign_test,
+    signed_rank_test,
+)
 from usb_active.records import Metric
 from usb_active.report.compared import Compared
 from usb_active.report.tables import Markdown, escape, table
@@ -25,8 +34,9 @@ class Difference:
     Attributes:
         one: the place of a method.
         other: that of another.
-        gaps: (S,) score of the one minus score of the other, of each seed in each setting.
+        gaps: (S,) score of the one minus score of the other, of each seed on each data: the mean over the settings of these data.
         seeds: how many distinct ones.
+        pairs: of runs, behind the gaps.
         adjusted: Holm's p of the paired t-test, NaN where there are too few seeds for a claim.
     """
 
@@ -34,6 +44,7 @@ class Difference:
     other: int
     gaps: tuple[float, ...]
     seeds: int
+    pairs: int
     adjusted: float = float("nan")
 
     @property
@@ -48,19 +59,26 @@ class Difference:
 
 
 def find_differences(compared: Compared) -> list[Difference]:
-    """Every two methods with a seed in common in any setting; scores are the mean heights of the learning curves."""
-    areas = [{place: setting.areas(place) for place in setting.groups} for setting in compared.found]
+    """Every two methods with a seed in common in any setting; scores are the mean heights of the learning curves.
+
+    Settings of the same data share their samples, and a seed its split and its first labels there: its differences in them are no sample
+    of several, and are averaged.
+    """
+    areas = [(setting.data, {place: setting.areas(place) for place in setting.groups}) for setting in compared.found]
     found = []
     for one, other in combinations(range(len(compared.methods)), 2):
-        gaps, seeds = [], set()
-        for of in areas:
-            common = sorted(of.get(one, {}).keys() & of.get(other, {}).keys(), key=str)
-            gaps += [of[one][seed] - of[other][seed] for seed in common]
-            seeds |= set(common)
-        if gaps:
-            found.append(Difference(one, other, tuple(gaps), len(seeds)))
+        pairs: dict[tuple[str, Any], list[tuple[float, float]]] = {}
+        for data, of in areas:
+            mine, theirs = of.get(one, {}), of.get(other, {})
+            for seed in sorted(mine.keys() & theirs.keys(), key=str):
+                pairs.setdefault((data, seed), []).append((mine[seed], theirs[seed]))
+        if pairs:
+            # Averaged before they are subtracted: differences that cancel out would leave rounding.
+            means = np.array([np.mean(of, axis=0) for of in pairs.values()])
+            gaps = paired_differences(means[:, 0], means[:, 1]).tolist()
+            found.append(Difference(one, other, tuple(gaps), len({seed for _, seed in pairs}), sum(map(len, pairs.values()))))
     adjusted = holm([paired_t_test(each.gaps) if each.is_tested else np.nan for each in found])
-    return [Difference(each.one, each.other, each.gaps, each.seeds, float(p)) for each, p in zip(found, adjusted, strict=True)]
+    return [replace(each, adjusted=float(p)) for each, p in zip(found, adjusted, strict=True)]
 
 
 def differences_section(compared: Compared, found: Sequence[Difference], measure: Metric) -> list[str]:
@@ -89,21 +107,25 @@ def _cell(each: Difference, sign: int, measure: Metric) -> str:
 
 
 def _caption(found: Sequence[Difference], tested: Sequence[Difference], measure: Metric) -> str:
-    counts = sorted({len(each.gaps) for each in found})
-    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    pairs = f"{number} pair{'s' * (counts != [1])}"
+    counts, runs = sorted({len(each.gaps) for each in found}), sorted({each.pairs for each in found})
+    averaged = f"; those of a seed in several settings of the same data are averaged first, {_from_to(runs)} pairs of runs in all"
     better = "" if measure.higher_is_better else " Lower is better: a negative difference is in the row's favour."
     means = (
-        f"Mean difference of the areas over pairs of runs with the same seed in the same setting ({pairs} for two methods)."
-        f"{better} "
+        "Mean difference of the areas between runs of the same seed in the same setting"
+        f" ({_from_to(counts)} pair{'s' * (counts != [1])} for two methods{averaged if runs != counts else ''}).{better} "
     )
     few = f"Two methods with fewer than {LEAST_COMMON} seeds in common have no p: nothing is claimed of them."
     if not tested:
         return means + few
     return (
         f"{means}In brackets p of a paired two-sided t-test, adjusted by Holm's method for {len(tested)} "
-        f"test{'s' * (len(tested) > 1)}; bold below {CLAIMED_BELOW:g}. {few} The tests speak of the settings in this report, not of others."
+        f"test{'s' * (len(tested) > 1)}; bold below {CLAIMED_BELOW:g}. {few} Below, p of signed ranks and of signs is of the one test, "
+        "not adjusted for their number. The tests speak of the settings in this report, not of others."
     )
+
+
+def _from_to(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def tests_table(methods: Sequence[str], tested: Sequence[Difference], measure: Metric) -> str:

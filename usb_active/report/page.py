@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from usb_active.errors import name_some
 from usb_active.report.groups import Group, common_title
+from usb_active.report.runs import repeated_seeds
 from usb_active.report.tables import (
     accuracy_table,
     cycle_table,
@@ -53,8 +53,7 @@ def caveats(groups: Sequence[Group]) -> list[str]:
     """What a reader must know before believing the tables."""
     lines = []
     for group in groups:
-        seeds = Counter(str(run.config.get("seed")) for run in group.runs)
-        twice = [seed for seed, count in seeds.items() if count > 1]
+        twice = repeated_seeds(group.runs)
         if twice:
             lines.append(f"{group.label}: several runs with seed {name_some(twice)}: not a spread over seeds.")
         last = sorted({run.metrics[-1]["num_labels"] for run in group.runs})

@@ -7,7 +7,6 @@ budget, warm start and so on. K methods, S seeds.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -17,9 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from usb_active.errors import name_some
-from usb_active.numerics.statistics import paired_t_test
+from usb_active.numerics.statistics import paired_differences, paired_t_test
 from usb_active.report.groups import Group, key_text, merged
 from usb_active.report.method_names import method_names
+from usb_active.report.runs import repeated_seeds
 
 LEVEL = 0.05
 LEAST_SEEDS = 2
@@ -79,9 +79,9 @@ def winner(one: ArrayLike, other: ArrayLike, level: float = LEVEL) -> int:
     one, other = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
     if one.shape != other.shape or one.ndim != 1 or len(one) < LEAST_SEEDS:
         raise ValueError(f"scores: expected two lists of one length, at least {LEAST_SEEDS}, got {one.shape} and {other.shape}")
-    difference = one - other
-    if not np.isfinite(difference).all():
+    if not np.isfinite([one, other]).all():
         raise ValueError("scores: not finite")
+    difference = paired_differences(one, other)
     return int(np.sign(difference.mean())) if paired_t_test(difference) < level else 0
 
 
@@ -163,8 +163,7 @@ def _scores(group: Group, notes: list[str]) -> dict[int, dict[Any, float]]:
 
     Without the first training: no rule had a part in its labels.
     """
-    seeds = Counter(run.config.get("seed") for run in group.runs)
-    twice = [seed for seed, count in seeds.items() if count > 1]
+    twice = repeated_seeds(group.runs)
     if twice:
         notes.append(f"{group.label}: several runs with seed {name_some(twice)}: which one to pair is open; left out.")
     scores: dict[int, dict[Any, float]] = {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from usb_active.contracts.task import Classification
 from usb_active.errors import UsageError, name_some
@@ -73,6 +75,12 @@ def metric(line: dict, name: str, headline: str = "accuracy") -> float | None:
     if name == headline and line["evaluated_on"] == "validation" and line.get(name) is None:
         return line.get(f"validation_{headline}")
     return line.get(name)
+
+
+def repeated_seeds(runs: Sequence[RunRecord]) -> list[Any]:
+    """The seeds that several of the runs have: these are no sample of seeds, and which one to pair is open."""
+    seeds = Counter(run.config.get("seed") for run in runs)
+    return [seed for seed, count in seeds.items() if count > 1]
 
 
 def _read(path: Path, found: RunDir) -> RunRecord:

@@ -297,6 +297,8 @@ class RunDir:
         """Add a training's line; one of the same cycle is replaced, so doing it twice does no harm."""
         self._check_writable()
         records = {old["cycle"]: old for old in self.metrics()}
+        where = f"{self.path / 'metrics.jsonl'}: the line of cycle {record['cycle']}"
+        check_record(MetricsLine, where, parse_json(where, dump_json(record), METRICS_REMEDY), "nothing was written")
         records[int(record["cycle"])] = record
         data = b"".join(dump_json(records[cycle]) for cycle in sorted(records))
         atomic_write(self.path / "metrics.jsonl", lambda file: file.write(data))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 _Count = Annotated[int, Field(ge=0)]
 _Log = dict[str, float]
+# JSON as Python writes it has NaN and Infinity, of which no report can make anything.
+_Number = Annotated[float, Field(allow_inf_nan=False)]
 
 CYCLE_REMEDY = "restore it from a copy, or move its folder away to train the cycle again"
 QUERY_REMEDY = "restore it from a copy: it says what was asked"
@@ -95,24 +99,24 @@ class MetricsLine(Record):
     """A line of metrics.jsonl, as far as it is there."""
 
     cycle: _Count
-    accuracy: float | None = None
-    balanced_accuracy: float | None = None
-    best_accuracy: float | None = None
-    validation_accuracy: float | None = None
-    selected_accuracy: float | None = None
+    accuracy: _Number | None = None
+    balanced_accuracy: _Number | None = None
+    best_accuracy: _Number | None = None
+    validation_accuracy: _Number | None = None
+    selected_accuracy: _Number | None = None
     # Since the live network is scored too; lines from before have none.
-    live_accuracy: float | None = None
-    live_balanced_accuracy: float | None = None
-    labeled_accuracy: float | None = None
-    live_labeled_accuracy: float | None = None
+    live_accuracy: _Number | None = None
+    live_balanced_accuracy: _Number | None = None
+    labeled_accuracy: _Number | None = None
+    live_labeled_accuracy: _Number | None = None
     class_counts: list[_Count] = []
     validation_class_counts: list[_Count] = []
     selected_class_counts: list[_Count] | None = None
     acquisition: str | None = None
-    acquisition_seconds: float | None = None
-    train_seconds: float | None = None
+    acquisition_seconds: _Number | None = None
+    train_seconds: _Number | None = None
     # Of acquisition and training; lines from before have none.
-    cpu_seconds: float | None = None
+    cpu_seconds: _Number | None = None
     log: _Log | None = None
 
 
@@ -240,23 +244,27 @@ def run_metrics(run: RunDir, lines: Sequence[dict[str, Any]] = ()) -> tuple[Metr
     return tuple(Metric(**{name: metric[name] for name in MetricRecord.model_fields}) for metric in task["metrics"])
 
 
-def _check_values(run: RunDir, lines: Sequence[dict[str, Any]]) -> None:
-    """What the run's task measures must be numbers: `MetricsLine` only knows those of classes."""
-    headline, *others = run_metrics(run, lines)
+def check_values(where: str, line: Mapping[str, Any], metrics: Sequence[Metric], remedy: str) -> None:
+    """UsageError where something that a task measures (`metrics`, the headline first) is no finite number in a line of metrics.jsonl."""
+    headline, *others = metrics
     kinds = ("best", "validation", "selected", "live", "labeled", "live_labeled")
     names = [headline.key, *(f"{kind}_{headline.key}" for kind in kinds)]
     names += [f"{kind}{metric.key}" for metric in others for kind in ("", "live_")]
-    for number, line in enumerate(lines, start=1):
-        for name in names:
-            if line.get(name) is not None and type(line[name]) not in (int, float):
-                where = f"{run.path / 'metrics.jsonl'}:{number}"
-                raise UsageError(f"{where} is damaged ({name}: input should be a valid number); {METRICS_REMEDY}")
+    for name in names:
+        value = line.get(name)
+        # A whole number may be beyond what a float holds.
+        is_number = isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        if value is not None and not is_number:
+            raise UsageError(f"{where} ({name}: input should be a finite number, is {printable(value)}); {remedy}")
 
 
 def finished_trainings(run: RunDir) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, by cycle, each with all that reports and predictions need."""
     lines = run.metrics(TrainingMetrics)
-    _check_values(run, lines)
+    measures = run_metrics(run, lines)
+    for number, line in enumerate(lines, start=1):
+        # `MetricsLine` knows those of classes alone.
+        check_values(f"{run.path / 'metrics.jsonl'}:{number} is damaged", line, measures, METRICS_REMEDY)
     has_folders = any(run.path.glob("cycle_*/*.json"))
     for number, line in enumerate(lines, start=1):
         folder = run.path / f"cycle_{line['cycle']:03d}"
