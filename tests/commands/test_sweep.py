@@ -105,6 +105,7 @@ def test_a_study_that_changes_gains_cells_and_keeps_what_it_loses(tmp_path, caps
     assert "new in the study: acquisition=margin,seed=4\n" in out and "2 cells: 2 done\n" in out
     kept = json.loads((tmp_path / "study/study.json").read_text())["cells"]
     assert list(kept) == ["acquisition=random,seed=3", "acquisition=margin,seed=3", "acquisition=margin,seed=4"]
+    assert {tuple(cell["varied"]) for cell in kept.values()} == {("active.acquisition",)}
     assert first.cells[0].run_path.is_dir()
 
 

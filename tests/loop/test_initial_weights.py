@@ -16,6 +16,8 @@ from usb_active import Acquisition, Pretrained, Pretrainer, UsageError, register
 from usb_active.config.shared_pretraining import VARIABLE
 from usb_active.loop.initial_weights import classifier_keys, load_backbone, run_once
 from usb_active.randomness import seed_globals
+from usb_active.report.groups import group_runs
+from usb_active.report.runs import read_runs
 from usb_active.testing.pool import World
 from usb_active.usb.networks import small_cnn, usb_network
 
@@ -323,6 +325,9 @@ def test_a_pretraining_that_is_handed_over_is_the_one_that_would_be_made(tmp_pat
     handed = run("handed", "coreset")
     assert STAGE.epochs == [0, 1, 2, 3] * 2, "made by the donor alone"
     assert compare(handed, alone).differences == [f"pretrain/scratch/{epoch}.pth: missing" for epoch in range(4)]
+    # For a report they are runs of one method.
+    records, _ = read_runs([donor, alone, handed])
+    assert [[run.path for run in group.runs] for group in group_runs(records)] == [[alone, handed], [donor]]
     # Of another pool it is not taken.
     (donor / "keys.txt").write_text('"other"\n')
     other = run("other", "coreset")

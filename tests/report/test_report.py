@@ -136,7 +136,7 @@ def test_seeds_are_averaged_and_methods_kept_apart(tmp_path):
     runs = [make_run(tmp_path / f"margin{s}", config(s), curve(0.5, 0.6 + 0.02 * s)) for s in (0, 1, 2)]
     runs.append(make_run(tmp_path / "random", config(0, acquisition={"name": "random"}), curve(0.5, 0.55)))
     files = write_report(runs, tmp_path / "out")
-    assert files == [tmp_path / "out" / "learning_curve.png", tmp_path / "out" / "report.md"]
+    assert files == [tmp_path / "out" / name for name in ("learning_curve.png", "report.md", "cells.csv")]
     rows = read_table(files[1], "Accuracy (%)")
     # 60, 62, 64: mean 62, sample variance (4 + 0 + 4) / 2 = 4.
     assert rows == [

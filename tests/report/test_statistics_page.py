@@ -135,8 +135,8 @@ def test_the_report_of_several_runs_has_the_section_and_that_of_one_has_not(tmp_
 
 def test_runs_that_were_not_evaluated_have_no_statistics(tmp_path):
     paths = [study_run(tmp_path / str(seed), [None, None], seed=seed) for seed in (0, 1)]
-    [page] = write_report(paths, tmp_path / "out")
-    assert "Statistics" not in page.read_text(encoding="utf-8") and (tmp_path / "out" / "cells.csv").is_file()
+    [page, cells] = write_report(paths, tmp_path / "out")
+    assert "Statistics" not in page.read_text(encoding="utf-8") and cells.is_file()
     with pytest.raises(UsageError, match="none of these was evaluated"):
         write_report(paths, tmp_path / "out", targets=[80])
 
@@ -147,7 +147,7 @@ def test_a_folder_stands_for_the_runs_in_it(tmp_path, capsys):
     (tmp_path / "study" / "study.yaml").write_text("anything")
     assert cli.main(["report", str(tmp_path / "study")]) == 0
     out = tmp_path / "study" / "report"
-    assert capsys.readouterr().out.splitlines() == [str(out / "learning_curve.png"), str(out / "report.md")]
+    assert capsys.readouterr().out.splitlines() == [str(out / name) for name in ("learning_curve.png", "report.md", "cells.csv")]
     first = (out / "report.md").read_text(encoding="utf-8")
     assert len(table_below(first, "Area")) == 2
     # The report in the folder is no run; a run that is named beside its folder counts once.

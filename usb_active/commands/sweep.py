@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from usb_active.commands.sweep_screen import AWAITING, DONE, FAILED, HELD, QUEUED, RUNNING, Board, CellState, SweepScreen, screen
 from usb_active.commands.sweep_slots import (
@@ -36,22 +36,20 @@ from usb_active.environment.signals import StopSignals
 from usb_active.errors import UsageError, name_some, plain
 from usb_active.storage.durable import (
     atomic_write,
-    dump_json,
     lock_holder,
     make_folder,
     no_os_error,
-    parse_json,
     read_bytes,
     release_lock,
     take_lock,
 )
 from usb_active.storage.run_dir import RunDir, check_reopening
+from usb_active.storage.study_list import STUDY_FILE, read_study_list, study_list
 
 # Exit codes of `usb-active run` that are no failure.
 _OK, _WAITING = 0, 3
 # Seconds between two looks at the processes, and at the locks of runs that others have.
 _POLL, _POLL_LOCKS = 0.1, 1.0
-STUDY_FILE = "study.json"
 # What a study's folder holds beside its cells; whatever else lies there says that it is none.
 _OWN = ("lock", STUDY_FILE, f".{STUDY_FILE}.", "logs", "report")
 
@@ -136,24 +134,20 @@ def _claimed(study: Study) -> Iterator[None]:
 def _remember(study: Study, out: TextIO) -> None:
     """Keep the list of cells; say which of an earlier call are none any more."""
     path = study.folder / STUDY_FILE
-    data = read_bytes(path)
-    before = {} if data is None else _cells_of(path, parse_json(path, data, "delete it: the runs are not touched"))
-    now = {cell.name: {"seed": cell.seed, "overrides": list(cell.overrides), "base": os.path.abspath(study.base)} for cell in study.cells}
+    before = read_study_list(study.folder)
+    base = os.path.abspath(study.base)
+    now = {
+        cell.name: {"seed": cell.seed, "overrides": list(cell.overrides), "base": base, "varied": list(cell.place)} for cell in study.cells
+    }
     gone = [name for name in before if name not in now]
     if gone:
         print(f"no longer in the study, and left as they are: {name_some(gone, 3)}", file=out, flush=True)
     added = [name for name in now if name not in before]
     if before and added:
         print(f"new in the study: {name_some(added, 3)}", file=out, flush=True)
-    text = dump_json({"format": 1, "study": study.source, "cells": {**{name: before[name] for name in gone}, **now}})
-    if text != data:
+    text = study_list(study.source, {**{name: before[name] for name in gone}, **now})
+    if text != read_bytes(path):
         atomic_write(path, lambda file: file.write(text))
-
-
-def _cells_of(path: Path, record: Any) -> dict[str, Any]:
-    if not isinstance(record, dict) or not isinstance(record.get("cells"), dict):
-        raise UsageError(f"{path} is damaged (no cells in it); delete it: the runs are not touched")
-    return record["cells"]
 
 
 def is_finished(cell: Cell) -> bool:

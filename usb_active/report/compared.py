@@ -19,7 +19,7 @@ from usb_active.report.method_names import differing_keys, method_names, setting
 from usb_active.report.runs import PLACES, RunRecord
 
 # The data, and how many labels are asked for at a time.
-_SETTING_KEYS = ("dataset", "num_labels", "active.initial.size", "active.budget", "active.validation")
+_SETTING_KEYS = ("dataset", "data_dir", "num_labels", "active.initial.size", "active.budget", "active.validation")
 # Where a plugin is imported from is neither method nor setting.
 _NEITHER = ("plugins",)
 _ACQUISITION = "active.acquisition.name"

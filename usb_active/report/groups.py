@@ -13,11 +13,12 @@ from usb_active.contracts.task import Classification
 from usb_active.records import Metric
 from usb_active.report.method_names import method_names, method_settings, setting_text
 from usb_active.report.runs import PLACES, RunRecord
+from usb_active.storage.study_list import varied_keys
 
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one method, over seeds. `settings`: its configuration, flat, without seed and free keys."""
+    """The runs of one method, over seeds. `settings`: its configuration, flat, without seed and free keys that no study varies."""
 
     label: str
     runs: tuple[RunRecord, ...]
@@ -63,10 +64,17 @@ class Group:
 
 
 def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
-    """Runs that differ in nothing that matters, together, labelled by what tells the groups apart."""
+    """Runs that differ in nothing that matters, together, labelled by what tells the groups apart.
+
+    What a study varies matters, even a key that changes no results of itself, as the place of the data.
+
+    Raises:
+        UsageError: the list of a study's cells is damaged.
+    """
     gathered: dict[str, tuple[dict, list[RunRecord]]] = {}
+    varied = varied_keys(run.path for run in runs) if len(runs) > 1 else ()
     for run in runs:
-        settings = method_settings(run.config)
+        settings = method_settings(run.config, varied)
         key = key_text([settings, run.evaluated_on])
         gathered.setdefault(key, (settings, []))[1].append(run)
     members = list(gathered.values())

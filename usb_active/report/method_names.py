@@ -22,8 +22,13 @@ NAMING = {
 CHOICES = ("initial", "acquisition", "oracle", "pretrain", "features", "prior", "analysis")
 
 
-def method_settings(config: dict) -> dict[str, Any]:
-    """The configuration, flat (`active.acquisition.name`), without the seed and what changes no results."""
+def method_settings(config: dict, varied: Sequence[str] = ()) -> dict[str, Any]:
+    """The configuration, flat (`active.acquisition.name`), without the seed and what changes no results.
+
+    Args:
+        config: of a run.
+        varied: keys that stay whatever they change, and all below them.
+    """
     from usb_active.config.free_keys import free_keys
     from usb_active.config.settings import OBSERVING_KEYS
 
@@ -32,7 +37,11 @@ def method_settings(config: dict) -> dict[str, Any]:
     active |= {key: {"name": active[key]} for key in CHOICES if isinstance(active.get(key), str)}
     free = (*RUN_KEYS, *free_keys(config), *OBSERVING_KEYS)
     flat = _flatten({**config, "active": active})
-    return {key: flat[key] for key in flat if not any(f"{key}.".startswith(f"{other}.") for other in free)}
+    return {key: flat[key] for key in flat if _below(key, varied) or not _below(key, free)}
+
+
+def _below(key: str, above: Sequence[str]) -> bool:
+    return any(f"{key}.".startswith(f"{other}.") for other in above)
 
 
 def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:

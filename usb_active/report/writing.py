@@ -44,7 +44,7 @@ def write_report(
 ) -> list[Path]:
     """Write learning_curve.png, report.md and, for a single run, gallery_cycle_NNN.png and (of a prior) prior.png; return their paths.
 
-    Of several runs, critical_difference.png where there are methods and seeds enough; report.md has a link to cells.csv beside it.
+    Of several runs, cells.csv, and critical_difference.png where there are methods and seeds enough.
 
     Args:
         runs: run directories, and folders that hold some; those equal apart from their seed are averaged.
@@ -87,6 +87,7 @@ def write_report(
     analyses: list[Path] = []
     sections: list[str] = []
     drawn: list[Path] = []
+    cells: list[Path] = []
     with missing_glyphs_logged():
         if any(group.curve for group in groups):
             curves.append(learning_curve(groups, out / "learning_curve.png", of_groups))
@@ -97,13 +98,13 @@ def write_report(
             notes += reasons
         else:
             text, drawn = statistics_section(groups, out, targets, reference)
-            write_cells(groups, out / "cells.csv")
+            cells.append(write_cells(groups, out / "cells.csv"))
             sections = [text, groups_section(of_groups)]
         if analysis:
             analyses = write_analyses(groups, out, trusted)
     text = markdown(groups, notes, curves, list(filter(None, sections)), galleries)
     atomic_write(out / "report.md", lambda stream: stream.write(text.encode()))
-    return [*curves, out / "report.md", *drawn, *galleries, *analyses]
+    return [*curves, out / "report.md", *cells, *drawn, *galleries, *analyses]
 
 
 def _baselines(runs: Sequence[RunRecord], dataset_of: Callable[[RunDir], Dataset]) -> tuple[dict[Path, Entries], list[str]]:
