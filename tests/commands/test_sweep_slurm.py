@@ -442,7 +442,10 @@ def test_with_submitits_local_executor(tmp_path):
     assert ends[0] == f"waiting: {waiting.name}: 20 of 20 labels are missing: fill the column 'label' of {asked}"
     assert ends[1].startswith(f"failed: {failed.name}: ") and "active.budget" in ends[1]
     assert ends[2].startswith("3 cells: 1 done, 1 waiting for labels, 1 failed") and len(RunDir.read(done.run_path).metrics()) == 2
-    # Killed while a run is at work: the job goes on without it, and is found again.
+
+
+@pytest.mark.slow
+def test_a_run_at_work_is_found_again_after_a_kill_with_submitits_local_executor(tmp_path):
     path = write_study(tmp_path, ["margin"])
     (cell,) = read_study(path).cells
     holder = None
@@ -463,4 +466,3 @@ def test_with_submitits_local_executor(tmp_path):
                 os.kill(holder, signal.SIGCONT)
     assert process.returncode == 0, err
     assert first.startswith(f"[0/1] {RUNNING} {cell.name}: job ") and "1 cells: 1 done\n" in out
-
