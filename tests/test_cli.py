@@ -134,7 +134,7 @@ def test_report_with_analysis_prints_the_page(tmp_path, capsys):
             (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     runs, out = sorted(map(str, tmp_path.iterdir())), tmp_path / "out"
     assert cli.main(["report", *runs, "--out", str(out), "--analysis"]) == 0
-    names = ["learning_curve.png", "report.md", "analysis.md", "pairwise.png"]
+    names = ["learning_curve.png", "report.md", "cells.csv", "analysis.md", "pairwise.png"]
     assert capsys.readouterr().out.splitlines() == [str(out / name) for name in names]
     # One method alone, and without an analysis.
     assert cli.main(["report", *runs[:2], "--out", str(out), "--analysis"]) == 2

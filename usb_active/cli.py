@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usb_active import __version__
+from usb_active.commands.sweep_engines import ENGINES
 from usb_active.config.trust import FLAG
 from usb_active.contracts.registry import CONTRACTS, REGISTRY
 from usb_active.environment.signals import LINES, Stopped, StopSignals, exit_code
@@ -139,8 +140,10 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
     text = "run all cells of a study (a base configuration, a matrix of keys, seeds), or go on with it by the same command"
     command = commands.add_parser("sweep", help=text, description=text, epilog=EXIT_CODES, formatter_class=_Raw)
     command.add_argument("study", metavar="STUDY", help="a study's YAML, or the name of a packaged one such as digits")
-    jobs = "runs at a time; cores and GPUs are shared out (default: 1)"
-    command.add_argument("--jobs", type=_positive(int), default=1, metavar="N", help=jobs)
+    jobs = "runs at a time (default: 1 on this machine, whose cores and GPUs are shared out; on a cluster all)"
+    command.add_argument("--jobs", type=_positive(int), metavar="N", help=jobs)
+    engine = "where runs are started: processes of this machine, or jobs of SLURM (default: local)"
+    command.add_argument("--engine", choices=ENGINES, default="local", help=engine)
     command.add_argument("--dry-run", action="store_true", help="show the cells and their commands, and start nothing")
     over = "put a value over the base of every cell, as in --set num_train_iter=100; may be repeated"
     command.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help=over)
@@ -256,7 +259,7 @@ def _check(args: argparse.Namespace) -> int:
 def _sweep(args: argparse.Namespace) -> int:
     from usb_active.commands.sweep import SweepOptions, sweep
 
-    return sweep(SweepOptions(args.study, args.jobs, args.dry_run, tuple(args.overrides)), sys.stdout)
+    return sweep(SweepOptions(args.study, args.jobs, args.dry_run, tuple(args.overrides), args.engine), sys.stdout)
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -19,10 +19,11 @@ import yaml
 from run_comparison import compare
 
 from usb_active import cli
-from usb_active.commands import sweep, sweep_slots
+from usb_active.commands import sweep, sweep_cells
 from usb_active.commands.sweep import is_finished
+from usb_active.commands.sweep_cells import last_words
 from usb_active.commands.sweep_screen import DONE, FAILED, RUNNING, Board, CellState, Lines, draw_table, duration
-from usb_active.commands.sweep_slots import Running, Slot, last_words, make_slots, visible_gpus
+from usb_active.commands.sweep_slots import LocalEngine, Running, Slot, make_slots, visible_gpus
 from usb_active.config.settings import load_yaml_config
 from usb_active.config.shared_pretraining import pretraining_key
 from usb_active.config.study import Cell, read_study
@@ -150,13 +151,20 @@ def test_a_damaged_list_of_cells_is_one_line(tmp_path, capsys, text):
     assert cli.main(["sweep", str(path)]) == 0
 
 
+def test_an_engine_that_there_is_not(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["sweep", "digits", "--engine", "pbs"])
+    said = capsys.readouterr().err
+    assert all(name in said for name in ("local", "slurm"))
+
+
 def test_a_base_that_changes_meanwhile_starts_nothing_more(tmp_path):
     study = read_study(write_study(tmp_path))
     board = Board([CellState(cell) for cell in study.cells], jobs=1)
     out = io.StringIO()
-    work = sweep._Sweep(study, board, make_slots(1), Lines(out))
+    work = sweep._Sweep(study, board, LocalEngine(study, 1))
     write_study(tmp_path, {"lr": 0.01})
-    work.run()
+    work.run(Lines(out))
     assert [state.state for state in board.states] == [FAILED, FAILED] and not study.folder.exists()
     assert out.getvalue().count(f"{study.base} has changed since this sweep began; give the command again") == 2
 
@@ -190,7 +198,8 @@ def test_what_comes_after_a_pretraining_has_no_part_in_it(tmp_path):
 def test_one_cell_pretrains_and_the_others_with_the_same_pretraining_wait_for_it(tmp_path):
     matrix = {**pretraining(), "active.acquisition": ["random", "margin"]}
     states = [CellState(cell) for cell in read_study(write_study(tmp_path, matrix=matrix, seeds=2)).cells]
-    work = sweep._Sweep(read_study(tmp_path / "study.yaml"), Board(states, 4), make_slots(4), Lines(io.StringIO()))
+    study = read_study(tmp_path / "study.yaml")
+    work = sweep._Sweep(study, Board(states, 4), LocalEngine(study, 4))
 
     def take() -> CellState | None:
         state = work._next()
@@ -412,7 +421,7 @@ def test_however_it_is_ended_it_ends_as_a_run_left_alone(tmp_path):
 
 def test_the_command_of_a_cell_is_this_installation(tmp_path):
     study = read_study(write_study(tmp_path))
-    command = sweep_slots.cell_command(study, study.cells[0])
+    command = sweep_cells.cell_command(study, study.cells[0])
     assert command[0] == sys.executable
     result = subprocess.run([*command[: command.index("run")], "--version"], capture_output=True, text=True, cwd=tmp_path)
     assert result.stdout.startswith("usb-active ")

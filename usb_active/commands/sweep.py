@@ -1,4 +1,4 @@
-"""What `usb-active sweep` does: the cells of a study, as many at a time as there are slots, each in a process of its own.
+"""What `usb-active sweep` does: the cells of a study, as many at a time as its engine has room for, each in a process of its own.
 
 A cell is an ordinary run and resumes by itself, so all that a sweep keeps is a list of its cells. What was killed is started again by the
 same command; a run that is still at work for a sweep that is gone holds the lock of its directory, and is waited for.
@@ -12,28 +12,32 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from usb_active.commands.sweep_screen import AWAITING, DONE, FAILED, HELD, QUEUED, RUNNING, Board, CellState, SweepScreen, screen
-from usb_active.commands.sweep_slots import (
-    Running,
-    Slot,
-    describe_slots,
-    last_words,
-    log_path,
-    make_slots,
-    run_arguments,
-    start_cell,
-    stop_cells,
-    what_is_awaited,
+from usb_active.commands.sweep_cells import last_words, log_path, run_arguments, what_is_awaited
+from usb_active.commands.sweep_engines import Ended, Engine, Job, NotStarted, make_engine
+from usb_active.commands.sweep_jobs import withdraw
+from usb_active.commands.sweep_screen import (
+    AWAITING,
+    DONE,
+    FAILED,
+    HELD,
+    QUEUED,
+    RUNNING,
+    SUBMITTED,
+    Board,
+    CellState,
+    Silent,
+    SweepScreen,
+    screen,
 )
 from usb_active.config.shared_pretraining import pretraining_key
 from usb_active.config.study import Cell, Study, is_cell_name, read_study
 from usb_active.environment.signals import StopSignals
-from usb_active.errors import UsageError, name_some, plain
+from usb_active.errors import UsageError, name_some, plain, reason_of
 from usb_active.storage.durable import (
     atomic_write,
     lock_holder,
@@ -48,10 +52,10 @@ from usb_active.storage.study_list import STUDY_FILE, read_study_list, study_lis
 
 # Exit codes of `usb-active run` that are no failure.
 _OK, _WAITING = 0, 3
-# Seconds between two looks at the processes, and at the locks of runs that others have.
-_POLL, _POLL_LOCKS = 0.1, 1.0
+# Seconds between two looks at the locks of runs that others have.
+_POLL_LOCKS = 1.0
 # What a study's folder holds beside its cells; whatever else lies there says that it is none.
-_OWN = ("lock", STUDY_FILE, f".{STUDY_FILE}.", "logs", "report")
+_OWN = ("lock", STUDY_FILE, f".{STUDY_FILE}.", "logs", "jobs", "report")
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,10 @@ class SweepOptions:
     """As the command line has them."""
 
     study: str
-    jobs: int = 1
+    jobs: int | None = None
     dry_run: bool = False
     overrides: tuple[str, ...] = ()
+    engine: str = "local"
 
 
 def sweep(options: SweepOptions, out: TextIO) -> int:
@@ -75,18 +80,24 @@ def sweep(options: SweepOptions, out: TextIO) -> int:
         print(f"usb-active: warning: {plain(line)}", file=sys.stderr)
     _check_folder(study)
     _check_begun(study)
+    engine = make_engine(options.engine, study, options.jobs)
     if options.dry_run:
-        return _show_plan(study, out)
+        return _show_plan(study, engine, out)
     with _claimed(study):
         _remember(study, out)
-        board = Board([CellState(cell) for cell in study.cells], options.jobs)
-        slots = make_slots(options.jobs)
-        for state in board.states:
-            _place(state)
-        print(f"{study.name}: {len(study.cells)} cells in {study.folder}, {board.count(DONE)} done; {describe_slots(slots)}", file=out)
+        board = Board([CellState(cell) for cell in study.cells], engine.parallel)
+        jobs = [job for state in board.states if (job := _place(state, engine)) is not None]
+        print(f"{study.name}: {len(study.cells)} cells in {study.folder}, {board.count(DONE)} done; {engine.describe()}", file=out)
         out.flush()
-        with screen(out) as shown:
-            _Sweep(study, board, slots, shown).run()
+        work = _Sweep(study, board, engine, jobs)
+        try:
+            with screen(out) as shown:
+                work.run(shown)
+        finally:
+            left = engine.leave(work.jobs)
+            # Whoever is to read it may have gone with the terminal.
+            with suppress(OSError):
+                print(left, end="\n" if left else "", file=out, flush=True)
         return _conclude(study, board, out)
 
 
@@ -140,6 +151,9 @@ def _remember(study: Study, out: TextIO) -> None:
         cell.name: {"seed": cell.seed, "overrides": list(cell.overrides), "base": base, "varied": list(cell.place)} for cell in study.cells
     }
     gone = [name for name in before if name not in now]
+    # Names from a file that may have come from someone else: those of cells alone.
+    for name in [name for name in gone if is_cell_name(name) and os.path.basename(name) == name]:
+        withdraw(study, name)
     if gone:
         print(f"no longer in the study, and left as they are: {name_some(gone, 3)}", file=out, flush=True)
     added = [name for name in now if name not in before]
@@ -157,15 +171,23 @@ def is_finished(cell: Cell) -> bool:
     return len(RunDir.read(cell.run_path).metrics()) >= cell.trainings
 
 
-def _place(state: CellState) -> None:
-    """Where a cell is before this sweep does anything."""
+def _place(state: CellState, engine: Engine) -> Job | None:
+    """Where a cell is before this sweep does anything; the job of an earlier call that has not ended."""
     cell = state.cell
     state.look()
+    job = engine.adopt(cell)
     holder = lock_holder(cell.run_path / "lock")
-    if holder is not None:
+    if job is not None:
+        state.state, state.note = _at_work(job), job.note
+    elif holder is not None:
         state.state, state.note = HELD, f"in use by pid {holder}"
     elif _is_finished_or_damaged(cell):
         state.state = DONE
+    return job
+
+
+def _at_work(job: Job) -> str:
+    return RUNNING if job.began() else SUBMITTED
 
 
 def _is_finished_or_damaged(cell: Cell) -> bool:
@@ -189,11 +211,11 @@ def _has_pretraining(state: CellState) -> bool:
     return (state.cell.run_path / "pretrain" / "pretrained.pth").exists()
 
 
-def _show_plan(study: Study, out: TextIO) -> int:
+def _show_plan(study: Study, engine: Engine, out: TextIO) -> int:
     """What would be done, with the commands; nothing is written."""
     states = [CellState(cell) for cell in study.cells]
     for state in states:
-        _place(state)
+        _place(state, engine)
         print(f"{state.state:<7} {state.finished}/{state.cell.trainings}  {plain(state.cell.name)}", file=out)
         if state.state == QUEUED:
             print(f"        usb-active {shlex.join(run_arguments(study, state.cell))}", file=out)
@@ -206,52 +228,62 @@ def _show_plan(study: Study, out: TextIO) -> int:
 
 
 class _Sweep:
-    """Starts cells as slots become free, until each has had its turn."""
+    """Starts cells as the engine has room for them, until each has had its turn."""
 
-    def __init__(self, study: Study, board: Board, slots: Sequence[Slot], shown: SweepScreen):
-        self._study, self._board, self._screen = study, board, shown
-        self._free = list(slots)
+    def __init__(self, study: Study, board: Board, engine: Engine, jobs: Sequence[Job] = ()):
+        """`jobs`: of an earlier call, that have not ended."""
+        self._study, self._board, self._engine = study, board, engine
         self._queue = deque(state for state in board.states if state.state == QUEUED)
-        self._running: list[tuple[CellState, Running, int]] = []
+        states = {state.cell.name: state for state in board.states}
+        self._running = [(states[job.cell.name], job) for job in jobs]
         self._looked = 0.0
         self._groups = _by_pretraining(board.states)
         # What the cells were checked with.
         self._base = read_bytes(study.base)
+        self._screen: SweepScreen = Silent()
 
-    def run(self) -> None:
-        """All of it. However it ends, no process of it goes on."""
+    @property
+    def jobs(self) -> list[Job]:
+        """Those that have not ended."""
+        return [job for _, job in self._running]
+
+    def run(self, shown: SweepScreen) -> None:
+        """All of it."""
+        self._screen = shown
         for state in self._board.states:
-            if state.state == HELD:
+            if state.state in (HELD, SUBMITTED, RUNNING):
                 self._screen.changed(self._board, state)
-        try:
-            while self._queue or self._running or self._board.count(HELD):
-                self._reap()
-                self._look_at_held()
-                self._start()
-                self._screen.tick(self._board)
-                time.sleep(_POLL)
-        finally:
-            stop_cells([item for _, item, _ in self._running])
+        while self._queue or self._running or self._board.count(HELD):
+            self._reap()
+            self._look_at_held()
+            self._start()
+            self._screen.tick(self._board)
+            if self._running or self._board.count(HELD):
+                time.sleep(self._engine.poll_seconds)
 
     def _start(self) -> None:
         # Runs that others have need cores as well; but whoever holds a lock for ever must not keep all others from their turn.
-        limit = max(1, len(self._free) + len(self._running) - self._board.count(HELD))
-        while self._free and len(self._running) < limit and (state := self._next()) is not None:
+        limit = max(1, self._engine.capacity - self._board.count(HELD))
+        while len(self._running) < limit and (state := self._next()) is not None:
             if read_bytes(self._study.base) != self._base:
                 # Cells of one study would be of two configurations.
                 self._change(state, FAILED, f"{self._study.base} has changed since this sweep began; give the command again")
                 continue
-            # Between the start of a process and the list that it is stopped by, nothing may come.
-            with StopSignals.held():
-                item = start_cell(self._study, state.cell, self._free.pop(0), self._donor(state))
-                self._running.append((state, item, state.finished))
-            self._change(state, RUNNING)
+            try:
+                # Between the start of a process and the list that it is stopped by, nothing may come.
+                with StopSignals.held():
+                    job = self._engine.start(state.cell, self._donor(state), state.finished)
+                    self._running.append((state, job))
+            except NotStarted as error:
+                self._change(state, FAILED, reason_of(error))
+                continue
+            self._change(state, _at_work(job), job.note)
 
     def _next(self) -> CellState | None:
         """The first in the queue whose turn it may be: one cell pretrains, and those with the same pretraining wait for it."""
         for state in self._queue:
             others = self._same_pretraining(state)
-            if _has_pretraining(state) or self._donor(state) or not any(other.state in (RUNNING, HELD) for other in others):
+            if _has_pretraining(state) or self._donor(state) or not any(other.state in (SUBMITTED, RUNNING, HELD) for other in others):
                 self._queue.remove(state)
                 return state
         return None
@@ -264,30 +296,35 @@ class _Sweep:
         return next((other.cell.run_path for other in self._same_pretraining(state) if _has_pretraining(other)), None)
 
     def _reap(self) -> None:
-        for entry in [entry for entry in self._running if entry[1].process.poll() is not None]:
-            state, item, before = entry
-            self._running.remove(entry)
-            self._free.append(item.slot)
-            state.look()
-            self._judge(state, item, before)
+        for entry in list(self._running):
+            state, job = entry
+            ended = job.ended()
+            if ended is not None:
+                self._running.remove(entry)
+                state.look()
+                self._judge(state, job, ended)
+            elif state.state != _at_work(job):
+                self._change(state, _at_work(job), job.note)
 
-    def _judge(self, state: CellState, item: Running, before: int) -> None:
-        code = item.process.returncode
+    def _judge(self, state: CellState, job: Job, ended: Ended) -> None:
         holder = lock_holder(state.cell.run_path / "lock")
-        if code == _OK:
-            if state.finished > before:
-                self._board.measured.append((item.seconds, state.finished - before))
-            self._change(state, DONE, seconds=item.seconds)
-        elif code == _WAITING:
-            self._change(state, AWAITING, what_is_awaited(item), item.seconds)
+        if ended.code == _OK:
+            if state.finished > job.finished:
+                self._board.measured.append((ended.seconds, state.finished - job.finished))
+            self._change(state, DONE, seconds=ended.seconds)
+        elif ended.code == _WAITING:
+            self._change(state, AWAITING, what_is_awaited(job), ended.seconds)
         elif holder is not None:
             # It was begun by a sweep that is gone, and had not taken the lock yet when it was looked for.
             self._change(state, HELD, f"in use by pid {holder}")
-        elif _is_finished_or_damaged(state.cell) and code == 2:
+        elif _is_finished_or_damaged(state.cell) and ended.code in (2, None):
             # The other one has finished it meanwhile.
             self._change(state, DONE)
         else:
-            self._change(state, FAILED, f"{last_words(item, code)} ({log_path(self._study, state.cell)})", item.seconds)
+            why = ended.why if ended.code is None else last_words(job, ended.code)
+            # A job that a cluster has ended in its queue has written none.
+            log = log_path(self._study, state.cell)
+            self._change(state, FAILED, f"{why} ({log})" if log.exists() else why, ended.seconds)
 
     def _look_at_held(self) -> None:
         if time.monotonic() - self._looked < _POLL_LOCKS:

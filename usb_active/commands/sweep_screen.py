@@ -12,10 +12,14 @@ from usb_active.config.study import Cell
 from usb_active.errors import plain
 from usb_active.storage.durable import read_bytes
 
-QUEUED, RUNNING, HELD, DONE, AWAITING, FAILED = "queued", "running", "in use", "done", "waiting", "failed"
+# Submitted: in the queue of a cluster.
+QUEUED, SUBMITTED, RUNNING, HELD = "queued", "submitted", "running", "in use"
+DONE, AWAITING, FAILED = "done", "waiting", "failed"
 # What a long table shows first.
-_ORDER = (RUNNING, HELD, FAILED, AWAITING, QUEUED, DONE)
-_COLORS = {RUNNING: "cyan", HELD: "magenta", FAILED: "red", AWAITING: "yellow", DONE: "green", QUEUED: "dim"}
+_ORDER = (RUNNING, HELD, FAILED, AWAITING, SUBMITTED, QUEUED, DONE)
+_COLORS = {
+    RUNNING: "cyan", SUBMITTED: "blue", HELD: "magenta", FAILED: "red", AWAITING: "yellow", DONE: "green", QUEUED: "dim",
+}  # fmt: skip
 
 
 @dataclass
@@ -34,10 +38,10 @@ class CellState:
 
 @dataclass
 class Board:
-    """All cells, and how long trainings take."""
+    """All cells, and how long trainings take. `jobs`: how many at a time; None where that is how many are at work at the moment."""
 
     states: Sequence[CellState]
-    jobs: int
+    jobs: int | None
     # Of cells that were finished by this command: seconds, and trainings.
     measured: list[tuple[float, int]] = field(default_factory=list)
 
@@ -48,15 +52,16 @@ class Board:
     def seconds_left(self) -> float | None:
         """An estimate from the cells that are finished; None before there is one."""
         trainings = sum(number for _, number in self.measured)
-        going = [state for state in self.states if state.state in (QUEUED, RUNNING, HELD)]
+        going = [state for state in self.states if state.state in (QUEUED, SUBMITTED, RUNNING, HELD)]
         if not trainings or not going:
             return None
+        parallel = self.jobs or max(1, self.count(RUNNING, HELD))
         each = sum(seconds for seconds, _ in self.measured) / trainings
-        return each * sum(state.cell.trainings - state.finished for state in going) / min(self.jobs, len(going))
+        return each * sum(state.cell.trainings - state.finished for state in going) / min(parallel, len(going))
 
     def summary(self) -> str:
         """`12 cells: 3 done, 2 running, 7 queued; about 4 min left`."""
-        names = (DONE, RUNNING, HELD, AWAITING, FAILED, QUEUED)
+        names = (DONE, RUNNING, HELD, SUBMITTED, AWAITING, FAILED, QUEUED)
         counts = [f"{self.count(name)} {_SPOKEN.get(name, name)}" for name in names if self.count(name)]
         left = self.seconds_left()
         return f"{len(self.states)} cells: {', '.join(counts)}{f'; about {duration(left)} left' if left is not None else ''}"
@@ -80,6 +85,16 @@ class SweepScreen(Protocol):
 
     def tick(self, board: Board) -> None:
         """Called all the time."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def changed(self, board: Board, state: CellState, seconds: float | None = None) -> None:
+        """Nothing to do."""
+
+    def tick(self, board: Board) -> None:
+        """Nothing to do."""
 
 
 class Lines:

@@ -1,4 +1,4 @@
-"""Runs as processes of their own, one in each slot: its cores, its GPU, its log; and what came of it."""
+"""The engine of this machine: runs as processes of their own, one in each slot, with its cores and its GPU."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
-import sysconfig
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from usb_active.commands.sweep_cells import begin_log, cell_command, log_path, run_arguments
+from usb_active.commands.sweep_engines import Ended
+from usb_active.commands.sweep_jobs import withdraw
 from usb_active.config.shared_pretraining import VARIABLE
 from usb_active.config.study import Cell, Study
 from usb_active.environment.signals import GRACE, StopSignals
-from usb_active.errors import plain
 from usb_active.storage.durable import make_folder, no_os_error
-from usb_active.storage.journal import utc_now
-
-# How much of the end of a log is read for its last words.
-_TAIL = 64_000
 
 
 @dataclass(frozen=True)
@@ -75,42 +71,69 @@ def visible_gpus() -> list[str]:
     return [line.strip() for line in result.stdout.splitlines() if line.startswith("GPU-")] if result.returncode == 0 else []
 
 
-def cell_command(study: Study, cell: Cell) -> list[str]:
-    """`usb-active run` on a cell, by this very installation."""
-    # Not -m where it can be helped: it would take a folder named usb_active in the working directory for the package.
-    script = Path(sysconfig.get_path("scripts")) / "usb-active"
-    program = [str(script)] if script.is_file() else ["-m", "usb_active"]
-    return [sys.executable, *program, *run_arguments(study, cell)]
-
-
-def run_arguments(study: Study, cell: Cell) -> list[str]:
-    """What stands after `usb-active`."""
-    return ["run", str(study.base), *(word for text in cell.overrides for word in ("--set", text))]
-
-
-def log_path(study: Study, cell: Cell) -> Path:
-    """What a cell's processes print, one after the other."""
-    return study.folder / "logs" / f"{cell.name}.log"
-
-
 @dataclass
 class Running:
-    """A cell's process. `offset`: where its words begin in the log."""
+    """A cell's process. `offset`: where its words begin in the log; `finished`: its trainings that were over before."""
 
     cell: Cell
     slot: Slot
     process: subprocess.Popen
     log: Path
     offset: int
-    began: float
+    start: float
+    finished: int = 0
+    note: str = ""
 
-    @property
-    def seconds(self) -> float:
-        """Since its start."""
-        return time.monotonic() - self.began
+    def began(self) -> bool:
+        """Always: there is no queue."""
+        return True
+
+    def ended(self) -> Ended | None:
+        """Once the process is over."""
+        code = self.process.poll()
+        return None if code is None else Ended(code, time.monotonic() - self.start)
 
 
-def start_cell(study: Study, cell: Cell, slot: Slot, donor: Path | None = None) -> Running:
+class LocalEngine:
+    """Processes on this machine, one in each slot."""
+
+    poll_seconds = 0.1
+
+    def __init__(self, study: Study, jobs: int | None = None):
+        """`jobs`: how many slots; 1 unless given."""
+        self._study = study
+        self._slots = make_slots(jobs or 1)
+        self._used: list[Running] = []
+        self.capacity = self.parallel = len(self._slots)
+
+    def describe(self) -> str:
+        """`2 at a time, 1 core each`, with the GPUs where they are shared out."""
+        least = min(slot.threads for slot in self._slots)
+        text = f"{len(self._slots)} at a time, {least} core{'s' if least > 1 else ''} each"
+        gpus = {slot.gpu for slot in self._slots} - {None}
+        return f"{text}, on {len(gpus)} GPUs" if gpus else text
+
+    def adopt(self, cell: Cell) -> None:
+        """Runs of a sweep that is gone are known by their locks alone."""
+
+    def start(self, cell: Cell, donor: Path | None = None, finished: int = 0) -> Running:
+        """In the first slot that is free."""
+        self._used = [item for item in self._used if item.ended() is None]
+        taken = [item.slot for item in self._used]
+        slot = next(slot for slot in self._slots if not any(slot is other for other in taken))
+        # A job of an earlier call that still stands in a cluster's queue is to leave this cell alone.
+        withdraw(self._study, cell.name)
+        item = start_cell(self._study, cell, slot, donor, finished)
+        self._used.append(item)
+        return item
+
+    def leave(self, jobs: Sequence[Running]) -> str:
+        """However the sweep ends, no process of it goes on."""
+        stop_cells(jobs)
+        return ""
+
+
+def start_cell(study: Study, cell: Cell, slot: Slot, donor: Path | None = None, finished: int = 0) -> Running:
     """Start a cell in a slot. `donor`: the run whose pretraining it may take over."""
     log = log_path(study, cell)
     make_folder(log.parent)
@@ -118,9 +141,7 @@ def start_cell(study: Study, cell: Cell, slot: Slot, donor: Path | None = None) 
     if donor is not None:
         environment[VARIABLE] = str(donor)
     with no_os_error("write", log), open(log, "ab") as file:
-        file.write(f"--- {utc_now()} usb-active {shlex.join(run_arguments(study, cell))}\n".encode())
-        file.flush()
-        offset = file.tell()
+        offset = begin_log(file, shlex.join(["usb-active", *run_arguments(study, cell)]))
         words = cell_command(study, cell)
         with no_os_error("start", Path(words[0])):
             # A session of its own: Ctrl-C in the terminal is for the sweep, which tells its runs.
@@ -129,7 +150,7 @@ def start_cell(study: Study, cell: Cell, slot: Slot, donor: Path | None = None) 
         # While its interpreter starts, and has one thread. It may be over already, or the system may not allow it.
         with contextlib.suppress(OSError):
             os.sched_setaffinity(process.pid, slot.cores)
-    return Running(cell, slot, process, log, offset, time.monotonic())
+    return Running(cell, slot, process, log, offset, time.monotonic(), finished)
 
 
 def stop_cells(running: Sequence[Running]) -> None:
@@ -147,34 +168,3 @@ def stop_cells(running: Sequence[Running]) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(item.process.pid, signal.SIGKILL)
             item.process.wait()
-
-
-def last_words(item: Running, code: int) -> str:
-    """Why a process has failed, in one line: its last error, else the last that it printed, else its exit code."""
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
-    lines = _lines(item)
-    errors = [line for line in lines if line.startswith("usb-active: error: ")]
-    return plain(errors[-1].removeprefix("usb-active: error: ")) if errors else plain(lines[-1]) if lines else f"exit code {code}"
-
-
-def what_is_awaited(item: Running) -> str:
-    """The line that says which file people are to fill in."""
-    lines = _lines(item)
-    return plain(next((line for line in reversed(lines) if str(item.cell.run_path) in line), lines[-1] if lines else ""))
-
-
-def _lines(item: Running) -> list[str]:
-    with no_os_error("read", item.log), open(item.log, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(item.offset, size - _TAIL))
-        text = file.read().decode("utf-8", "replace")
-    return [line.rstrip() for line in text.splitlines() if line.strip()]
-
-
-def describe_slots(slots: Sequence[Slot]) -> str:
-    """`2 at a time, 1 core each`, with the GPUs where they are shared out."""
-    least = min(slot.threads for slot in slots)
-    text = f"{len(slots)} at a time, {least} core{'s' if least > 1 else ''} each"
-    gpus = {slot.gpu for slot in slots} - {None}
-    return f"{text}, on {len(gpus)} GPUs" if gpus else text

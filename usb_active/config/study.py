@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ import yaml
 
 from usb_active.config.choices import Problems
 from usb_active.config.settings import RunConfig, config_from_dict
+from usb_active.config.study_slurm import slurm_block
 from usb_active.config.usb_keys import show
 from usb_active.errors import UsageError, name_some, nearest, printable
 from usb_active.storage.path_texts import name_problem, path_problem
 from usb_active.storage.paths import user_path
 from usb_active.storage.yaml_input import STUDIES, apply_overrides, packaged_folder, packaged_names, read_yaml
 
-KEYS = ("base", "matrix", "include", "exclude", "seeds", "save_dir", "name")
+KEYS = ("base", "matrix", "include", "exclude", "seeds", "save_dir", "name", "slurm")
 # Where studies are kept unless they say otherwise; counts from where the command is given, as a run's save_dir.
 SAVE_DIR = "runs"
 MAX_CELLS = 10_000
@@ -76,6 +77,7 @@ class Study:
         base: the YAML that `usb-active run` gets.
         source: the study's YAML, for messages.
         warnings: what was dropped from the cells' configurations, a line each.
+        slurm: what a cell gets on a cluster of SLURM; None where the study does not say it.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Study:
     base: Path = Path()
     source: str = ""
     warnings: tuple[str, ...] = ()
+    slurm: Mapping[str, Any] | None = None
 
 
 def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
@@ -108,11 +111,13 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     folder = _folder(data, file.stem, problems)
     places = _places(data, problems)
     seeds = _seeds(data.get("seeds"), problems)
+    slurm = slurm_block(data, problems)
     _check_overrides(places, overrides)
     problems.raise_if_any()
     if len(places) * max(1, len(seeds)) > MAX_CELLS:
         raise UsageError(f"{path}: {len(places) * max(1, len(seeds)):,} cells; a study has at most {MAX_CELLS:,}")
-    return _Builder(str(path), base, str(data["base"]), folder, tuple(overrides)).study(places, seeds)
+    study = _Builder(str(path), base, str(data["base"]), folder, tuple(overrides)).study(places, seeds)
+    return replace(study, slurm=slurm)
 
 
 def _find_study(path: str | Path) -> Path:
