@@ -65,7 +65,7 @@ class Ical(Acquisition):
     """Largest variance of the predictions over augmented versions of a sample (Gao et al. 2020); ties are drawn.
 
     `passes` versions by the augmentation `transform`, and the original; the paper's is standard augmentation (shifts and mirroring),
-    here the weak one. What is drawn depends on the seed and the cycle.
+    here the weak one, and 50 versions as in public implementations. What is drawn depends on the seed and the cycle.
     """
 
     class Config(PluginConfig):
