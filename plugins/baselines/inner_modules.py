@@ -47,6 +47,9 @@ def inner_modules(net: nn.Module, in_channels: int, img_size: int) -> list[Inner
     Raises:
         ValueError: the network does not take such images.
     """
+    if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        # Where a launcher has wrapped it, steps and `predict` still know its modules by their own names.
+        net = net.module
     seen: dict[str, list[object]] = {}
     modules = {name: module for name, module in net.named_modules() if name}
 

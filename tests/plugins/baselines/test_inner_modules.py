@@ -48,6 +48,10 @@ def test_the_last_map_of_each_resolution_or_the_last_vector(build, in_channels, 
     assert not any(module._forward_hooks for module in net.modules())
 
 
+def test_a_wrapped_network_has_the_names_of_the_network():
+    assert list(defaults(nn.DataParallel(small_cnn(10, 8, 1, width=4)), 1, 8)) == ["stem", "blocks.0", "blocks.1"]
+
+
 class _Flat(nn.Module):
     """All its maps have one size; vectors only where it is told to."""
 
