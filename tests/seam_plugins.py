@@ -91,8 +91,8 @@ class LossModule(torch.nn.Module):
         return self.last(torch.cat(pooled, dim=1))[:, 0]
 
 
-@register_plugin("acquisition", "learning_loss")
-class LearningLoss(Acquisition):
+@register_plugin("acquisition", "loss_module")
+class PickByLossModule(Acquisition):
     """A module of its own learns the labelled loss from inner layers; picks where it says most, by EMA or live weights."""
 
     class Config(PluginConfig):

@@ -6,6 +6,7 @@ from usb_active import Declaration
 
 _MODULE = "usb_active.plugins.baselines.acquisitions"
 _MODEL_BASED = "usb_active.plugins.baselines.model_based"
+_TRAINED = "usb_active.plugins.baselines.trained"
 
 PLUGINS = [
     Declaration("acquisition", "random", f"{_MODULE}:Random", "uniformly at random"),
@@ -19,4 +20,6 @@ PLUGINS = [
     Declaration("acquisition", "badge", f"{_MODEL_BASED}:Badge", "k-means++ seeding of gradient embeddings (Ash et al. 2020)"),
     Declaration("acquisition", "cdal", f"{_MODEL_BASED}:Cdal", "greedy k-center by KL divergence of predictions (Agarwal et al. 2020)"),
     Declaration("acquisition", "alfa_mix", f"{_MODEL_BASED}:AlfaMix", "predictions that feature mixing changes (Parvaneh et al. 2022)"),
+    Declaration("acquisition", "ical", f"{_MODEL_BASED}:Ical", "largest variance of predictions under augmentation (Gao et al. 2020)"),
+    Declaration("acquisition", "learning_loss", f"{_TRAINED}:LearningLoss", "largest loss by a head of its own (Yoo & Kweon 2019)"),
 ]

@@ -9,8 +9,10 @@ from pydantic import Field
 from usb_active.plugins.baselines.alfa_mix import Head, LinearHead, TorchHead, alfa_mix
 from usb_active.plugins.baselines.badge import badge
 from usb_active.plugins.baselines.cdal import cdal
+from usb_active.plugins.baselines.ical import inconsistency
 
-from usb_active import Acquisition, PluginConfig, PoolView, task_head
+from usb_active import Acquisition, PluginConfig, PoolView, task_head, top_k
+from usb_active.errors import errors_named
 
 
 class Badge(Acquisition):
@@ -57,6 +59,28 @@ class AlfaMix(Acquisition):
         view.log("alfa_mix/inconsistent", picks.num_inconsistent)
         view.log("alfa_mix/epsilon", picks.epsilon)
         return picks.idx
+
+
+class Ical(Acquisition):
+    """Largest variance of the predictions over augmented versions of a sample (Gao et al. 2020); ties are drawn.
+
+    `passes` versions by the augmentation `transform`, and the original; the paper's is standard augmentation (shifts and mirroring),
+    here the weak one, and 50 versions as in public implementations. What is drawn depends on the seed and the cycle.
+    """
+
+    class Config(PluginConfig):
+        passes: int = Field(50, ge=1)
+        transform: Literal["weak", "strong"] = "weak"
+
+    needs = frozenset({"probs"})
+
+    def select(self, view: PoolView, budget: int) -> np.ndarray:
+        augmented = view.predict(["probs"], view.candidates, transform=self.config.transform, passes=self.config.passes)
+        with errors_named(f"acquisition '{self.name}'"):
+            parts = [inconsistency(np.concatenate([view.probs[idx][None], values["probs"]])) for idx, values in augmented]
+        scores = np.concatenate(parts)
+        view.log("ical/mean_inconsistency", scores.mean())
+        return top_k(scores, view.candidates, budget, view.rng)
 
 
 def head_of(view: PoolView, who: str) -> Head:

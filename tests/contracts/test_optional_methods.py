@@ -20,7 +20,7 @@ from usb_active.loop.plugin_states import PluginStates
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {"before_run", "before_train_epoch", "before_train_step", "after_train_step", "after_train_epoch", "after_run"}
-WATCHING = {"check", "setup", "observe", "on_interval", "state_dict", "load_state_dict", *STAGES}
+WATCHING = {"check", "choose_hidden_modules", "setup", "observe", "on_interval", "state_dict", "load_state_dict", *STAGES}
 BASES = {"acquisition": Acquisition, "prior": Prior, "analysis": Analysis, "oracle": Oracle, "dataset": Dataset, "algorithm": object}
 REQUIRED = {
     "acquisition": {"select": lambda self, view, budget: view.candidates[:budget]},

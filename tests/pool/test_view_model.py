@@ -25,7 +25,7 @@ def run(tmp_path, acquisition, name="run", active=None, **usb):
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
     """A finished run of the learning loss."""
-    return run(tmp_path_factory.mktemp("model"), "learning_loss", active={"keep": "all"})
+    return run(tmp_path_factory.mktemp("model"), "loss_module", active={"keep": "all"})
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_before_any_training_there_are_no_live_weights(session):
 # ---------------------------------------------------------------------------------------------- modules of one's own
 @pytest.mark.parametrize("live", [False, True])
 def test_a_module_that_learned_from_inner_layers_picks_by_them(tmp_path, live):
-    algorithm = run(tmp_path, {"name": "learning_loss", "live": live}, active={"keep": "all"})
+    algorithm = run(tmp_path, {"name": "loss_module", "live": live}, active={"keep": "all"})
     session, plugin = algorithm.session, algorithm.session.plugins["acquisition"]
     saved = checkpoint(session.run_dir.path, 0)
     # What select had in hand is the module at the end of the first training, on that training's weights.
@@ -164,9 +164,9 @@ def test_a_module_that_learned_from_inner_layers_picks_by_them(tmp_path, live):
 
 def test_a_process_that_resumes_finds_the_modules_again(tmp_path, learned):
     # The run of one query more: its second process has trained nothing itself.
-    whole = run(tmp_path, "learning_loss", "whole", active={"cycles": 2})
-    run(tmp_path, "learning_loss", "twice")
-    twice = run(tmp_path, "learning_loss", "twice", active={"cycles": 2})
+    whole = run(tmp_path, "loss_module", "whole", active={"cycles": 2})
+    run(tmp_path, "loss_module", "twice")
+    twice = run(tmp_path, "loss_module", "twice", active={"cycles": 2})
     assert labels_of(whole.session.run_dir.path) == labels_of(twice.session.run_dir.path)
     assert weights_equal(*(checkpoint(a.session.run_dir.path, 2) for a in (whole, twice)))
 

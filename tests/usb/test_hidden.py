@@ -42,7 +42,7 @@ def test_every_view_has_the_outputs_of_its_own_samples(tmp_path, algorithm, use_
 
 @pytest.mark.parametrize("use_cat", [True, False])
 def test_a_loss_on_inner_layers_trains_them(tmp_path, use_cat):
-    with_loss, plugin = run(tmp_path, "learning_loss", "with", algorithm="fixmatch", use_cat=use_cat)
+    with_loss, plugin = run(tmp_path, "loss_module", "with", algorithm="fixmatch", use_cat=use_cat)
     without, _ = run(tmp_path, "quiet", "without", algorithm="fixmatch", use_cat=use_cat)
     assert plugin.grads == [[True, True]] * 2
     assert not torch.equal(with_loss.model.stem.conv.weight, without.model.stem.conv.weight)
@@ -50,7 +50,7 @@ def test_a_loss_on_inner_layers_trains_them(tmp_path, use_cat):
 
 
 @pytest.mark.parametrize("algorithm", ["mixmatch", "remixmatch", "my_mixmatch", "my_remixmatch"])
-@pytest.mark.parametrize("acquisition", ["learning_loss", {"name": "watcher", "hidden": ["stem.conv"]}])
+@pytest.mark.parametrize("acquisition", ["loss_module", {"name": "watcher", "hidden": ["stem.conv"]}])
 def test_a_mixture_has_no_view_and_is_refused_before_the_run(tmp_path, algorithm, acquisition):
     from usb_active.usb.launcher import make_algorithm
 

@@ -10,6 +10,7 @@ import torch
 from usb_active.contracts.observer import Contributor
 from usb_active.errors import UsageError
 from usb_active.usb.plugin_hooks import PluginHooks
+from usb_active.usb.seams import wanted_fields
 
 
 class Watching(Contributor):
@@ -73,6 +74,31 @@ def test_modules_that_several_look_at_are_captured_once():
     first, second = Watching(), Watching()
     first.hidden_modules, second.hidden_modules = ("a", "b"), ("b", "c")
     assert PluginHooks({"acquisition": first, "prior": second}).hidden_modules == ["a", "b", "c"]
+
+
+def test_modules_may_be_chosen_by_the_network():
+    class Choosing(Watching):
+        def choose_hidden_modules(self, info):
+            self.seen = info.net, info.img_size, info.in_channels, torch.rand(1).item()
+            with pytest.raises(UsageError, match="register_state: 'head': only `setup` can register"):
+                info.register_state("head", None)
+            return ["b", "c"]
+
+    chooser, first = Choosing(), Watching()
+    first.hidden_modules = ("a", "b")
+    hooks, at = PluginHooks({"prior": chooser, "acquisition": first}), training(0, 1)
+    torch.manual_seed(5)
+    assert hooks.modules_to_capture(at) == ["a", "b", "c"]
+    # The global generators are as they were, and what it drew depends on its position.
+    after = torch.rand(1).item()
+    torch.manual_seed(5)
+    assert after == torch.rand(1).item() and chooser.seen[:3] == (at.model, 8, 3)
+    drawn = chooser.seen[3]
+    hooks.modules_to_capture(training(0, 1))
+    assert chooser.seen[3] == drawn
+    assert PluginHooks({"acquisition": first}).modules_to_capture(at) == ["a", "b"]
+    # It wants what inner layers gave of every step, though it names none yet.
+    assert "hidden" in wanted_fields(chooser) and "hidden" not in wanted_fields(Watching())
 
 
 def test_a_field_that_the_algorithm_does_not_have_is_refused():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from usb_active.contracts.plugin import Plugin, optional
@@ -34,6 +34,15 @@ class Observer(Plugin):
     def needs(self) -> frozenset[str]:
         """What a view must hold: a subset of {"features", "probs", "truth"}. May depend on the config."""
         return frozenset()
+
+    @optional
+    def choose_hidden_modules(self, info: TrainingInfo) -> Sequence[str]:
+        """In place of `hidden_modules`, where they depend on the network that is trained, `info.net`.
+
+        Called when a training is built, before `setup`, and so by `check` and before a run's first query: a UsageError is in time.
+        Nothing can be registered yet.
+        """
+        return self.hidden_modules
 
     @optional
     def setup(self, info: TrainingInfo) -> None:

@@ -84,13 +84,13 @@ class ActiveMixin(DeviceMixin):
         self._stopwatch = Stopwatch()
         self._scores = Scores(self.session.dataset.task, self.to_device, self._divergence.error)
         self._checkpoints = CycleCheckpoints(cycle, self._registrations, self._scores, self._divergence, self._stopwatch)
-        self._capture = StepCapture(self.base_name, self._fields, self._plugin_hooks.hidden_modules)
+        self._capture = StepCapture(self.base_name, self._fields)
         # USB prints from constructors; what matters is in the log.
         named = network_named(self.session.config)
         with contextlib.redirect_stdout(io.StringIO()), seeded_globals(self.session.seed, "construct"), named:
             super().__init__(args, net_builder, self._run_log.of_cycle(cycle * args.num_train_iter), logger, **keywords)
         self.place_networks()
-        self._capture.watch(self)
+        self._capture.watch(self, self._plugin_hooks.modules_to_capture(self))
         if self.session.guidance.exists:
             check_prior_stages(self.base_name, self.hooks_dict)
         if self.session.config.active.fast_hooks:

@@ -103,6 +103,15 @@ class PluginHooks:
         """Names of the network's modules whose outputs plugins look at."""
         return list(dict.fromkeys(name for hook in self.by_role.values() for name in hook.plugin.hidden_modules))
 
+    def modules_to_capture(self, training: Training) -> list[str]:
+        """As `hidden_modules`, with the names that plugins choose by the network of this training."""
+        names = list(self.hidden_modules)
+        for role, hook in self.by_role.items():
+            if hook.defines("choose_hidden_modules"):
+                with seeded_globals(training.session.seed, training.cycle, role, "choose_hidden_modules"):
+                    names += hook.plugin.choose_hidden_modules(training_info(training, _too_early))
+        return list(dict.fromkeys(names))
+
     def check_fields(self, algorithm: str, fields: frozenset[str]) -> None:
         """UsageError when a plugin needs a field of a step that the algorithm does not have."""
         for role, hook in self.by_role.items():
@@ -135,6 +144,10 @@ class PluginHooks:
             log_dict[f"train/{hook.name}_loss"] = float(extra.detach())
             added = True
         return added
+
+
+def _too_early(name: str, *arguments: Any, **keywords: Any) -> Any:
+    raise UsageError(f"register_state: '{name}': only `setup` can register")
 
 
 def training_info(training: Training, register_state: Callable[..., Any]) -> TrainingInfo:

@@ -10,6 +10,7 @@ import torch
 
 from usb_active.contracts.acquisition import BATCH_FIELDS, TrainBatch
 from usb_active.contracts.algorithm import declared
+from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError
 from usb_active.loop.guidance import Guidance
 from usb_active.usb.forward_passes import ForwardPasses, HiddenViews
@@ -48,7 +49,8 @@ def batch_fields(name: str, cls: type) -> frozenset[str]:
 
 def wanted_fields(plugin: Any) -> frozenset[str]:
     """The fields of TrainBatch that a plugin declares to need; one that names modules needs their outputs."""
-    return plugin.batch_fields | {"hidden"} if plugin.hidden_modules else frozenset(plugin.batch_fields)
+    looks_inside = plugin.hidden_modules or overrides(plugin, "choose_hidden_modules")
+    return plugin.batch_fields | {"hidden"} if looks_inside else frozenset(plugin.batch_fields)
 
 
 def check_fields(who: str, wanted: Iterable[str], algorithm: str, available: frozenset[str]) -> None:
@@ -80,9 +82,9 @@ def check_prior_stages(algorithm: str, hooks: Collection[str]) -> None:
 class StepCapture:
     """Collects, during one train_step, what a TrainBatch shows. Holds references, computes nothing, draws nothing."""
 
-    def __init__(self, algorithm: str, fields: frozenset[str], hidden_modules: Iterable[str] = ()):
+    def __init__(self, algorithm: str, fields: frozenset[str]):
         self.algorithm, self.fields = algorithm, fields
-        self.passes = ForwardPasses(hidden_modules)
+        self.passes = ForwardPasses(())
         self.active = False
         self._clear()
 
@@ -121,10 +123,11 @@ class StepCapture:
         if self.active and self.algorithm == "mixmatch" and self._probs_weak is None:
             self._probs_weak = probs
 
-    def watch(self, algorithm: Any) -> None:
-        """See what its losses and its network are given: put in their places once, after USB's constructor."""
+    def watch(self, algorithm: Any, hidden_modules: Iterable[str] = ()) -> None:
+        """See what its losses, its network and the modules named are given: put in their places once, after USB's constructor."""
         algorithm.ce_loss = self.watch_loss(algorithm.ce_loss, "_logits_lb")
         algorithm.consistency_loss = self.watch_loss(algorithm.consistency_loss, "_logits_strong")
+        self.passes = ForwardPasses(hidden_modules)
         self.passes.watch(algorithm.model)
 
     def watch_loss(self, loss: Callable[..., Any], attribute: str) -> Callable[..., Any]:
