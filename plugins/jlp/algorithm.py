@@ -297,7 +297,7 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
             Argument(
                 "--lp_weighting", str, "class", "what counts alike: every label (the paper), or every class", WEIGHTINGS, former="label"
             ),
-            Argument("--lp_inputs", float, 0.0, "share of the images themselves in the similarity; 0: the paper", valid="[0, 1]", former=0.0),
+            Argument("--lp_inputs", float, 0.0, "share of the images in the similarity; 0: the paper", valid="[0, 1]", former=0.0),
         ]
 
 
