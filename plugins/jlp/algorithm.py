@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from usb_active.plugins.jlp.functional import certainty
 
 from usb_active import UsageError, generator, overrides
-from usb_active.numerics.arrays import named, nonfinite_rows
+from usb_active.numerics.arrays import named, nonfinite_rows, unit_rows
 from usb_active.numerics.neighbors import affinity
 from usb_active.numerics.propagation import WEIGHTINGS, diffuse, label_matrix, left_open, rows_to_probs
 from usb_active.pool.inference import evaluating
@@ -55,6 +55,8 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
     among its labels, where Eq. 8 counts labels (`label`): see `label_matrix`. It is what the authors' public code does, and matters much
     when classes have unequal numbers of labels (docs/jlp.md). `lp_k: 10`, where the paper has 50 neighbours for 50,000 images: in pools
     of a few thousand the 50 nearest reach into other classes, which costs 5 points on digits.
+    `lp_inputs` is ours (see `beside_inputs`): the graph is then also, or only, that of the images themselves, in their evaluation view.
+    Wrong labels that a network has learned come back from a graph of its features; a graph of the images does not follow it.
     The supervised epochs too have batches of `lp_labeled`. Weight decay is USB's, which leaves out biases and batch norms.
     USB's `uratio`, `ulb_loss_ratio`, `use_cat` and `num_warmup_iter` have no part in it.
     """
@@ -80,6 +82,8 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
         self.pseudo_labels: torch.Tensor | None = None
         self.cumulated_weights: torch.Tensor | None = None
         self.solution: torch.Tensor | None = None
+        # (L + U, D) what the network sees, read once; nothing that a checkpoint must hold.
+        self._inputs: np.ndarray | None = None
         self._labeled_batches = PermutationStream(
             len(self.dataset_dict["train_lb"]), self._labeled_per_batch(), args.seed, self._cycle, "lp", "labeled"
         )
@@ -172,8 +176,7 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
     def _propagate(self) -> None:
         labeled, unlabeled = self.dataset_dict["train_lb"], self.dataset_dict["train_ulb"]
         args, targets = self.args, np.asarray(labeled.targets)
-        features = np.concatenate([self._features(labeled), self._features(unlabeled)])
-        self._check_features(features)
+        features = self._graph_features()
         weights = affinity(features, min(args.lp_k, len(features) - 1), args.lp_gamma, args.lp_graph)
         given = label_matrix(len(features), np.arange(len(targets)), targets, self.num_classes, args.lp_weighting)
         start = None if self.solution is None else self.solution.cpu().numpy()
@@ -192,7 +195,19 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
         else:
             logger.warning("lp: no unlabelled sample has a certain label in epoch %d, which is supervised instead", self.epoch)
 
-    def _check_features(self, features: np.ndarray) -> None:
+    def _graph_features(self) -> np.ndarray:
+        """(L + U, D) float32, by whose cosines the graph joins samples."""
+        streams, share = (self.dataset_dict["train_lb"], self.dataset_dict["train_ulb"]), self.args.lp_inputs
+        if share > 0 and self._inputs is None:
+            self._inputs = np.concatenate([self._read(stream) for stream in streams])
+            self._check_features(self._inputs, "inputs", "lp_inputs: 0 looks at the network's features alone")
+        if share == 1:
+            return self._inputs
+        features = np.concatenate([self._features(stream) for stream in streams])
+        self._check_features(features, "features", "a smaller lr may help")
+        return beside_inputs(features, self._inputs, share) if share > 0 else features
+
+    def _check_features(self, features: np.ndarray, kind: str, remedy: str) -> None:
         """UsageError that names the samples without a direction, or not finite."""
         for find, what in ((nonfinite_rows, "not finite"), (zero_rows, "all zero, so without a direction,")):
             rows = find(features)
@@ -202,16 +217,21 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
             if hasattr(self, "session"):
                 idx = np.concatenate([self.dataset_dict[name].idx for name in ("train_lb", "train_ulb")])
                 of = named("sample", np.unique(idx[rows]))
-            raise UsageError(f"lp: epoch {self.epoch}: features: {what} for {of}; a smaller lr may help")
+            raise UsageError(f"lp: epoch {self.epoch}: {kind}: {what} for {of}; {remedy}")
 
     def _features(self, stream: Dataset) -> np.ndarray:
         """(rows, D) float32 of the live model: eval mode, no augmentation."""
-        rows = EvaluationViews(stream, self._evaluation_view())
-        parts = []
         with torch.no_grad(), evaluating(self.model):
-            for x in Loader(rows, self.args.eval_batch_size, num_workers=self.args.num_workers, generator=torch.Generator()):
-                parts.append(self.model(x.to(self.device))["feat"].float().cpu().numpy())
-        return np.concatenate(parts)
+            return np.concatenate([self.model(x.to(self.device))["feat"].float().cpu().numpy() for x in self._batches(stream)])
+
+    def _read(self, stream: Dataset) -> np.ndarray:
+        """(rows, D) float32, what the network is given for evaluation."""
+        return np.concatenate([x.flatten(1).float().numpy() for x in self._batches(stream)])
+
+    def _batches(self, stream: Dataset) -> Loader:
+        """The rows of a stream in order, without augmentation."""
+        rows = EvaluationViews(stream, self._evaluation_view())
+        return Loader(rows, self.args.eval_batch_size, num_workers=self.args.num_workers, generator=torch.Generator())
 
     def _evaluation_view(self) -> Callable[[Any], torch.Tensor]:
         if hasattr(self, "session"):
@@ -277,7 +297,20 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
             Argument(
                 "--lp_weighting", str, "class", "what counts alike: every label (the paper), or every class", WEIGHTINGS, former="label"
             ),
+            Argument("--lp_inputs", float, 0.0, "share of the images in the similarity; 0: the paper", valid="[0, 1]", former=0.0),
         ]
+
+
+def beside_inputs(features: np.ndarray, inputs: np.ndarray, share: float) -> np.ndarray:
+    """(N, D + E) whose cosines are `share` · that of the inputs (N, E) + (1 − share) · that of the features (N, D).
+
+    Args:
+        features: rows of any length but zero.
+        inputs: likewise.
+        share: in [0, 1].
+    """
+    parts = ((inputs, share), (features, 1 - share))
+    return np.concatenate([np.sqrt(part, dtype=np.float32) * unit_rows(rows) for rows, part in parts], axis=1)
 
 
 def zero_rows(features: np.ndarray) -> np.ndarray:

@@ -60,6 +60,15 @@ def test_a_run_from_before_there_was_the_key_is_as_the_former_default_has_it(tmp
     check_directory(config)
 
 
+def test_a_key_that_is_new_and_off_is_not_spoken_of(tmp_path, begun):
+    begun(without=("lp_inputs",))
+    config = run_helpers.config_of(settings(tmp_path))
+    assert config.usb["lp_inputs"] == 0 and not config.warnings
+    check_directory(config)
+    with pytest.raises(UsageError, match="lp_inputs: .* -> 0.5"):
+        check_directory(run_helpers.config_of(settings(tmp_path, lp_inputs=0.5)))
+
+
 def test_a_run_that_began_with_other_values_is_no_run_of_the_former_defaults(tmp_path, begun):
     begun(lp_k=7, lp_weighting="class")
     config = run_helpers.config_of(settings(tmp_path))

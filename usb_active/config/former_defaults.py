@@ -32,5 +32,7 @@ def keep_former_defaults(usb: dict[str, Any], given: Mapping[str, Any], problems
         if began_with.get(name, key.former) == key.former and began_with.get("algorithm") == usb["algorithm"]:
             usb[name] = key.former
             unknown += [name] if name not in began_with else []
+            if key.former == key.default:  # a key that there was not, and that is off: nothing has changed
+                continue
             problems.warn(name, f"{run} began when {show(key.former)} was the default, and keeps it; new runs have {show(key.default)}")
     return tuple(unknown)

@@ -158,6 +158,52 @@ def test_every_key_reaches_what_it_is_of(tmp_path, monkeypatch):
     assert {group["weight_decay"] for group in groups} == {0.01, 0.0}
 
 
+def test_cosines_are_a_mixture_of_both():
+    from usb_active.plugins.jlp.algorithm import beside_inputs
+
+    rng = np.random.default_rng(0)
+    features, inputs = rng.normal(size=(6, 4)) * rng.uniform(1, 9, size=(6, 1)), rng.normal(size=(6, 7))
+
+    def cosines(rows):
+        return rows @ rows.T / np.outer(*[np.linalg.norm(rows, axis=1)] * 2)
+
+    for share in (0.0, 0.3, 1.0):
+        mixed = beside_inputs(features, inputs, share)
+        assert mixed.shape == (6, 11) and mixed.dtype == np.float32
+        assert np.allclose(cosines(mixed), share * cosines(inputs) + (1 - share) * cosines(features), atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_the_graph_is_that_of_the_images_as_far_as_asked(tmp_path, monkeypatch, share):
+    from usb_active.plugins.jlp import algorithm as module
+
+    graphs, passes, plain = [], [], module.LabelPropagation._features
+    monkeypatch.setattr(module, "affinity", lambda rows, *keys: (graphs.append(rows), affinity(rows, *keys))[1])
+    monkeypatch.setattr(module.LabelPropagation, "_features", lambda self, stream: (passes.append(plain(self, stream)), passes[-1])[1])
+    algorithm = train(lp(tmp_path, active={"cycles": 0}, lp_inputs=share))
+    dataset, idx = algorithm.session.dataset, np.concatenate([algorithm.split.labeled, algorithm.dataset_dict["train_ulb"].idx])
+    images = np.stack([dataset.views.eval(dataset.load(int(i))).flatten().numpy() for i in idx])
+    assert len(graphs) == 3
+    if share == 1:
+        assert not passes and all(np.array_equal(graph, images) for graph in graphs)
+        return
+    features = [np.concatenate(passes[at : at + 2]) for at in range(0, 6, 2)]
+    assert all(np.array_equal(graph, module.beside_inputs(of, images, share)) for graph, of in zip(graphs, features, strict=True))
+    assert not np.array_equal(graphs[0], graphs[1])
+
+
+def test_images_of_which_there_is_no_direction_are_named(tmp_path, monkeypatch):
+    from usb_active.builtin.array_datasets import Digits
+
+    # Their mean is zero where they are normalised.
+    monkeypatch.setattr(Digits, "load", lambda self, index: self._images[index] if index != 8 else np.zeros((8, 8), np.uint8))
+    data = lp(tmp_path, active={"cycles": 0}, lp_inputs=0.5)
+    plain = Digits.prepare
+    monkeypatch.setattr(Digits, "prepare", lambda self: (plain(self), setattr(self, "mean", (0.0,)))[0])
+    with pytest.raises(UsageError, match="lp: epoch 1: inputs: all zero, so without a direction, for sample 8; lp_inputs: 0 looks at"):
+        train(data)
+
+
 def test_an_epoch_in_which_nothing_is_certain_is_supervised(tmp_path, monkeypatch, caplog):
     from usb_active.plugins.jlp import algorithm as module
 
@@ -258,7 +304,8 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path):
     assert_same_end(finish(data), uninterrupted)
 
 
-def test_in_usbs_own_loop(tmp_path):
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_in_usbs_own_loop(tmp_path, share):
     """Without cycles: USB's data set class, its `train()`, and labels of the samples that are in the unlabelled set too."""
     from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
     from torchvision import transforms
@@ -288,7 +335,7 @@ def test_in_usbs_own_loop(tmp_path):
             # Replaced before the first epoch.
             return {}
 
-    data = lp(tmp_path, lp_epoch=0.5, epoch=8)
+    data = lp(tmp_path, lp_epoch=0.5, epoch=8, lp_inputs=share)
     args = make_args(config_of(data))
     args.num_classes, args.num_train_iter, args.num_eval_iter, args.lb_dest_len, args.ulb_dest_len = 10, 80, 80, 20, 200
     plain = Plain(args, lambda num_classes, **_: small_cnn(num_classes, 8, 1, 8))
@@ -308,6 +355,7 @@ def test_in_usbs_own_loop(tmp_path):
         ({"lp_alpha": 1.0}, r"lp_alpha: must be in \[0, 1\)"),
         ({"lp_graph": "both"}, "lp_graph: must be one of mutual, union, sum"),
         ({"lp_k": 0}, "lp_k: must be in"),
+        ({"lp_inputs": 1.01}, r"lp_inputs: must be in \[0, 1\]"),
         ({"lp_weighting": "mean"}, "lp_weighting: must be one of label, class"),
     ],
 )
