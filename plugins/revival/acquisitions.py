@@ -38,7 +38,7 @@ class Revival(Acquisition):
         epsilon: float = Field(0.1, gt=0, allow_inf_nan=False)
         power_iterations: int = Field(1, ge=1)
         score: Literal["kl_perturbed_clean", "kl_clean_perturbed"] = "kl_perturbed_clean"
-        preselect: _Number | Literal["all"] = functional.PRESELECT
+        preselect: _Number | Literal["auto", "all"] = "auto"
         diversity: bool = False
 
     @property

@@ -27,9 +27,10 @@ __all__ = [
     "head_divergence", "limit", "neighbor_graph", "num_preselected", "select", "virtual_labels",
 ]  # fmt: skip
 
-Preselect = float | Literal["all"]
-# Of the pool. Measured, see docs/revival.md; the paper's 2.2 to 5.8 budgets are 11 to 29 % of its pool.
-PRESELECT = 0.3
+Preselect = float | Literal["auto", "all"]
+# Of the pool, and of the budget; the larger counts. What the paper found to be stable, 2.2 to 5.8 budgets, is 11 to 29 % of its pool,
+# since its budget is 5 % of it; three of its budgets are 15 %. docs/revival.md has what was measured with smaller budgets.
+_AUTO_SHARE, _AUTO_BUDGETS = 0.15, 3
 
 
 def virtual_labels(
@@ -87,7 +88,7 @@ def select(
         num_classes: C.
         budget: K, 1..number of candidates.
         candidates: idx of those that can be queried, by default all others; what is neither is a node of the graph all the same.
-        preselect: M, see `num_preselected`; None is 0.3.
+        preselect: M, see `num_preselected`; None is "auto".
         k: neighbours of each sample in the graph, itself among them.
         settings: of the graph's weights and of the network.
         adversary: how candidates are pushed.
@@ -106,7 +107,7 @@ def select(
     candidates = checked_candidates(candidates, checked_idx("labeled", labeled), len(features))
     check_budget(budget, len(candidates))
     check_adversary(adversary)
-    count = num_preselected(PRESELECT if preselect is None else preselect, budget, len(features), len(candidates))
+    count = num_preselected("auto" if preselect is None else preselect, budget, len(features), len(candidates))
     propagator = fit_propagator(features, labeled, labels, num_classes, k=k, settings=settings, rng=rng)
     moved = adversarial_divergence(propagator, adversary, rng=rng)[candidates] if count < len(candidates) else np.zeros(len(candidates))
     return limit(propagator.probs(), moved, features, budget, candidates, count, diversity=diversity, rng=rng)
@@ -130,7 +131,8 @@ def num_preselected(preselect: Preselect, budget: int, num_samples: int, num_can
 
     Args:
         preselect: from 1, a multiple of the budget: 1 leaves the entropy no choice (LP+VAG of Table 1). Below 1, a share of the
-            pool, which stays the same when the budget changes. "all" leaves the generator none (LP+BL).
+            pool, which stays the same when the budget changes. "all" leaves the generator none (LP+BL). "auto" is 15 % of the pool,
+            or three budgets where that is more.
         budget: K.
         num_samples: N.
         num_candidates: what M is clipped to, with a warning.
@@ -140,8 +142,10 @@ def num_preselected(preselect: Preselect, budget: int, num_samples: int, num_can
     """
     if preselect == "all":
         return num_candidates
+    if preselect == "auto":
+        return min(max(math.ceil(_AUTO_SHARE * num_samples), _AUTO_BUDGETS * budget), num_candidates)
     if isinstance(preselect, (str, bool)) or not preselect > 0 or not math.isfinite(preselect):
-        raise ValueError(f"preselect: {preselect!r}, expected a number above 0 or 'all'")
+        raise ValueError(f"preselect: {preselect!r}, expected a number above 0, 'auto' or 'all'")
     # A product like 1.1 * 10 must not become 12 by rounding.
     count = math.ceil(round(preselect * (budget if preselect >= 1 else num_samples), 6))
     if count < budget:

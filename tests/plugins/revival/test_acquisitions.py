@@ -27,7 +27,10 @@ class TestRevival(AcquisitionContract):
     # It learns from labels.
     initial = False
 
-    @pytest.mark.parametrize("keys", [{}, {"preselect": "all"}, {"preselect": 0.5, "diversity": True}, {"weights": "binary", "k": 4}])
+    @pytest.mark.parametrize(
+        "keys",
+        [{}, {"preselect": "auto"}, {"preselect": "all"}, {"preselect": 0.5, "diversity": True}, {"weights": "binary", "k": 4}],
+    )
     def test_picks_are_those_of_the_function(self, world, monkeypatch, keys):
         monkeypatch.setattr(type(self), "config", {**SHORT, "preselect": 2, **keys})
         view = self.view(world, self.plugin())
@@ -69,7 +72,7 @@ class TestRevival(AcquisitionContract):
 
     def test_a_share_of_the_pool_below_the_budget_is_one_line(self, world, monkeypatch):
         monkeypatch.setattr(type(self), "config", {**SHORT, "preselect": 0.1})
-        with pytest.raises(UsageError, match="acquisition 'revival': preselect: 0.1 of the 60 samples is 6, below the budget of 9; give at"):
+        with pytest.raises(UsageError, match="acquisition 'revival': preselect: 0.1 of the 60 samples is 6, below the budget of 9"):
             self.pick(world, 9)
         assert len(self.pick(world, 6)) == 6
 

@@ -114,6 +114,14 @@ def test_a_preselection_below_the_budget_is_refused(preselect):
         num_preselected(preselect, 20, 1000, 900)
 
 
+@pytest.mark.parametrize(
+    ("budget", "candidates", "expected"), [(20, 900, 150), (50, 900, 150), (60, 900, 180), (20, 100, 100), (400, 900, 900)]
+)
+def test_without_a_number_it_is_a_share_of_the_pool_and_three_budgets_at_least(caplog, budget, candidates, expected):
+    """15 % of 1,000 are 150, from a budget of 51 on three budgets are more; nobody asked for a number, so nobody is warned."""
+    assert num_preselected("auto", budget, 1000, candidates) == expected and not caplog.text
+
+
 def test_the_refusal_says_what_is_enough():
     with pytest.raises(ValueError, match="0.01 of the 1000 samples is 10, below the budget of 20; give at least 0.02, or a multiple"):
         num_preselected(0.01, 20, 1000, 900)
