@@ -9,10 +9,9 @@ import numpy as np
 from pydantic import Field
 from usb_active.plugins.revival.functional import agreeing_edges, neighbor_graph
 
-from usb_active import Analysis, PluginConfig, PoolView, RunRecord, TrainingInfo, UsageError, save_artifact
+from usb_active import Analysis, PluginConfig, PoolView, RunRecord, TrainingInfo, UsageError, load_artifact, save_artifact
 from usb_active.errors import errors_named
 from usb_active.report.tables import table
-from usb_active.storage.artifacts import load_artifact
 
 
 class GraphAccuracy(Analysis):

@@ -22,7 +22,7 @@ Aggregate = Callable[[torch.Tensor], torch.Tensor]
 
 _EXTRAS = {
     "dgl": ("dgl", "dgl 1.1.3 goes with Python below 3.12 and setuptools below 70"),
-    "torch_geometric": ("pyg", "torch_geometric 2.8 goes with torch 2.12 to 2.15"),
+    "torch_geometric": ("pyg", "torch_geometric 2.8.1 goes with torch 2.12 to 2.15"),
 }
 
 

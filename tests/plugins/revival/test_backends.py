@@ -110,7 +110,7 @@ def test_an_unknown_backend_is_named():
     ("library", "error", "hint"),
     [
         ("dgl", ModuleNotFoundError("No module named 'dgl'"), r"dgl 1.1.3 goes with Python below 3.12 .*usb-active\[dgl\]"),
-        ("torch_geometric", ImportError("undefined symbol: x"), r"torch_geometric 2.8 goes with .*usb-active\[pyg\]"),
+        ("torch_geometric", ImportError("undefined symbol: x"), r"torch_geometric 2.8.1 goes with .*usb-active\[pyg\]"),
         ("dgl", FileNotFoundError("libgraphbolt.so"), "dgl 1.1.3 goes with"),
     ],
 )
