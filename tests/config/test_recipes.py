@@ -72,6 +72,11 @@ def test_drawings_with_few_images_or_labels_are_for_flexmatch():
         assert ranked(shipped_recipes().values(), facts)[0][0].name == "drawings_flexmatch"
 
 
+def test_tiny_drawings_have_a_recipe_of_their_own():
+    for side, name in ((8, "drawings_tiny"), (10, "drawings_tiny"), (11, "drawings")):
+        assert ranked(shipped_recipes().values(), replace(PAGES, side=side))[0][0].name == name
+
+
 def test_init_names_no_plugin():
     """What init does with recipes is the same for any plugin."""
     files = [ROOT / "usb_active" / name for name in ("config/recipes.py", "images/measuring.py", "usb/timing.py")]
