@@ -49,3 +49,18 @@ def test_no_text_is_a_formula(tmp_path):
     text = (tmp_path / "cells.csv").read_text(encoding="utf-8")
     assert "'=1+1" in text and ",=1+1" not in text
     assert {row["method"] for row in rows_of(tmp_path / "cells.csv")} == {"'=1+1", "a,b"}
+
+
+def test_all_metrics_that_some_run_has_and_what_methods_logged(tmp_path):
+    live = {"live_accuracy": 0.25, "live_balanced_accuracy": 0.125, "validation_accuracy": 0.75, "log": {"gap": 0.5, "=1+1": 2.0}}
+    paths = [study_run(tmp_path / "a", [0.5], seed=0, line=live)]
+    labeled = {"labeled_accuracy": 0.9, "live_labeled_accuracy": 0.8, "log": {"radius": 3.0}}
+    paths.append(study_run(tmp_path / "b", [0.5], seed=1, line=labeled))
+    one, other = rows_of(write_cells(groups_of(*paths), tmp_path / "cells.csv"))
+    names = [*live, *labeled][:3] + ["labeled_accuracy", "live_labeled_accuracy", "log.gap", "log.=1+1", "log.radius"]
+    assert [one[name] for name in names] == ["0.25", "0.125", "0.75", "", "", "0.5", "2.0", ""]
+    assert [other[name] for name in names] == ["", "", "", "0.9", "0.8", "", "", "3.0"]
+    # Another task's live metric; and of what nobody has, there is no column.
+    path = study_run(tmp_path / "other", [0.25], metric="absolute_error", line={"live_absolute_error": 0.5})
+    [row] = rows_of(write_cells(groups_of(path, measures=ERROR), tmp_path / "cells.csv"))
+    assert row["live_absolute_error"] == "0.5" and not {name for name in row if name.startswith(("labeled", "validation", "log."))}

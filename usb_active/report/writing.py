@@ -22,6 +22,7 @@ from usb_active.report.page import caveats, markdown
 from usb_active.report.priors import prior_section
 from usb_active.report.runs import RunRecord, default_folder, read_runs, run_paths
 from usb_active.report.statistics_page import statistics_section
+from usb_active.report.study_cells import study_notes
 from usb_active.storage.durable import atomic_write, make_folder
 from usb_active.storage.run_dir import RunDir
 
@@ -64,6 +65,7 @@ def write_report(
             method that is the reference.
     """
     loaded, notes = read_runs(run_paths(runs))
+    notes = study_notes(runs, loaded) + notes
     # Made once for all that needs it; a failure is told wherever it matters.
     dataset_of = lru_cache(maxsize=1)(dataset_of or partial(load_dataset, trusted=trusted))
     foreign = [] if trusted else [str(run.path) for run in loaded if foreign_plugins(run.config.get("plugins") or [], run.path)]
