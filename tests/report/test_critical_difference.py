@@ -44,7 +44,7 @@ def test_data_sets_are_the_blocks_where_there_are_enough(tmp_path):
 
 def test_settings_of_the_same_data_are_one_block(tmp_path):
     said = find_ranking(compared_of(tmp_path / "one", count=1, data=1, budgets=(10, 20, 30, 40, 50)), higher_is_better=True)
-    assert "all 3 methods met in 1 blocks (a seed on a data set, 1 seeds)" in said and "Settings of the same data are one block" in said
+    assert "all 3 methods met in 1 block (a seed on a data set, 1 seed)" in said and "Settings of the same data are one block" in said
     compared = compared_of(tmp_path / "six", count=6, data=1, budgets=(10, 20))
     found = find_ranking(compared, higher_is_better=True)
     assert found.unit == "seeds" and found.scores.shape == (6, 3)

@@ -60,10 +60,10 @@ def find_ranking(compared: Compared, higher_is_better: bool) -> Ranking | str | 
     seeds = {seed for of_data in areas.values() for seed in of_data}
     is_by_data = len(areas) >= LEAST_BLOCKS
     if len(seeds) < LEAST_COMMON and not is_by_data or len(blocks) < LEAST_BLOCKS:
+        met, seen = (f"{len(of)} {what}{'s' * (len(of) != 1)}" for of, what in ((blocks, "block"), (seeds, "seed")))
         return (
-            f"No critical-difference diagram: all {len(places)} methods met in {len(blocks)} blocks (a seed on a data set, {len(seeds)} "
-            f"seeds); it needs {LEAST_BLOCKS}, of at least {LEAST_COMMON} seeds or on {LEAST_BLOCKS} data sets. Settings of the same data "
-            "are one block."
+            f"No critical-difference diagram: all {len(places)} methods met in {met} (a seed on a data set, {seen}); it needs "
+            f"{LEAST_BLOCKS}, of at least {LEAST_COMMON} seeds or on {LEAST_BLOCKS} data sets. Settings of the same data are one block."
         )
     if is_by_data:
         blocks = [np.mean([np.mean(rows, axis=0) for rows in of_data.values()], axis=0) for of_data in areas.values()]
