@@ -124,6 +124,8 @@ TRAINERS: dict[str, tuple[str, Mapping[str, Any]]] = {
 OF_MODEL = " of the model"
 # Rules that choose by features.
 ON_FEATURES = ("as3l", "kmedoids", "typiclust", "coreset", "kmeanspp", "jlp")
+# What asks the model's classifier about features: those that go into it, which are not the ones it is trained on.
+ON_HEAD = ("alfa_mix",)
 STEPS = {"mnist5000": (40, 100), "digits": (40, 100), "cifar5000_features": (40, 250)}
 CYCLED = (
     *("random", "coreset", "margin", "badge", "typiclust", "cdal", "alfa_mix"),
@@ -167,7 +169,8 @@ def plans(sets: Sequence[str]) -> list[Plan]:
 def acquisition(of: str, rule: str, **keys: Any) -> dict[str, Any]:
     """The block of a rule on a set; "… of the model" chooses by the features of the model of the last cycle."""
     name, learned = rule.removesuffix(OF_MODEL), rule.endswith(OF_MODEL)
-    sees = "model" if learned else SETS[of].rules_see if name in ON_FEATURES else None
+    of_model = learned or (name in ON_HEAD and SETS[of].rules_see is None)
+    sees = "model" if of_model else SETS[of].rules_see if name in ON_FEATURES else None
     return {"name": name, **keys, **({} if sees is None else {"features": sees})}
 
 
