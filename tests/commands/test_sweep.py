@@ -363,6 +363,12 @@ def test_one_cell_fails_one_waits_and_one_is_done(tmp_path):
 def test_however_it_is_ended_it_ends_as_a_run_left_alone(tmp_path):
     path = write_study(tmp_path, {"num_train_iter": 60, "num_eval_iter": 20})
     study = read_study(path)
+    # With one training over in each: that none is done twice shows in the seconds of its line, and nowhere else.
+    with start(path, "--jobs", "2", "--set", "active.cycles=0") as process:
+        _, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    trained = [(cell.run_path / "metrics.jsonl").read_bytes() for cell in study.cells]
+    assert [data.count(b"\n") for data in trained] == [1, 1] and all(b'"train_seconds"' in data for data in trained)
     # Ctrl-C: the runs are waited for, and the same command resumes.
     with start(path, "--jobs", "2") as process:
         wait_for(lambda: any(map(has_lock, study.cells)), process)
@@ -378,6 +384,7 @@ def test_however_it_is_ended_it_ends_as_a_run_left_alone(tmp_path):
             os.kill(pid, signal.SIGSTOP)
         process.kill()
         process.communicate(timeout=120)
+    at_the_kill = [(cell.run_path / "metrics.jsonl").read_bytes() for cell in study.cells]
     said = tmp_path / "said.txt"
     with said.open("w") as file, start(path, "--jobs", "2", stdout=file) as process:
         try:
@@ -387,6 +394,9 @@ def test_however_it_is_ended_it_ends_as_a_run_left_alone(tmp_path):
                 os.kill(pid, signal.SIGCONT)
         _, err = process.communicate(timeout=600)
     assert process.returncode == 0 and err == "", err
+    now = [(cell.run_path / "metrics.jsonl").read_bytes() for cell in study.cells]
+    assert [data.startswith(before) for data, before in zip(now, trained, strict=True)] == [True, True]
+    assert [data.startswith(before) for data, before in zip(now, at_the_kill, strict=True)] == [True, True]
     assert said.read_text().endswith(f"2 cells: 2 done\nreport: usb-active report {tmp_path / 'study'}\n")
     # In another directory, undisturbed.
     from usb_active.usb.launcher import make_algorithm
