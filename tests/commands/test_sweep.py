@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import run_helpers
-import yaml
 from run_comparison import compare
+from sweep_helpers import begin, write_study
 
 from usb_active import cli
 from usb_active.commands import sweep, sweep_cells
@@ -29,28 +28,6 @@ from usb_active.config.shared_pretraining import pretraining_key
 from usb_active.config.study import Cell, read_study
 from usb_active.storage.durable import lock_holder, release_lock, take_lock
 from usb_active.storage.run_dir import RunDir
-
-
-def write_study(tmp_path: Path, of_base: dict[str, Any] | None = None, **keys: Any) -> Path:
-    """A study over tiny runs of two trainings; it lies in tmp_path/study."""
-    data = run_helpers.settings(tmp_path, active={"baselines": False})
-    for key in ("save_dir", "save_name"):
-        del data[key]
-    run_helpers.write_yaml(tmp_path / "base.yaml", {**data, **(of_base or {})})
-    matrix = {"active.acquisition": ["random", "margin"]}
-    study = {"base": "base.yaml", "matrix": matrix, "seeds": [3], "save_dir": str(tmp_path), "name": "study", **keys}
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
-    return path
-
-
-def begin(cell: Cell, trainings: int = 0) -> Path:
-    """The run directory of a cell, with so many lines of metrics."""
-    with RunDir.open(cell.run_path, cell.config.stored()) as run:
-        for cycle in range(trainings):
-            run.append_metrics({"cycle": cycle, "num_labels": 20 + 10 * cycle, "evaluated_on": "test", "accuracy": 0.5})
-    return cell.run_path
-
 
 # ------------------------------------------------------------------------------------------------- what is started
 
@@ -271,6 +248,7 @@ def test_the_environment_of_a_slot(monkeypatch):
         ("Traceback (most recent call last):\n  File x\nMemoryError: \x1b[31mno\n", 1, r"MemoryError: \x1b[31mno"),
         ("", 1, "exit code 1"),
         ("anything", -9, "killed by SIGKILL (out of memory?)"),
+        ("anything", -40, "killed by signal 40"),
     ],
 )
 def test_the_last_words_of_a_process(tmp_path, text, code, expected):
@@ -385,6 +363,12 @@ def test_one_cell_fails_one_waits_and_one_is_done(tmp_path):
 def test_however_it_is_ended_it_ends_as_a_run_left_alone(tmp_path):
     path = write_study(tmp_path, {"num_train_iter": 60, "num_eval_iter": 20})
     study = read_study(path)
+    # With one training over in each: that none is done twice shows in the seconds of its line, and nowhere else.
+    with start(path, "--jobs", "2", "--set", "active.cycles=0") as process:
+        _, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    trained = [(cell.run_path / "metrics.jsonl").read_bytes() for cell in study.cells]
+    assert [data.count(b"\n") for data in trained] == [1, 1] and all(b'"train_seconds"' in data for data in trained)
     # Ctrl-C: the runs are waited for, and the same command resumes.
     with start(path, "--jobs", "2") as process:
         wait_for(lambda: any(map(has_lock, study.cells)), process)
@@ -400,6 +384,7 @@ def test_however_it_is_ended_it_ends_as_a_run_left_alone(tmp_path):
             os.kill(pid, signal.SIGSTOP)
         process.kill()
         process.communicate(timeout=120)
+    at_the_kill = [(cell.run_path / "metrics.jsonl").read_bytes() for cell in study.cells]
     said = tmp_path / "said.txt"
     with said.open("w") as file, start(path, "--jobs", "2", stdout=file) as process:
         try:
@@ -409,6 +394,9 @@ def test_however_it_is_ended_it_ends_as_a_run_left_alone(tmp_path):
                 os.kill(pid, signal.SIGCONT)
         _, err = process.communicate(timeout=600)
     assert process.returncode == 0 and err == "", err
+    now = [(cell.run_path / "metrics.jsonl").read_bytes() for cell in study.cells]
+    assert [data.startswith(before) for data, before in zip(now, trained, strict=True)] == [True, True]
+    assert [data.startswith(before) for data, before in zip(now, at_the_kill, strict=True)] == [True, True]
     assert said.read_text().endswith(f"2 cells: 2 done\nreport: usb-active report {tmp_path / 'study'}\n")
     # In another directory, undisturbed.
     from usb_active.usb.launcher import make_algorithm

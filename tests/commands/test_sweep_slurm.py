@@ -15,6 +15,7 @@ import pytest
 import run_helpers
 import yaml
 from fake_slurm import FakeSlurm, wait_until
+from sweep_helpers import begin
 
 from usb_active import cli
 from usb_active.commands import sweep, sweep_jobs
@@ -69,13 +70,6 @@ def stand_in(monkeypatch) -> Callable[[str], None]:
     return replace
 
 
-def finish(cell: Cell) -> None:
-    """The run directory of a cell that is done."""
-    with RunDir.open(cell.run_path, cell.config.stored()) as run:
-        for cycle in range(2):
-            run.append_metrics({"cycle": cycle, "num_labels": 20 + 10 * cycle, "evaluated_on": "test", "accuracy": 0.5})
-
-
 def wait_for_end(job) -> Ended:
     return wait_until(job.ended)
 
@@ -99,13 +93,13 @@ def test_exit_codes_become_states_and_only_what_is_not_done_is_submitted_again(t
         "3 cells: 1 done, 1 waiting for labels, 1 failed\n"
         f"report: usb-active report {tmp_path / 'study'}\nthe same command tries again what has failed\n"
     )
-    finish(done)
+    begin(done, trainings=2)
     assert cli.main(["sweep", str(path), "--engine", "slurm"]) == 1
     assert slurm.numbers == ["100", "101", "102", "103", "104"]
     assert [failed.name in slurm.script(number) for number in ("103", "104")] == [False, True]
     # And on this machine: it is one study, whatever started its cells.
-    finish(waiting)
-    finish(failed)
+    begin(waiting, trainings=2)
+    begin(failed, trainings=2)
     assert cli.main(["sweep", str(path)]) == 0
 
 
@@ -266,8 +260,8 @@ def test_a_damaged_claim_is_one_line(tmp_path, capsys, slurm, stand_in, text):
     study = read_study(path)
     job = SlurmEngine(study).start(study.cells[0], None, 0)
     job.claim.path.write_text(text)
-    assert cli.main(["sweep", str(path), "--engine", "slurm", "--dry-run"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    assert cli.main(["sweep", str(path), "--engine", "slurm", "--dry-run"]) == 1
+    line, _ = capsys.readouterr().out.splitlines()
     assert f"{job.claim.path} is damaged" in line and line.endswith("delete it: the runs are not touched")
 
 

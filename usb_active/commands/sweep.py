@@ -11,15 +11,16 @@ import shlex
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from usb_active.commands.sweep_cells import last_words, log_path, run_arguments, what_is_awaited
-from usb_active.commands.sweep_engines import Ended, Engine, Job, NotStarted, make_engine
+from usb_active.commands.sweep_engines import Ended, Engine, Job, make_engine
 from usb_active.commands.sweep_jobs import withdraw
+from usb_active.commands.sweep_pretraining import shared_pretrainings
 from usb_active.commands.sweep_screen import (
     AWAITING,
     DONE,
@@ -34,11 +35,11 @@ from usb_active.commands.sweep_screen import (
     SweepScreen,
     screen,
 )
-from usb_active.config.shared_pretraining import pretraining_key
 from usb_active.config.study import Cell, Study, is_cell_name, read_study
 from usb_active.environment.signals import StopSignals
 from usb_active.errors import UsageError, name_some, plain, reason_of
 from usb_active.storage.durable import (
+    REFUSED_LOCK,
     atomic_write,
     lock_holder,
     make_folder,
@@ -47,11 +48,13 @@ from usb_active.storage.durable import (
     release_lock,
     take_lock,
 )
-from usb_active.storage.run_dir import RunDir, check_reopening
+from usb_active.storage.run_dir import OtherConfigurationError, RunDir, check_reopening
 from usb_active.storage.study_list import STUDY_FILE, read_study_list, study_list
 
 # Exit codes of `usb-active run` that are no failure.
 _OK, _WAITING = 0, 3
+# Of one that ends with an error of its user's.
+_WRONG_USE = 2
 # Seconds between two looks at the locks of runs that others have.
 _POLL_LOCKS = 1.0
 # What a study's folder holds beside its cells; whatever else lies there says that it is none.
@@ -70,7 +73,7 @@ class SweepOptions:
 
 
 def sweep(options: SweepOptions, out: TextIO) -> int:
-    """Run all cells of a study that are not finished. Exit code 0 all done, 3 some wait for labels, 1 some failed.
+    """Run all cells of a study that are not done. Exit code 0 all done, 3 some wait for labels, 1 some failed.
 
     Raises:
         UsageError: something is wrong with the study, or another sweep has its folder; nothing was started.
@@ -79,14 +82,14 @@ def sweep(options: SweepOptions, out: TextIO) -> int:
     for line in study.warnings:
         print(f"usb-active: warning: {plain(line)}", file=sys.stderr)
     _check_folder(study)
-    _check_begun(study)
+    troubles = _check_begun(study)
     engine = make_engine(options.engine, study, options.jobs)
     if options.dry_run:
-        return _show_plan(study, engine, out)
+        return _show_plan(study, _place_all(study, engine, troubles)[0], out)
     with _claimed(study):
         _remember(study, out)
-        board = Board([CellState(cell) for cell in study.cells], engine.parallel)
-        jobs = [job for state in board.states if (job := _place(state, engine)) is not None]
+        states, jobs = _place_all(study, engine, troubles)
+        board = Board(states, engine.parallel)
         print(f"{study.name}: {len(study.cells)} cells in {study.folder}, {board.count(DONE)} done; {engine.describe()}", file=out)
         out.flush()
         work = _Sweep(study, board, engine, jobs)
@@ -117,18 +120,29 @@ def _check_folder(study: Study) -> None:
         raise UsageError(f"{folder} is not empty and no study's (no {STUDY_FILE}, but {shown}); give the study another `name:`")
 
 
-def _check_begun(study: Study) -> None:
-    """UsageError where runs that have begun are of other configurations than the study now says: each with its differences."""
-    problems = []
+def _check_begun(study: Study) -> dict[str, str]:
+    """Cells whose directories cannot be used, by name, each with the reason: they have failed, and the others are to go on.
+
+    Raises:
+        UsageError: runs that have begun are of other configurations than the study now says: each with its differences.
+    """
+    problems, troubles = [], {}
     for cell in study.cells:
         try:
-            config = cell.config
-            remedy = "give the study another `name:`"
-            check_reopening(cell.run_path, config.stored(), free_keys=config.free_keys, remedy=remedy)
-        except UsageError as error:
+            _check_configuration(cell)
+        except OtherConfigurationError as error:
             problems.append(str(error))
+        except UsageError as error:
+            troubles[cell.name] = reason_of(error)
     if problems:
         raise UsageError("\n".join(problems))
+    return troubles
+
+
+def _check_configuration(cell: Cell) -> None:
+    """UsageError where a cell's directory is no run's, or of a run with another configuration."""
+    config = cell.config
+    check_reopening(cell.run_path, config.stored(), free_keys=config.free_keys, remedy="give the study another `name:`")
 
 
 @contextmanager
@@ -171,17 +185,43 @@ def is_finished(cell: Cell) -> bool:
     return len(RunDir.read(cell.run_path).metrics()) >= cell.trainings
 
 
+def _is_done(cell: Cell) -> bool:
+    """Whether a cell is finished and has its report, with which a run ends; one that was killed before is started again and makes it."""
+    return is_finished(cell) and _is_reported(cell.run_path)
+
+
+def _is_reported(run_path: Path) -> bool:
+    try:
+        return os.stat(run_path / "report" / "report.md").st_mtime_ns >= os.stat(run_path / "metrics.jsonl").st_mtime_ns
+    except OSError:
+        # Where it cannot be looked at either, the run says so when it is started.
+        return False
+
+
+def _place_all(study: Study, engine: Engine, troubles: Mapping[str, str]) -> tuple[list[CellState], list[Job]]:
+    """Where each cell is, and the jobs of an earlier call. `troubles`: cells that have failed already, with the reasons."""
+    states, jobs = [CellState(cell) for cell in study.cells], []
+    for state in states:
+        try:
+            if (trouble := troubles.get(state.cell.name)) is not None:
+                state.state, state.note = FAILED, trouble
+            elif (job := _place(state, engine)) is not None:
+                jobs.append(job)
+        except UsageError as error:
+            state.state, state.note = FAILED, reason_of(error)
+    return states, jobs
+
+
 def _place(state: CellState, engine: Engine) -> Job | None:
     """Where a cell is before this sweep does anything; the job of an earlier call that has not ended."""
     cell = state.cell
     state.look()
     job = engine.adopt(cell)
-    holder = lock_holder(cell.run_path / "lock")
     if job is not None:
         state.state, state.note = _at_work(job), job.note
-    elif holder is not None:
+    elif (holder := lock_holder(cell.run_path / "lock")) is not None:
         state.state, state.note = HELD, f"in use by pid {holder}"
-    elif _is_finished_or_damaged(cell):
+    elif _is_done_or_damaged(cell):
         state.state = DONE
     return job
 
@@ -190,38 +230,24 @@ def _at_work(job: Job) -> str:
     return RUNNING if job.began() else SUBMITTED
 
 
-def _is_finished_or_damaged(cell: Cell) -> bool:
-    """As `is_finished`; a damaged run is not, and says itself what is the matter when it is started."""
+def _is_done_or_damaged(cell: Cell) -> bool:
+    """As `_is_done`; a damaged run is not, and says itself what is the matter when it is started."""
     try:
-        return is_finished(cell)
+        return _is_done(cell)
     except UsageError:
         return False
 
 
-def _by_pretraining(states: Sequence[CellState]) -> dict[str, list[CellState]]:
-    """Cell → all cells that have the same pretraining; none where there is no pretrainer."""
-    groups: dict[str | None, list[CellState]] = {}
-    keys = {state.cell.name: pretraining_key(state.cell.config) for state in states}
-    for state in states:
-        groups.setdefault(keys[state.cell.name], []).append(state)
-    return {name: [] if key is None else groups[key] for name, key in keys.items()}
-
-
-def _has_pretraining(state: CellState) -> bool:
-    return (state.cell.run_path / "pretrain" / "pretrained.pth").exists()
-
-
-def _show_plan(study: Study, engine: Engine, out: TextIO) -> int:
+def _show_plan(study: Study, states: Sequence[CellState], out: TextIO) -> int:
     """What would be done, with the commands; nothing is written."""
-    states = [CellState(cell) for cell in study.cells]
     for state in states:
-        _place(state, engine)
-        print(f"{state.state:<7} {state.finished}/{state.cell.trainings}  {plain(state.cell.name)}", file=out)
+        note = f": {state.note}" if state.state == FAILED else ""
+        print(f"{state.state:<7} {state.finished}/{state.cell.trainings}  {plain(state.cell.name)}{note}", file=out)
         if state.state == QUEUED:
             print(f"        usb-active {shlex.join(run_arguments(study, state.cell))}", file=out)
     trainings = sum(state.cell.trainings - state.finished for state in states if state.state != DONE)
     print(f"{Board(states, 1).summary()}; {trainings} trainings to do, in {study.folder}", file=out)
-    return _OK
+    return 1 if any(state.state == FAILED for state in states) else _OK
 
 
 # --- the work --------------------------------------------------------------------------------------------------------------
@@ -237,9 +263,7 @@ class _Sweep:
         states = {state.cell.name: state for state in board.states}
         self._running = [(states[job.cell.name], job) for job in jobs]
         self._looked = 0.0
-        self._groups = _by_pretraining(board.states)
-        # What the cells were checked with.
-        self._base = read_bytes(study.base)
+        self._pretrainings = shared_pretrainings(board.states)
         self._screen: SweepScreen = Silent()
 
     @property
@@ -251,7 +275,7 @@ class _Sweep:
         """All of it."""
         self._screen = shown
         for state in self._board.states:
-            if state.state in (HELD, SUBMITTED, RUNNING):
+            if state.state in (HELD, SUBMITTED, RUNNING, FAILED):
                 self._screen.changed(self._board, state)
         while self._queue or self._running or self._board.count(HELD):
             self._reap()
@@ -265,50 +289,64 @@ class _Sweep:
         # Runs that others have need cores as well; but whoever holds a lock for ever must not keep all others from their turn.
         limit = max(1, self._engine.capacity - self._board.count(HELD))
         while len(self._running) < limit and (state := self._next()) is not None:
-            if read_bytes(self._study.base) != self._base:
-                # Cells of one study would be of two configurations.
-                self._change(state, FAILED, f"{self._study.base} has changed since this sweep began; give the command again")
-                continue
             try:
+                if read_bytes(self._study.base) != self._study.base_data:
+                    # Cells of one study would be of two configurations.
+                    raise UsageError(f"{self._study.base} has changed since this sweep began; give the command again")
                 # Between the start of a process and the list that it is stopped by, nothing may come.
                 with StopSignals.held():
                     job = self._engine.start(state.cell, self._donor(state), state.finished)
                     self._running.append((state, job))
-            except NotStarted as error:
-                self._change(state, FAILED, reason_of(error))
+            except UsageError as error:
+                self._fail(state, error)
                 continue
             self._change(state, _at_work(job), job.note)
 
     def _next(self) -> CellState | None:
         """The first in the queue whose turn it may be: one cell pretrains, and those with the same pretraining wait for it."""
+        # Each is asked once, however many cells wait for it.
+        waiting = set()
         for state in self._queue:
-            others = self._same_pretraining(state)
-            if _has_pretraining(state) or self._donor(state) or not any(other.state in (SUBMITTED, RUNNING, HELD) for other in others):
+            shared = self._pretrainings.get(state.cell.name)
+            if shared in waiting:
+                continue
+            if shared is None or shared.lets_start():
                 self._queue.remove(state)
                 return state
+            waiting.add(shared)
         return None
 
-    def _same_pretraining(self, state: CellState) -> list[CellState]:
-        return [other for other in self._groups[state.cell.name] if other is not state]
-
     def _donor(self, state: CellState) -> Path | None:
-        """The run of a cell whose pretraining is over and the same."""
-        return next((other.cell.run_path for other in self._same_pretraining(state) if _has_pretraining(other)), None)
+        """The run of another cell whose pretraining is over and the same."""
+        shared = self._pretrainings.get(state.cell.name)
+        donor = None if shared is None else shared.donor()
+        return None if donor == state.cell.run_path else donor
 
     def _reap(self) -> None:
         for entry in list(self._running):
             state, job = entry
-            ended = job.ended()
-            if ended is not None:
+            try:
+                ended = job.ended()
+                if ended is None:
+                    if state.state != _at_work(job):
+                        self._change(state, _at_work(job), job.note)
+                    continue
                 self._running.remove(entry)
                 state.look()
                 self._judge(state, job, ended)
-            elif state.state != _at_work(job):
-                self._change(state, _at_work(job), job.note)
+            except UsageError as error:
+                # Of this cell alone: something that it has written cannot be read, or is another run's.
+                self._running = [other for other in self._running if other is not entry]
+                self._fail(state, error)
 
     def _judge(self, state: CellState, job: Job, ended: Ended) -> None:
+        """Where a cell is whose job has ended. UsageError: it has failed."""
         holder = lock_holder(state.cell.run_path / "lock")
+        if ended.code in (_OK, _WAITING):
+            # The run has read the base by itself, and that may have changed since the cell was checked.
+            _check_configuration(state.cell)
         if ended.code == _OK:
+            _check_trainings(state)
             if state.finished > job.finished:
                 self._board.measured.append((ended.seconds, state.finished - job.finished))
             self._change(state, DONE, seconds=ended.seconds)
@@ -317,8 +355,12 @@ class _Sweep:
         elif holder is not None:
             # It was begun by a sweep that is gone, and had not taken the lock yet when it was looked for.
             self._change(state, HELD, f"in use by pid {holder}")
-        elif _is_finished_or_damaged(state.cell) and ended.code in (2, None):
-            # The other one has finished it meanwhile.
+        elif ended.code == _WRONG_USE and REFUSED_LOCK in (words := last_words(job, ended.code)):
+            # The other one has ended since; how, is looked at as with all that others have.
+            self._change(state, HELD, words)
+        elif ended.code is None and _is_done_or_damaged(state.cell):
+            # Ended by its cluster after all its work.
+            _check_configuration(state.cell)
             self._change(state, DONE)
         else:
             why = ended.why if ended.code is None else last_words(job, ended.code)
@@ -331,18 +373,38 @@ class _Sweep:
             return
         self._looked = time.monotonic()
         for state in [state for state in self._board.states if state.state == HELD]:
-            if lock_holder(state.cell.run_path / "lock") is not None:
-                continue
-            state.look()
-            if _is_finished_or_damaged(state.cell):
-                self._change(state, DONE)
-            else:
-                self._change(state, QUEUED)
-                self._queue.appendleft(state)
+            try:
+                if lock_holder(state.cell.run_path / "lock") is not None:
+                    continue
+                self._place_released(state)
+            except UsageError as error:
+                self._fail(state, error)
+
+    def _place_released(self, state: CellState) -> None:
+        """Where a cell is that another process had. UsageError: it has failed."""
+        state.look()
+        # Before the cell is in the queue, where it is not looked at for a pretraining.
+        self._donor(state)
+        _check_configuration(state.cell)
+        if _is_done_or_damaged(state.cell):
+            self._change(state, DONE)
+        else:
+            self._change(state, QUEUED)
+            self._queue.appendleft(state)
+
+    def _fail(self, state: CellState, error: UsageError) -> None:
+        self._change(state, FAILED, reason_of(error))
 
     def _change(self, state: CellState, name: str, note: str = "", seconds: float | None = None) -> None:
         state.state, state.note = name, note
         self._screen.changed(self._board, state, seconds)
+
+
+def _check_trainings(state: CellState) -> None:
+    """UsageError where a run has ended well with fewer trainings than its cell has: how many there are is a key that it may change."""
+    cell = state.cell
+    if (cell.run_path / "config.yaml").is_file() and not is_finished(cell):
+        raise UsageError(f"it has ended after {state.finished} of {cell.trainings} trainings: has its base changed? Give the command again")
 
 
 def _conclude(study: Study, board: Board, out: TextIO) -> int:

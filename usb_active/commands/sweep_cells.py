@@ -54,10 +54,18 @@ class Logged(Protocol):
 def last_words(item: Logged, code: int) -> str:
     """Why a process has failed, in one line: its last error, else the last that it printed, else its exit code."""
     if code < 0:
-        return f"killed by {signal.Signals(-code).name}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
+        return f"killed by {_signal_name(-code)}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
     lines = _lines(item)
     errors = [line for line in lines if line.startswith("usb-active: error: ")]
     return plain(errors[-1].removeprefix("usb-active: error: ")) if errors else plain(lines[-1]) if lines else f"exit code {code}"
+
+
+def _signal_name(number: int) -> str:
+    """Those between SIGRTMIN and SIGRTMAX have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def what_is_awaited(item: Logged) -> str:

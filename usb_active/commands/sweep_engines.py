@@ -12,14 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from usb_active.errors import UsageError
-
 if TYPE_CHECKING:
     from usb_active.config.study import Cell, Study
-
-
-class NotStarted(UsageError):
-    """A cell could not be started: it has failed, and the others are to go on."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ class Engine(Protocol):
         """Start a cell. `donor`: the run whose pretraining it may take over.
 
         Raises:
-            NotStarted: this one cannot be.
+            UsageError: this one cannot be. It has failed, and the others are to go on.
         """
 
     def leave(self, jobs: Sequence[Job]) -> str:

@@ -187,7 +187,7 @@ def make_cell_job(study: Study, cell: Cell, claim: Claim, donor: Path | None, th
         claim=os.path.abspath(claim.path),
         state=os.path.abspath(claim.state_path),
         base=os.path.abspath(study.base),
-        digest=_digest(study.base),
+        digest=_digest(study.base_data),
     )
 
 
@@ -230,7 +230,7 @@ class CellJob:
             begun = {"began": utc_now(), "host": socket.gethostname(), "offset": begin_log(file, self.shown)}
             self._say(**begun)
             try:
-                if _digest(Path(self.base)) != self.digest:
+                if _digest(read_bytes(Path(self.base))) != self.digest:
                     raise UsageError(f"{self.base} has changed since this job was submitted; give the command again")
                 code = self._run(file)
             except SystemExit:
@@ -286,5 +286,5 @@ def _is_at_work(pid: int) -> bool:
         return False
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(read_bytes(path) or b"").hexdigest()
+def _digest(data: bytes | None) -> str:
+    return hashlib.sha256(data or b"").hexdigest()

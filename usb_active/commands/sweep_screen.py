@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TextIO
 
 from usb_active.config.study import Cell
-from usb_active.errors import plain
+from usb_active.errors import UsageError, plain
 from usb_active.storage.durable import read_bytes
 
 # Submitted: in the queue of a cluster.
@@ -132,7 +132,9 @@ class Table:
         if time.monotonic() - self._drawn > 1:
             for state in board.states:
                 if state.state in (RUNNING, HELD):
-                    state.look()
+                    # What cannot be read is said when the cell has ended.
+                    with contextlib.suppress(UsageError):
+                        state.look()
             self.changed(board, board.states[0])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from usb_active.commands.sweep_cells import log_path
-from usb_active.commands.sweep_engines import Job, NotStarted
+from usb_active.commands.sweep_engines import Job
 from usb_active.commands.sweep_jobs import JOBS, Claim, ClusterJob, make_cell_job, new_claim, read_claim, withdraw
 from usb_active.config.study import Cell, Study
 from usb_active.errors import UsageError, plain
@@ -92,7 +92,7 @@ class SlurmEngine:
         except (self._submitit.core.utils.FailedJobError, self._submitit.core.utils.FailedSubmissionError, OSError) as error:
             withdraw(self._study, cell.name)
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise NotStarted(f"not submitted: {lines[-1] if lines else type(error).__name__}") from error
+            raise UsageError(f"not submitted: {lines[-1] if lines else type(error).__name__}") from error
         claim = Claim(claim.path, claim.engine, number, finished)
         claim.write()
         self._queue.add(number)

@@ -25,7 +25,7 @@ from usb_active.config.usb_keys import show
 from usb_active.errors import UsageError, name_some, nearest, printable
 from usb_active.storage.path_texts import name_problem, path_problem
 from usb_active.storage.paths import user_path
-from usb_active.storage.yaml_input import STUDIES, apply_overrides, packaged_folder, packaged_names, read_yaml
+from usb_active.storage.yaml_input import STUDIES, apply_overrides, packaged_folder, packaged_names, read_yaml, read_yaml_and_bytes
 
 KEYS = ("base", "matrix", "include", "exclude", "seeds", "save_dir", "name", "slurm")
 # Where studies are kept unless they say otherwise; counts from where the command is given, as a run's save_dir.
@@ -75,6 +75,7 @@ class Study:
         folder: `save_dir/name`, in which the cells' run directories lie.
         cells: in the study's order, the seeds of one place side by side.
         base: the YAML that `usb-active run` gets.
+        base_data: what was in it when the cells were checked.
         source: the study's YAML, for messages.
         warnings: what was dropped from the cells' configurations, a line each.
         slurm: what a cell gets on a cluster of SLURM; None where the study does not say it.
@@ -84,6 +85,7 @@ class Study:
     folder: Path
     cells: tuple[Cell, ...]
     base: Path = Path()
+    base_data: bytes = field(default=b"", repr=False)
     source: str = ""
     warnings: tuple[str, ...] = ()
     slurm: Mapping[str, Any] | None = None
@@ -356,7 +358,7 @@ class _Builder:
     overrides: tuple[str, ...]
 
     def study(self, places: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> Study:
-        data = read_yaml(self.base)
+        data, base_data = read_yaml_and_bytes(self.base)
         # Line → the cells that it is about.
         wrong: dict[str, list[str]] = {}
         cells: list[Cell] = []
@@ -372,7 +374,7 @@ class _Builder:
         if lines:
             raise UsageError("\n".join(lines))
         warnings = dict.fromkeys(line for cell in cells for line in cell.config.warnings)
-        return Study(self.folder.name, self.folder, tuple(cells), self.base, self.source, tuple(warnings))
+        return Study(self.folder.name, self.folder, tuple(cells), self.base, base_data, self.source, tuple(warnings))
 
     def _own_seed(self, data: Mapping[str, Any]) -> int:
         seed = data.get("seed", 0)

@@ -25,6 +25,8 @@ except ModuleNotFoundError:  # Windows; `check_locks` says so
 _held: set[tuple[int, int]] = set()
 # How often a lock is tried for, and the seconds between: who only looks at it (`lock_holder`) has it for a moment.
 _TRIES, _PAUSE = 10, 0.05
+# How the refusal of a lock begins; who starts runs knows it by this in their logs.
+REFUSED_LOCK = "another process (pid "
 
 
 @contextmanager
@@ -219,7 +221,7 @@ def _lock(fd: int, path: Path) -> None:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
             if not left:
-                raise UsageError(f"another process (pid {_written_pid(fd)}) uses {path.parent}; wait for it or stop it") from error
+                raise UsageError(f"{REFUSED_LOCK}{_written_pid(fd)}) uses {path.parent}; wait for it or stop it") from error
             time.sleep(_PAUSE)
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

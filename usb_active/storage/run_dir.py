@@ -43,6 +43,10 @@ _MISSING = object()
 _MAX_INDEX = 2**63 - 1
 
 
+class OtherConfigurationError(UsageError):
+    """A run that was begun with another configuration; its keys are shown, old -> new."""
+
+
 class RunDir:
     """The directory of one run: `open` to work in it, locked for the life of the process; `read` to look."""
 
@@ -390,7 +394,7 @@ def _refuse_difference(path: Path, found: list[tuple[str, Any, Any]], remedy: st
     if len(found) > limit:
         lines.append(f"  and {len(found) - limit} more")
     head = f"{path} holds a run of another configuration; {remedy}, or undo these changes:"
-    raise UsageError("\n".join([head, *lines]))
+    raise OtherConfigurationError("\n".join([head, *lines]))
 
 
 def _check_distinct(keys: list[str]) -> None:

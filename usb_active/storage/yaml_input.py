@@ -210,16 +210,22 @@ def _what(path: Path) -> str:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a file. UsageError when it cannot be read or is no mapping."""
-    value = parse_yaml(_read(path), str(path))
+    return read_yaml_and_bytes(path)[0]
+
+
+def read_yaml_and_bytes(path: Path) -> tuple[dict[str, Any], bytes]:
+    """As `read_yaml`, with the very bytes that it was read from."""
+    data = _read(path)
+    value = parse_yaml(_decoded(path, data), str(path))
     if not isinstance(value, dict):
         raise UsageError(f"{path}: must be a mapping of keys to values, not {type(value).__name__}")
     for key in value:
         if not isinstance(key, str):
             raise UsageError(f"{path}: {printable(key)}: keys must be texts")
-    return value
+    return value, data
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -227,6 +233,10 @@ def _read(path: Path) -> str:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     if len(data) > MAX_BYTES:
         raise UsageError(f"{path}: larger than {MAX_BYTES:,} bytes; this is no configuration")
+    return data
+
+
+def _decoded(path: Path, data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
