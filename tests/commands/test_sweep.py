@@ -84,6 +84,7 @@ def test_a_study_that_changes_gains_cells_and_keeps_what_it_loses(tmp_path, caps
     kept = json.loads((tmp_path / "study/study.json").read_text())["cells"]
     assert list(kept) == ["acquisition=random,seed=3", "acquisition=margin,seed=3", "acquisition=margin,seed=4"]
     assert {tuple(cell["varied"]) for cell in kept.values()} == {("active.acquisition",)}
+    assert [name for name, cell in kept.items() if cell.get("dropped")] == ["acquisition=random,seed=3"]
     assert first.cells[0].run_path.is_dir()
 
 

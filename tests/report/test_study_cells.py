@@ -13,7 +13,7 @@ CELLS = [f"acquisition={rule},seed={seed}" for rule in ("margin", "random") for 
 ASKED = {"active": {"cycles": 2}}
 
 
-def make_study(folder, cells=CELLS, lengths=()):
+def make_study(folder, cells=CELLS, lengths=(), dropped=()):
     """Of each cell a run with so many trainings; None for none at all."""
     for place, name in enumerate(cells):
         length = lengths[place] if place < len(lengths) else 3
@@ -21,6 +21,8 @@ def make_study(folder, cells=CELLS, lengths=()):
             rule, seed = (part.partition("=")[2] for part in name.split(","))
             study_run(folder / name, [0.5, 0.6, 0.7][:length], seed=int(seed), acquisition=rule, **ASKED)
     of_each = {name: {"seed": 0, "overrides": [], "base": "/base.yaml", "varied": ["active.acquisition"]} for name in cells}
+    for name in dropped:
+        of_each[name]["dropped"] = True
     folder.mkdir(exist_ok=True)
     (folder / STUDY_FILE).write_bytes(study_list("study.yaml", of_each))
 
@@ -53,6 +55,12 @@ def test_of_a_study_that_is_finished_and_of_no_study_nothing_is_said(tmp_path):
     (tmp_path / "study" / STUDY_FILE).unlink()
     (tmp_path / "study" / CELLS[0] / "metrics.jsonl").write_text("")
     assert not any("cells are finished" in note for note in notes_of(tmp_path / "study"))
+
+
+def test_what_a_study_has_no_more_counts_while_it_is_there(tmp_path):
+    make_study(tmp_path / "study", lengths=[3, 3, 3, 2, 3, None], dropped=[CELLS[3], CELLS[5]])
+    line = f"{tmp_path / 'study'}: 4 of the study's 5 cells are finished; not finished: {CELLS[3]}."
+    assert f"- {escape(line)}" in notes_of(tmp_path / "study")
 
 
 def test_each_study_is_named_once(tmp_path):

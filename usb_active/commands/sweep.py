@@ -173,7 +173,7 @@ def _remember(study: Study, out: TextIO) -> None:
     added = [name for name in now if name not in before]
     if before and added:
         print(f"new in the study: {name_some(added, 3)}", file=out, flush=True)
-    text = study_list(study.source, {**{name: before[name] for name in gone}, **now})
+    text = study_list(study.source, {**{name: {**before[name], "dropped": True} for name in gone}, **now})
     if text != read_bytes(path):
         atomic_write(path, lambda file: file.write(text))
 

@@ -30,8 +30,11 @@ def study_notes(paths: Sequence[Path], runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _note(folder: Path, known: dict[Path, RunRecord]) -> list[str]:
-    cells = read_study_list(folder)
-    missing = [name for name in cells if not (folder / name / "config.yaml").is_file()]
+    listed = read_study_list(folder)
+    here = {name for name in listed if (folder / name / "config.yaml").is_file()}
+    # What the study has no more, and someone has moved away, nobody waits for.
+    cells = [name for name, cell in listed.items() if name in here or not cell.get("dropped")]
+    missing = [name for name in cells if name not in here]
     begun = {name: known.get((folder / name).resolve()) for name in cells if name not in missing}
     unfinished = [name for name, run in begun.items() if run is None or is_under_way(run)]
     done = len(cells) - len(missing) - len(unfinished)

@@ -15,7 +15,8 @@ _REMEDY = "delete it: the runs are not touched"
 
 
 def study_list(source: str, cells: Mapping[str, Any]) -> bytes:
-    """The file's content. `cells`: name of a run directory → its `seed`, `overrides`, `base` and `varied`, the keys of the matrix."""
+    """The file's content. `cells`: name of a run directory → its `seed`, `overrides`, `base` and `varied`, the keys of the matrix;
+    and `dropped` where the study has it no more."""
     return dump_json({"format": 1, "study": source, "cells": cells})
 
 
