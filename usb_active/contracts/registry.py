@@ -41,7 +41,7 @@ DUCK_TYPED = frozenset({"algorithm"})
 INITIAL_KINDS = ("acquisition", "initial_labels")
 _CHOOSING = ("extra_loss", "select", "pseudo_labels", "include_labeled")
 _STAGES = ("before_run", "before_train_epoch", "before_train_step", "after_train_step", "after_train_epoch", "after_run")
-_WATCHING = ("setup", "observe", "on_interval", "state_dict", "load_state_dict", *_STAGES)
+_WATCHING = ("choose_hidden_modules", "setup", "observe", "on_interval", "state_dict", "load_state_dict", *_STAGES)
 # What a plugin of a kind must not define, and why: this kind promises not to have its effect, or it would never be called.
 FORBIDDEN: dict[str, tuple[tuple[str, ...], str]] = {
     "acquisition": (
