@@ -11,7 +11,7 @@ from usb_active.plugins.revival.backends import check_backend
 from usb_active.plugins.revival.keys import PropagatorKeys, fitted, log_accuracy, say_unseen_classes
 
 from usb_active import Acquisition, PoolView, task_head
-from usb_active.errors import errors_named
+from usb_active.errors import UsageError, errors_named
 from usb_active.numerics.arrays import entropy
 
 # What belongs to the graph and its network alone.
@@ -63,8 +63,13 @@ class Revival(Acquisition):
     def needs(self) -> frozenset[str]:
         return frozenset({"features", "probs"} if self.config.labels == "head" else {"features"})
 
-    def check(self, num_samples: int, num_classes: int) -> None:
+    def check(self, num_samples: int, num_classes: int, *, budget: int | None = None) -> None:
         check_backend(self.config.backend)
+        if budget is not None:
+            try:
+                functional.num_preselected(self.config.preselect, budget, num_samples, num_samples)
+            except ValueError as error:
+                raise UsageError(str(error)) from error
 
     def select(self, view: PoolView, budget: int) -> np.ndarray:
         config = self.config

@@ -66,6 +66,13 @@ def test_rules_and_ablations_take_their_place(name, override):
     assert str(getattr(config.config, key[1:]) if key else config.name) in (value, "{'budgets': 1.0}")
 
 
+def test_a_share_below_the_budget_is_refused_before_anything_runs():
+    said = "active.acquisition: 'revival': preselect: a share of 0.01 of the 1343 samples is 14, below the budget of 20; give a share of"
+    with pytest.raises(UsageError, match=said):
+        build_parts(load("digits", "active.acquisition.preselect={share: 0.01}"))
+    build_parts(load("digits", "active.acquisition.preselect={share: 0.01}", "active.budget=14"))
+
+
 @pytest.mark.parametrize("algorithm", ["mixmatch", "supervised"])
 def test_the_prior_is_refused_where_it_has_no_way_in(algorithm):
     """MixMatch has no masking hook; what is trained on labels alone has no pseudo-labels."""
