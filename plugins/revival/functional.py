@@ -144,7 +144,7 @@ def num_preselected(preselect: Preselect, budget: int, num_samples: int, num_can
         ValueError: none of these (see `preselect_problem`), or a share of the pool below the budget.
     """
     if problem := preselect_problem(preselect):
-        raise ValueError(f"preselect: {problem}")
+        raise ValueError(f"preselect: {preselect!r}, {problem}")
     if preselect == "all":
         return num_candidates
     if preselect == "auto":
@@ -165,7 +165,7 @@ def num_preselected(preselect: Preselect, budget: int, num_samples: int, num_can
 
 
 def preselect_problem(preselect: Any) -> str:
-    """What is wrong with the spelling of `preselect`, with what is valid; "" for nothing."""
+    """What is valid, where `preselect` is not; "" where it is."""
     if isinstance(preselect, str) and preselect in ("auto", "all"):
         return ""
     if isinstance(preselect, Mapping) and len(preselect) == 1:
@@ -173,7 +173,7 @@ def preselect_problem(preselect: Any) -> str:
         if isinstance(value, numbers.Real) and not isinstance(value, bool):
             if (unit == "budgets" and 1 <= value < math.inf) or (unit == "share" and 0 < value <= 1):
                 return ""
-    return f"{preselect!r}, expected auto, all, {{budgets: a number from 1}} or {{share: a number above 0, at most 1}}"
+    return "expected auto, all, {budgets: a number from 1} or {share: a number above 0, at most 1}"
 
 
 def limit(

@@ -212,6 +212,24 @@ def test_a_training_whose_last_update_diverges_is_no_virtual_label(epochs, lr):
         virtual_labels(features, labeled, truth[labeled], 3, settings=GcnSettings(lr=lr, epochs=epochs), rng=generator())
 
 
+def test_weights_that_are_no_use_are_no_network():
+    features, truth, labeled = blobs()
+    weights = initial_weights(6, 7, 3, generator())
+    with pytest.raises(ValueError, match="lr: 1e[+]30: the label propagator diverged; use a smaller one, or unit_features: true"):
+        train(convolution_matrix(neighbor_graph(features, 5)), features, labeled, truth[labeled], weights, GcnSettings(lr=1e30, epochs=1))
+
+
+def test_samples_far_from_all_labels_whose_virtual_labels_are_not_finite_are_named():
+    """They are another part of the graph, which the loss does not see."""
+    features, truth, labeled = blobs()
+    far = np.zeros((30, 12), np.float32)
+    far[:, 6:] = 1 + generator(1).random((30, 6))
+    rows = np.concatenate([np.pad(1e-15 * features, ((0, 0), (0, 6))), 1e17 * far]).astype(np.float32)
+    settings = GcnSettings(hidden=7, epochs=1, lr=1e15, unit_features=False)
+    with pytest.raises(ValueError, match="no finite virtual label of samples 42, 43, 44, 45, 46, ...; use a smaller one"):
+        virtual_labels(rows, labeled, truth[labeled], 3, k=5, settings=settings, rng=generator())
+
+
 @pytest.mark.parametrize("size", [1e300, 2e18])
 def test_features_beyond_single_precision_are_named(size):
     features, truth, labeled = blobs()
