@@ -60,7 +60,7 @@ def adversarial_divergence(
 
     A push is ε times the direction of the gradient of Σ KL(ȳ, ŷ) over the unlabelled nodes, by the representations alone, taken once
     for all of them at pushes of unit length in random directions (at none it vanishes). Labelled nodes stay where they are. A
-    node whose gradient is zero is not pushed.
+    node whose gradient is zero is not pushed, in the iterations after that neither: at no push a gradient is rounding.
 
     Of a push Δ the network sees Δ W0 alone, and the gradient by Δ is that by Δ W0 times W0ᵀ: both are made by blocks, so that memory
     is a few arrays (N, H) beyond the features.
@@ -83,12 +83,14 @@ def adversarial_divergence(
     free = np.ones(len(base), bool)
     free[propagator.labeled] = False
     mask = torch.as_tensor(free, device=base.device)
+    pushed_on = mask
     push = _random_pushes(propagator, mask, rng)
     for _ in range(adversary.power_iterations):
         push.requires_grad_()
         target = divergence(clean, propagator.log_probs(base + push))[mask].sum()
         (gradient,) = torch.autograd.grad(target, push)
-        push = _along(propagator, gradient, mask)
+        pushed_on = pushed_on & gradient.ne(0).any(dim=1)
+        push = _along(propagator, gradient, pushed_on)
     with torch.no_grad():
         pushed = propagator.log_probs(base + adversary.epsilon * push)
         return _scored(clean, pushed, adversary).masked_fill(~mask, 0).double().cpu().numpy()
@@ -182,11 +184,13 @@ def _pushed_alone(
     with torch.no_grad():
         clean = logits(x).float().log_softmax(dim=1)
     push = _unit(start) * scale
+    pushed_on = torch.ones(len(x), 1, dtype=torch.bool, device=x.device)
     for _ in range(adversary.power_iterations):
         push.requires_grad_()
         target = divergence(clean, logits(x + push).float().log_softmax(dim=1)).sum()
         (gradient,) = torch.autograd.grad(target, push)
-        push = _unit(gradient) * scale
+        pushed_on = pushed_on & gradient.ne(0).any(dim=1, keepdim=True)
+        push = (_unit(gradient) * scale).masked_fill(~pushed_on, 0)
     with torch.no_grad():
         pushed = logits(x + adversary.epsilon * push).float().log_softmax(dim=1)
         return _scored(clean, pushed, adversary).double().cpu().numpy()

@@ -18,8 +18,8 @@ class GraphAccuracy(Analysis):
     """The share of edges of the neighbour graph that join two samples of one class, at the end of every cycle's training.
 
     The graph is that of `revival`, of the features that `active.features` names: the task model's, unless told otherwise. Where the
-    oracle is simulated all edges count, otherwise those between two labelled samples. It costs a search for neighbours per cycle: about
-    a minute for 50,000 samples of 512 dimensions on two cores.
+    oracle is simulated all edges count whose two samples have a known class, otherwise those between two labelled samples. It costs a
+    search for neighbours per cycle: about a minute for 50,000 samples of 512 dimensions on two cores.
     """
 
     needs = frozenset({"features"})
@@ -41,12 +41,15 @@ class GraphAccuracy(Analysis):
         labels = np.full(len(view), -1)
         labels[view.labeled] = view.labels
         known = [labels]
-        # The true classes, where they are known.
+        # The true classes, -1 where they are not known.
         view.audit(known.append)
+        truth = known[-1]
+        k = min(self.config.k, len(view))
         with errors_named(f"analysis '{self.name}'"):
-            graph = neighbor_graph(view.features, min(self.config.k, len(view)), "binary")
-        agreeing, edges = agreeing_edges(graph, known[-1])
-        found = {"agreeing": agreeing, "edges": edges, "all_known": len(known) > 1, "labels": len(view.labeled), "k": self.config.k}
+            graph = neighbor_graph(view.features, k, "binary")
+        agreeing, edges = agreeing_edges(graph, truth)
+        all_known = bool((truth >= 0).all())
+        found = {"agreeing": agreeing, "edges": edges, "all_known": all_known, "labels": len(view.labeled), "k": k}
         save_artifact(self.folder / f"graph_{view.cycle:03d}", {name: np.array(value) for name, value in found.items()})
 
     # ------------------------------------------------------------------------------------------ reporting
@@ -54,16 +57,17 @@ class GraphAccuracy(Analysis):
         cycles = sorted(self.folder.glob("graph_*.npz"))
         if not cycles:
             return None
-        rows, all_known = [], True
+        rows, all_known, ks = [], True, set()
         for path in cycles:
             found = load_artifact(path.with_suffix(""))
             agreeing, edges = int(found["agreeing"]), int(found["edges"])
             all_known &= bool(found["all_known"])
+            ks.add(int(found["k"]))
             share = f"{100 * agreeing / edges:.2f}" if edges else "–"
             rows.append([int(re.sub(r"\D", "", path.stem)), int(found["labels"]), edges, share])
-        which = "All edges count." if all_known else "Edges between two labelled samples count."
+        which = "All edges count." if all_known else "Edges between two samples of known class count."
+        near = " or ".join(str(k - 1) for k in sorted(ks))
         text = (
-            f"The graph joins each sample to its {self.config.k - 1} nearest by the cosine of their features at the end of a cycle's "
-            f"training. {which}"
+            f"The graph joins each sample to its {near} nearest by the cosine of their features at the end of a cycle's training. {which}"
         )
         return f"{text}\n\n{table(['cycle', 'labels', 'edges', 'accuracy of the graph (%)'], rows)}"

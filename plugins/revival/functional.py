@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Literal
+import numbers
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,10 +26,11 @@ logger = logging.getLogger("usb_active")
 
 __all__ = [
     "Adversary", "GcnSettings", "Propagator", "adversarial_divergence", "agreeing_edges", "convolution_matrix", "fit_propagator",
-    "head_divergence", "limit", "neighbor_graph", "num_preselected", "select", "virtual_labels",
+    "head_divergence", "limit", "neighbor_graph", "num_preselected", "preselect_problem", "select", "virtual_labels",
 ]  # fmt: skip
 
-Preselect = float | Literal["auto", "all"]
+# {"budgets": 3}, {"share": 0.3}, "auto" or "all".
+Preselect = Mapping[str, float] | Literal["auto", "all"]
 # Of the pool, and of the budget; the larger counts. What the paper found to be stable, 2.2 to 5.8 budgets, is 11 to 29 % of its pool,
 # since its budget is 5 % of it; three of its budgets are 15 %. docs/revival.md has what was measured with smaller budgets.
 _AUTO_SHARE, _AUTO_BUDGETS = 0.15, 3
@@ -130,32 +133,47 @@ def num_preselected(preselect: Preselect, budget: int, num_samples: int, num_can
     """M, how many candidates pass from the generator to the boundary limitator.
 
     Args:
-        preselect: from 1, a multiple of the budget: 1 leaves the entropy no choice (LP+VAG of Table 1). Below 1, a share of the
-            pool, which stays the same when the budget changes. "all" leaves the generator none (LP+BL). "auto" is 15 % of the pool,
-            or three budgets where that is more.
+        preselect: {"budgets": 3}, a multiple of the budget: 1 leaves the entropy no choice (LP+VAG of Table 1). {"share": 0.3}, a share
+            of the pool, which stays the same when the budget changes. "all" leaves the generator none (LP+BL). "auto" is 15 % of the
+            pool, or three budgets where that is more.
         budget: K.
         num_samples: N.
         num_candidates: what M is clipped to, with a warning.
 
     Raises:
-        ValueError: not above 0, or a share of the pool below the budget.
+        ValueError: none of these (see `preselect_problem`), or a share of the pool below the budget.
     """
+    if problem := preselect_problem(preselect):
+        raise ValueError(f"preselect: {preselect!r}, {problem}")
     if preselect == "all":
         return num_candidates
     if preselect == "auto":
         return min(max(math.ceil(_AUTO_SHARE * num_samples), _AUTO_BUDGETS * budget), num_candidates)
-    if isinstance(preselect, (str, bool)) or not preselect > 0 or not math.isfinite(preselect):
-        raise ValueError(f"preselect: {preselect!r}, expected a number above 0, 'auto' or 'all'")
-    # A product like 1.1 * 10 must not become 12 by rounding.
-    count = math.ceil(round(preselect * (budget if preselect >= 1 else num_samples), 6))
+    ((unit, value),) = preselect.items()
+    # More budgets than samples are clipped in any case. A product like 1.1 * 10 must not become 12 by rounding.
+    wanted = round(float(min(value, num_samples)) * (budget if unit == "budgets" else num_samples), 6)
+    if wanted > num_candidates:
+        logger.warning("preselect: %s is more than the %d samples that can be queried: all are looked at", preselect, num_candidates)
+        return num_candidates
+    count = math.ceil(wanted)
     if count < budget:
         raise ValueError(
-            f"preselect: {preselect!r} of the {num_samples} samples is {count}, below the budget of {budget}; "
-            f"give at least {math.ceil(1000 * budget / num_samples) / 1000}, or a multiple of the budget"
+            f"preselect: a share of {value} of the {num_samples} samples is {count}, below the budget of {budget}; "
+            f"give a share of at least {math.ceil(1000 * budget / num_samples) / 1000}, or {{budgets: 1}} or more"
         )
-    if count > num_candidates:
-        logger.warning("preselect: %s is %d samples, but only %d can be queried: all are looked at", preselect, count, num_candidates)
-    return min(count, num_candidates)
+    return count
+
+
+def preselect_problem(preselect: Any) -> str:
+    """What is valid, where `preselect` is not; "" where it is."""
+    if isinstance(preselect, str) and preselect in ("auto", "all"):
+        return ""
+    if isinstance(preselect, Mapping) and len(preselect) == 1:
+        ((unit, value),) = preselect.items()
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            if (unit == "budgets" and 1 <= value < math.inf) or (unit == "share" and 0 < value <= 1):
+                return ""
+    return "expected auto, all, {budgets: a number from 1} or {share: a number above 0, at most 1}"
 
 
 def limit(

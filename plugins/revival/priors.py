@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from usb_active.plugins.revival.acquisitions import log_accuracy
 from usb_active.plugins.revival.backends import check_backend
-from usb_active.plugins.revival.keys import PropagatorKeys, fitted, say_unseen_classes
+from usb_active.plugins.revival.keys import PropagatorKeys, fitted, log_accuracy, say_unseen_classes
 
 from usb_active import PoolView, Prior, PriorTable, When
 from usb_active.errors import errors_named
@@ -33,9 +32,11 @@ class RevivalPrior(Prior):
         features = view.previous_features if when == "start" else view.model_pass(["features"])["features"]
         if features is None or not (view.labeled < len(features)).any():
             return None
-        say_unseen_classes(view, f"prior '{self.name}'")
+        who = f"prior '{self.name}'"
+        say_unseen_classes(view, who, len(features))
+        with errors_named(who):
+            found = fitted(view, features, self.config, who).probs()
+        log_accuracy(view, "revival_prior", found)
         probs = np.zeros((len(view), view.num_classes), dtype=np.float32)
-        with errors_named(f"prior '{self.name}'"):
-            probs[: len(features)] = fitted(view, features, self.config).probs()
-        view.audit(lambda truth: log_accuracy(view, probs, truth))
+        probs[: len(found)] = found
         return PriorTable(probs)

@@ -13,23 +13,31 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import ArrayLike, NDArray
-from usb_active.plugins.revival.backends import Aggregate, aggregator
-from usb_active.plugins.revival.graph import convolution_matrix, induced, neighbor_graph, reached
+from usb_active.plugins.revival.backends import Aggregate, aggregator, check_backend
+from usb_active.plugins.revival.graph import check_graph, convolution_matrix, induced, neighbor_graph, reached
 
-from usb_active.numerics.arrays import blocks, check_count, check_range, checked_idx, named, unit_rows
+from usb_active.numerics.arrays import blocks, check_count, check_range, checked_idx, named, nonfinite_rows, unit_rows
 
 logger = logging.getLogger("usb_active")
+
+_REMEDY = "use a smaller one, or unit_features: true"
+# Far beyond what trains; above, Adam's own constants leave single precision.
+_LARGEST_LR = 1e30
+# Entries of features that are not divided by their lengths: above, their products with the weights may leave single precision.
+_LARGEST_ENTRY = 1e18
 
 
 @dataclass(frozen=True)
 class GcnSettings:
     """What the paper leaves open, all of it ours. Adam, the decay and where it applies are those of Kipf & Welling 2017.
 
+    Their loss is a mean over the labelled nodes; Eq. 3 is a sum, beside which the same decay is L times weaker, L the number of labels.
+
     Attributes:
         weights: of the edges, see `neighbor_graph`.
         unit_features: the network's input are the features divided by their lengths; otherwise as they are.
         hidden: H.
-        lr: of Adam.
+        lr: of Adam, at most 1e30.
         epochs: passes over all labelled nodes.
         weight_decay: of the first layer.
         backend: what multiplies by the graph: "torch", "dgl" or "torch_geometric".
@@ -113,28 +121,45 @@ def fit_propagator(
         rng: what draws the initial weights.
 
     Raises:
-        ValueError: features as in `neighbor_graph`, k outside 1..N, no labels, idx or labels out of range, settings that are not positive.
+        ValueError: features as in `neighbor_graph`, k outside 1..N, no labels, idx or labels out of range, settings that are out of
+            range, a training that diverges, and features beyond 1e18 that are not divided by their lengths.
         UsageError: the backend's library is not there.
     """
+    # All that is cheap, before the search for neighbours.
     check_settings(settings)
     features = np.asarray(features)
+    check_graph(features, k, settings.weights)
+    labeled, labels = checked_labels(labeled, labels, len(features), num_classes)
+    if not settings.unit_features:
+        _check_entries(features)
     graph = neighbor_graph(features, k, settings.weights)
     if not graph.nnz:
         logger.warning("label propagator: the graph has no edges (k: %d), so that no label reaches another sample", k)
-    labeled, labels = checked_labels(labeled, labels, len(features), num_classes)
     inputs = unit_rows(features) if settings.unit_features else features
     weights = initial_weights(features.shape[1], settings.hidden, num_classes, rng)
-    return train(convolution_matrix(graph), inputs, labeled, labels, weights, settings)
+    propagator = train(convolution_matrix(graph), inputs, labeled, labels, weights, settings)
+    bad = nonfinite_rows(propagator.probs())
+    if len(bad):
+        raise ValueError(f"lr: {settings.lr!r}: no finite virtual label of {named('sample', bad)}; {_REMEDY}")
+    return propagator
+
+
+def _check_entries(features: NDArray) -> None:
+    every = blocks(np.arange(len(features)), features.shape[1])
+    far = np.concatenate([idx[(np.abs(features[idx[0] : idx[-1] + 1]) > _LARGEST_ENTRY).any(axis=1)] for idx in every])
+    if len(far):
+        raise ValueError(f"features: above {_LARGEST_ENTRY:.0e} in {named('row', far)}; use unit_features: true, or scale them")
 
 
 def check_settings(settings: GcnSettings) -> None:
     """ValueError that names a setting outside its range."""
     for name in ("hidden", "epochs"):
         check_count(name, getattr(settings, name))
-    if not settings.lr > 0 or not math.isfinite(settings.lr):
-        raise ValueError(f"lr: {settings.lr!r}, expected a number above 0")
+    if not 0 < settings.lr <= _LARGEST_LR:
+        raise ValueError(f"lr: {settings.lr!r}, expected a number above 0, at most {_LARGEST_LR:.0e}")
     if not settings.weight_decay >= 0 or not math.isfinite(settings.weight_decay):
         raise ValueError(f"weight_decay: {settings.weight_decay!r}, expected a number, at least 0")
+    check_backend(settings.backend)
 
 
 def checked_labels(labeled: ArrayLike, labels: ArrayLike, size: int, num_classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -193,17 +218,23 @@ def train(
     rows = torch.as_tensor(np.searchsorted(near, labeled), device=settings.device)
     targets = torch.as_tensor(labels, device=settings.device)
     optimizer = torch.optim.Adam([{"params": [first], "weight_decay": settings.weight_decay}, {"params": [second]}], lr=settings.lr)
+
+    def loss_now() -> torch.Tensor:
+        logits = aggregate((inputs @ first).relu() @ second)[rows]
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+
     losses = []
     for _ in range(settings.epochs):
-        logits = aggregate((inputs @ first).relu() @ second)[rows]
-        loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        loss = loss_now()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
     values = torch.stack(losses).tolist()
-    if not math.isfinite(values[-1]):
-        raise ValueError(f"lr: {settings.lr!r}: the label propagator diverged; use a smaller one, or unit_features: true")
+    with torch.no_grad():
+        # That of the weights that are kept: the last of the epochs is from before its update.
+        if not torch.isfinite(loss_now()):
+            raise ValueError(f"lr: {settings.lr!r}: the label propagator diverged; {_REMEDY}")
     return Propagator(features, aggregator(matrix, **made), first.detach(), second.detach(), labeled, values)
 
 

@@ -93,7 +93,7 @@ def test_an_old_check_gets_two_numbers(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "seen"),
-    [("check_of_the_network", ("SmallCnn", ["algorithm"])), ("check_with_features", ("source", "SmallCnn"))],
+    [("check_of_the_network", ("SmallCnn", ["algorithm", "budget"])), ("check_with_features", ("source", "SmallCnn"))],
 )
 def test_what_it_names_is_what_it_sees(tmp_path, name, seen):
     build(tmp_path, acquisition=name, features="check_of_a_source")
@@ -113,7 +113,7 @@ def test_nothing_is_made_that_no_check_wants():
     def never():
         raise AssertionError("semilearn is imported for nothing")
 
-    call_check(Chooses(), 10, 2, algorithm=never, network=never)
+    call_check(Chooses(), 10, 2, algorithm=never, network=never, budget=never)
     call_check(OfTwo(), 10, 2, algorithm=never, network=never)
     call_check(OfAPrior(), 10, 2, algorithm=never, network=lambda: Chooses)
     assert SEEN == [(10, 2)]

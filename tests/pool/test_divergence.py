@@ -289,6 +289,16 @@ def test_a_loss_that_is_not_finite_is_forgotten_where_the_weights_are():
         divergence.check(8, 9, thoroughly=False)
 
 
+def test_a_plugins_network_that_is_not_finite_either_is_named_with_the_advice():
+    modules = {"the model": torch.nn.Linear(2, 1), "active.acquisition: 'head'": torch.nn.Linear(2, 1)}
+    divergence = Divergence("x", torch.device("cpu"), lambda: modules, "try less")
+    modules["the model"].weight.data.fill_(float("nan"))
+    assert str(divergence.error("it")) == "x diverged and has no result: it; try less"
+    modules["active.acquisition: 'head'"].weight.data.fill_(float("nan"))
+    said = "x diverged and has no result: it; try less; or a smaller lr of active.acquisition: 'head', where that diverged first"
+    assert str(divergence.error("it")) == said
+
+
 def test_modules_that_are_made_later_count():
     modules = {"a": torch.nn.Linear(2, 1)}
     divergence = Divergence("x", torch.device("cpu"), lambda: modules, "")

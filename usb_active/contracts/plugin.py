@@ -39,7 +39,7 @@ def optional_methods(base: type) -> list[str]:
     return [name for name, member in members.items() if inspect.isfunction(member) and member in _OPTIONAL]
 
 
-def call_check(plugin: Any, num_samples: int, num_classes: int, **parts: Callable[[], type]) -> None:
+def call_check(plugin: Any, num_samples: int, num_classes: int, **parts: Callable[[], Any]) -> None:
     """Have a plugin check itself: `check` with those of the keyword arguments `parts` that it takes, made when one is wanted."""
     if not overrides(plugin, "check"):
         return
@@ -83,15 +83,24 @@ class Plugin:
         self.config = self.Config() if config is None else config
 
     @optional
-    def check(self, num_samples: int, num_classes: int, *, algorithm: type | None = None, network: type | None = None) -> None:
+    def check(
+        self,
+        num_samples: int,
+        num_classes: int,
+        *,
+        algorithm: type | None = None,
+        network: type | None = None,
+        budget: int | None = None,
+    ) -> None:
         """UsageError where keys do not go with the pool, or the plugin not with the algorithm or the network.
 
         Called before anything runs, for every plugin of a configuration but the algorithm. A plugin names those of
-        the two keyword arguments that it wants to see: `check(self, num_samples, num_classes)` is called without them.
+        the keyword arguments that it wants to see: `check(self, num_samples, num_classes)` is called without them.
 
         Args:
             num_samples: samples of the pool.
             num_classes: classes of the data set; 0 where labels are no classes.
             algorithm: the algorithm's class, without what the core puts around it.
             network: the network plugin's class.
+            budget: `active.budget`, the labels of a cycle.
         """

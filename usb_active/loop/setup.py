@@ -247,9 +247,10 @@ def check_keys(config: RunConfig, plugins: dict[str, Any], dataset: Dataset) -> 
 
 
 def check_plugin(config: RunConfig, plugin: Any, dataset: Dataset) -> None:
-    """The plugin's own `check`, with the classes of the algorithm and the network where it wants to see them."""
+    """The plugin's own `check`, with the classes of the algorithm and the network and the budget where it wants to see them."""
     algorithm = lambda: algorithm_class(config.usb["algorithm"])  # noqa: E731 — imports semilearn, so only when it is wanted
-    call_check(plugin, len(dataset), len(dataset.class_names), algorithm=algorithm, network=lambda: config.net.cls)
+    wanted = {"algorithm": algorithm, "network": lambda: config.net.cls, "budget": lambda: config.active.budget}
+    call_check(plugin, len(dataset), len(dataset.class_names), **wanted)
 
 
 def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:

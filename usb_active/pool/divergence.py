@@ -86,7 +86,12 @@ class Divergence:
 
     def error(self, found: str) -> UsageError:
         """That the training has no result because of what was found."""
-        return UsageError(f"{self._training} diverged and has no result: {found}; {self.advice}")
+        return UsageError(f"{self._training} diverged and has no result: {found}; {self.advice}{self._about_plugins()}")
+
+    def _about_plugins(self) -> str:
+        """Which plugins' networks are not finite either: where one began, USB's keys do not help."""
+        bad = [who for who, module in self._modules().items() if who.startswith("active.") and nonfinite_tensors(module)]
+        return f"; or a smaller lr of {name_some(bad)}, where that diverged first" if bad else ""
 
 
 def nonfinite_tensors(module: torch.nn.Module) -> list[str]:

@@ -60,6 +60,24 @@ def test_divergences_are_those_of_equations_4_and_5_by_finite_differences(score,
     assert np.allclose(found, expected, rtol=1e-3, atol=1e-8) and found.max() > 1e-4
 
 
+@pytest.mark.parametrize("iterations", [1, 2, 3, 10])
+def test_a_node_whose_gradient_vanished_is_left_where_it_is(iterations):
+    """ReLU is off at the start of some isolated nodes: exactly no gradient, and at no push what is left of it is rounding."""
+    features, _, _ = blobs(per_class=40, dim=2)
+    propagator = double_propagator(features, [], hidden=5, k=1)
+    propagator.labeled = np.empty(0, np.int64)
+    _, x, first, second = as_numpy(propagator)
+    start = generator(7).standard_normal(x.shape, dtype=np.float32).astype(float)
+    start /= np.linalg.norm(start, axis=1, keepdims=True)
+    off = ((x + start) @ first <= 0).all(axis=1)
+    assert 0 < off.sum() < len(x)
+    found = adversarial_divergence(propagator, Adversary(0.5, iterations), rng=generator(7))
+    assert not found[off].any() and found[~off].max() > 1e-4
+    head = lambda z: (z @ propagator.first.float()).relu() @ propagator.second.float()  # noqa: E731
+    alone = head_divergence(features, np.arange(len(x)), head, Adversary(0.5, iterations), relative=False, rng=generator(7))
+    assert not alone[off].any() and alone[~off].max() > 1e-4
+
+
 def test_a_single_isolated_node_in_closed_form():
     """One feature, one active hidden unit, two classes: logits (w x, 0), and the push is ±ε along the only axis.
 
@@ -84,25 +102,30 @@ def test_a_single_isolated_node_in_closed_form():
 
 
 def test_many_iterations_find_the_worst_push_of_an_isolated_node():
-    """Without edges each node is alone; in two dimensions the worst push can be looked for all around."""
+    """Without edges each node is alone; in two dimensions the worst push can be looked for all around.
+
+    Gradients are taken at pushes of unit length: features a thousand times as long, and the weights as much smaller, are one piece of
+    the ReLUs that far, where KL is nearly quadratic and power iteration ends at its axis.
+    """
     features, _, _ = blobs(per_class=4, dim=2)
-    propagator = double_propagator(features, [], hidden=9, k=1, scale=1.0)
+    propagator = double_propagator(1000 * features, [], hidden=9, k=1, scale=1.0)
+    propagator.first /= 1000
     propagator.labeled = np.empty(0, np.int64)
     _, x, first, second = as_numpy(propagator)
-    epsilon, one = 0.05, np.eye(1)
+    epsilon, one = 1.0, np.eye(1)
     angles = np.linspace(0, 2 * np.pi, 721)
     around = epsilon * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     found = np.zeros(len(x))
     adversary = Adversary(epsilon, 30, "kl_clean_perturbed")
-    # KL is nearly quadratic there, so that both ends of its axis are nearly equal: the better of a few starts.
+    # Both ends of the axis are nearly equal: the better of a few starts.
     for seed in range(4):
         found = np.maximum(found, adversarial_divergence(propagator, adversary, rng=generator(seed)))
     for i in range(len(x)):
         clean = dense_forward(one, x[i : i + 1], first, second)[0]
         worst = max(kl(clean, dense_forward(one, x[i : i + 1] + push, first, second)[0]) for push in around)
         assert found[i] <= worst * 1.001
-        assert found[i] >= worst * 0.5
-    assert found.max() > 1e-5
+        assert found[i] >= worst * 0.99
+    assert found.max() > 1e-7
 
 
 def test_a_push_has_length_epsilon_and_no_labelled_node_moves():

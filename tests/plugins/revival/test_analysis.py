@@ -41,7 +41,28 @@ def test_without_it_those_between_labelled_samples(tmp_path):
     # The graph is complete: of the 15 pairs of six labelled samples, two of each class, three agree.
     assert (found["agreeing"], found["edges"], found["all_known"]) == (3, 15, False)
     text = analysis.report(None, tmp_path / "out")
-    assert "Edges between two labelled samples count." in text and "| 2 | 6 | 15 | 20.00 |" in text
+    assert "Edges between two samples of known class count." in text and "| 2 | 6 | 15 | 20.00 |" in text
+
+
+def test_where_part_of_the_truth_is_not_known_not_all_edges_are_said_to_count(tmp_path, monkeypatch):
+    hidden = np.arange(5)
+    original = World.__init__
+
+    def partly_known(world, folder, **keys):
+        original(world, folder, **keys)
+        world.dataset.targets[hidden] = -1
+
+    monkeypatch.setattr(World, "__init__", partly_known)
+    view, found, analysis = observed(tmp_path, k=6)
+    truth = np.where(np.isin(np.arange(60), hidden), -1, np.arange(60) // PER_CLASS)
+    graph = neighbor_graph(view.features, 6)
+    assert (found["agreeing"], found["edges"]) == agreeing_edges(graph, truth) and found["edges"] < graph.nnz // 2
+    assert not found["all_known"] and "All edges" not in analysis.report(None, tmp_path / "out")
+
+
+def test_a_graph_of_fewer_samples_than_k_says_how_many_it_joins(tmp_path):
+    _, found, analysis = observed(tmp_path, k=500)
+    assert found["k"] == 60 and "each sample to its 59 nearest" in analysis.report(None, tmp_path / "out")
 
 
 def test_a_report_has_a_row_for_each_cycle_in_their_order(tmp_path):

@@ -54,16 +54,23 @@ def test_networks_and_labels_are_the_papers(name):
 @pytest.mark.parametrize("name", [name for name in PAPER if name.endswith("mixmatch")])
 def test_mixmatch_has_its_papers_settings(name):
     usb = load(name).usb
-    assert (usb["T"], usb["mixup_alpha"], usb["unsup_warm_up"], usb["uratio"], usb["batch_size"]) == (0.5, 0.5, 1 / 64, 1, 64)
-    assert usb["ulb_loss_ratio"] == {"cifar10": 100, "cifar100": 150}[name.split("_")[0]] and usb["num_train_iter"] == 2**20
+    assert (usb["T"], usb["mixup_alpha"], usb["unsup_warm_up"], usb["uratio"], usb["batch_size"]) == (0.5, 0.75, 1 / 64, 1, 64)
+    assert usb["ulb_loss_ratio"] == {"cifar10": 75, "cifar100": 150}[name.split("_")[0]] and usb["num_train_iter"] == 2**20
 
 
 @pytest.mark.parametrize("name", PAPER)
-@pytest.mark.parametrize("override", ["=random", "=entropy", "=coreset", ".preselect=1", ".preselect=all", ".labels=head"])
+@pytest.mark.parametrize("override", ["=random", "=entropy", "=coreset", ".preselect={budgets: 1}", ".preselect=all", ".labels=head"])
 def test_rules_and_ablations_take_their_place(name, override):
     config = load(name, f"active.acquisition{override}").active.acquisition
     key, _, value = override.partition("=")
-    assert str(getattr(config.config, key[1:]) if key else config.name) in (value, f"{value}.0")
+    assert str(getattr(config.config, key[1:]) if key else config.name) in (value, "{'budgets': 1.0}")
+
+
+def test_a_share_below_the_budget_is_refused_before_anything_runs():
+    said = "active.acquisition: 'revival': preselect: a share of 0.01 of the 1343 samples is 14, below the budget of 20; give a share of"
+    with pytest.raises(UsageError, match=said):
+        build_parts(load("digits", "active.acquisition.preselect={share: 0.01}"))
+    build_parts(load("digits", "active.acquisition.preselect={share: 0.01}", "active.budget=14"))
 
 
 @pytest.mark.parametrize("algorithm", ["mixmatch", "supervised"])

@@ -9,6 +9,10 @@ from revival_graphs import blobs, dense_convolution, dense_graph
 from usb_active.plugins.revival.functional import agreeing_edges, convolution_matrix, neighbor_graph
 
 
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
 @pytest.mark.parametrize("weights", ["similarity", "binary", "distance"])
 @pytest.mark.parametrize("k", [2, 5, 42])
 def test_edges_are_those_of_equation_1_pair_by_pair(weights, k):
@@ -49,6 +53,21 @@ def test_copies_are_no_neighbours_by_distance():
     features = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     assert neighbor_graph(features, 2, "distance").nnz == 0
     assert neighbor_graph(features, 2, "similarity").nnz == 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_in_any_direction_are_no_neighbours_by_distance(seed):
+    """In single precision 1 - cos of copies is some 1e-7, of either sign."""
+    rows = np.repeat(generator(seed).standard_normal((40, 33)), 5, axis=0).astype(np.float32)
+    rows[::2] *= 3
+    assert neighbor_graph(rows, 5, "distance").nnz == 0
+    assert neighbor_graph(rows, 5, "similarity").nnz == 200 * 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_directions_at_right_angles_have_no_similarity(seed):
+    rows = np.linalg.qr(generator(seed).standard_normal((30, 30)))[0]
+    assert neighbor_graph(rows, 5, "similarity").nnz == 0 and neighbor_graph(rows, 5, "binary").nnz > 0
 
 
 @pytest.mark.parametrize("k", [1, 4])
@@ -93,11 +112,12 @@ def test_features_that_are_not_finite_are_named(k):
         neighbor_graph(features, k)
 
 
-def test_rows_without_a_direction_are_named():
+@pytest.mark.parametrize("k", [1, 5])
+def test_rows_without_a_direction_are_named(k):
     features = blobs()[0]
     features[7] = 0
-    with pytest.raises(ValueError, match="row 7"):
-        neighbor_graph(features, 5)
+    with pytest.raises(ValueError, match="all zero, so without a direction, in row 7"):
+        neighbor_graph(features, k)
 
 
 # ------------------------------------------------------------------------------------------------- accuracy of a graph

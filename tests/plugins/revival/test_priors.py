@@ -40,7 +40,7 @@ def test_a_start_takes_the_last_models_features_and_the_labels_of_now(tmp_path):
     assert np.array_equal(table.probs, expected)
     free = view.unlabeled
     right = (table.probs.argmax(axis=1) == np.arange(60) // PER_CLASS)[free].mean()
-    assert view._source.metrics["revival/virtual_label_accuracy"] == pytest.approx(right) and right > 0.5
+    assert view._source.metrics["revival_prior/virtual_label_accuracy"] == pytest.approx(right) and right > 0.5
 
 
 def test_samples_that_joined_since_have_no_prior_and_their_labels_do_not_count(tmp_path):
@@ -49,6 +49,31 @@ def test_samples_that_joined_since_have_no_prior_and_their_labels_do_not_count(t
     assert (view.labeled >= 50).any()
     table = plugin.fit(view, "start")
     assert not table.probs[50:].any() and np.allclose(table.probs[:50].sum(axis=1), 1, atol=1e-4)
+    # What they would be counted as, the class of a row of zeros, is 0; they are of class 2.
+    covered = view.unlabeled[view.unlabeled < 50]
+    right = (table.probs.argmax(axis=1) == np.arange(60) // PER_CLASS)[covered].mean()
+    assert len(covered) < len(view.unlabeled)
+    assert view._source.metrics["revival_prior/virtual_label_accuracy"] == pytest.approx(right)
+
+
+def test_a_class_whose_labels_all_joined_since_is_named(tmp_path, caplog):
+    world, plugin = World(tmp_path), prior()
+    plugin.fit(view_of(world, plugin, features_of(2 * PER_CLASS)), "start")
+    assert "prior 'revival': cycle 1: no label yet of class 2" in caplog.text
+
+
+def test_prior_and_acquisition_log_numbers_of_their_own(tmp_path):
+    world = World(tmp_path)
+    first = view_of(world, prior(), features_of()[::-1])
+    prior().fit(first, "start")
+    acquisition = made("acquisition", {"name": "revival", **KEYS})
+    second = world.view(acquisition.needs, made("features", "model"), cycle=1)
+    # As the two of a cycle, into one log.
+    second._source.metrics = first._source.metrics
+    before = first._source.metrics["revival_prior/virtual_label_accuracy"]
+    acquisition.select(second, 5)
+    logged = second._source.metrics
+    assert logged["revival_prior/virtual_label_accuracy"] == before != logged["revival/virtual_label_accuracy"]
 
 
 def test_the_first_training_and_one_without_labels_have_none(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from revival_graphs import blobs, dense_convolution, dense_forward, dense_graph, double_propagator
+from usb_active.plugins.revival import propagator as propagators
 from usb_active.plugins.revival.backends import aggregator
 from usb_active.plugins.revival.functional import GcnSettings, convolution_matrix, fit_propagator, neighbor_graph, virtual_labels
 from usb_active.plugins.revival.propagator import initial_weights, train
@@ -182,6 +183,8 @@ def test_bad_labels_are_named(labeled, labels, message):
         ({"epochs": 1.5}, "epochs: 1.5, expected an integer"),
         ({"lr": 0}, "lr: 0, expected a number above 0"),
         ({"lr": math.nan}, "lr: nan"),
+        ({"lr": 1e38}, "lr: 1e[+]38, expected a number above 0, at most 1e[+]30"),
+        ({"lr": math.inf}, "lr: inf"),
         ({"weight_decay": -1}, "weight_decay: -1, expected"),
         ({"weights": "gauss"}, "weights: unknown value 'gauss'"),
         ({"backend": "jax"}, "backend: unknown value 'jax'"),
@@ -198,6 +201,66 @@ def test_a_training_that_diverges_is_no_virtual_label():
     settings = GcnSettings(lr=1e25, epochs=5, unit_features=False)
     with pytest.raises(ValueError, match="lr: 1e[+]25: the label propagator diverged"):
         virtual_labels(features, labeled, truth[labeled], 3, settings=settings, rng=generator())
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+@pytest.mark.parametrize("lr", [1e30, 1e28, 1e20])
+def test_a_training_whose_last_update_diverges_is_no_virtual_label(epochs, lr):
+    """The loss of the last epoch is from before its update."""
+    features, truth, labeled = blobs()
+    with pytest.raises(ValueError, match="lr: 1e[+][0-9]+: (the label propagator diverged|no finite virtual label of sample)"):
+        virtual_labels(features, labeled, truth[labeled], 3, settings=GcnSettings(lr=lr, epochs=epochs), rng=generator())
+
+
+def test_weights_that_are_no_use_are_no_network():
+    features, truth, labeled = blobs()
+    weights = initial_weights(6, 7, 3, generator())
+    with pytest.raises(ValueError, match="lr: 1e[+]30: the label propagator diverged; use a smaller one, or unit_features: true"):
+        train(convolution_matrix(neighbor_graph(features, 5)), features, labeled, truth[labeled], weights, GcnSettings(lr=1e30, epochs=1))
+
+
+def test_samples_far_from_all_labels_whose_virtual_labels_are_not_finite_are_named():
+    """They are another part of the graph, which the loss does not see."""
+    features, truth, labeled = blobs()
+    far = np.zeros((30, 12), np.float32)
+    far[:, 6:] = 1 + generator(1).random((30, 6))
+    rows = np.concatenate([np.pad(1e-15 * features, ((0, 0), (0, 6))), 1e17 * far]).astype(np.float32)
+    settings = GcnSettings(hidden=7, epochs=1, lr=1e15, unit_features=False)
+    with pytest.raises(ValueError, match="no finite virtual label of samples 42, 43, 44, 45, 46, ...; use a smaller one"):
+        virtual_labels(rows, labeled, truth[labeled], 3, k=5, settings=settings, rng=generator())
+
+
+@pytest.mark.parametrize("size", [1e300, 2e18])
+def test_features_beyond_single_precision_are_named(size):
+    features, truth, labeled = blobs()
+    features = features.astype(np.float64)
+    features[[3, 40], 1] = -size
+    settings = GcnSettings(hidden=7, epochs=5, unit_features=False)
+    with pytest.raises(ValueError, match="features: above 1e[+]18 in rows 3, 40; use unit_features: true"):
+        virtual_labels(features, labeled, truth[labeled], 3, settings=settings, rng=generator())
+    features[[3, 40], 1] = -1e17
+    for unit in (True, False):
+        settings = GcnSettings(hidden=7, epochs=5, unit_features=unit)
+        assert np.isfinite(virtual_labels(features, labeled, truth[labeled], 3, settings=settings, rng=generator())).all()
+
+
+@pytest.mark.parametrize(
+    "change", [{"labels": [0]}, {"num_classes": 0}, {"labeled": [0, 99]}, {"settings": GcnSettings(backend="jax")}, {"k": 99}]
+)
+def test_what_is_cheap_to_see_is_said_before_the_search_for_neighbours(monkeypatch, change):
+    def searched(*_, **__):
+        raise AssertionError("searched for neighbours")
+
+    monkeypatch.setattr(propagators, "neighbor_graph", searched)
+    arguments = {"labeled": [0, 20], "labels": [0, 1], "num_classes": 3, **change}
+    with pytest.raises(ValueError):
+        fit_propagator(blobs()[0], **arguments, rng=generator())
+
+
+def test_directions_at_right_angles_are_a_graph_without_edges(caplog):
+    rows = np.linalg.qr(generator().standard_normal((30, 30)))[0]
+    virtual_labels(rows, [0, 1], [0, 1], 2, k=5, settings=SHORT, rng=generator())
+    assert "the graph has no edges (k: 5)" in caplog.text
 
 
 def test_a_graph_without_edges_is_said(caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from usb_active.plugins.revival.functional import (
 )
 
 SHORT = GcnSettings(hidden=7, epochs=15)
+TWO = {"budgets": 2}
 
 
 def generator(seed=0):
@@ -42,14 +44,14 @@ def parts(features, labeled, labels, adversary, k=6):
 
 
 # ------------------------------------------------------------------------------------------------- the whole
-@pytest.mark.parametrize("preselect", [2, 0.4])
+@pytest.mark.parametrize("preselect", [{"budgets": 2}, {"share": 0.4}])
 def test_picks_are_the_papers_two_sorted_lists(preselect):
     features, labeled, labels = pool()
     adversary = Adversary(0.05)
     found = select(features, labeled, labels, 3, 8, preselect=preselect, k=6, settings=SHORT, adversary=adversary, rng=generator(4))
     probs, moved = parts(features, labeled, labels, adversary)
     free = [i for i in range(len(features)) if i not in set(labeled.tolist())]
-    count = 16 if preselect == 2 else 36
+    count = 16 if "budgets" in preselect else 36
     top = sorted(free, key=lambda i: -moved[i])[:count]
     assert found.tolist() == sorted(top, key=lambda i: -slow_entropy(probs[i]))[:8]
 
@@ -57,7 +59,7 @@ def test_picks_are_the_papers_two_sorted_lists(preselect):
 def test_m_equal_to_k_is_the_generator_alone():
     """LP+VAG of Table 1: the K that move most, whatever their entropy."""
     features, labeled, labels = pool()
-    found = select(features, labeled, labels, 3, 8, preselect=1, k=6, settings=SHORT, rng=generator(4))
+    found = select(features, labeled, labels, 3, 8, preselect={"budgets": 1}, k=6, settings=SHORT, rng=generator(4))
     _, moved = parts(features, labeled, labels, Adversary())
     assert set(found.tolist()) == set(np.argsort(-moved)[:8].tolist())
 
@@ -71,14 +73,14 @@ def test_m_of_all_is_the_limitator_alone():
     free = np.setdiff1d(np.arange(len(features)), labeled)
     expected = sorted(free.tolist(), key=lambda i: -slow_entropy(probs[i]))[:8]
     assert runs[0].tolist() == runs[1].tolist() == expected
-    large = select(features, labeled, labels, 3, 8, preselect=1000, k=6, settings=SHORT, rng=generator(4))
+    large = select(features, labeled, labels, 3, 8, preselect={"budgets": 1000}, k=6, settings=SHORT, rng=generator(4))
     assert large.tolist() == expected
 
 
 def test_only_candidates_are_picked_and_the_others_are_nodes_all_the_same():
     features, labeled, labels = pool()
     candidates = generator(7).permutation(np.setdiff1d(np.arange(len(features)), labeled))[:25]
-    found = select(features, labeled, labels, 3, 8, candidates=candidates, preselect=2, k=6, settings=SHORT, rng=generator(4))
+    found = select(features, labeled, labels, 3, 8, candidates=candidates, preselect=TWO, k=6, settings=SHORT, rng=generator(4))
     assert np.isin(found, candidates).all() and len(set(found.tolist())) == 8
     # By the divergences on the whole graph.
     _, moved = parts(features, labeled, labels, Adversary())
@@ -94,24 +96,42 @@ def test_the_same_generator_gives_the_same_picks():
 # ------------------------------------------------------------------------------------------------- M
 @pytest.mark.parametrize(
     ("preselect", "expected"),
-    [(1, 20), (3, 60), (2.21, 45), (0.5, 500), (0.02, 20), (0.0201, 21), ("all", 900), (45, 900), (1.1, 22), (0.9, 900)],
-)
+    [
+        ({"budgets": 1}, 20), ({"budgets": 1.0}, 20), ({"budgets": 3}, 60), ({"budgets": 2.21}, 45), ({"share": 0.5}, 500),
+        ({"share": 0.02}, 20), ({"share": 0.0201}, 21), ("all", 900), ({"budgets": 45}, 900), ({"budgets": 1.1}, 22), ({"share": 0.9}, 900),
+        ({"share": 1}, 900), ({"share": 1.0}, 900), ({"budgets": np.float32(2)}, 40), ({"budgets": 1e308}, 900),
+        ({"budgets": 10**400}, 900), ({"budgets": np.int64(3)}, 60), ({"share": np.float64(0.5)}, 500),
+    ],
+)  # fmt: skip
 def test_preselected_by_hand(preselect, expected):
     """K = 20 of N = 1000, 900 candidates: 2.21 · 20 = 44.2 → 45, 0.0201 · 1000 = 20.1 → 21, 45 · 20 = 900, 1.1 · 20 = 22."""
     assert num_preselected(preselect, 20, 1000, 900) == expected
 
 
 def test_more_than_there_is_is_clipped_with_a_warning(caplog):
-    assert num_preselected(10, 20, 1000, 150) == 150
-    assert "preselect: 10 is 200 samples, but only 150 can be queried" in caplog.text
+    assert num_preselected({"budgets": 10}, 20, 1000, 150) == 150
+    assert "preselect: {'budgets': 10} is more than the 150 samples that can be queried" in caplog.text
     caplog.clear()
     assert num_preselected("all", 20, 1000, 150) == 150 and not caplog.text
 
 
-@pytest.mark.parametrize("preselect", [0, -1, 0.019, True, "none", math.nan, math.inf])
-def test_a_preselection_below_the_budget_is_refused(preselect):
-    with pytest.raises(ValueError, match=f"preselect: {preselect!r}"):
+@pytest.mark.parametrize(
+    "preselect",
+    [
+        0, 1, 1.0, 0.5, True, np.True_, None, "none", {}, {"budget": 2}, {"budgets": 2, "share": 0.5}, {"budgets": 0.99}, {"budgets": True},
+        {"budgets": np.True_}, {"budgets": "2"}, {"budgets": None}, {"budgets": math.nan}, {"budgets": math.inf}, {"share": 0},
+        {"share": -0.1}, {"share": 1.01}, {"share": math.nan},
+    ],
+)  # fmt: skip
+def test_a_preselection_that_is_none_is_refused(preselect):
+    with pytest.raises(ValueError, match=rf"preselect: {re.escape(repr(preselect))}, expected auto, all, {{budgets: a number from 1}} or"):
         num_preselected(preselect, 20, 1000, 900)
+
+
+@pytest.mark.parametrize("share", [0.019, 1e-9])
+def test_a_share_below_the_budget_is_refused(share):
+    with pytest.raises(ValueError, match=f"preselect: a share of {share} of the 1000 samples is .*, below the budget of 20"):
+        num_preselected({"share": share}, 20, 1000, 900)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +143,9 @@ def test_without_a_number_it_is_a_share_of_the_pool_and_three_budgets_at_least(c
 
 
 def test_the_refusal_says_what_is_enough():
-    with pytest.raises(ValueError, match="0.01 of the 1000 samples is 10, below the budget of 20; give at least 0.02, or a multiple"):
-        num_preselected(0.01, 20, 1000, 900)
+    enough = "give a share of at least 0.02, or {budgets: 1} or more"
+    with pytest.raises(ValueError, match=f"0.01 of the 1000 samples is 10, below the budget of 20; {enough}"):
+        num_preselected({"share": 0.01}, 20, 1000, 900)
 
 
 # ------------------------------------------------------------------------------------------------- the limitator alone
