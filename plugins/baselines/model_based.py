@@ -42,7 +42,7 @@ class AlfaMix(Acquisition):
     class Config(PluginConfig):
         epsilon: float = Field(0.2, gt=0, le=1)
 
-    needs = frozenset({"features", "probs"})
+    needs = frozenset({"features", "probs", "head"})
 
     def select(self, view: PoolView, budget: int) -> np.ndarray:
         picks = alfa_mix(

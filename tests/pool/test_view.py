@@ -105,6 +105,8 @@ def test_truth_is_refused_before_anything_runs_when_people_label(tmp_path):
         explored(tmp_path, ["truth"], oracle="csv")
     with pytest.raises(UsageError, match="active.acquisition: 'explorer' declares unknown needs: logits"):
         explored(tmp_path, ["logits"])
+    with pytest.raises(UsageError, match="'explorer' asks the model's classifier about features, .* 'pixels', .* give `features: model`"):
+        explored(tmp_path, ["features", "head"], features="pixels")
     assert not (tmp_path / "run").exists()
 
 

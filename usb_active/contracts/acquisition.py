@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from usb_active.pool.view import PoolView
 
-# The last is for priors alone.
-NEEDS = frozenset({"features", "probs", "truth", "previous_features"})
+# "head": that the features are those which the model's classifier takes. The last is for priors alone.
+NEEDS = frozenset({"features", "probs", "truth", "head", "previous_features"})
 
 
 @dataclass(frozen=True)

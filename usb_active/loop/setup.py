@@ -233,6 +233,9 @@ def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, 
             continue
         if (before_training or (role == "prior" and plugin.features_at_start)) and source.follows_model:
             raise UsageError(f"{who} needs features before a training; give `features:` {independent_sources()} instead of '{source.name}'")
+        if "head" in plugin.needs and not source.follows_model:
+            what = f"asks the model's classifier about features, and its are of '{source.name}', which no classifier takes"
+            raise UsageError(f"{who} {what}; give `features: model` beside its name")
         if source.from_pretraining and not has_pretrainer:
             raise UsageError(f"{who} takes its features from '{source.name}', but there is no `pretrain:` block")
 

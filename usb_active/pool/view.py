@@ -166,7 +166,8 @@ class PoolView:
 
     def prepare(self) -> None:
         """Compute what was declared, before the method runs."""
-        for need in sorted(self._needs):
+        # "head" says of which features; there is nothing to compute.
+        for need in sorted(self._needs - {"head"}):
             getattr(self, need)
 
     @cached_property
