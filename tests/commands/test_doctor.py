@@ -93,4 +93,4 @@ def test_the_tested_versions_are_exact_and_hold_every_dependency():
     wanted = [Requirement(line) for line in requires("usb-active")]
     for one in wanted:
         if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in ("", "cpu", "test")):
-            assert tested[one.name.lower()] in one.specifier, one
+            assert tested[doctor.canonical(one.name)] in one.specifier, one

@@ -64,7 +64,7 @@ def _versions(out: TextIO) -> Iterator[str]:
     print(f"\n{'package':<18} {'installed':<14} tested", file=out)
     for name in [*_required(), *FAISS, *STOOD_IN]:
         found = _installed(name)
-        print(f"{name:<18} {found or '-':<14} {tested.get(name.lower(), '-')}", file=out)
+        print(f"{name:<18} {found or '-':<14} {tested.get(canonical(name), '-')}", file=out)
         if found is None and name not in (*FAISS, *STOOD_IN):
             yield f"{name} is not installed; pip install {name}"
     print(f"tested: {CONSTRAINTS}", file=out)
@@ -85,12 +85,19 @@ def _required() -> list[str]:
 
 
 def tested_versions() -> dict[str, str]:
-    """Name, in lower case → version on which the tests passed, for this Python and system."""
+    """Name, as `canonical` has it → version on which the tests passed, for this Python and system."""
     from packaging.requirements import Requirement
 
     lines = (line.partition("#")[0].strip() for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines())
     parsed = [Requirement(line) for line in lines if line]
-    return {one.name.lower(): str(one.specifier).removeprefix("==") for one in parsed if one.marker is None or one.marker.evaluate()}
+    return {canonical(one.name): str(one.specifier).removeprefix("==") for one in parsed if one.marker is None or one.marker.evaluate()}
+
+
+def canonical(name: str) -> str:
+    """The spelling of a distribution's name by which `torch_geometric` and `torch-geometric` are one."""
+    from packaging.utils import canonicalize_name
+
+    return canonicalize_name(name)
 
 
 def _installed(name: str) -> str | None:
