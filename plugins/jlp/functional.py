@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.jlp.fast_greedy import pick_greedily
 from usb_active.plugins.jlp.fast_moderate import TIE
 
-from usb_active.numerics.arrays import SUM_TOLERANCE, check_budget, check_range, checked_idx, named
+from usb_active.numerics.arrays import SUM_TOLERANCE, check_budget, checked_split, named
 from usb_active.numerics.propagation import check_settings, diffuse, label_matrix, left_open, propagate, rows_to_probs
 from usb_active.numerics.propagation.graph import Graph
 
@@ -96,20 +96,7 @@ def joint_label_propagation(
     if not TIE <= tol <= LARGEST_TOL:
         raise ValueError(f"tol: {tol!r}, expected a number from {TIE} to {LARGEST_TOL}")
     graph = Graph(affinity)
-    labeled, candidates = _checked_split(graph.size, labeled, candidates)
+    labeled, candidates = checked_split(graph.size, labeled, candidates, "affinity")
     check_budget(budget, len(candidates))
     order = (np.random.default_rng(0) if rng is None else rng).permutation(candidates)
     return pick_greedily(graph, labeled, order, int(budget), alpha, tol)
-
-
-def _checked_split(size: int, labeled: ArrayLike, candidates: ArrayLike | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    labeled = checked_idx("labeled", labeled)
-    check_range("labeled", labeled, size, "affinity")
-    if candidates is None:
-        return labeled, np.delete(np.arange(size), labeled)
-    candidates = checked_idx("candidates", candidates)
-    check_range("candidates", candidates, size, "affinity")
-    both = np.intersect1d(candidates, labeled)
-    if len(both):
-        raise ValueError(f"candidates: labelled already: {named('index', both)}")
-    return labeled, candidates

@@ -18,7 +18,7 @@ from usb_active.plugins.revival.adversary import Adversary, adversarial_divergen
 from usb_active.plugins.revival.graph import agreeing_edges, convolution_matrix, neighbor_graph
 from usb_active.plugins.revival.propagator import GcnSettings, Propagator, fit_propagator
 
-from usb_active.numerics.arrays import check_budget, check_range, checked_idx, entropy, named, unit_rows
+from usb_active.numerics.arrays import check_budget, checked_split, entropy, unit_rows
 from usb_active.numerics.greedy import kmeans_plus_plus
 from usb_active.numerics.ranking import top_k
 
@@ -107,26 +107,13 @@ def select(
         UsageError: the backend's library is not there.
     """
     features = np.asarray(features)
-    candidates = checked_candidates(candidates, checked_idx("labeled", labeled), len(features))
+    labeled, candidates = checked_split(len(features), labeled, candidates)
     check_budget(budget, len(candidates))
     check_adversary(adversary)
     count = num_preselected("auto" if preselect is None else preselect, budget, len(features), len(candidates))
     propagator = fit_propagator(features, labeled, labels, num_classes, k=k, settings=settings, rng=rng)
     moved = adversarial_divergence(propagator, adversary, rng=rng)[candidates] if count < len(candidates) else np.zeros(len(candidates))
     return limit(propagator.probs(), moved, features, budget, candidates, count, diversity=diversity, rng=rng)
-
-
-def checked_candidates(candidates: ArrayLike | None, labeled: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Candidates (M,) as int64, all that is not labelled by default. ValueError: out of range, repeated, or labelled."""
-    check_range("labeled", labeled, size)
-    if candidates is None:
-        return np.delete(np.arange(size), labeled)
-    candidates = checked_idx("candidates", candidates)
-    check_range("candidates", candidates, size)
-    both = np.intersect1d(candidates, labeled)
-    if len(both):
-        raise ValueError(f"candidates: labelled already: {named('index', both)}")
-    return candidates
 
 
 def num_preselected(preselect: Preselect, budget: int, num_samples: int, num_candidates: int) -> int:

@@ -92,6 +92,22 @@ def check_range(name: str, idx: NDArray, size: int, of: str = "features") -> Non
         raise ValueError(f"{name}: {named('index', bad)} outside the {size} rows of {of}")
 
 
+def checked_split(
+    size: int, labeled: ArrayLike, candidates: ArrayLike | None, of: str = "features"
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """labeled (L,) and candidates (M,; by default all others) as int64. ValueError: out of range, repeated, or in both."""
+    labeled = checked_idx("labeled", labeled)
+    check_range("labeled", labeled, size, of)
+    if candidates is None:
+        return labeled, np.delete(np.arange(size), labeled)
+    candidates = checked_idx("candidates", candidates)
+    check_range("candidates", candidates, size, of)
+    both = np.intersect1d(candidates, labeled)
+    if len(both):
+        raise ValueError(f"candidates: labelled already: {named('index', both)}")
+    return labeled, candidates
+
+
 def check_budget(budget: int, num_candidates: int) -> None:
     """ValueError when that many cannot be picked."""
     if not isinstance(budget, (int, np.integer)) or not 1 <= budget <= num_candidates:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from usb_active.numerics.arrays import blocks, check_budget, check_range, checked_idx, named
+from usb_active.numerics.arrays import blocks, check_budget, checked_split
 from usb_active.numerics.ranking import leading
 from usb_active.numerics.spaces import EuclideanSpace, Space
 
@@ -282,15 +282,6 @@ def checked_pool(
     features = np.asarray(features)
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(f"{name}: expected shape (N, D), got {features.shape}")
-    labeled = checked_idx("labeled", labeled)
-    check_range("labeled", labeled, len(features), name)
-    if candidates is None:
-        candidates = np.delete(np.arange(len(features)), labeled)
-    else:
-        candidates = checked_idx("candidates", candidates)
-        check_range("candidates", candidates, len(features), name)
-        both = np.intersect1d(candidates, labeled)
-        if len(both):
-            raise ValueError(f"candidates: labelled already: {named('index', both)}")
+    labeled, candidates = checked_split(len(features), labeled, candidates, name)
     check_budget(budget, len(candidates))
     return features, labeled, candidates
