@@ -6,6 +6,7 @@ import importlib
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from run_helpers import ROOT
@@ -170,3 +171,27 @@ def test_two_cells_of_one_row_are_no_table(benchmarks, tmp_path):
     cells = read_study(write(tmp_path, "digits", seeds=1)).cells
     with pytest.raises(SystemExit, match=r"acquisition=random,seed=0 and acquisition=margin,seed=0 are one row of the table \(x\)"):
         benchmarks("evidence").by_place(cells, lambda cell: "x")
+
+
+def test_the_redundancy_of_picks_is_by_their_nearest(benchmarks):
+    redundancy = benchmarks("revival_table").redundancy
+    images = np.array([[0.0, 0.0], [1.0, 0.0], [10.0, 0.0], [11.0, 0.0], [13.0, 0.0]])
+    assert redundancy(images, np.array([1, 1, 2, 3, 3])) == pytest.approx(3 / 5)  # 0 and 1 have each other, 4 has 3; 2 and 3 differ
+    assert redundancy(images, np.zeros(5, dtype=int)) == 1
+    assert redundancy(images, np.arange(5)) == 0
+
+
+def test_first_labels_are_no_round_of_a_rule(benchmarks, tmp_path):
+    (cell, *_) = read_study(write(tmp_path, "revival", seeds=1)).cells
+    finish(cell, [50.0] * cell.trainings)
+    lines = ["0,5,a,1,labeled", "1,3,b,1,labeled", "1,4,c,2,skipped", "1,9,d,2,labeled", "2,7,e,0,labeled"]
+    (cell.run_path / "labels.csv").write_text("\n".join(["cycle,index,key,label,status", *lines]) + "\n", encoding="utf-8")
+    assert [its.tolist() for its in benchmarks("revival_table").rounds(cell)] == [[3, 9], [7]]
+
+
+def test_the_rows_of_docs_revival(benchmarks):
+    name = benchmarks("revival_table").rule_name
+    rows = [name(cell.place["active.acquisition"]) for cell in read_study("revival").cells if cell.seed == 0]
+    cheap = list(benchmarks("revival_table").CHEAP.values())
+    assert len(set(rows)) == len(rows)
+    assert ["rule", *rows, *cheap] in first_columns((ROOT / "docs/revival.md").read_text(encoding="utf-8"))
