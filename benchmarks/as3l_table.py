@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from evidence import Cell, accuracies, by_place, finished_cells, paired, put, table_parser, with_interval
+from evidence import Cell, accuracies, by_place, finished_cells, paired, pixels, put, table_parser, with_interval
 from numpy.typing import NDArray
 from usb_active.plugins.as3l.functional import (
     class_coverage,
@@ -65,15 +65,6 @@ class Points(NamedTuple):
 def make_points(features: NDArray) -> Points:
     """With LLGC's graph: k = 50, cos³, A + Aᵀ."""
     return Points(features, affinity(features, 50, 3.0, "sum"))
-
-
-def pixels() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The pool's pixels (N, 64), from 0 to 1, and its classes (N,)."""
-    from usb_active.builtin.array_datasets import Digits
-
-    pool = Digits()
-    images = np.stack([pool.load(i) for i in range(len(pool))]).reshape(len(pool), -1)
-    return images.astype(np.float32) / images.max(), np.asarray(pool.targets)
 
 
 def samplers(targets: NDArray) -> dict[str, Pick]:

@@ -11,31 +11,21 @@ one number.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from evidence import Cell, accuracies, by_place, finished_cells, paired, put, table_parser, with_interval
+from evidence import Cell, accuracies, by_place, finished_cells, paired, put, rule_name, table_parser, with_interval
 
 from usb_active.report.tables import table
 
 STARTS = {False: "RandInit", True: "ConInit"}
+# What of `assl` a value of `active.acquisition` leaves on.
+PARTS = {"averages only (c = 0)": {"c_u": 0.0, "c_i": 0.0}} | {f"{part} only": {"use": part} for part in ("uncertainty", "inconsistency")}
 # Rule → seed → number of labels → accuracy.
 Curves = dict[str, dict[int, dict[int, float]]]
 
 
-def rule_name(acquisition: str | dict[str, Any]) -> str:
-    """How the page calls a value of `active.acquisition`."""
-    if isinstance(acquisition, str):
-        return acquisition
-    keys = {name: value for name, value in acquisition.items() if name != "name"}
-    parts = {"averages only (c = 0)": {"c_u": 0.0, "c_i": 0.0}}
-    parts |= {f"{part} only": {"use": part} for part in ("uncertainty", "inconsistency")}
-    called = next((part for part, its in parts.items() if its == keys), ", ".join(f"{name} {value}" for name, value in keys.items()))
-    return f"{acquisition['name']}, {called}" if called else acquisition["name"]
-
-
 def place_name(cell: Cell) -> tuple[str, str]:
     """How the page calls a cell's start and rule."""
-    return STARTS[cell.place["active.warm_start"]], rule_name(cell.place["active.acquisition"])
+    return STARTS[cell.place["active.warm_start"]], rule_name(cell.place["active.acquisition"], PARTS)
 
 
 def tables(cells: Iterable[Cell]) -> str:

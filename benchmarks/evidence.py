@@ -8,15 +8,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from usb_active.commands.sweep import is_finished
 from usb_active.config.study import Cell, read_study
 from usb_active.errors import UsageError
 from usb_active.numerics.statistics import half_width
 from usb_active.storage.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from usb_active.report.runs import RunRecord
 
 Place = TypeVar("Place", bound=Hashable)
 
@@ -62,6 +69,19 @@ def by_place(cells: Iterable[Cell], place_of: Callable[[Cell], Place]) -> dict[P
     return found
 
 
+def rule_name(acquisition: str | Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> str:
+    """How a page calls a value of `active.acquisition`: its name, and what is not as by default.
+
+    Args:
+        parts: how the page calls keys and their values; others are called by key and value.
+    """
+    if isinstance(acquisition, str):
+        return acquisition
+    keys = {name: value for name, value in acquisition.items() if name != "name"}
+    called = next((part for part, its in parts.items() if its == keys), ", ".join(f"{name} {value}" for name, value in keys.items()))
+    return f"{acquisition['name']}, {called}" if called else acquisition["name"]
+
+
 def put(text: str, out: Path | None) -> None:
     """Print the tables, or write them into a file."""
     if out:
@@ -73,6 +93,32 @@ def put(text: str, out: Path | None) -> None:
 def accuracies(cell: Cell, name: str = "accuracy") -> dict[int, float]:
     """Number of labels → accuracy in percent."""
     return {line["num_labels"]: 100 * line[name] for line in RunDir.read(cell.run_path).metrics()}
+
+
+def with_baselines(cell: Cell) -> tuple[RunRecord, dict[int, dict]]:
+    """A finished run, and the entry of the cheap classifiers for each of its cycles, computed where it is not there yet.
+
+    Raises:
+        SystemExit: some cannot be had; the line says why.
+    """
+    from usb_active.report.baselines import run_baselines
+    from usb_active.report.galleries import load_dataset
+    from usb_active.report.runs import read_runs
+
+    (run,), _ = read_runs([cell.run_path])
+    entries, notes = run_baselines(run, partial(load_dataset, trusted=True))
+    if notes:
+        raise SystemExit("\n".join(notes))
+    return run, entries
+
+
+def pixels() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The pixels of digits' pool (N, 64), from 0 to 1, and its classes (N,)."""
+    from usb_active.builtin.array_datasets import Digits
+
+    pool = Digits()
+    images = np.stack([pool.load(i) for i in range(len(pool))]).reshape(len(pool), -1)
+    return images.astype(np.float32) / images.max(), np.asarray(pool.targets)
 
 
 def with_interval(values: Iterable[float], digits: int = 1, sign: bool = False) -> str:

@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from evidence import Cell, accuracies, by_place, finished_cells, paired, put, table_parser, with_interval
+from evidence import Cell, accuracies, by_place, finished_cells, paired, pixels, put, table_parser, with_interval
 from numpy.typing import NDArray
 
 from usb_active.numerics.neighbors import affinity
@@ -74,8 +74,6 @@ def gain_table(curves: Curves) -> str:
 
 def propagation_table(draws: int = 20) -> str:
     """No training: accuracy of the labels that are propagated over the graph of pixels, by how many there are of each class."""
-    from as3l_table import pixels
-
     features, truth = pixels()
     graph = affinity(features, 50)
     rows = []

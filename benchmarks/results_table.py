@@ -22,14 +22,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import yaml
-from evidence import half_width, with_interval
+from evidence import half_width, with_baselines, with_interval
 
 from usb_active import cli
 from usb_active.commands.sweep import is_finished
@@ -349,14 +349,7 @@ class Row:
 
 def rows_of(plan: Plan, cell: Cell) -> list[Row]:
     """What a finished run came to; its baselines are computed where they are not there yet."""
-    from usb_active.report.baselines import run_baselines
-    from usb_active.report.galleries import load_dataset
-    from usb_active.report.runs import read_runs
-
-    (run,), _ = read_runs([cell.run_path])
-    entries, notes = run_baselines(run, partial(load_dataset, trusted=True))
-    if notes:
-        raise SystemExit("\n".join(notes))
+    run, entries = with_baselines(cell)
     seconds = mean(line["cpu_seconds"] for line in run.metrics)
     return [
         Row(

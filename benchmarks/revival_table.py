@@ -12,32 +12,44 @@ graph of the features after the last training. The last rows are cheap classifie
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
-from functools import partial
 from statistics import mean
 from typing import Any
 
 import numpy as np
-from evidence import Cell, accuracies, by_place, finished_cells, paired, put, table_parser, with_interval
+from evidence import (
+    Cell,
+    accuracies,
+    by_place,
+    finished_cells,
+    paired,
+    pixels,
+    put,
+    rule_name,
+    table_parser,
+    with_baselines,
+    with_interval,
+)
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from usb_active import load_artifact
 from usb_active.report.tables import table
-from usb_active.storage.run_dir import RunDir
+from usb_active.storage.journal import read_journal
 
+# The ablations of Table 1, and our extension.
+PARTS: dict[str, dict[str, Any]] = {
+    "LP+VAG, M = K": {"preselect": {"budgets": 1}},
+    "LP+BL, M = all": {"preselect": "all"},
+    "VAG+BL": {"labels": "head"},
+    "diversity": {"diversity": True},
+}
 CHEAP = {"nearest": "1-NN", "logistic": "logistic regression", "spreading": "label spreading"}
 
 
-def rule_name(acquisition: str | Mapping[str, Any]) -> str:
-    """How the page calls a value of `active.acquisition`: the name, and keys that are not as by default."""
-    if isinstance(acquisition, str):
-        return acquisition
-    keys = {name: value for name, value in acquisition.items() if name != "name"}
-    named = {"LP+VAG, M = K": {"preselect": {"budgets": 1}}, "LP+BL, M = all": {"preselect": "all"}, "VAG+BL": {"labels": "head"}}
-    named |= {"diversity": {"diversity": True}}
-    part = next((part for part, its in named.items() if its == keys), ", ".join(f"{name} {value}" for name, value in keys.items()))
-    return f"{acquisition['name']}, {part}"
+def place_name(cell: Cell) -> str:
+    """How the page calls a cell's rule."""
+    return rule_name(cell.place["active.acquisition"], PARTS)
 
 
 def redundancy(images: NDArray, classes: NDArray) -> float:
@@ -47,17 +59,15 @@ def redundancy(images: NDArray, classes: NDArray) -> float:
         images: (B, D) of the picks, B >= 2.
         classes: (B,).
     """
-    squares = (images**2).sum(axis=1)
-    distances = squares[:, None] + squares - 2 * images @ images.T
+    distances = cdist(images, images)
     np.fill_diagonal(distances, np.inf)
     return float((classes[distances.argmin(axis=1)] == classes).mean())
 
 
 def rounds(cell: Cell) -> list[NDArray]:
     """Positions in the pool of each round's picks, the first labels left out."""
-    with open(cell.run_path / "labels.csv", encoding="utf-8", newline="") as file:
-        lines = [(int(line["cycle"]), int(line["index"])) for line in csv.DictReader(file) if line["status"] == "labeled"]
-    return [np.array([index for its, index in lines if its == cycle]) for cycle in sorted({cycle for cycle, _ in lines} - {0})]
+    rows = [row for row in read_journal(cell.run_path / "labels.csv") if row.status == "labeled"]
+    return [np.array([row.index for row in rows if row.cycle == cycle]) for cycle in sorted({row.cycle for row in rows} - {0})]
 
 
 def picks_of(cell: Cell, images: NDArray, targets: NDArray) -> tuple[float, float]:
@@ -75,16 +85,8 @@ def graph_accuracy(cell: Cell) -> float:
 
 def cheap(cell: Cell) -> dict[str, dict[int, float]]:
     """Classifier → number of labels → accuracy in percent on the labels of a run."""
-    from usb_active.report.baselines import run_baselines
-    from usb_active.report.galleries import load_dataset
-    from usb_active.report.runs import read_runs
-
-    (run,), _ = read_runs([cell.run_path])
-    entries, notes = run_baselines(run, partial(load_dataset, trusted=True))
-    if notes:
-        raise SystemExit("\n".join(notes))
-    lines = RunDir.read(cell.run_path).metrics()
-    return {name: {line["num_labels"]: 100 * entries[line["cycle"]]["accuracies"][name] for line in lines} for name in CHEAP}
+    run, entries = with_baselines(cell)
+    return {name: {line["num_labels"]: 100 * entries[line["cycle"]]["accuracies"][name] for line in run.metrics} for name in CHEAP}
 
 
 def rule_table(places: Mapping[str, Mapping[int, Cell]], images: NDArray, targets: NDArray) -> str:
@@ -115,10 +117,8 @@ def rule_table(places: Mapping[str, Mapping[int, Cell]], images: NDArray, target
 
 def main() -> None:
     args = table_parser(__doc__, "revival").parse_args()
-    from as3l_table import pixels
-
     images, targets = pixels()
-    places = by_place(finished_cells(args.study, args.overrides), lambda cell: rule_name(cell.place["active.acquisition"]))
+    places = by_place(finished_cells(args.study, args.overrides), place_name)
     put(rule_table(places, images, targets) + "\n", args.out)
 
 

@@ -12,6 +12,8 @@ import yaml
 from run_helpers import ROOT
 
 from usb_active.config.study import Cell, read_study
+from usb_active.records import LabelRow
+from usb_active.storage.journal import append_journal, utc_now
 from usb_active.storage.run_dir import RunDir
 
 
@@ -184,14 +186,14 @@ def test_the_redundancy_of_picks_is_by_their_nearest(benchmarks):
 def test_first_labels_are_no_round_of_a_rule(benchmarks, tmp_path):
     (cell, *_) = read_study(write(tmp_path, "revival", seeds=1)).cells
     finish(cell, [50.0] * cell.trainings)
-    lines = ["0,5,a,1,labeled", "1,3,b,1,labeled", "1,4,c,2,skipped", "1,9,d,2,labeled", "2,7,e,0,labeled"]
-    (cell.run_path / "labels.csv").write_text("\n".join(["cycle,index,key,label,status", *lines]) + "\n", encoding="utf-8")
+    labeled, skipped = ("1", "labeled", "random", utc_now()), ("", "skipped", "random", utc_now())
+    rows = [(0, 5, "a", *labeled), (1, 3, "b", *labeled), (1, 4, "c", *skipped), (1, 9, "d", *labeled), (2, 7, "e", *labeled)]
+    append_journal(cell.run_path / "labels.csv", [LabelRow(*row) for row in rows])
     assert [its.tolist() for its in benchmarks("revival_table").rounds(cell)] == [[3, 9], [7]]
 
 
 def test_the_rows_of_docs_revival(benchmarks):
-    name = benchmarks("revival_table").rule_name
-    rows = [name(cell.place["active.acquisition"]) for cell in read_study("revival").cells if cell.seed == 0]
+    rows = [benchmarks("revival_table").place_name(cell) for cell in read_study("revival").cells if cell.seed == 0]
     cheap = list(benchmarks("revival_table").CHEAP.values())
     assert len(set(rows)) == len(rows)
     assert ["rule", *rows, *cheap] in first_columns((ROOT / "docs/revival.md").read_text(encoding="utf-8"))
