@@ -23,6 +23,7 @@ from usb_active.numerics.statistics import half_width
 from usb_active.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
+    from usb_active.contracts.dataset import Dataset
     from usb_active.report.runs import RunRecord
 
 Place = TypeVar("Place", bound=Hashable)
@@ -116,8 +117,19 @@ def pixels() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The pixels of digits' pool (N, 64), from 0 to 1, and its classes (N,)."""
     from usb_active.builtin.array_datasets import Digits
 
-    pool = Digits()
-    images = np.stack([pool.load(i) for i in range(len(pool))]).reshape(len(pool), -1)
+    return pixels_of(Digits())
+
+
+def pool_of(cell: Cell) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The pixels of a finished run's pool (N, D), from 0 to 1, and its classes (N,); all its images have one size."""
+    from usb_active.report.galleries import load_dataset
+
+    return pixels_of(load_dataset(RunDir.read(cell.run_path), trusted=True))
+
+
+def pixels_of(pool: Dataset) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """(N, D) pixels from 0 to 1, and (N,) classes."""
+    images = np.stack([np.asarray(pool.load(i)) for i in range(len(pool))]).reshape(len(pool), -1)
     return images.astype(np.float32) / images.max(), np.asarray(pool.targets)
 
 

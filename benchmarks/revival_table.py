@@ -1,9 +1,11 @@
-"""The tables of docs/revival.md, from the finished cells of the studies `revival` and `revival_budget`.
+"""The tables of docs/revival.md, from the finished cells of the studies `revival`, `revival_budget` and `revival_mnist`.
 
     usb-active sweep revival --jobs 2
     python benchmarks/revival_table.py
     usb-active sweep revival_budget --jobs 2
     python benchmarks/revival_table.py revival_budget
+    usb-active sweep revival_mnist --set data_dir=FOLDER --jobs 2
+    python benchmarks/revival_table.py revival_mnist --set data_dir=FOLDER
 
 Beside the accuracies: the last training's difference from random's, seed by seed; the largest class among a round's picks; the
 redundancy, the share of picks whose nearest pick of the same round (by pixels) is of the same class; and the accuracy of the neighbour
@@ -23,7 +25,7 @@ from evidence import (
     by_place,
     finished_cells,
     paired,
-    pixels,
+    pool_of,
     put,
     rule_name,
     table_parser,
@@ -117,8 +119,9 @@ def rule_table(places: Mapping[str, Mapping[int, Cell]], images: NDArray, target
 
 def main() -> None:
     args = table_parser(__doc__, "revival").parse_args()
-    images, targets = pixels()
-    places = by_place(finished_cells(args.study, args.overrides), place_name)
+    cells = finished_cells(args.study, args.overrides)
+    images, targets = pool_of(cells[0])
+    places = by_place(cells, place_name)
     put(rule_table(places, images, targets) + "\n", args.out)
 
 

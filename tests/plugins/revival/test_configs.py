@@ -15,7 +15,7 @@ from usb_active.usb.support import check_training
 FOLDER = Path(__file__).resolve().parents[3] / "yaml_configs" / "revival"
 ALL = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 DIGITS = [name for name in ALL if name.startswith("digits")]
-PAPER = [name for name in ALL if name not in DIGITS]
+PAPER = [name for name in ALL if name.startswith("cifar")]
 CLASSES = {"cifar10": 10, "cifar100": 100}
 
 
@@ -26,6 +26,7 @@ def load(name: str, *overrides: str) -> RunConfig:
 def test_every_trainer_has_a_file_for_each_data_set_and_there_is_no_other():
     trainers = ("mixmatch", "fixmatch", "flexmatch", "resnet18_supervised")
     assert set(PAPER) == {f"{data}_{trainer}" for data in CLASSES for trainer in trainers}
+    assert set(ALL) == {*PAPER, *DIGITS, "mnist_folder"}
 
 
 @pytest.mark.parametrize("name", PAPER)
