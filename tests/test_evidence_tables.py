@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -190,6 +191,24 @@ def test_first_labels_are_no_round_of_a_rule(benchmarks, tmp_path):
     rows = [(0, 5, "a", *labeled), (1, 3, "b", *labeled), (1, 4, "c", *skipped), (1, 9, "d", *labeled), (2, 7, "e", *labeled)]
     append_journal(cell.run_path / "labels.csv", [LabelRow(*row) for row in rows])
     assert [its.tolist() for its in benchmarks("revival_table").rounds(cell)] == [[3, 9], [7]]
+
+
+def test_rounds_are_grouped_by_how_many_virtual_labels_were_right(benchmarks, tmp_path):
+    made = benchmarks("revival_table")
+    changes = {"matrix": {"active.acquisition": ["random", "revival"]}, "include": [{"active.cycles": 3}], "seeds": 3}
+    study = write(tmp_path, "revival", **changes)
+    for cell in read_study(study).cells:
+        finish(cell, [50.0, 60, 70, 80 - cell.seed])
+        if cell.place["active.acquisition"] == "revival":
+            path = cell.run_path / "metrics.jsonl"
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            for line, right, gain in zip(lines[1:], (0.7, 0.95, 1.0), (-0.02, 0.01, 0.03), strict=True):
+                line["log"], line["accuracy"] = {made.RIGHT: right}, line["accuracy"] + gain
+            path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    text = made.condition_table(benchmarks("evidence").by_place(made.finished_cells(study), made.place_name))
+    assert first_columns(text) == [["virtual labels right", "0 to 80 %", "80 to 90 %", "90 to 95 %", "95 to 100 %"]]
+    # Of 1, 1, 1, 3, 3 and 3: a deviation of 1.095, over √6, times t = 2.571.
+    assert [row_of(text, name) for name in ("0 to 80 %", "80 to 90 %", "95 to 100 %")] == [["-2.0 ± 0.0 (3)"], ["–"], ["+2.0 ± 1.1 (6)"]]
 
 
 def test_the_rows_of_docs_revival(benchmarks):
