@@ -1,4 +1,4 @@
-"""The tables of docs/revival.md, from the finished cells of the studies `revival`, `revival_budget` and `revival_mnist`.
+"""The tables of docs/revival.md, from the finished cells of its studies.
 
     usb-active sweep revival --jobs 2
     python benchmarks/revival_table.py
@@ -7,6 +7,8 @@
     usb-active sweep revival_mnist --set data_dir=FOLDER --jobs 2
     python benchmarks/revival_table.py revival_mnist --set data_dir=FOLDER
 
+and `revival_trainers` and `revival_m_k` in the same way.
+
 Beside the accuracies: the last training's difference from random's, seed by seed; the largest class among a round's picks; the
 redundancy, the share of picks whose nearest pick of the same round (by pixels) is of the same class; and the accuracy of the neighbour
 graph of the features after the last training. The last rows are cheap classifiers on the labels that `random` had.
@@ -14,7 +16,7 @@ graph of the features after the last training. The last rows are cheap classifie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from statistics import mean
 from typing import Any
@@ -55,8 +57,13 @@ CHEAP = {"nearest": "1-NN", "logistic": "logistic regression", "spreading": "lab
 
 
 def place_name(cell: Cell) -> str:
-    """How the page calls a cell's rule."""
-    return rule_name(cell.place["active.acquisition"], PARTS)
+    """How the page calls a cell's rule; in a study over M and k, these."""
+    place = cell.place
+    if "active.acquisition" in place:
+        return rule_name(place["active.acquisition"], PARTS)
+    chosen, k = place["active.acquisition.preselect"], place["active.acquisition.k"]
+    share = f"{chosen['budgets']} K" if isinstance(chosen, Mapping) else str(chosen)
+    return f"M = {share}, k = {k}"
 
 
 def redundancy(images: NDArray, classes: NDArray) -> float:
@@ -84,10 +91,13 @@ def picks_of(cell: Cell, images: NDArray, targets: NDArray) -> tuple[float, floa
     return 100 * largest, 100 * mean(redundancy(images[its], targets[its]) for its in picks)
 
 
-def graph_accuracy(cell: Cell) -> float:
-    """The share of edges between equal classes in percent, after the last training."""
-    found = load_artifact(max(cell.run_path.glob("analysis/graph_*.npz")).with_suffix(""))
-    return 100 * int(found["agreeing"]) / int(found["edges"])
+def graph_accuracy(cells: Iterable[Cell]) -> str:
+    """The share of edges between equal classes in percent, after the last training; "–" where a run has not measured it."""
+    newest = [max(cell.run_path.glob("analysis/graph_*.npz"), default=None) for cell in cells]
+    if None in newest:
+        return "–"
+    found = [load_artifact(path.with_suffix("")) for path in newest]
+    return with_interval(100 * int(graph["agreeing"]) / int(graph["edges"]) for graph in found)
 
 
 def cheap(cell: Cell) -> dict[str, dict[int, float]]:
@@ -97,9 +107,13 @@ def cheap(cell: Cell) -> dict[str, dict[int, float]]:
 
 
 def rule_table(places: Mapping[str, Mapping[int, Cell]], images: NDArray, targets: NDArray) -> str:
-    """A row for each rule, a column for each number of labels, then what its picks are like; the cheap classifiers last."""
+    """A row for each rule, a column for each number of labels, then what its picks are like; the cheap classifiers last.
+
+    Without the rule `random` neither differences from it nor cheap classifiers.
+    """
+    random = places.get("random", {})
     curves = {rule: {seed: accuracies(cell) for seed, cell in seeds.items()} for rule, seeds in places.items()}
-    counts = list(next(iter(curves["random"].values())))
+    counts = list(next(iter(next(iter(curves.values())).values())))
     last = {rule: {seed: curve[counts[-1]] for seed, curve in seeds.items()} for rule, seeds in curves.items()}
     rows = []
     for rule, seeds in places.items():
@@ -108,17 +122,17 @@ def rule_table(places: Mapping[str, Mapping[int, Cell]], images: NDArray, target
             [
                 rule,
                 *(with_interval(curve[count] for curve in curves[rule].values()) for count in counts),
-                "" if rule == "random" else with_interval(paired(last[rule], last["random"]), sign=True),
+                *([] if not random else [""] if rule == "random" else [with_interval(paired(last[rule], last["random"]), sign=True)]),
                 f"{mean(largest):.0f}",
                 f"{mean(redundant):.0f}",
-                with_interval(map(graph_accuracy, seeds.values())),
+                graph_accuracy(seeds.values()),
                 str(len(seeds)),
             ]
         )
-    simple = [cheap(cell) for cell in places["random"].values()]
-    for name, called in CHEAP.items():
+    simple = [cheap(cell) for cell in random.values()]
+    for name, called in CHEAP.items() if simple else ():
         rows.append([called, *(with_interval(found[name][count] for found in simple) for count in counts), *[""] * 4, str(len(simple))])
-    about = [f"minus random, {counts[-1]} labels", "largest class (%)", "redundancy (%)", "graph (%)", "seeds"]
+    about = [*([f"minus random, {counts[-1]} labels"] if random else []), "largest class (%)", "redundancy (%)", "graph (%)", "seeds"]
     return table(["rule", *(f"{count} labels" for count in counts), *about], rows)
 
 
@@ -145,12 +159,21 @@ def condition_table(places: Mapping[str, Mapping[int, Cell]]) -> str:
     return table(["virtual labels right", *rules], rows)
 
 
+def tables_of(algorithm: str, cells: Sequence[Cell], images: NDArray, targets: NDArray) -> list[str]:
+    """The tables of one trainer, its name first where the study has several."""
+    places = by_place(cells, place_name)
+    found = [*([f"**{algorithm}**"] if algorithm else []), rule_table(places, images, targets)]
+    return [*found, condition_table(places)] if "random" in places else found
+
+
 def main() -> None:
     args = table_parser(__doc__, "revival").parse_args()
     cells = finished_cells(args.study, args.overrides)
     images, targets = pool_of(cells[0])
-    places = by_place(cells, place_name)
-    put(f"{rule_table(places, images, targets)}\n\n{condition_table(places)}\n", args.out)
+    algorithms = list(dict.fromkeys(cell.place.get("algorithm", "") for cell in cells))
+    of_each = [[cell for cell in cells if cell.place.get("algorithm", "") == name] for name in algorithms]
+    tables = [part for name, its in zip(algorithms, of_each, strict=True) for part in tables_of(name, its, images, targets)]
+    put("\n\n".join(tables) + "\n", args.out)
 
 
 if __name__ == "__main__":
