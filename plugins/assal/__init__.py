@@ -7,5 +7,7 @@ from usb_active import Declaration
 _MODULE = "usb_active.plugins.assal"
 
 PLUGINS = [
+    Declaration("acquisition", "assal", f"{_MODULE}.acquisitions:AssalSampling", "least like the labelled, by a trained sampler (ASSAL)"),
+    Declaration("algorithm", "assal", f"{_MODULE}.algorithm:Assal", "autoencoder, classifier on its code and sampler (ASSAL)"),
     Declaration("network", "assal_vae", f"{_MODULE}.networks:AssalVae", "an autoencoder with a classifier on its code (ASSAL)"),
 ]
