@@ -8,6 +8,8 @@ _MODULE = "usb_active.plugins.assal"
 
 PLUGINS = [
     Declaration("acquisition", "assal", f"{_MODULE}.acquisitions:AssalSampling", "least like the labelled, by a trained sampler (ASSAL)"),
+    Declaration("acquisition", "vaal", f"{_MODULE}.samplers:Vaal", "least like the labelled, by a sampler of its own (Sinha et al. 2019)"),
+    Declaration("acquisition", "sraal", f"{_MODULE}.samplers:Sraal", "the same, relabelled by uncertainty (Zhang et al. 2020)"),
     Declaration("algorithm", "assal", f"{_MODULE}.algorithm:Assal", "autoencoder, classifier on its code and sampler (ASSAL)"),
     Declaration("network", "assal_vae", f"{_MODULE}.networks:AssalVae", "an autoencoder with a classifier on its code (ASSAL)"),
 ]

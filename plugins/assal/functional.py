@@ -58,19 +58,20 @@ def pool_mean(values: torch.Tensor) -> torch.Tensor:
     return values.sum() / max(1, len(values))
 
 
-def representation_loss(labeled: Coded, unlabeled: Coded, scale: float = 1.0) -> torch.Tensor:
+def representation_loss(labeled: Coded, unlabeled: Coded, scale: float = 1.0, beta: float = 1.0) -> torch.Tensor:
     """−(Eq. 1): over each pool the mean of −log p(x|z) + KL, the two added.
 
     Args:
         labeled: X_L; may have no sample.
         unlabeled: X_U; likewise.
         scale: standard deviation of p(x|z). Images are in the normalisation of the data set's views, about 1 per pixel.
+        beta: the KL's weight; 1 in ASSAL, the β of VAAL.
     """
-    return _negative_elbo(labeled, scale) + _negative_elbo(unlabeled, scale)
+    return _negative_elbo(labeled, scale, beta) + _negative_elbo(unlabeled, scale, beta)
 
 
-def _negative_elbo(pool: Coded, scale: float) -> torch.Tensor:
-    return pool_mean(gaussian_kl(pool.mu, pool.log_var) - gaussian_log_likelihood(pool.x, pool.reconstruction, scale))
+def _negative_elbo(pool: Coded, scale: float, beta: float) -> torch.Tensor:
+    return pool_mean(beta * gaussian_kl(pool.mu, pool.log_var) - gaussian_log_likelihood(pool.x, pool.reconstruction, scale))
 
 
 def classifier_loss(

@@ -64,8 +64,13 @@ class Encoder(nn.Module):
         if x.shape[1:] != self.expected:
             wanted = ", ".join(map(str, self.expected))
             raise UsageError(f"variational autoencoder: a batch of shape {tuple(x.shape)}; it was built for (B, {wanted})")
-        mu, raw = self.code(self.maps(x).flatten(1)).chunk(2, dim=1)
-        return mu, MOST_LOG_VAR * torch.tanh(raw / MOST_LOG_VAR)
+        return gaussian_of(self.code(self.maps(x).flatten(1)))
+
+
+def gaussian_of(raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """μ and log σ² (B, d) of what a linear layer gives, (B, 2d); the latter between ∓`MOST_LOG_VAR`."""
+    mu, log_var = raw.chunk(2, dim=1)
+    return mu, MOST_LOG_VAR * torch.tanh(log_var / MOST_LOG_VAR)
 
 
 class Generator(nn.Module):
@@ -150,6 +155,24 @@ class ClassifyingVae(Vae):
     def no_weight_decay(self) -> list[str]:
         """Parameters that USB's optimizers exempt from weight decay."""
         return [name for name, value in self.named_parameters() if value.ndim == 1]
+
+
+class UnifiedVae(Vae):
+    """SRAAL's unified representation: two codes on one encoder's maps, one for the image and one for its class.
+
+    The first is the autoencoder's (SRAAL's unsupervised image reconstructor), the second goes to a linear classifier that learns from
+    the labelled samples (its supervised target learner).
+    """
+
+    def __init__(self, num_classes: int, img_size: int, in_channels: int, latent: int = 32, width: int = 32):
+        super().__init__(img_size, in_channels, latent, width)
+        self.target_code = nn.Linear(self.encoder.code.in_features, 2 * latent)
+        self.classifier = nn.Linear(latent, num_classes)
+
+    def encode_both(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """μ and log σ² (B, d) of the image's code, then those of the class's."""
+        maps = self.encoder.maps(x).flatten(1)
+        return *gaussian_of(self.encoder.code(maps)), *gaussian_of(self.target_code(maps))
 
 
 class Discriminator(nn.Module):

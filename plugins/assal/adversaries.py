@@ -1,0 +1,260 @@
+"""VAAL's and SRAAL's training: an autoencoder, and a discriminator that learns to tell labelled from unlabelled samples by its code.
+
+S. Sinha, S. Ebrahimi, T. Darrell, "Variational Adversarial Active Learning", ICCV 2019. B. Zhang et al., "State-Relabeling Adversarial
+Active Learning", CVPR 2020. The losses that they share with ASSAL are in `functional`.
+
+Dimension letters: B batch, L labelled, U unlabelled, C classes, d length of the code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from usb_active.plugins.assal.functional import (
+    Coded,
+    adversarial_loss,
+    balanced_accuracy,
+    classifier_loss,
+    discriminator_loss,
+    pool_mean,
+    representation_loss,
+    sample_code,
+)
+from usb_active.plugins.assal.networks import Discriminator, UnifiedVae, Vae
+
+# A largest probability this near to 1/C is that of a uniform vector, to rounding.
+_UNIFORM = 1e-6
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the terms of the autoencoder's loss are multiplied by.
+
+    Attributes:
+        beta: β of the KL, 1 in VAAL.
+        adversary: of the adversarial term, 1 in VAAL.
+        target: of SRAAL's classifier.
+        target_beta: of the KL of the code that SRAAL's classifier sees; see `classifier_loss`.
+    """
+
+    beta: float = 1.0
+    adversary: float = 1.0
+    target: float = 1.0
+    target_beta: float = 0.01
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A batch of each pool.
+
+    Attributes:
+        labeled: (B, channels, height, width).
+        unlabeled: likewise, of another B.
+        targets: (B,) classes of the labelled, for SRAAL.
+        uncertainty: (B,) of the unlabelled, 0 to 1, for SRAAL.
+    """
+
+    labeled: torch.Tensor
+    unlabeled: torch.Tensor
+    targets: torch.Tensor | None = None
+    uncertainty: torch.Tensor | None = None
+
+
+class VaalPair:
+    """VAAL's two networks, each with an Adam of its own.
+
+    Args:
+        vae: encodes and decodes.
+        discriminator: sees μ (B, d), and gives the logit of D = P(labelled).
+        lr: of both optimizers.
+        weights: of the autoencoder's terms.
+    """
+
+    def __init__(self, vae: Vae, discriminator: Discriminator, lr: float, weights: Weights):
+        self.vae, self.discriminator, self.weights = vae, discriminator, weights
+        self.optimizer = torch.optim.Adam(vae.parameters(), lr=lr)
+        self.discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=lr)
+
+    def represent(self, x: torch.Tensor) -> torch.Tensor:
+        """What the discriminator sees of images: μ (B, d)."""
+        return self.vae.encode(x)[0]
+
+    def terms(self, pair: Pair, noise: torch.Generator) -> dict[str, torch.Tensor]:
+        """The weighted terms of the autoencoder's loss: both pools reconstructed, and both taken for labelled."""
+        labeled, unlabeled = self._coded(pair.labeled, noise), self._coded(pair.unlabeled, noise)
+        adversarial = adversarial_loss(self.discriminator(labeled.mu), self.discriminator(unlabeled.mu))
+        return {
+            "representation": representation_loss(labeled, unlabeled, beta=self.weights.beta),
+            "adversarial": self.weights.adversary * adversarial,
+        }
+
+    def _coded(self, x: torch.Tensor, noise: torch.Generator) -> Coded:
+        return self._decoded(x, *self.vae.encode(x), noise)
+
+    def _decoded(self, x: torch.Tensor, mu: torch.Tensor, log_var: torch.Tensor, noise: torch.Generator) -> Coded:
+        return Coded(x, self.vae.decode(drawn(mu, log_var, noise)), mu, log_var)
+
+    def discriminator_loss(self, labeled: torch.Tensor, unlabeled: torch.Tensor, pair: Pair) -> torch.Tensor:
+        """What the discriminator learns from, of its logits (B,) of each pool: labelled is 1, unlabelled 0."""
+        return discriminator_loss(labeled, unlabeled)
+
+    # ------------------------------------------------------------------------------------------ steps
+    def train_vae(self, pair: Pair, noise: torch.Generator) -> dict[str, torch.Tensor]:
+        """One step of the autoencoder's optimizer; the discriminator stays as it is. The terms."""
+        terms = self.terms(pair, noise)
+        self.optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        self.optimizer.step()
+        return {name: value.detach() for name, value in terms.items()}
+
+    def train_discriminator(self, pair: Pair) -> dict[str, torch.Tensor]:
+        """One step of the discriminator's optimizer, on a fresh encoding that does not learn from it. Its loss and balanced accuracy."""
+        with torch.no_grad():
+            codes = [self.represent(x) for x in (pair.labeled, pair.unlabeled)]
+        logits = [self.discriminator(code) for code in codes]
+        loss = self.discriminator_loss(*logits, pair)
+        # Also away with what the autoencoder's adversarial term has left.
+        self.discriminator_optimizer.zero_grad()
+        loss.backward()
+        self.discriminator_optimizer.step()
+        return {"discriminator": loss.detach(), "balanced_accuracy": balanced_accuracy(*(values.detach() for values in logits))}
+
+    @torch.no_grad()
+    def score(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,) logits of P(labelled). The lowest are picked; logits order as probabilities do, without rounding to 0 or 1."""
+        return self.discriminator(self.represent(x))
+
+
+class SraalPair(VaalPair):
+    """SRAAL: the code also learns the labels, and the discriminator's target of an unlabelled sample depends on its uncertainty."""
+
+    vae: UnifiedVae
+
+    def represent(self, x: torch.Tensor) -> torch.Tensor:
+        """The unified representation: μ of both codes, joined, (B, 2d)."""
+        image, _, target, _ = self.vae.encode_both(x)
+        return torch.cat([image, target], dim=1)
+
+    def terms(self, pair: Pair, noise: torch.Generator) -> dict[str, torch.Tensor]:
+        """VAAL's, and that of the classifier on the second code of the labelled."""
+        both = [self.vae.encode_both(x) for x in (pair.labeled, pair.unlabeled)]
+        images = [self._decoded(x, *codes[:2], noise) for x, codes in zip((pair.labeled, pair.unlabeled), both, strict=True)]
+        logits = [self.discriminator(torch.cat([codes[0], codes[2]], dim=1)) for codes in both]
+        _, _, mu, log_var = both[0]
+        learned = self.vae.classifier(drawn(mu, log_var, noise))
+        return {
+            "representation": representation_loss(*images, beta=self.weights.beta),
+            "target": self.weights.target * classifier_loss(learned, pair.targets, mu, log_var, self.weights.target_beta),
+            "adversarial": self.weights.adversary * adversarial_loss(*logits),
+        }
+
+    def discriminator_loss(self, labeled: torch.Tensor, unlabeled: torch.Tensor, pair: Pair) -> torch.Tensor:
+        return relabeled_loss(labeled, unlabeled, pair.uncertainty)
+
+
+def drawn(mu: torch.Tensor, log_var: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """(B, d) a sample of the code; the noise is made on the CPU, the same on every device."""
+    return sample_code(mu, log_var, torch.randn(mu.shape, generator=generator).to(mu.device))
+
+
+def relabeled_loss(labeled: torch.Tensor, unlabeled: torch.Tensor, uncertainty: torch.Tensor) -> torch.Tensor:
+    """SRAAL's loss of the discriminator: −E log D(z_L), and the cross-entropy of an unlabelled sample's D to its state 1 − uncertainty.
+
+    All uncertain, it is VAAL's; a sample of which the task model is certain counts as labelled. The paper's own form takes the logarithm
+    of the difference between uncertainty and D, which is none where D is the larger; the cross-entropy, whose optimum is D = 1 −
+    uncertainty, is ours.
+
+    Args:
+        labeled: (B,) logits.
+        unlabeled: (B,) logits.
+        uncertainty: (B,), 0 to 1, of the unlabelled.
+    """
+    states = F.binary_cross_entropy_with_logits(unlabeled, 1 - uncertainty, reduction="none")
+    return pool_mean(F.softplus(-labeled)) + pool_mean(states)
+
+
+def online_uncertainty(probs: np.ndarray) -> np.ndarray:
+    """(U,) SRAAL's online uncertainty indicator: 1 − MINVAR(V) / Var(V) · max(V) of each vector V of class probabilities.
+
+    Var is the variance of the C probabilities about their mean 1/C; MINVAR the least that a vector with the same maximum m can have, all
+    others being equal: ((m − 1/C)² + (C − 1) ((1 − m)/(C − 1) − 1/C)²) / C. A certain prediction gives 0. A uniform one, where both
+    variances are 0, gives 1 (ours: nothing is known).
+
+    Args:
+        probs: (U, C), C ≥ 2; rows add up to 1.
+
+    Raises:
+        ValueError: another shape, or fewer than two classes.
+    """
+    if probs.ndim != 2 or probs.shape[1] < 2:
+        raise ValueError(f"probs: expected (samples, classes) with at least 2 classes, got {probs.shape}")
+    probs = probs.astype(np.float64)
+    count, largest = probs.shape[1], probs.max(axis=1)
+    variance = ((probs - 1 / count) ** 2).mean(axis=1)
+    others = (1 - largest) / (count - 1)
+    least = ((largest - 1 / count) ** 2 + (count - 1) * (others - 1 / count) ** 2) / count
+    uniform = largest - 1 / count <= _UNIFORM
+    ratio = np.where(uniform, 0.0, least / np.where(uniform, 1.0, variance))
+    return np.clip(1 - ratio * largest, 0, 1)
+
+
+def labeled_order(labeled: np.ndarray, batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
+    """(batches · min(batch_size, L),) of `labeled` (L,), one permutation after the other, so that all come equally often."""
+    length = batches * min(batch_size, len(labeled))
+    return np.concatenate([rng.permutation(labeled) for _ in range(math.ceil(length / len(labeled)))])[:length]
+
+
+def fit(
+    pair: VaalPair,
+    labeled: torch.Tensor,
+    unlabeled: torch.Tensor,
+    *,
+    epochs: int,
+    batch_size: int,
+    vae_steps: int,
+    rng: np.random.Generator,
+    targets: torch.Tensor | None = None,
+    uncertainty: torch.Tensor | None = None,
+) -> VaalPair:
+    """Train on arrays of images. The acquisitions do the same step by step on batches that they load.
+
+    Args:
+        pair: the networks; trained in place.
+        labeled: (L, channels, height, width), L ≥ 1.
+        unlabeled: (U, channels, height, width), U ≥ 1.
+        epochs: passes over the unlabelled.
+        batch_size: of each pool; of the labelled at most L.
+        vae_steps: the discriminator learns after so many batches of the autoencoder.
+        rng: of orders and noise.
+        targets: (L,) classes, for SRAAL.
+        uncertainty: (U,) for SRAAL.
+    """
+    for _ in range(epochs):
+        order = rng.permutation(len(unlabeled))
+        batches = math.ceil(len(order) / batch_size)
+        rows = labeled_order(np.arange(len(labeled)), batches, batch_size, rng)
+        noise = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        for number, (one, other) in enumerate(zip(np.split(rows, batches), _chunks(order, batch_size), strict=True)):
+            batch = Pair(labeled[one], unlabeled[other], _rows(targets, one), _rows(uncertainty, other))
+            pair.train_vae(batch, noise)
+            if discriminator_learns(number, batches, vae_steps):
+                pair.train_discriminator(batch)
+    return pair
+
+
+def discriminator_learns(number: int, batches: int, vae_steps: int) -> bool:
+    """Whether it does after batch `number` of an epoch: after every `vae_steps`-th, and after the last."""
+    return (number + 1) % vae_steps == 0 or number + 1 == batches
+
+
+def _rows(values: torch.Tensor | None, idx: np.ndarray) -> torch.Tensor | None:
+    return None if values is None else values[idx]
+
+
+def _chunks(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (order[start : start + size] for start in range(0, len(order), size))

@@ -1,0 +1,252 @@
+"""VAAL and SRAAL as acquisitions. The arithmetic is in `adversaries`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from usb_active.plugins.assal import adversaries
+from usb_active.plugins.assal.adversaries import Pair, SraalPair, VaalPair, Weights
+from usb_active.plugins.assal.networks import Discriminator, UnifiedVae, Vae
+
+from usb_active import Acquisition, EpochTraining, PluginConfig, PoolView, UsageError, generator, top_k
+from usb_active.errors import name_some
+from usb_active.randomness import position_seed, seeded_globals
+
+logger = logging.getLogger("usb_active")
+
+# Of the discriminator's balanced accuracy, ½ being chance; and of the standard deviation of SRAAL's states.
+_CHANCE, _SAME_STATE = 0.55, 0.01
+
+
+class VaalConfig(PluginConfig):
+    """Keys of `vaal`; the defaults are VAAL's for CIFAR but for `width`, which belongs to our network.
+
+    Attributes:
+        epochs: passes over the unlabelled pool.
+        batch_size: of each pool; of the labelled at most as many as there are.
+        lr: of both Adams.
+        latent: length of the code.
+        width: channels of the autoencoder at the image's own size; they double with every halving of it.
+        beta: the KL's weight.
+        adversary: the weight of the autoencoder's adversarial term.
+        vae_steps: updates of the autoencoder for one of the discriminator.
+        hidden: units of each of the discriminator's two hidden layers.
+    """
+
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(128, ge=1)
+    lr: float = Field(5e-4, gt=0, allow_inf_nan=False)
+    latent: int = Field(32, ge=1, le=65536)
+    width: int = Field(32, ge=1, le=4096)
+    beta: float = Field(1.0, ge=0, allow_inf_nan=False)
+    adversary: float = Field(1.0, ge=0, allow_inf_nan=False)
+    vae_steps: int = Field(2, ge=1)
+    hidden: int = Field(512, ge=1, le=65536)
+
+
+class SraalConfig(VaalConfig):
+    """Keys of `sraal`: those of `vaal`, and the classifier's.
+
+    Attributes:
+        target: weight of the classifier's term.
+        target_beta: weight of the KL of the code that the classifier sees. With 1 the best code is the empty one (see
+            `functional.classifier_loss`).
+    """
+
+    target: float = Field(1.0, ge=0, allow_inf_nan=False)
+    target_beta: float = Field(0.01, ge=0, allow_inf_nan=False)
+
+
+class Vaal(Acquisition):
+    """VAAL (Sinha et al. 2019): the candidates that a discriminator takes least for labelled, by the code of a variational autoencoder.
+
+    In every `select` a β-VAE learns to reconstruct both pools, and to have both taken for labelled; the discriminator, with an optimizer of
+    its own, learns to tell them apart by μ. It does not look at the task model, nor at labels, but it needs labelled samples.
+
+    Trained inside `select`, not beside the task model by `extra_loss`: it shares nothing with the task model, so that it would change that
+    training's batches for no gain, and each algorithm's views with it. In VAAL too it is a network apart. A killed `select` resumes after
+    the last whole epoch of its training, and ends with the same picks.
+
+    Ours: our convolutional networks with group norm; images as the data set's eval view has them; the likelihood is Gaussian with unit
+    variance, summed over pixels (VAAL's code averages, so that its `adversary` of 1 weighs more); a new training in every cycle; unlabelled
+    samples that cannot be queried are learned from too; ties are broken at random.
+    """
+
+    Config: ClassVar[type[VaalConfig]] = VaalConfig
+
+    def select(self, view: PoolView, budget: int) -> np.ndarray:
+        if not len(view.labeled):
+            raise UsageError(f"acquisition '{self.name}': no sample is labelled, and it tells labelled from unlabelled ones; "
+                             "begin with another acquisition in `initial`, such as random or coreset")  # fmt: skip
+        training = self._training(view)
+        training.train(view.scratch)
+        logits = training.scores(view.candidates)
+        picks = top_k(-logits, view.candidates, budget, view.rng)
+        self._tell(view, training.log[-1], logits, np.isin(view.candidates, picks))
+        return picks
+
+    def _training(self, view: PoolView) -> SamplerTraining:
+        return SamplerTraining(self.name, self.config, view)
+
+    def _tell(self, view: PoolView, line: Mapping[str, Any], logits: np.ndarray, picked: np.ndarray) -> None:
+        states = 0.5 * (1 + np.tanh(0.5 * logits))
+        logged = {
+            "balanced_accuracy": line["balanced_accuracy"], "discriminator_loss": line["discriminator"],
+            "labeled_probability": states.mean(), "labeled_probability_of_picks": states[picked].mean(),
+        }  # fmt: skip
+        for name, value in logged.items():
+            view.log(f"{self.name}/{name}", value)
+        if problem := self._at_chance(line["balanced_accuracy"], states):
+            logger.warning(
+                f"acquisition '{self.name}': {problem}, so that picks are nearly random; "
+                f"try a smaller adversary than {self.config.adversary:g}, or more epochs than {self.config.epochs}"
+            )
+
+    def _at_chance(self, accuracy: float, states: np.ndarray) -> str:
+        """What is wrong with the discriminator; "" if nothing."""
+        if accuracy > _CHANCE:
+            return ""
+        return f"the discriminator tells labelled from unlabelled samples little better than by chance (balanced accuracy {accuracy:.2f})"
+
+
+class Sraal(Vaal):
+    """SRAAL (Zhang et al. 2020): VAAL's sampler, which also knows labels and how uncertain the task model is. The lowest states are picked.
+
+    Unified representation: two codes on one encoder, one that the image is reconstructed from, one that a classifier of the labelled
+    samples learns; the discriminator sees the means of both. State relabelling: an unlabelled sample's target is 1 less the uncertainty of
+    the task model's prediction (`adversaries.online_uncertainty`), a labelled one's is 1.
+
+    Ours: the task model of the cycle is trained by the run's own algorithm, apart from the representation, and its predictions (EMA
+    weights) do not change during `select`; the discriminator's loss is a cross-entropy (`adversaries.relabeled_loss`); the KL of the
+    classifier's code weighs `target_beta`; and what is ours in `vaal`. The paper's k-center start is `initial: {name: coreset, …}`.
+    """
+
+    Config: ClassVar[type[VaalConfig]] = SraalConfig
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"probs"})
+
+    def _training(self, view: PoolView) -> SamplerTraining:
+        return SraalTraining(self.name, self.config, view)
+
+    def _at_chance(self, accuracy: float, states: np.ndarray) -> str:
+        # Balanced accuracy says little here: samples that the task model is certain of are to count as labelled.
+        if len(states) < 2 or states.std() > _SAME_STATE:
+            return ""
+        return f"the discriminator gives all candidates the same state (standard deviation {states.std():.4f})"
+
+
+class SamplerTraining(EpochTraining):
+    """VAAL's training: a pass over the unlabelled pool is an epoch.
+
+    Args:
+        name: the acquisition's.
+        config: its keys.
+        view: the pool.
+    """
+
+    part_of = "acquisition"
+
+    def __init__(self, name: str, config: PluginConfig, view: PoolView):
+        seed, self.view = int(view.rng.integers(2**31)), view.of_images()
+        # Made on the CPU: the same on every device.
+        with seeded_globals(seed, name, "networks"):
+            self.pair = self.make_pair(config, Weights(**{key: value for key, value in config.model_dump().items() if key in _WEIGHTS}))
+        super().__init__(name, config, self.pair.vae, view.dataset, seed, view.device, labelled=len(view.labeled))
+        self.optimizer = self.pair.optimizer
+
+    def make_pair(self, config: Any, weights: Weights) -> VaalPair:
+        """The networks on the device."""
+        data, device = self.view.dataset, self.view.device
+        vae = Vae(data.img_size, data.in_channels, config.latent, config.width)
+        return VaalPair(vae.to(device), Discriminator(config.latent, config.hidden).to(device), config.lr, weights)
+
+    def make_batch(self, labeled: Mapping[str, Any], unlabeled: Mapping[str, Any]) -> Pair:
+        """A pair of what the loaders gave."""
+        return Pair(self._images(labeled), self._images(unlabeled))
+
+    def _images(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        x = batch["x"][0]
+        bad = ~torch.isfinite(x).flatten(1).all(dim=1)
+        if bad.any():
+            raise UsageError(f"{self.who}: images are not finite for samples {name_some(batch['idx'][bad].tolist())}")
+        return x.to(self.device)
+
+    def _pairs(self, batches: int) -> Iterator[Pair]:
+        view, size = self.view, self.config.batch_size
+        orders = [generator(self.seed, *self.position, pool) for pool in ("labelled", "unlabelled")]
+        labeled = adversaries.labeled_order(view.labeled, batches, size, orders[0])
+        unlabeled = orders[1].permutation(view.unlabeled)
+        loaders = [
+            view.loader(idx, "eval", batch_size, epoch=self.epoch)
+            for idx, batch_size in ((labeled, min(size, len(view.labeled))), (unlabeled, size))
+        ]
+        for both in zip(*loaders, strict=True):
+            yield self.make_batch(*both)
+
+    def train_epoch(self) -> dict[str, Any]:
+        batches = math.ceil(len(self.view.unlabeled) / self.config.batch_size)
+        totals: dict[str, list[float]] = {}
+        for number, batch in enumerate(self._pairs(batches)):
+            noise = torch.Generator().manual_seed(position_seed(self.seed, *self.position, "noise", number))
+            terms = self.pair.train_vae(batch, noise)
+            if adversaries.discriminator_learns(number, batches, self.config.vae_steps):
+                terms |= self.pair.train_discriminator(batch)
+            for name, value in zip(terms, torch.stack(list(terms.values())).tolist(), strict=True):
+                totals.setdefault(name, []).append(self._finite_term(name, value, number))
+        line = {name: float(np.mean(values)) for name, values in totals.items()}
+        return {"loss": sum(value for name, value in line.items() if name not in ("discriminator", "balanced_accuracy")), **line}
+
+    def _finite_term(self, name: str, value: float, number: int) -> float:
+        if not math.isfinite(value):
+            kept = f"the last whole epoch is in {self.view.scratch / f'{self.name}.pth'}" if self.epoch else "no epoch was complete"
+            raise UsageError(
+                f"{self.who}: the term '{name}' is {value} in step {number + 1} of epoch {self.epoch + 1}; a smaller lr than "
+                f"{self.config.lr:g} may help (under another save_name: a run keeps its configuration); {kept}"
+            )
+        return value
+
+    def scores(self, idx: np.ndarray) -> np.ndarray:
+        """(P,) logits of P(labelled) of the samples `idx`."""
+        return np.concatenate([self.pair.score(self._images(batch)).cpu().numpy() for batch in self.view.loader(idx)])
+
+    def own_state(self) -> dict[str, Any]:
+        return {"discriminator": self.pair.discriminator.state_dict(), "its_optimizer": self.pair.discriminator_optimizer.state_dict()}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        self.pair.discriminator.load_state_dict(state["discriminator"])
+        self.pair.discriminator_optimizer.load_state_dict(state["its_optimizer"])
+
+    def report(self, line: Mapping[str, Any]) -> None:
+        where = f"{self.name}: epoch {line['epoch']} of {self.config.epochs}"
+        logger.info(f"{where}: loss {line['loss']:.4f}, balanced accuracy of the discriminator {line['balanced_accuracy']:.2f}")
+
+
+class SraalTraining(SamplerTraining):
+    """SRAAL's: with the labels, and the task model's uncertainty."""
+
+    def __init__(self, name: str, config: PluginConfig, view: PoolView):
+        self._uncertainty = adversaries.online_uncertainty(view.probs).astype(np.float32)
+        self._targets = np.full(len(view), -1, dtype=np.int64)
+        self._targets[view.labeled] = view.labels
+        super().__init__(name, config, view)
+
+    def make_pair(self, config: Any, weights: Weights) -> VaalPair:
+        data, device = self.view.dataset, self.view.device
+        vae = UnifiedVae(self.view.num_classes, data.img_size, data.in_channels, config.latent, config.width)
+        return SraalPair(vae.to(device), Discriminator(2 * config.latent, config.hidden).to(device), config.lr, weights)
+
+    def make_batch(self, labeled: Mapping[str, Any], unlabeled: Mapping[str, Any]) -> Pair:
+        of_labels = torch.from_numpy(self._targets[labeled["idx"].numpy()]).to(self.device)
+        of_task = torch.from_numpy(self._uncertainty[unlabeled["idx"].numpy()]).to(self.device)
+        return Pair(self._images(labeled), self._images(unlabeled), of_labels, of_task)
+
+
+_WEIGHTS = frozenset(Weights.__dataclass_fields__)

@@ -1,0 +1,227 @@
+"""`vaal` and `sraal`: their contracts, what they learn from, what they say, and a `select` that is broken off."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import run_helpers
+import torch
+from usb_active.plugins.assal import adversaries, samplers
+from usb_active.plugins.assal.samplers import SamplerTraining, SraalTraining
+
+from usb_active import PoolView, UsageError
+from usb_active.storage.checkpoint import read_checkpoint
+from usb_active.testing import AcquisitionContract
+from usb_active.testing.pool import World, made_images
+
+SMALL = {"epochs": 2, "batch_size": 32, "latent": 3, "width": 2, "hidden": 8}
+
+
+class OwnSampler(AcquisitionContract):
+    """What holds for both."""
+
+    initial = False
+    # The networks' first weights and the order are drawn.
+    deterministic = False
+    config = SMALL
+
+    def view(self, world, plugin, *, cycle=1, seed=0, role="acquisition"):
+        """Of a run for each seed: a scratch folder keeps the training of one."""
+        source = replace(world.source(seed), run_path=world.folder / f"seed_{seed}")
+        view = PoolView(source, cycle, role, frozenset(plugin.needs), self.source())
+        view.prepare()
+        return view
+
+    def test_another_seed_in_the_same_folder_is_refused(self, world):
+        plugin = self.make(SMALL)
+        for seed in (0, 1):
+            view = PoolView(world.source(seed), 1, "acquisition", frozenset(plugin.needs), self.source())
+            if seed == 0:
+                plugin.select(view, 7)
+        with pytest.raises(UsageError, match=f"acquisition '{self.name}': .*{self.name}.pth was begun with seed: "):
+            plugin.select(view, 7)
+
+    def test_before_any_label_it_says_what_to_begin_with(self, tmp_path):
+        world = World(tmp_path, fresh=True)
+        view = world.view(set(), cycle=0, role="initial")
+        with pytest.raises(UsageError, match=f"'{self.name}': no sample is labelled, .*; begin with another acquisition in `initial`"):
+            self.make(SMALL).select(view, 6)
+
+    def test_broken_off_it_goes_on_and_picks_the_same(self, world, tmp_path, monkeypatch):
+        keys = {**SMALL, "epochs": 4}
+        whole = World(tmp_path / "whole")
+        expected = self.pick(whole, 9, self.make(keys))
+        train, epochs = SamplerTraining.train_epoch, []
+
+        def breaking(training):
+            epochs.append(training.epoch)
+            if len(epochs) == 3:
+                raise KeyboardInterrupt
+            return train(training)
+
+        monkeypatch.setattr(SamplerTraining, "train_epoch", breaking)
+        with pytest.raises(KeyboardInterrupt):
+            self.pick(world, 9, self.make(keys))
+        assert self.pick(world, 9, self.make(keys)).tolist() == expected.tolist()
+        # The third is trained again, the first two are not; and all is as if nothing had happened.
+        assert epochs == [0, 1, 2, 2, 3]
+        ends = [read_checkpoint(next(one.folder.rglob(f"{self.name}.pth"))) for one in (world, whole)]
+        for part in ("net", "discriminator"):
+            assert all(torch.equal(value, ends[1][part][name]) for name, value in ends[0][part].items())
+        for part in ("optimizer", "its_optimizer"):
+            assert ends[0][part]["state"].keys() == ends[1][part]["state"].keys() and ends[0][part]["state"]
+            for number, state in ends[0][part]["state"].items():
+                assert torch.equal(state["exp_avg"], ends[1][part]["state"][number]["exp_avg"])
+        assert [line["epoch"] for line in ends[0]["log"]] == [1, 2, 3, 4]
+
+    def test_the_lowest_states_are_picked(self, world, tmp_path):
+        plugin = self.plugin(world)
+        view = self.view(world, plugin)
+        training = plugin._training(view)
+        training.train(view.scratch)
+        logits = training.scores(view.candidates)
+        expected = view.candidates[np.argsort(logits)[:9]]
+        assert self.pick(World(tmp_path / "again"), 9).tolist() == expected.tolist()
+
+    def test_the_sampler_is_told_of(self, world):
+        plugin = self.plugin(world)
+        view = self.view(world, plugin)
+        plugin.select(view, 7)
+        found = {name.partition("/")[2]: value for name, value in view._source.metrics.items()}
+        assert set(found) == {"balanced_accuracy", "discriminator_loss", "labeled_probability", "labeled_probability_of_picks"}
+        assert 0 <= found["balanced_accuracy"] <= 1 and found["labeled_probability_of_picks"] < found["labeled_probability"]
+
+    def test_images_that_are_not_finite_are_named(self, tmp_path):
+        images = made_images()
+        images[4, 2, 2] = np.nan
+        world = World(tmp_path, images)
+        plugin = self.make(SMALL)
+        with pytest.raises(UsageError, match="not finite for samples.* 4"):
+            plugin.select(self.view(world, plugin), 7)
+
+    def test_a_term_that_is_not_finite_is_named_with_its_step(self, world, monkeypatch):
+        train = adversaries.VaalPair.train_vae
+        steps = []
+
+        def failing(pair, batch, noise):
+            steps.append(batch)
+            terms = train(pair, batch, noise)
+            return {**terms, "adversarial": terms["adversarial"] * float("nan")} if len(steps) == 4 else terms
+
+        monkeypatch.setattr(adversaries.VaalPair, "train_vae", failing)
+        # 54 unlabelled in batches of 32: two steps an epoch.
+        with pytest.raises(UsageError) as caught:
+            self.pick(world, 7)
+        text = str(caught.value)
+        assert "\n" not in text and f"acquisition '{self.name}': the term 'adversarial' is nan in step 2 of epoch 2; a smaller lr" in text
+        assert f"the last whole epoch is in {world.folder}" in text and text.endswith(f"{self.name}.pth")
+
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            {"epochs": 0}, {"batch_size": 0}, {"lr": 0}, {"lr": float("inf")}, {"latent": 0}, {"latent": 1.5}, {"width": 0}, {"beta": -1},
+            {"beta": float("nan")}, {"adversary": -0.1}, {"vae_steps": 0}, {"hidden": 0}, {"steps": 5},
+        ],
+    )  # fmt: skip
+    def test_keys_out_of_their_range_are_refused(self, keys):
+        with pytest.raises(UsageError, match=next(iter(keys))):
+            self.make(keys)
+
+
+class TestVaal(OwnSampler):
+    name = "vaal"
+
+    def test_neither_labels_nor_the_task_model_matter(self, world, tmp_path):
+        other = World(tmp_path / "other")
+        with torch.no_grad():
+            other.net.classifier.weight.mul_(-1)
+        labeled = other.pool.labeled
+        other.pool.labels[labeled] = (other.pool.labels[labeled] + 1) % 3
+        assert self.pick(other, 7).tolist() == self.pick(world, 7).tolist()
+
+    @pytest.mark.parametrize(("accuracy", "warned"), [(0.5, True), (0.54, True), (0.56, False), (0.9, False)])
+    def test_at_chance_it_warns_and_says_what_to_change(self, world, caplog, monkeypatch, accuracy, warned):
+        monkeypatch.setattr(adversaries, "balanced_accuracy", lambda *logits: torch.tensor(accuracy))
+        with caplog.at_level(logging.WARNING, "usb_active"):
+            self.pick(world, 7)
+        found = [record.getMessage() for record in caplog.records]
+        assert len(found) == warned
+        if warned:
+            assert "'vaal': the discriminator tells labelled from unlabelled samples little better than by chance" in found[0]
+            assert "try a smaller adversary than 1, or more epochs than 2" in found[0]
+
+    def test_what_it_learns_from(self, world):
+        plugin = self.plugin(world)
+        view = self.view(world, plugin)
+        training = plugin._training(view)
+        seen = []
+
+        def watched(*both):
+            seen.append([batch["idx"].tolist() for batch in both])
+            return SamplerTraining.make_batch(training, *both)
+
+        training.make_batch = watched
+        training.train_epoch()
+        labeled, unlabeled = zip(*seen, strict=True)
+        # Each unlabelled sample once; batches of the labelled are of all six, as fewer than 32 are there.
+        assert sorted(sum(unlabeled, [])) == view.unlabeled.tolist() and [len(rows) for rows in unlabeled] == [32, 22]
+        assert [sorted(rows) for rows in labeled] == [view.labeled.tolist()] * 2
+
+
+class TestSraal(OwnSampler):
+    name = "sraal"
+
+    @pytest.mark.parametrize("keys", [{"target": -1}, {"target_beta": float("inf")}])
+    def test_keys_of_the_classifier_are_checked(self, keys):
+        with pytest.raises(UsageError, match=next(iter(keys))):
+            self.make(keys)
+
+    def test_batches_have_their_labels_and_uncertainty(self, world):
+        plugin = self.plugin(world)
+        view = self.view(world, plugin)
+        training = SraalTraining("sraal", plugin.config, view)
+        one, other = ({"idx": torch.from_numpy(np.array(idx)), "x": torch.zeros(1, len(idx), 1, 8, 8)} for idx in ([40, 0, 11], [5, 3]))
+        pair = training.make_batch(one, other)
+        assert pair.targets.tolist() == [2, 0, 0]
+        assert pair.uncertainty.tolist() == pytest.approx(adversaries.online_uncertainty(view.probs)[[5, 3]])
+
+    def test_the_same_states_for_all_are_warned_of(self, world, caplog, monkeypatch):
+        monkeypatch.setattr(samplers, "_SAME_STATE", 2.0)
+        with caplog.at_level(logging.WARNING, "usb_active"):
+            self.pick(world, 7)
+        (record,) = caplog.records
+        assert "'sraal': the discriminator gives all candidates the same state" in record.getMessage()
+
+
+# ------------------------------------------------------------------------------------------------- in a run
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "usb"),
+    [
+        ("vaal", {"algorithm": "supervised"}),
+        ("sraal", {}),
+        # The network sees vectors, and the autoencoder images.
+        ("vaal", {"algorithm": "supervised", "active": {"train_on": "features", "features": "pixels"}, "net": "linear"}),
+    ],
+)
+def test_in_a_run(tmp_path, name, usb):
+    active = {"acquisition": {"name": name, **SMALL, "batch_size": 256}, **usb.get("active", {})}
+    rest = {key: value for key, value in usb.items() if key != "active"}
+    algorithm = run_helpers.train(run_helpers.settings(tmp_path, active=active, **rest))
+    assert len(algorithm.session.run_dir.query(1).idx) == 10
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert any(f"{name}/balanced_accuracy" in line.get("log", {}) for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("active", "said"), [({"budget": 5000}, "budget"), ({"initial": {"name": "vaal", "size": 20}}, "no sample is labelled")]
+)
+def test_what_cannot_be_asked_for_is_one_line(tmp_path, active, said):
+    with pytest.raises(UsageError, match=said) as caught:
+        run_helpers.train(run_helpers.settings(tmp_path, active={"acquisition": {"name": "vaal", **SMALL}, **active}))
+    assert "\n" not in str(caught.value)
