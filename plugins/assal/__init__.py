@@ -11,5 +11,6 @@ PLUGINS = [
     Declaration("acquisition", "vaal", f"{_MODULE}.samplers:Vaal", "least like the labelled, by a sampler of its own (Sinha et al. 2019)"),
     Declaration("acquisition", "sraal", f"{_MODULE}.samplers:Sraal", "the same, relabelled by uncertainty (Zhang et al. 2020)"),
     Declaration("algorithm", "assal", f"{_MODULE}.algorithm:Assal", "autoencoder, classifier on its code and sampler (ASSAL)"),
+    Declaration("analysis", "assal", f"{_MODULE}.analysis:AutoencoderAnalysis", "what autoencoder and sampler have learned (ASSAL)"),
     Declaration("network", "assal_vae", f"{_MODULE}.networks:AssalVae", "an autoencoder with a classifier on its code (ASSAL)"),
 ]

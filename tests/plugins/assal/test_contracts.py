@@ -11,7 +11,7 @@ from usb_active.plugins.assal.networks import Discriminator
 
 from usb_active import PoolView, UsageError
 from usb_active.pool.view import Registered
-from usb_active.testing import AcquisitionContract, AlgorithmContract
+from usb_active.testing import AcquisitionContract, AlgorithmContract, AnalysisContract
 
 KEYS = {"net": {"name": "assal_vae", "latent": 4, "width": 4}, "include_lb_to_ulb": False, "optim": "AdamW", "lr": 0.002}
 
@@ -26,6 +26,13 @@ class TestAssal(AlgorithmContract):
 class TestAssalOfPseudoLabels(AlgorithmContract):
     name = "assal"
     config = {**KEYS, "assal_sampler_width": 16, "assal_target": "pseudo_label", "assal_threshold": 0.2}
+
+
+@pytest.mark.slow
+class TestAutoencoderAnalysis(AnalysisContract):
+    name = "assal"
+    config = {"images": 3, "samples": 4, "steps": 2}
+    usb = {"algorithm": "assal", **KEYS, "uratio": 1, "assal_sampler_width": 16}
 
 
 class TestAssalSampling(AcquisitionContract):
