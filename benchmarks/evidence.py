@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 Place = TypeVar("Place", bound=Hashable)
 
+# The cheap classifiers of a run's baselines that tables show, and how pages call them.
+CHEAP = {"nearest": "1-NN", "logistic": "logistic regression", "spreading": "label spreading"}
+
 
 def table_parser(doc: str | None, study: str) -> argparse.ArgumentParser:
     """What the command of every table of a study understands."""
@@ -111,6 +114,12 @@ def with_baselines(cell: Cell) -> tuple[RunRecord, dict[int, dict]]:
     if notes:
         raise SystemExit("\n".join(notes))
     return run, entries
+
+
+def cheap(cell: Cell) -> dict[str, dict[int, float]]:
+    """Classifier of `CHEAP` → number of labels → accuracy in percent on the labels of a run."""
+    run, entries = with_baselines(cell)
+    return {name: {line["num_labels"]: 100 * entries[line["cycle"]]["accuracies"][name] for line in run.metrics} for name in CHEAP}
 
 
 def pixels() -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -23,16 +23,17 @@ from typing import Any
 
 import numpy as np
 from evidence import (
+    CHEAP,
     Cell,
     accuracies,
     by_place,
+    cheap,
     finished_cells,
     paired,
     pool_of,
     put,
     rule_name,
     table_parser,
-    with_baselines,
     with_interval,
 )
 from numpy.typing import NDArray
@@ -53,7 +54,6 @@ PARTS: dict[str, dict[str, Any]] = {
 # Shares of virtual labels that are right, in percent: the bounds of the second table's rows.
 BOUNDS = (0, 80, 90, 95, 100)
 RIGHT = "revival/virtual_label_accuracy"
-CHEAP = {"nearest": "1-NN", "logistic": "logistic regression", "spreading": "label spreading"}
 
 
 def place_name(cell: Cell) -> str:
@@ -98,12 +98,6 @@ def graph_accuracy(cells: Iterable[Cell]) -> str:
         return "–"
     found = [load_artifact(path.with_suffix("")) for path in newest]
     return with_interval(100 * int(graph["agreeing"]) / int(graph["edges"]) for graph in found)
-
-
-def cheap(cell: Cell) -> dict[str, dict[int, float]]:
-    """Classifier → number of labels → accuracy in percent on the labels of a run."""
-    run, entries = with_baselines(cell)
-    return {name: {line["num_labels"]: 100 * entries[line["cycle"]]["accuracies"][name] for line in run.metrics} for name in CHEAP}
 
 
 def rule_table(places: Mapping[str, Mapping[int, Cell]], images: NDArray, targets: NDArray) -> str:

@@ -211,6 +211,62 @@ def test_rounds_are_grouped_by_how_many_virtual_labels_were_right(benchmarks, tm
     assert [row_of(text, name) for name in ("0 to 80 %", "80 to 90 %", "95 to 100 %")] == [["-2.0 ± 0.0 (3)"], ["–"], ["+2.0 ± 1.1 (6)"]]
 
 
+# ------------------------------------------------------------------------------------------------- ASSAL
+
+
+def assal_cells(tmp_path: Path, **changes) -> list[Cell]:
+    matrix = {"active.acquisition": ["random", "margin", {"name": "vaal", "epochs": 30, "latent": 16, "width": 16}, "assal"]}
+    matrix |= {"active.pretrain": [None], "assal_target": ["rotation"]}
+    return read_study(write(tmp_path, "assal", matrix=matrix, seeds=3, **changes)).cells
+
+
+def leave_log(cell: Cell, accuracy: float, logs: list[dict[str, float]]) -> None:
+    with RunDir.open(cell.run_path, cell.config.stored()) as run:
+        for cycle, log in enumerate(logs):
+            value = accuracy / 100 if cycle else 0.4
+            line = {"cycle": cycle, "num_labels": 20 + 10 * cycle, "evaluated_on": "test", "accuracy": value, "log": log}
+            run.append_metrics(line)
+
+
+def test_rules_of_assal_are_measured_by_random_of_their_own_start_and_by_their_sampler(benchmarks, tmp_path, monkeypatch):
+    made = benchmarks("assal_table")
+    monkeypatch.setattr(made, "cheap", lambda cell: dict.fromkeys(made.CHEAP, {20 + 10 * cycle: 30.0 + cell.seed for cycle in range(5)}))
+    more = [{"active.acquisition": rule, "assal_target": "pseudo_label"} for rule in ("random", "assal")]
+    cells = assal_cells(tmp_path, include=more)
+    gains = {"random": 0, "margin": 5, "vaal": 1, "assal": 2, "random, h_U pseudo_label": 20, "assal, h_U pseudo_label": 17}
+    for cell in cells:
+        gain = gains[made.place_name(cell)]
+        trained = {"assal/sampler_accuracy": 0.6 + 0.01 * cell.seed}
+        chosen = {"vaal/balanced_accuracy": 0.9} if cell.config.active.acquisition.name == "vaal" else {}
+        leave_log(cell, 50 + 10 * cell.seed + gain + (gain > 0) * cell.seed, [trained, *[trained | chosen] * 4])
+    text = made.rule_table(benchmarks("evidence").by_place(cells, made.place_name))
+    assert first_columns(text) == [["rule", *gains, *made.CHEAP.values()]]
+    # Random 50, 60, 70; deviation 10, times 4.303 / √3.
+    assert row_of(text, "random") == ["40.0 ± 0.0", *["60.0 ± 24.8"] * 4, "", "", "(61.0 ± 2.5)", "3"]
+    # 5, 6 and 7 above.
+    assert row_of(text, "margin")[-4:] == ["+6.0 ± 2.5", "+6.0 ± 2.5", "(61.0 ± 2.5)", "3"]
+    assert row_of(text, "vaal")[-2:] == ["90.0 ± 0.0", "3"] and row_of(text, "assal")[-2:] == ["61.0 ± 2.5", "3"]
+    # Against random labels with the same target: 17 − 20.
+    assert [cell.replace("\\", "") for cell in row_of(text, "assal, h_U pseudo_label")[-4:-2]] == ["-3.0 ± 0.0"] * 2
+    assert row_of(text, "1-NN")[:2] == ["31.0 ± 2.5"] * 2
+
+
+def test_rows_of_assal_say_what_is_not_as_usual(benchmarks):
+    cells = read_study("assal").cells
+    rows = [benchmarks("assal_table").place_name(cell) for cell in cells if cell.seed == 0]
+    assert rows == ["random", "margin", "coreset", "badge", "vaal", "sraal", "assal", "assal, h_U pseudo_label"]
+    assert [benchmarks("assal_table").place_name(cell) for cell in read_study("assal_supervised").cells if cell.seed == 0] == rows[:6]
+
+
+def test_both_studies_of_assal_ask_for_the_same_labels():
+    blocks = {}
+    for name in ("assal", "assal_supervised"):
+        for cell in read_study(name).cells:
+            active = cell.config.active
+            blocks.setdefault((active.initial.name, active.initial.size, active.cycles, active.budget), set()).add(name)
+    assert list(blocks.values()) == [{"assal", "assal_supervised"}]
+
+
 def test_the_rows_of_docs_revival(benchmarks):
     rows = [benchmarks("revival_table").place_name(cell) for cell in read_study("revival").cells if cell.seed == 0]
     cheap = list(benchmarks("revival_table").CHEAP.values())

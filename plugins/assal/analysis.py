@@ -1,7 +1,7 @@
 """What an autoencoder has learned, cycle by cycle, as an analysis.
 
-What it looks at is in `analysis_looks`, how that is shown in `analysis_page`. A report makes one too, and nothing here imports torch before a
-training is watched.
+What it looks at is in `analysis_looks`, how that is shown in `analysis_page`. A report makes one too, and nothing here imports torch before
+a training is watched.
 """
 
 from __future__ import annotations

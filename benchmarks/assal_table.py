@@ -1,0 +1,96 @@
+"""The tables of docs/assal.md, from the finished cells of the studies `assal` and `assal_supervised`.
+
+    usb-active sweep assal --jobs 2
+    python benchmarks/assal_table.py
+    usb-active sweep assal_supervised --jobs 2
+    python benchmarks/assal_table.py assal_supervised
+
+Beside the accuracies: the differences from random labels under the same start (where the study has those, else under the usual one), seed by
+seed, of the last training and of the mean over the trainings after the first; and the balanced accuracy of the sampler that the rule
+chose by, the mean over the rounds (50 % is chance). Rules without a sampler have that of ASSAL's trainer, which they did not choose by, in
+brackets. The last rows are cheap classifiers on the labels that `random` had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from evidence import CHEAP, Cell, accuracies, by_place, cheap, finished_cells, paired, put, rule_name, table_parser, with_interval
+
+from usb_active.report.tables import table
+from usb_active.storage.run_dir import RunDir
+
+# The keys of `vaal` and `sraal` that are for digits' small pool; both have them, so no row says so.
+PARTS: dict[str, dict[str, Any]] = {"": {"epochs": 30, "latent": 16, "width": 16}}
+# What a row is unless it says otherwise, and how it says so.
+STARTS = {"active.pretrain": "pretrained by", "active.initial": "first labels by", "assal_target": "h_U"}
+USUAL = (None, "balanced", "rotation")
+
+
+def place_name(cell: Cell) -> str:
+    """How the page calls a cell: its rule, and what of start and target is not as usual."""
+    return ", ".join([rule_name(cell.place["active.acquisition"], PARTS), *_unusual(cell)])
+
+
+def reference_name(cell: Cell) -> str:
+    """The row of random labels that a cell is compared with: that of its own start and target."""
+    return ", ".join(["random", *_unusual(cell)])
+
+
+def _unusual(cell: Cell) -> list[str]:
+    values = [cell.place.get(key) for key in STARTS]
+    names = [value.get("name") if isinstance(value, Mapping) else value for value in values]
+    return [f"{said} {name}" for said, name in zip(STARTS.values(), names, strict=True) if name not in USUAL]
+
+
+def sampler_accuracy(cell: Cell) -> tuple[float | None, bool]:
+    """Balanced accuracy of a run's sampler in percent, mean over the rounds, and whether the rule chose by it; None without one."""
+    logs = [line.get("log") or {} for line in RunDir.read(cell.run_path).metrics()]
+    rule = cell.config.active.acquisition.name
+    for key, its in ((f"{rule}/balanced_accuracy", True), ("assal/sampler_accuracy", rule == "assal")):
+        values = [100 * log[key] for log in logs if key in log]
+        if values:
+            return mean(values), its
+    return None, False
+
+
+def rule_table(places: Mapping[str, Mapping[int, Cell]]) -> str:
+    """A row for each rule, a column for each number of labels, what it is above random, and its sampler; the cheap classifiers last."""
+    curves = {rule: {seed: accuracies(cell) for seed, cell in seeds.items()} for rule, seeds in places.items()}
+    counts = list(next(iter(curves["random"].values())))
+    rows = []
+    for rule, seeds in places.items():
+        other = curves.get(reference_name(next(iter(seeds.values()))), curves["random"])
+        above = ["", ""] if other is curves[rule] else [_above(curves[rule], other, among) for among in (counts[-1:], counts[1:])]
+        scores = [with_interval(curve[count] for curve in curves[rule].values()) for count in counts]
+        rows.append([rule, *scores, *above, _samplers(seeds.values()), str(len(seeds))])
+    simple = [cheap(cell) for cell in places["random"].values()]
+    for name, called in CHEAP.items():
+        rows.append([called, *(with_interval(found[name][count] for found in simple) for count in counts), *[""] * 3, str(len(simple))])
+    after = f"{counts[1]}–{counts[-1]}"
+    about = [f"minus random, {counts[-1]} labels", f"minus random, mean of {after}", "sampler (%)", "seeds"]
+    return table(["rule", *(f"{count} labels" for count in counts), *about], rows)
+
+
+def _above(curves: Mapping[int, Mapping[int, float]], reference: Mapping[int, Mapping[int, float]], counts: Sequence[int]) -> str:
+    """The difference of the means over these numbers of labels, seed by seed."""
+    mine, theirs = ({seed: mean(curve[count] for count in counts) for seed, curve in of.items()} for of in (curves, reference))
+    return with_interval(paired(mine, theirs), sign=True)
+
+
+def _samplers(cells: Iterable[Cell]) -> str:
+    found = [sampler_accuracy(cell) for cell in cells]
+    values = [value for value, _ in found if value is not None]
+    text = with_interval(values)
+    return text if not values or all(its for _, its in found) else f"({text})"
+
+
+def main() -> None:
+    args = table_parser(__doc__, "assal").parse_args()
+    put(rule_table(by_place(finished_cells(args.study, args.overrides), place_name)) + "\n", args.out)
+
+
+if __name__ == "__main__":
+    main()
