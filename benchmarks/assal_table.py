@@ -5,10 +5,10 @@
     usb-active sweep assal_supervised --jobs 2
     python benchmarks/assal_table.py assal_supervised
 
-Beside the accuracies: the differences from random labels under the same start (where the study has those, else under the usual one), seed by
-seed, of the last training and of the mean over the trainings after the first; and the balanced accuracy of the sampler that the rule
-chose by, the mean over the rounds (50 % is chance). Rules without a sampler have that of ASSAL's trainer, which they did not choose by, in
-brackets. The last rows are cheap classifiers on the labels that `random` had.
+Beside the accuracies: the differences from random labels under the same start (where the study has those, else under the usual one),
+seed by seed, of the last training and of the mean over the trainings after the first; and the balanced accuracy of the sampler that the
+rule chose by, the mean over the rounds (50 % is chance). Rules without a sampler have that of ASSAL's trainer, which they did not choose
+by, in brackets. The last rows are cheap classifiers on the labels that `random` had.
 """
 
 from __future__ import annotations
