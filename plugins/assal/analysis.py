@@ -47,8 +47,9 @@ class AutoencoderAnalysis(Analysis):
     def on_interval(self, view: PoolView) -> None:
         from usb_active.plugins.assal.analysis_looks import look
 
-        before = [read_shown(self.folder, cycle) for cycle in self._cycles() if cycle < view.cycle]
-        kept = look(view, self.config, before[-1] if before else None)
+        # Of a run that repeats a cycle, later ones may be there.
+        before = [cycle for cycle in self._cycles() if cycle < view.cycle]
+        kept = look(view, self.config, read_shown(self.folder, before[-1]) if before else None)
         save_artifact(self.folder / _name(view.cycle), {name: np.asarray(value) for name, value in vars(kept).items()})
 
     def _cycles(self) -> list[int]:
