@@ -1,7 +1,8 @@
 """VAAL's and SRAAL's training: an autoencoder, and a discriminator that learns to tell labelled from unlabelled samples by its code.
 
 S. Sinha, S. Ebrahimi, T. Darrell, "Variational Adversarial Active Learning", ICCV 2019. B. Zhang et al., "State-Relabeling Adversarial
-Active Learning", CVPR 2020. The losses that they share with ASSAL are in `functional`.
+Active Learning", CVPR 2020. The losses that they share with ASSAL are in `functional`. What is said here of either is said of the code that
+its authors published (sinhasam/vaal at 67263f3, Beichen1996/SRAAL at 274539c); docs/vaal.md has what could not be checked.
 
 Dimension letters: B batch, L labelled, U unlabelled, C classes, d length of the code.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -35,9 +37,16 @@ _UNIFORM = 1e-6
 class Weights:
     """What the terms of the autoencoder's loss are multiplied by.
 
+    The terms are of a likelihood that is summed over the P numbers of an image, as the bound of a variational autoencoder has it. VAAL's
+    code adds up other terms: squares that are averaged over P, and a KL that is summed over the B samples of a batch, each of weight 1.
+    Multiplied by P/2, which Adam does not see, that is beta = B · P/2 and adversary = P/2 here: 196,608 and 1,536 for CIFAR's batches of
+    128. A KL of that weight leaves the code empty but for what the adversarial term asks for, hence 1 and 1 (ours). SRAAL's code has five
+    times the averaged squares and five times the classifier's cross-entropy, beside a KL that is averaged over the batch: beta =
+    adversary = P/10, target = P/2, target_beta = 1/5.
+
     Attributes:
-        beta: β of the KL, 1 in VAAL.
-        adversary: of the adversarial term, 1 in VAAL.
+        beta: β of the KL.
+        adversary: of the adversarial term, λ2 of VAAL.
         target: of SRAAL's classifier.
         target_beta: of the KL of the code that SRAAL's classifier sees; see `classifier_loss`.
     """
@@ -64,6 +73,15 @@ class Pair:
     targets: torch.Tensor | None = None
     uncertainty: torch.Tensor | None = None
 
+    @cached_property
+    def both(self) -> torch.Tensor:
+        """The images of both pools, labelled first: they go through the networks together, which is faster for a small batch."""
+        return torch.cat([self.labeled, self.unlabeled])
+
+    def parts(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The two pools' shares of what was made of `both`."""
+        return values.split([len(self.labeled), len(self.unlabeled)])
+
 
 class VaalPair:
     """VAAL's two networks, each with an Adam of its own.
@@ -86,18 +104,18 @@ class VaalPair:
 
     def terms(self, pair: Pair, noise: torch.Generator) -> dict[str, torch.Tensor]:
         """The weighted terms of the autoencoder's loss: both pools reconstructed, and both taken for labelled."""
-        labeled, unlabeled = self._coded(pair.labeled, noise), self._coded(pair.unlabeled, noise)
-        adversarial = adversarial_loss(self.discriminator(labeled.mu), self.discriminator(unlabeled.mu))
+        codes = self.vae.encode(pair.both)
+        adversarial = adversarial_loss(*pair.parts(self.discriminator(codes[0])))
         return {
-            "representation": representation_loss(labeled, unlabeled, beta=self.weights.beta),
+            "representation": representation_loss(*self._coded(pair, *codes, noise), beta=self.weights.beta),
             "adversarial": self.weights.adversary * adversarial,
         }
 
-    def _coded(self, x: torch.Tensor, noise: torch.Generator) -> Coded:
-        return self._decoded(x, *self.vae.encode(x), noise)
-
-    def _decoded(self, x: torch.Tensor, mu: torch.Tensor, log_var: torch.Tensor, noise: torch.Generator) -> Coded:
-        return Coded(x, self.vae.decode(drawn(mu, log_var, noise)), mu, log_var)
+    def _coded(self, pair: Pair, mu: torch.Tensor, log_var: torch.Tensor, noise: torch.Generator) -> list[Coded]:
+        """What was made of either pool, of the codes (both, d) of both."""
+        samples = [drawn(*code, noise) for code in zip(pair.parts(mu), pair.parts(log_var), strict=True)]
+        made = self.vae.decode(torch.cat(samples))
+        return [Coded(*values) for values in zip(*(pair.parts(part) for part in (pair.both, made, mu, log_var)), strict=True)]
 
     def discriminator_loss(self, labeled: torch.Tensor, unlabeled: torch.Tensor, pair: Pair) -> torch.Tensor:
         """What the discriminator learns from, of its logits (B,) of each pool: labelled is 1, unlabelled 0."""
@@ -108,15 +126,16 @@ class VaalPair:
         """One step of the autoencoder's optimizer; the discriminator stays as it is. The terms."""
         terms = self.terms(pair, noise)
         self.optimizer.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()
+        # Of the autoencoder's weights alone: those of the discriminator's would be thrown away.
+        torch.stack(list(terms.values())).sum().backward(inputs=list(self.vae.parameters()))
         self.optimizer.step()
         return {name: value.detach() for name, value in terms.items()}
 
     def train_discriminator(self, pair: Pair) -> dict[str, torch.Tensor]:
         """One step of the discriminator's optimizer, on a fresh encoding that does not learn from it. Its loss and balanced accuracy."""
         with torch.no_grad():
-            codes = [self.represent(x) for x in (pair.labeled, pair.unlabeled)]
-        logits = [self.discriminator(code) for code in codes]
+            codes = self.represent(pair.both)
+        logits = pair.parts(self.discriminator(codes))
         loss = self.discriminator_loss(*logits, pair)
         # Also away with what the autoencoder's adversarial term has left.
         self.discriminator_optimizer.zero_grad()
@@ -131,7 +150,12 @@ class VaalPair:
 
 
 class SraalPair(VaalPair):
-    """SRAAL: the code also learns the labels, and the discriminator's target of an unlabelled sample depends on its uncertainty."""
+    """SRAAL: the code also learns the labels, and the discriminator's target of an unlabelled sample depends on its uncertainty.
+
+    In its code the discriminator learns 0 for labelled samples, and the autoencoder draws both pools to 1, hence to unlabelled. Here both
+    are drawn to labelled, as in VAAL (and as a reimplementation, wenxuanou/SRAAL_Realization, reads the paper). Its second step of the
+    autoencoder classifies another batch by the first one's labels; here each batch has its own.
+    """
 
     vae: UnifiedVae
 
@@ -142,10 +166,10 @@ class SraalPair(VaalPair):
 
     def terms(self, pair: Pair, noise: torch.Generator) -> dict[str, torch.Tensor]:
         """VAAL's, and that of the classifier on the second code of the labelled."""
-        both = [self.vae.encode_both(x) for x in (pair.labeled, pair.unlabeled)]
-        images = [self._decoded(x, *codes[:2], noise) for x, codes in zip((pair.labeled, pair.unlabeled), both, strict=True)]
-        logits = [self.discriminator(torch.cat([codes[0], codes[2]], dim=1)) for codes in both]
-        _, _, mu, log_var = both[0]
+        image, image_log_var, target, target_log_var = self.vae.encode_both(pair.both)
+        images = self._coded(pair, image, image_log_var, noise)
+        logits = pair.parts(self.discriminator(torch.cat([image, target], dim=1)))
+        mu, log_var = (pair.parts(value)[0] for value in (target, target_log_var))
         learned = self.vae.classifier(drawn(mu, log_var, noise))
         return {
             "representation": representation_loss(*images, beta=self.weights.beta),
@@ -165,9 +189,10 @@ def drawn(mu: torch.Tensor, log_var: torch.Tensor, generator: torch.Generator) -
 def relabeled_loss(labeled: torch.Tensor, unlabeled: torch.Tensor, uncertainty: torch.Tensor) -> torch.Tensor:
     """SRAAL's loss of the discriminator: −E log D(z_L), and the cross-entropy of an unlabelled sample's D to its state 1 − uncertainty.
 
-    All uncertain, it is VAAL's; a sample of which the task model is certain counts as labelled. The paper's own form takes the logarithm
-    of the difference between uncertainty and D, which is none where D is the larger; the cross-entropy, whose optimum is D = 1 −
-    uncertainty, is ours.
+    All uncertain, it is VAAL's; a sample of which the task model is certain counts as labelled. The optimum is D = 1 − uncertainty. So is
+    the authors' code, whose discriminator gives P(unlabelled), with the uncertainty for its target. As a reimplementation
+    (wenxuanou/SRAAL_Realization) quotes it, the paper prints −E log(uncertainty − D(z_U)) for the second term, which is no number where D
+    is the larger.
 
     Args:
         labeled: (B,) logits.
@@ -182,8 +207,11 @@ def online_uncertainty(probs: np.ndarray) -> np.ndarray:
     """(U,) SRAAL's online uncertainty indicator: 1 − MINVAR(V) / Var(V) · max(V) of each vector V of class probabilities.
 
     Var is the variance of the C probabilities about their mean 1/C; MINVAR the least that a vector with the same maximum m can have, all
-    others being equal: ((m − 1/C)² + (C − 1) ((1 − m)/(C − 1) − 1/C)²) / C. A certain prediction gives 0. A uniform one, where both
-    variances are 0, gives 1 (ours: nothing is known).
+    others being equal: ((m − 1/C)² + (C − 1) ((1 − m)/(C − 1) − 1/C)²) / C. So it is at least 1 − m, and 0 for a certain prediction. A
+    uniform one, where both variances are 0, gives 1 (ours: nothing is known).
+
+    The authors' code divides by C in MINVAR and by C − 1 in Var, so that it gives 1/C + (C − 1)/C times this: the same order, but 1/C for
+    a certain prediction. Here both are divided by C.
 
     Args:
         probs: (U, C), C ≥ 2; rows add up to 1.

@@ -161,7 +161,7 @@ class UnifiedVae(Vae):
     """SRAAL's unified representation: two codes on one encoder's maps, one for the image and one for its class.
 
     The first is the autoencoder's (SRAAL's unsupervised image reconstructor), the second goes to a linear classifier that learns from
-    the labelled samples (its supervised target learner).
+    the labelled samples (its supervised target learner). In SRAAL's code they are the halves of one code, which is the same.
     """
 
     def __init__(self, num_classes: int, img_size: int, in_channels: int, latent: int = 32, width: int = 32):
@@ -181,7 +181,7 @@ class Discriminator(nn.Module):
     Args:
         inputs: length of what it sees; d for a code.
         width: units of each hidden layer (VAAL's 512).
-        layers: how many hidden layers (VAAL's 2).
+        layers: how many hidden layers (VAAL's 2; SRAAL has 4).
     """
 
     def __init__(self, inputs: int, width: int = 512, layers: int = 2):

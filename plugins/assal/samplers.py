@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,13 +23,16 @@ logger = logging.getLogger("usb_active")
 
 # Of the discriminator's balanced accuracy, ½ being chance; and of the standard deviation of SRAAL's states.
 _CHANCE, _SAME_STATE = 0.55, 0.01
+# Bytes of images that are kept in memory for all passes of a training: CIFAR's 50,000 are 614 million.
+MOST_KEPT = 2**30
 
 
 class VaalConfig(PluginConfig):
-    """Keys of `vaal`; the defaults are VAAL's for CIFAR but for `width`, which belongs to our network.
+    """Keys of `vaal`; the defaults are those of VAAL's public code for CIFAR, but for `width` and the weights' scale (`Weights`).
 
     Attributes:
-        epochs: passes over the unlabelled pool.
+        epochs: passes over the unlabelled pool. The code's 100 are of 50,000 images in batches of 128 for every update of the
+            discriminator, with two batches each: 250 passes over the 40,000 that are unlabelled at first.
         batch_size: of each pool; of the labelled at most as many as there are.
         lr: of both Adams.
         latent: length of the code.
@@ -36,7 +40,8 @@ class VaalConfig(PluginConfig):
         beta: the KL's weight.
         adversary: the weight of the autoencoder's adversarial term.
         vae_steps: updates of the autoencoder for one of the discriminator.
-        hidden: units of each of the discriminator's two hidden layers.
+        hidden: units of each of the discriminator's hidden layers.
+        layers: how many hidden layers it has.
     """
 
     epochs: int = Field(100, ge=1)
@@ -48,17 +53,24 @@ class VaalConfig(PluginConfig):
     adversary: float = Field(1.0, ge=0, allow_inf_nan=False)
     vae_steps: int = Field(2, ge=1)
     hidden: int = Field(512, ge=1, le=65536)
+    layers: int = Field(2, ge=0, le=64)
 
 
 class SraalConfig(VaalConfig):
-    """Keys of `sraal`: those of `vaal`, and the classifier's.
+    """Keys of `sraal`: those of `vaal`, and the classifier's. The defaults of batch, code and layers are SRAAL's for CIFAR-100.
 
     Attributes:
+        batch_size: of each pool; of the labelled at most as many as there are.
+        latent: length of each of the two codes; 200 in all there.
+        layers: how many hidden layers the discriminator has.
         target: weight of the classifier's term.
         target_beta: weight of the KL of the code that the classifier sees. With 1 the best code is the empty one (see
             `functional.classifier_loss`).
     """
 
+    batch_size: int = Field(250, ge=1)
+    latent: int = Field(100, ge=1, le=65536)
+    layers: int = Field(4, ge=0, le=64)
     target: float = Field(1.0, ge=0, allow_inf_nan=False)
     target_beta: float = Field(0.01, ge=0, allow_inf_nan=False)
 
@@ -73,9 +85,13 @@ class Vaal(Acquisition):
     training's batches for no gain, and each algorithm's views with it. In VAAL too it is a network apart. A killed `select` resumes after
     the last whole epoch of its training, and ends with the same picks.
 
-    Ours: our convolutional networks with group norm; images as the data set's eval view has them; the likelihood is Gaussian with unit
-    variance, summed over pixels (VAAL's code averages, so that its `adversary` of 1 weighs more); a new training in every cycle; unlabelled
-    samples that cannot be queried are learned from too; ties are broken at random.
+    As in VAAL's code: the discriminator sees μ, not a sample; after every second batch of the autoencoder it learns from that batch,
+    encoded again; both are made anew in every cycle.
+
+    Ours: our convolutional networks with group norm, in place of one whose batch norm also scores by the statistics of the batch; images
+    as the data set's eval view has them, where the code mirrors at random, when it scores too; the likelihood is Gaussian with unit
+    variance, summed over pixels (see `Weights`); unlabelled samples that cannot be queried are learned from too; ties are broken at
+    random.
     """
 
     Config: ClassVar[type[VaalConfig]] = VaalConfig
@@ -120,11 +136,12 @@ class Sraal(Vaal):
 
     Unified representation: two codes on one encoder, one that the image is reconstructed from, one that a classifier of the labelled
     samples learns; the discriminator sees the means of both. State relabelling: an unlabelled sample's target is 1 less the uncertainty of
-    the task model's prediction (`adversaries.online_uncertainty`), a labelled one's is 1.
+    the task model's prediction (`adversaries.online_uncertainty`), a labelled one's is 1. As in the authors' code, the task model is a
+    network apart, trained before, whose predictions do not change while the sampler learns.
 
-    Ours: the task model of the cycle is trained by the run's own algorithm, apart from the representation, and its predictions (EMA
-    weights) do not change during `select`; the discriminator's loss is a cross-entropy (`adversaries.relabeled_loss`); the KL of the
-    classifier's code weighs `target_beta`; and what is ours in `vaal`. The paper's k-center start is `initial: {name: coreset, …}`.
+    Ours: that task model is the run's own (EMA weights); both pools are drawn to labelled (`SraalPair`); the classifier is linear, where
+    the code has two hidden layers; the KL of its code weighs `target_beta`, and is of the labelled alone; the learning rate is constant,
+    where the code's ends below a hundredth of it; and what is ours in `vaal`.
     """
 
     Config: ClassVar[type[VaalConfig]] = SraalConfig
@@ -166,7 +183,7 @@ class SamplerTraining(EpochTraining):
         """The networks on the device."""
         data, device = self.view.dataset, self.view.device
         vae = Vae(data.img_size, data.in_channels, config.latent, config.width)
-        return VaalPair(vae.to(device), Discriminator(config.latent, config.hidden).to(device), config.lr, weights)
+        return VaalPair(vae.to(device), Discriminator(config.latent, config.hidden, config.layers).to(device), config.lr, weights)
 
     def make_batch(self, labeled: Mapping[str, Any], unlabeled: Mapping[str, Any]) -> Pair:
         """A pair of what the loaders gave."""
@@ -184,34 +201,67 @@ class SamplerTraining(EpochTraining):
         orders = [generator(self.seed, *self.position, pool) for pool in ("labelled", "unlabelled")]
         labeled = adversaries.labeled_order(view.labeled, batches, size, orders[0])
         unlabeled = orders[1].permutation(view.unlabeled)
-        loaders = [
-            view.loader(idx, "eval", batch_size, epoch=self.epoch)
-            for idx, batch_size in ((labeled, min(size, len(view.labeled))), (unlabeled, size))
-        ]
-        for both in zip(*loaders, strict=True):
-            yield self.make_batch(*both)
+        both = (self._batches(labeled, min(size, len(view.labeled))), self._batches(unlabeled, size))
+        for pair in zip(*both, strict=True):
+            yield self.make_batch(*pair)
+
+    def _batches(self, idx: np.ndarray, size: int) -> Iterator[Mapping[str, Any]]:
+        """As the view's loader gives them."""
+        if self._kept is None:
+            yield from self.view.loader(idx, "eval", size, epoch=self.epoch)
+            return
+        known, images = self._kept
+        for start in range(0, len(idx), size):
+            rows = idx[start : start + size]
+            yield {"idx": torch.from_numpy(rows), "x": images[torch.from_numpy(np.searchsorted(known, rows))][None]}
+
+    @cached_property
+    def _kept(self) -> tuple[np.ndarray, torch.Tensor] | None:
+        """(M,) indices of both pools, and their images (M, channels, S, S): the eval view is the same in every pass.
+
+        None where they take more than `MOST_KEPT`: then every pass loads them again.
+        """
+        known, data = np.union1d(self.view.labeled, self.view.unlabeled), self.view.dataset
+        if 4 * len(known) * data.in_channels * data.img_size**2 > MOST_KEPT:
+            return None
+        images, done = torch.empty(0), 0
+        for batch in self.view.loader(known):
+            x = batch["x"][0]
+            # One copy, and not two for a moment, as it would be with `cat`.
+            images = images if done else x.new_empty(len(known), *x.shape[1:])
+            images[done : done + len(x)] = x
+            done += len(x)
+        return known, images
 
     def train_epoch(self) -> dict[str, Any]:
         batches = math.ceil(len(self.view.unlabeled) / self.config.batch_size)
-        totals: dict[str, list[float]] = {}
+        steps: list[dict[str, torch.Tensor]] = []
         for number, batch in enumerate(self._pairs(batches)):
             noise = torch.Generator().manual_seed(position_seed(self.seed, *self.position, "noise", number))
-            terms = self.pair.train_vae(batch, noise)
+            steps.append(self.pair.train_vae(batch, noise))
             if adversaries.discriminator_learns(number, batches, self.config.vae_steps):
-                terms |= self.pair.train_discriminator(batch)
-            for name, value in zip(terms, torch.stack(list(terms.values())).tolist(), strict=True):
-                totals.setdefault(name, []).append(self._finite_term(name, value, number))
-        line = {name: float(np.mean(values)) for name, values in totals.items()}
+                steps[-1] |= self.pair.train_discriminator(batch)
+        line = self._means(steps)
         return {"loss": sum(value for name, value in line.items() if name not in ("discriminator", "balanced_accuracy")), **line}
 
-    def _finite_term(self, name: str, value: float, number: int) -> float:
-        if not math.isfinite(value):
-            kept = f"the last whole epoch is in {self.view.scratch / f'{self.name}.pth'}" if self.epoch else "no epoch was complete"
-            raise UsageError(
-                f"{self.who}: the term '{name}' is {value} in step {number + 1} of epoch {self.epoch + 1}; a smaller lr than "
-                f"{self.config.lr:g} may help (under another save_name: a run keeps its configuration); {kept}"
-            )
-        return value
+    def _means(self, steps: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+        """Of each term, over the steps that have it. The device is waited for once for each term, not in every step."""
+        means, bad = {}, []
+        for name in dict.fromkeys(name for terms in steps for name in terms):
+            numbers = [number for number, terms in enumerate(steps) if name in terms]
+            values = torch.stack([steps[number][name] for number in numbers]).tolist()
+            bad += [(number, name, value) for number, value in zip(numbers, values, strict=True) if not math.isfinite(value)]
+            means[name] = float(np.mean(values))
+        if bad:
+            raise UsageError(self._not_finite(*min(bad, key=lambda one: one[0])))
+        return means
+
+    def _not_finite(self, number: int, name: str, value: float) -> str:
+        kept = f"the last whole epoch is in {self.view.scratch / f'{self.name}.pth'}" if self.epoch else "no epoch was complete"
+        return (
+            f"{self.who}: the term '{name}' is {value} in step {number + 1} of epoch {self.epoch + 1}; a smaller lr than "
+            f"{self.config.lr:g} may help (under another save_name: a run keeps its configuration); {kept}"
+        )
 
     def scores(self, idx: np.ndarray) -> np.ndarray:
         """(P,) logits of P(labelled) of the samples `idx`."""
@@ -241,7 +291,7 @@ class SraalTraining(SamplerTraining):
     def make_pair(self, config: Any, weights: Weights) -> VaalPair:
         data, device = self.view.dataset, self.view.device
         vae = UnifiedVae(self.view.num_classes, data.img_size, data.in_channels, config.latent, config.width)
-        return SraalPair(vae.to(device), Discriminator(2 * config.latent, config.hidden).to(device), config.lr, weights)
+        return SraalPair(vae.to(device), Discriminator(2 * config.latent, config.hidden, config.layers).to(device), config.lr, weights)
 
     def make_batch(self, labeled: Mapping[str, Any], unlabeled: Mapping[str, Any]) -> Pair:
         of_labels = torch.from_numpy(self._targets[labeled["idx"].numpy()]).to(self.device)

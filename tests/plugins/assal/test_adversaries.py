@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -77,6 +78,24 @@ def test_the_uncertainty_indicator_knows_no_order_of_classes_and_stays_in_its_ra
     assert online_uncertainty(np.stack([largest, 1 - largest], axis=1)) == pytest.approx(1 - largest)
 
 
+def test_minvar_is_the_least_variance_of_a_vector_with_this_maximum():
+    # So the ratio is at most 1. And it is reached where the others are equal.
+    probs = np.random.default_rng(2).dirichlet(np.full(6, 0.5), size=500)
+    largest = probs.max(axis=1)
+    assert (online_uncertainty(probs) >= 1 - largest - 1e-9).all()
+    others = np.where(probs == largest[:, None], 0, probs)
+    flat = np.where(probs == largest[:, None], probs, (others.sum(axis=1) / 5)[:, None])
+    assert online_uncertainty(flat) == pytest.approx(1 - largest)
+
+
+def test_the_authors_divide_the_variance_by_one_less():
+    probs = np.random.default_rng(3).dirichlet(np.full(5, 0.7), size=40)
+    for row, found in zip(probs, online_uncertainty(probs), strict=True):
+        largest = max(row)
+        least = ((1 / 5 - largest) ** 2 + 4 * (1 / 5 - (1 - largest) / 4) ** 2) / 5
+        assert 1 / 5 + 4 / 5 * found == pytest.approx(1 - largest * least / statistics.variance(row.tolist()))
+
+
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (2, 2, 2)])
 def test_what_is_no_table_of_probabilities_is_said(shape):
     with pytest.raises(ValueError, match="probs: expected .samples, classes. with at least 2 classes, got"):
@@ -97,6 +116,14 @@ def test_all_uncertain_it_is_vaals_and_all_certain_it_counts_as_labelled():
     assert torch.allclose(relabeled_loss(labeled, unlabeled, torch.ones(4)), discriminator_loss(labeled, unlabeled))
     certain = relabeled_loss(labeled, unlabeled, torch.zeros(4))
     assert torch.allclose(certain, torch.nn.functional.softplus(-labeled).mean() + torch.nn.functional.softplus(-unlabeled).mean())
+
+
+def test_it_is_the_authors_cross_entropy_of_the_other_state():
+    # Their discriminator gives P(unlabelled): 0 is its target for the labelled, and the uncertainty for the others.
+    labeled, unlabeled, uncertainty = normal(5), normal(4, seed=1), torch.tensor([0.0, 0.3, 0.9, 1.0])
+    one, other = (1 - torch.sigmoid(logits) for logits in (labeled, unlabeled))
+    expected = torch.nn.functional.binary_cross_entropy(one, torch.zeros(5)) + torch.nn.functional.binary_cross_entropy(other, uncertainty)
+    assert torch.allclose(relabeled_loss(labeled, unlabeled, uncertainty), expected)
 
 
 def test_the_best_state_is_one_less_the_uncertainty():
@@ -123,6 +150,14 @@ def test_each_step_moves_its_own_network_alone(make):
 
 
 @pytest.mark.parametrize("make", [vaal, sraal])
+def test_the_autoencoders_step_makes_no_gradients_of_the_discriminator(make):
+    pair = make()
+    pair.train_vae(batch(), noise())
+    assert all(parameter.grad is None for parameter in pair.discriminator.parameters())
+    assert all(parameter.grad is not None for parameter in pair.vae.parameters())
+
+
+@pytest.mark.parametrize("make", [vaal, sraal])
 def test_the_discriminator_learns_nothing_from_the_autoencoders_step(make):
     # Its gradients of the adversarial term pile up there, and must not join its own step.
     pair, same = make(lr=1e-2), make(lr=1e-2)
@@ -146,6 +181,47 @@ def test_the_terms_by_hand():
         adversarial += -torch.log(torch.sigmoid(pair.discriminator(mu))).mean().item()
     assert found["representation"].item() == pytest.approx(total, rel=1e-5)
     assert found["adversarial"].item() == pytest.approx(0.5 * adversarial, rel=1e-5)
+
+
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+def test_with_the_weights_that_are_named_it_is_the_loss_of_vaals_code(beta):
+    # Squares averaged over pixels and samples, a KL summed over both codes' numbers and samples, cross-entropies with 1; of each pool 3.
+    pixels, size = 64, 3
+    pair = vaal(beta=beta * size * pixels / 2, adversary=pixels / 2)
+    given = Pair(normal(size, 1, 8, 8), normal(size, 1, 8, 8, seed=1))
+    generator, total = noise(), 0.0
+    for x in (given.labeled, given.unlabeled):
+        mu, log_var = pair.vae.encode(x)
+        made = pair.vae.decode(mu + (log_var / 2).exp() * torch.randn(mu.shape, generator=generator))
+        states = torch.sigmoid(pair.discriminator(mu))
+        total += (x - made).square().mean() - beta * 0.5 * (1 + log_var - mu**2 - log_var.exp()).sum() - states.log().mean()
+    assert sum(term.item() for term in pair.terms(given, noise()).values()) == pytest.approx(total.item() * pixels / 2, rel=1e-5)
+
+
+def test_sraals_terms_by_hand():
+    pair, given = sraal(beta=3.0, adversary=0.5, target=2.0, target_beta=0.1), batch()
+    found = pair.terms(given, noise())
+    generator, total, adversarial, codes = noise(), 0.0, 0.0, []
+    for x in (given.labeled, given.unlabeled):
+        mu, log_var, *of_class = pair.vae.encode_both(x)
+        z = mu + (log_var / 2).exp() * torch.randn(mu.shape, generator=generator)
+        squares = (pair.vae.decode(z) - x).square().flatten(1).sum(dim=1) / 2
+        total += (squares + 3 * (mu**2 + log_var.exp() - log_var - 1).sum(dim=1) / 2).mean().item()
+        adversarial += -torch.log(torch.sigmoid(pair.discriminator(torch.cat([mu, of_class[0]], dim=1)))).mean().item()
+        codes.append(of_class)
+    (mu, log_var), target = codes[0], 0.0
+    probs = pair.vae.classifier(mu + (log_var / 2).exp() * torch.randn(mu.shape, generator=generator)).softmax(dim=1)
+    for row, label, m, v in zip(probs, given.targets, mu, log_var, strict=True):
+        target += (-row[label].log() + 0.1 * (m**2 + v.exp() - v - 1).sum() / 2).item() / 2
+    expected = {"representation": total, "target": 2 * target, "adversarial": 0.5 * adversarial}
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("make", [vaal, sraal])
+def test_a_score_does_not_depend_on_what_is_scored_with_it(make):
+    # In the authors' code it does, by batch norm.
+    pair, x = make(), normal(6, 1, 8, 8)
+    assert torch.allclose(pair.score(x), torch.cat([pair.score(one[None]) for one in x]), atol=1e-5)
 
 
 def test_the_adversarial_term_raises_d_of_both_pools():

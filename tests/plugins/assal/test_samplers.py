@@ -120,11 +120,42 @@ class OwnSampler(AcquisitionContract):
         assert "\n" not in text and f"acquisition '{self.name}': the term 'adversarial' is nan in step 2 of epoch 2; a smaller lr" in text
         assert f"the last whole epoch is in {world.folder}" in text and text.endswith(f"{self.name}.pth")
 
+    def test_images_kept_in_memory_change_nothing_and_are_loaded_once(self, world, tmp_path, monkeypatch):
+        loads = []
+        for number, (limit, place) in enumerate([(samplers.MOST_KEPT, world), (0, World(tmp_path / "loaded"))]):
+            monkeypatch.setattr(samplers, "MOST_KEPT", limit)
+            seen, load = [], place.dataset.load
+            monkeypatch.setattr(place.dataset, "load", lambda index, seen=seen, load=load: seen.append(index) or load(index))
+            plugin = self.make({**SMALL, "epochs": 3})
+            training = plugin._training(self.view(place, plugin))
+            seen.clear()
+            training.train(training.view.scratch)
+            loads.append((np.bincount(seen, minlength=60), training.pair))
+            assert (training._kept is None) == number
+        (once, kept), (often, loaded) = loads
+        # Those that cannot be queried, pending and skipped ones too.
+        assert once.tolist() == [1] * 60 and often.min() >= 3
+        for one, other in ((kept.vae, loaded.vae), (kept.discriminator, loaded.discriminator)):
+            assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+    def test_the_limit_is_of_the_bytes_of_both_pools(self, world, monkeypatch):
+        # 60 images of 64 numbers of 4 bytes.
+        for limit, fits in ((60 * 64 * 4, True), (60 * 64 * 4 - 1, False)):
+            monkeypatch.setattr(samplers, "MOST_KEPT", limit)
+            plugin = self.plugin(world)
+            assert (plugin._training(self.view(world, plugin))._kept is not None) == fits
+
+    @pytest.mark.parametrize("layers", [0, 3])
+    def test_the_discriminator_has_as_many_layers_as_were_asked_for(self, world, layers):
+        plugin = self.make({**SMALL, "layers": layers})
+        discriminator = plugin._training(self.view(world, plugin)).pair.discriminator
+        assert sum(isinstance(module, torch.nn.Linear) for module in discriminator.modules()) == layers + 1
+
     @pytest.mark.parametrize(
         "keys",
         [
             {"epochs": 0}, {"batch_size": 0}, {"lr": 0}, {"lr": float("inf")}, {"latent": 0}, {"latent": 1.5}, {"width": 0}, {"beta": -1},
-            {"beta": float("nan")}, {"adversary": -0.1}, {"vae_steps": 0}, {"hidden": 0}, {"steps": 5},
+            {"beta": float("nan")}, {"adversary": -0.1}, {"vae_steps": 0}, {"hidden": 0}, {"layers": -1}, {"steps": 5},
         ],
     )  # fmt: skip
     def test_keys_out_of_their_range_are_refused(self, keys):
@@ -134,6 +165,10 @@ class OwnSampler(AcquisitionContract):
 
 class TestVaal(OwnSampler):
     name = "vaal"
+
+    def test_the_defaults_are_those_of_the_authors_code(self):
+        found = self.make({}).config.model_dump(include={"batch_size", "lr", "latent", "vae_steps", "hidden", "layers"})
+        assert found == {"batch_size": 128, "lr": 5e-4, "latent": 32, "vae_steps": 2, "hidden": 512, "layers": 2}
 
     def test_neither_labels_nor_the_task_model_matter(self, world, tmp_path):
         other = World(tmp_path / "other")
@@ -174,6 +209,10 @@ class TestVaal(OwnSampler):
 
 class TestSraal(OwnSampler):
     name = "sraal"
+
+    def test_the_defaults_are_those_of_the_authors_code(self):
+        found = self.make({}).config.model_dump(include={"batch_size", "lr", "latent", "vae_steps", "hidden", "layers"})
+        assert found == {"batch_size": 250, "lr": 5e-4, "latent": 100, "vae_steps": 2, "hidden": 512, "layers": 4}
 
     @pytest.mark.parametrize("keys", [{"target": -1}, {"target_beta": float("inf")}])
     def test_keys_of_the_classifier_are_checked(self, keys):
