@@ -44,6 +44,14 @@ class OfTheNetwork(Chooses):
         SEEN.append((network.__name__, sorted(further)))
 
 
+@register_plugin("acquisition", "check_of_the_side")
+class OfTheSide(Chooses):
+    """Looks at images itself."""
+
+    def check(self, num_samples, num_classes, *, img_size):
+        SEEN.append(img_size)
+
+
 @register_plugin("prior", "check_of_a_prior")
 class OfAPrior(Prior):
     """Refuses a network."""
@@ -82,8 +90,8 @@ def nothing_seen():
     SEEN.clear()
 
 
-def build(tmp_path, **active):
-    return build_parts(config_from_dict(settings(tmp_path, active=active, algorithm="supervised"), base=tmp_path, source="c.yaml"))
+def build(tmp_path, net="small_cnn", **active):
+    return build_parts(config_from_dict(settings(tmp_path, active=active, algorithm="supervised", net=net), base=tmp_path, source="c.yaml"))
 
 
 def test_an_old_check_gets_two_numbers(tmp_path):
@@ -93,11 +101,16 @@ def test_an_old_check_gets_two_numbers(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "seen"),
-    [("check_of_the_network", ("SmallCnn", ["algorithm", "budget"])), ("check_with_features", ("source", "SmallCnn"))],
+    [("check_of_the_network", ("SmallCnn", ["algorithm", "budget", "img_size"])), ("check_with_features", ("source", "SmallCnn"))],
 )
 def test_what_it_names_is_what_it_sees(tmp_path, name, seen):
     build(tmp_path, acquisition=name, features="check_of_a_source")
     assert SEEN == [seen]
+
+
+def test_the_side_of_images_is_the_data_sets_where_the_network_takes_features(tmp_path):
+    build(tmp_path, "linear", acquisition="check_of_the_side", train_on="features", features="pixels")
+    assert SEEN == [8]
 
 
 def test_what_needs_another_algorithm_or_network_is_refused(tmp_path):
@@ -113,7 +126,7 @@ def test_nothing_is_made_that_no_check_wants():
     def never():
         raise AssertionError("semilearn is imported for nothing")
 
-    call_check(Chooses(), 10, 2, algorithm=never, network=never, budget=never)
+    call_check(Chooses(), 10, 2, algorithm=never, network=never, budget=never, img_size=never)
     call_check(OfTwo(), 10, 2, algorithm=never, network=never)
     call_check(OfAPrior(), 10, 2, algorithm=never, network=lambda: Chooses)
     assert SEEN == [(10, 2)]

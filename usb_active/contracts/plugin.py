@@ -91,6 +91,7 @@ class Plugin:
         algorithm: type | None = None,
         network: type | None = None,
         budget: int | None = None,
+        img_size: int | None = None,
     ) -> None:
         """UsageError where keys do not go with the pool, or the plugin not with the algorithm or the network.
 
@@ -103,4 +104,5 @@ class Plugin:
             algorithm: the algorithm's class, without what the core puts around it.
             network: the network plugin's class.
             budget: `active.budget`, the labels of a cycle.
+            img_size: the side of the data set's images.
         """

@@ -250,9 +250,12 @@ def check_keys(config: RunConfig, plugins: dict[str, Any], dataset: Dataset) -> 
 
 
 def check_plugin(config: RunConfig, plugin: Any, dataset: Dataset) -> None:
-    """The plugin's own `check`, with the classes of the algorithm and the network and the budget where it wants to see them."""
+    """The plugin's own `check`, with the algorithm's and the network's class, budget and image size where it wants to see them."""
     algorithm = lambda: algorithm_class(config.usb["algorithm"])  # noqa: E731 — imports semilearn, so only when it is wanted
-    wanted = {"algorithm": algorithm, "network": lambda: config.net.cls, "budget": lambda: config.active.budget}
+    wanted = {
+        "algorithm": algorithm, "network": lambda: config.net.cls, "budget": lambda: config.active.budget,
+        "img_size": lambda: dataset.img_size,
+    }  # fmt: skip
     call_check(plugin, len(dataset), len(dataset.class_names), **wanted)
 
 
