@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from run_helpers import checkpoint, command, config_of, labels_of, settings, train, weights_equal, write_yaml
-from usb_active.plugins.assal.algorithm import Assal, frozen
+from usb_active.plugins.assal.algorithm import Assal
+from usb_active.plugins.assal.learning import frozen
 from usb_active.plugins.assal.networks import Discriminator
 
 from usb_active import UsageError
