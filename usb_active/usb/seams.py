@@ -44,7 +44,12 @@ def batch_fields(name: str, cls: type) -> frozenset[str]:
     fields = ALWAYS | UNLABELED
     if "x_ulb_w" not in view_names(name, cls):
         fields -= {"x_ulb_w"}
-    return fields if MIXING & {base.__name__ for base in cls.__mro__} else fields | {"hidden"}
+    return fields if mixes(cls) else fields | {"hidden"}
+
+
+def mixes(cls: type) -> bool:
+    """Whether the algorithm's steps train on mixtures of samples."""
+    return bool(MIXING & {base.__name__ for base in cls.__mro__})
 
 
 def wanted_fields(plugin: Any) -> frozenset[str]:
@@ -53,8 +58,8 @@ def wanted_fields(plugin: Any) -> frozenset[str]:
     return plugin.batch_fields | {"hidden"} if looks_inside else frozenset(plugin.batch_fields)
 
 
-def check_fields(who: str, wanted: Iterable[str], algorithm: str, available: frozenset[str]) -> None:
-    """UsageError with the reason when a plugin needs what the algorithm does not have."""
+def check_fields(who: str, wanted: Iterable[str], algorithm: str, available: frozenset[str], mixing: bool = False) -> None:
+    """UsageError with the reason when a plugin needs what the algorithm, which may be one that `mixes`, does not have."""
     unknown = frozenset(wanted) - BATCH_FIELDS
     if unknown:
         raise UsageError(f"{who}: batch_fields names unknown fields: {', '.join(sorted(unknown))}")
@@ -63,7 +68,7 @@ def check_fields(who: str, wanted: Iterable[str], algorithm: str, available: fro
         reason = "its train_step does not have it"
         if missing & {"logits_strong", "x_ulb_s"}:
             reason = "it has no strong view"
-        elif "hidden" in missing:
+        elif "hidden" in missing and mixing:
             reason = "what its network sees is a mixture of samples, and no view of any"
         raise UsageError(f"{who}: needs {', '.join(sorted(missing))} of every step, but algorithm '{algorithm}' cannot give it: {reason}")
 

@@ -15,7 +15,7 @@ from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError, reason_of
 from usb_active.usb.device import pick_device
 from usb_active.usb.missing_parts import check_network
-from usb_active.usb.seams import PRIOR_HOOKS, batch_fields, check_fields, check_prior_stages, wanted_fields
+from usb_active.usb.seams import PRIOR_HOOKS, batch_fields, check_fields, check_prior_stages, mixes, wanted_fields
 from usb_active.usb.unlabeled import check_views, view_names
 
 # These move tensors with `.cuda()` in their own code.
@@ -43,7 +43,7 @@ def check_training(parts: dict[str, Any]) -> None:
     if rotated and config.active.train_on == "features":
         raise UsageError(f"{config.source}: active.train_on: features cannot be rotated, as '{name}' does with images")
     for role, plugin in parts["plugins"].items():
-        check_fields(f"active.{role}: '{plugin.name}'", wanted_fields(plugin), name, batch_fields(name, cls))
+        check_fields(f"active.{role}: '{plugin.name}'", wanted_fields(plugin), name, batch_fields(name, cls), mixes(cls))
     # An algorithm with a plan of its own says only then how long it trains.
     for role, plugin in parts["plugins"].items():
         if is_analysis(role) and not overrides(cls, "plan"):
