@@ -83,24 +83,52 @@ class Pair:
         return values.split([len(self.labeled), len(self.unlabeled)])
 
 
-class VaalPair:
-    """VAAL's two networks, each with an Adam of its own.
+class SamplerPair:
+    """An autoencoder and a discriminator on its code, each with an Adam of its own. A subclass says what a step of each is.
 
     Args:
         vae: encodes and decodes.
         discriminator: sees μ (B, d), and gives the logit of D = P(labelled).
+        lr: of the autoencoder's optimizer.
+        discriminator_lr: of the discriminator's; None: the same.
+    """
+
+    def __init__(self, vae: Vae, discriminator: Discriminator, lr: float, discriminator_lr: float | None = None):
+        self.vae, self.discriminator = vae, discriminator
+        self.optimizer = torch.optim.Adam(vae.parameters(), lr=lr)
+        self.discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=discriminator_lr or lr)
+
+    def represent(self, x: torch.Tensor) -> torch.Tensor:
+        """What the discriminator sees of images: μ (B, d)."""
+        return self.vae.encode(x)[0]
+
+    def train_vae(self, pair: Pair, noise: torch.Generator) -> dict[str, torch.Tensor]:
+        """One step of the autoencoder's optimizer; the discriminator stays as it is. What is logged of it."""
+        raise NotImplementedError(f"{type(self).__name__}.train_vae")
+
+    def train_discriminator(self, pair: Pair) -> dict[str, torch.Tensor]:
+        """One step of the discriminator's optimizer; the autoencoder stays as it is. What is logged of it."""
+        raise NotImplementedError(f"{type(self).__name__}.train_discriminator")
+
+    @torch.no_grad()
+    def score(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,) logits of P(labelled). The lowest are picked; logits order as probabilities do, without rounding to 0 or 1."""
+        return self.discriminator(self.represent(x))
+
+
+class VaalPair(SamplerPair):
+    """VAAL's two networks.
+
+    Args:
+        vae: encodes and decodes.
+        discriminator: sees what `represent` gives.
         lr: of both optimizers.
         weights: of the autoencoder's terms.
     """
 
     def __init__(self, vae: Vae, discriminator: Discriminator, lr: float, weights: Weights):
-        self.vae, self.discriminator, self.weights = vae, discriminator, weights
-        self.optimizer = torch.optim.Adam(vae.parameters(), lr=lr)
-        self.discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=lr)
-
-    def represent(self, x: torch.Tensor) -> torch.Tensor:
-        """What the discriminator sees of images: μ (B, d)."""
-        return self.vae.encode(x)[0]
+        super().__init__(vae, discriminator, lr)
+        self.weights = weights
 
     def terms(self, pair: Pair, noise: torch.Generator) -> dict[str, torch.Tensor]:
         """The weighted terms of the autoencoder's loss: both pools reconstructed, and both taken for labelled."""
@@ -142,11 +170,6 @@ class VaalPair:
         loss.backward()
         self.discriminator_optimizer.step()
         return {"discriminator": loss.detach(), "balanced_accuracy": balanced_accuracy(*(values.detach() for values in logits))}
-
-    @torch.no_grad()
-    def score(self, x: torch.Tensor) -> torch.Tensor:
-        """(B,) logits of P(labelled). The lowest are picked; logits order as probabilities do, without rounding to 0 or 1."""
-        return self.discriminator(self.represent(x))
 
 
 class SraalPair(VaalPair):

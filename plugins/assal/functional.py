@@ -13,7 +13,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch.nn import functional as F
 
 # The KL's weight in Eq. 2, 3 and 7; see `classifier_loss`.
@@ -148,3 +150,29 @@ def rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
 def balanced_accuracy(labeled: torch.Tensor, unlabeled: torch.Tensor) -> torch.Tensor:
     """The mean over both pools of the share that D's logits, (B,) each, tell right; ½ is chance. Neither may be empty."""
     return 0.5 * ((labeled > 0).float().mean() + (unlabeled <= 0).float().mean())
+
+
+def rank_average(logits: np.ndarray, entropies: np.ndarray, weight: float) -> np.ndarray:
+    """(P,) (1 − weight) · r_D + weight · r_H, high = to be asked for: the sampler's order and the classifier's uncertainty mixed (ours).
+
+    r_D is the rank of −logit, r_H that of the entropy, each from 1/P (least) to 1, ties at their mean rank. Ranks, since a sampler that
+    is sure has logits of any size, and entropies end at log C: a sum of the two would be one of them alone.
+
+    Args:
+        logits: (P,) of D = P(labelled), of what is ranked alone.
+        entropies: (P,) of the same samples.
+        weight: of the entropy, 0 to 1. At 0 the sampler's order, at 1 the entropy's.
+
+    Raises:
+        ValueError: no two arrays (P,) of one length, a value that is not finite, or a weight out of its range.
+    """
+    logits, entropies = np.asarray(logits, dtype=np.float64), np.asarray(entropies, dtype=np.float64)
+    if logits.ndim != 1 or logits.shape != entropies.shape:
+        raise ValueError(f"entropies: expected one for each logit, got shapes {logits.shape} and {entropies.shape}")
+    for name, values in (("logits", logits), ("entropies", entropies)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name}: {values[~np.isfinite(values)][0]}; they must be finite")
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight: {weight}; it must be from 0 to 1")
+    ranks = [rankdata(values, method="average") / max(1, len(values)) for values in (-logits, entropies)]
+    return (1 - weight) * ranks[0] + weight * ranks[1]

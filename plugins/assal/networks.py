@@ -15,6 +15,7 @@ from usb_active import Network, PluginConfig, UsageError
 
 # Of an image, and of the maps that the code is made from: it is halved until it is at most the second.
 SMALLEST, COARSEST = 8, 4
+_TAKEN = f"takes images of {SMALLEST} pixels or more"
 # Channels grow with every halving, up to so many widths.
 MOST_WIDTHS = 8
 # Logarithms of variances stay between the negative of this and this: exp does not overflow.
@@ -89,6 +90,12 @@ class Generator(nn.Module):
         for side, block in zip(self.sides[1:], self.blocks, strict=True):
             maps = block(nn.functional.interpolate(maps, size=(side, side), mode="nearest"))
         return self.last(maps)
+
+
+def check_side(img_size: int | None) -> None:
+    """UsageError where images of this size are too small for the autoencoders here; None is not known yet."""
+    if img_size is not None and img_size < SMALLEST:
+        raise UsageError(f"its autoencoder {_TAKEN}, not of {img_size}; choose another img_size or acquisition")
 
 
 def channels_of(img_size: int, width: int) -> list[int]:
@@ -209,6 +216,5 @@ class AssalVae(Network):
         if pretrained_path:
             raise UsageError(f"net '{self.name}': use_pretrain is for USB's own networks; use `pretrain: {{name: file, path: …}}`")
         if img_size < SMALLEST:
-            taken = f"takes images of {SMALLEST} pixels or more"
-            raise UsageError(f"net '{self.name}': {taken}, not of {img_size}; choose another img_size or net")
+            raise UsageError(f"net '{self.name}': {_TAKEN}, not of {img_size}; choose another img_size or net")
         return ClassifyingVae(num_classes, img_size, in_channels, self.config.latent, self.config.width)

@@ -6,14 +6,14 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
 from pydantic import Field
 from usb_active.plugins.assal import adversaries
-from usb_active.plugins.assal.adversaries import Pair, SraalPair, VaalPair, Weights
-from usb_active.plugins.assal.networks import Discriminator, UnifiedVae, Vae
+from usb_active.plugins.assal.adversaries import Pair, SamplerPair, SraalPair, VaalPair, Weights
+from usb_active.plugins.assal.networks import Discriminator, UnifiedVae, Vae, check_side
 
 from usb_active import Acquisition, EpochTraining, PluginConfig, PoolView, UsageError, generator, top_k
 from usb_active.errors import name_some
@@ -96,6 +96,10 @@ class Vaal(Acquisition):
 
     Config: ClassVar[type[VaalConfig]] = VaalConfig
 
+    def check(self, num_samples: int, num_classes: int, *, img_size: int | None = None) -> None:
+        """Refuses images that its autoencoder cannot take."""
+        check_side(img_size)
+
     def select(self, view: PoolView, budget: int) -> np.ndarray:
         if not len(view.labeled):
             raise UsageError(f"acquisition '{self.name}': no sample is labelled, and it tells labelled from unlabelled ones; "
@@ -170,20 +174,22 @@ class SamplerTraining(EpochTraining):
     """
 
     part_of = "acquisition"
+    # The view of images that is learned from, the same for both pools.
+    transform: ClassVar[str] = "eval"
 
     def __init__(self, name: str, config: PluginConfig, view: PoolView):
         seed, self.view = int(view.rng.integers(2**31)), view.of_images()
         # Made on the CPU: the same on every device.
         with seeded_globals(seed, name, "networks"):
-            self.pair = self.make_pair(config, Weights(**{key: value for key, value in config.model_dump().items() if key in _WEIGHTS}))
+            self.pair = self.make_pair(config)
         super().__init__(name, config, self.pair.vae, view.dataset, seed, view.device, labelled=len(view.labeled))
         self.optimizer = self.pair.optimizer
 
-    def make_pair(self, config: Any, weights: Weights) -> VaalPair:
+    def make_pair(self, config: Any) -> SamplerPair:
         """The networks on the device."""
         data, device = self.view.dataset, self.view.device
         vae = Vae(data.img_size, data.in_channels, config.latent, config.width)
-        return VaalPair(vae.to(device), Discriminator(config.latent, config.hidden, config.layers).to(device), config.lr, weights)
+        return VaalPair(vae.to(device), Discriminator(config.latent, config.hidden, config.layers).to(device), config.lr, _weights(config))
 
     def make_batch(self, labeled: Mapping[str, Any], unlabeled: Mapping[str, Any]) -> Pair:
         """A pair of what the loaders gave."""
@@ -193,7 +199,7 @@ class SamplerTraining(EpochTraining):
         x = batch["x"][0]
         bad = ~torch.isfinite(x).flatten(1).all(dim=1)
         if bad.any():
-            raise UsageError(f"{self.who}: images are not finite for samples {name_some(batch['idx'][bad].tolist())}")
+            raise UsageError(f"{self.who}: images are not finite for samples {name_some(sorted(batch['idx'][bad].tolist()))}")
         return x.to(self.device)
 
     def _pairs(self, batches: int) -> Iterator[Pair]:
@@ -201,14 +207,14 @@ class SamplerTraining(EpochTraining):
         orders = [generator(self.seed, *self.position, pool) for pool in ("labelled", "unlabelled")]
         labeled = adversaries.labeled_order(view.labeled, batches, size, orders[0])
         unlabeled = orders[1].permutation(view.unlabeled)
-        both = (self._batches(labeled, min(size, len(view.labeled))), self._batches(unlabeled, size))
+        both = (self._batches(labeled, min(size, len(view.labeled)), 0), self._batches(unlabeled, size, 1))
         for pair in zip(*both, strict=True):
             yield self.make_batch(*pair)
 
-    def _batches(self, idx: np.ndarray, size: int) -> Iterator[Mapping[str, Any]]:
-        """As the view's loader gives them."""
+    def _batches(self, idx: np.ndarray, size: int, number: int) -> Iterator[Mapping[str, Any]]:
+        """As the view's loader gives them. Where views are drawn, the pass of pool `number` has draws of its own."""
         if self._kept is None:
-            yield from self.view.loader(idx, "eval", size, epoch=self.epoch)
+            yield from self.view.loader(idx, self.transform, size, epoch=2 * self.epoch + number)
             return
         known, images = self._kept
         for start in range(0, len(idx), size):
@@ -219,8 +225,10 @@ class SamplerTraining(EpochTraining):
     def _kept(self) -> tuple[np.ndarray, torch.Tensor] | None:
         """(M,) indices of both pools, and their images (M, channels, S, S): the eval view is the same in every pass.
 
-        None where they take more than `MOST_KEPT`: then every pass loads them again.
+        None where they take more than `MOST_KEPT`, or another view is learned from: then every pass loads them again.
         """
+        if self.transform != "eval":
+            return None
         known, data = np.union1d(self.view.labeled, self.view.unlabeled), self.view.dataset
         if 4 * len(known) * data.in_channels * data.img_size**2 > MOST_KEPT:
             return None
@@ -253,13 +261,15 @@ class SamplerTraining(EpochTraining):
             bad += [(number, name, value) for number, value in zip(numbers, values, strict=True) if not math.isfinite(value)]
             means[name] = float(np.mean(values))
         if bad:
-            raise UsageError(self._not_finite(*min(bad, key=lambda one: one[0])))
+            number, name, value = min(bad, key=lambda one: one[0])
+            self.refuse_step(f"the term '{name}' is {value}", number)
         return means
 
-    def _not_finite(self, number: int, name: str, value: float) -> str:
+    def refuse_step(self, problem: str, number: int) -> NoReturn:
+        """UsageError that says where it was, in step `number` (from 0) of the epoch, and what is kept."""
         kept = f"the last whole epoch is in {self.view.scratch / f'{self.name}.pth'}" if self.epoch else "no epoch was complete"
-        return (
-            f"{self.who}: the term '{name}' is {value} in step {number + 1} of epoch {self.epoch + 1}; a smaller lr than "
+        raise UsageError(
+            f"{self.who}: {problem} in step {number + 1} of epoch {self.epoch + 1}; a smaller lr than "
             f"{self.config.lr:g} may help (under another save_name: a run keeps its configuration); {kept}"
         )
 
@@ -288,10 +298,10 @@ class SraalTraining(SamplerTraining):
         self._targets[view.labeled] = view.labels
         super().__init__(name, config, view)
 
-    def make_pair(self, config: Any, weights: Weights) -> VaalPair:
+    def make_pair(self, config: Any) -> SamplerPair:
         data, device = self.view.dataset, self.view.device
         vae = UnifiedVae(self.view.num_classes, data.img_size, data.in_channels, config.latent, config.width)
-        return SraalPair(vae.to(device), Discriminator(2 * config.latent, config.hidden, config.layers).to(device), config.lr, weights)
+        return SraalPair(vae.to(device), Discriminator(2 * config.latent, config.hidden, config.layers).to(device), config.lr, _weights(config))
 
     def make_batch(self, labeled: Mapping[str, Any], unlabeled: Mapping[str, Any]) -> Pair:
         of_labels = torch.from_numpy(self._targets[labeled["idx"].numpy()]).to(self.device)
@@ -299,4 +309,5 @@ class SraalTraining(SamplerTraining):
         return Pair(self._images(labeled), self._images(unlabeled), of_labels, of_task)
 
 
-_WEIGHTS = frozenset(Weights.__dataclass_fields__)
+def _weights(config: PluginConfig) -> Weights:
+    return Weights(**{key: value for key, value in config.model_dump().items() if key in Weights.__dataclass_fields__})

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from usb_active.plugins.assal.functional import rank_average
 from usb_active.plugins.assal.networks import Discriminator
 
 from usb_active import PoolView, UsageError
+from usb_active.numerics.arrays import entropy
 from usb_active.pool.view import Registered
 from usb_active.testing import AcquisitionContract, AlgorithmContract, AnalysisContract
 
@@ -82,3 +84,30 @@ class TestAssalSampling(AcquisitionContract):
         with pytest.raises(UsageError, match="chooses by the sampler that algorithm 'assal' trains, and this one trains none"):
             plugin.check(60, 3, algorithm=AlgorithmBase)
         plugin.check(60, 3, algorithm=Assal)
+
+
+class TestAssalSamplingWithEntropy(TestAssalSampling):
+    name = "assal"
+    config = {"score": "sampler_entropy", "entropy_weight": 0.3}
+
+    def expected(self, world, net):
+        """The classifier's entropy is that of the live weights too."""
+        with torch.no_grad():
+            seen = net.eval()(torch.from_numpy(world.images)[:, None])
+            logits, probs = self.sampler(seen["feat"]).numpy(), seen["logits"].softmax(dim=1).numpy()
+        candidates = world.pool.candidates
+        scores = rank_average(logits[candidates], entropy(probs[candidates]), 0.3)
+        return candidates[np.argsort(-scores)].tolist()
+
+    def test_a_sampler_that_is_sure_of_all_still_orders_them(self, world):
+        plugin = self.plugin()
+        view = self.view(world, plugin)
+        with torch.no_grad():
+            self.sampler.layers[-1].bias.fill_(40)
+        assert np.array_equal(np.sort(plugin.select(view, 9)), np.sort(self.expected(world, world.net)[:9]))
+
+    def test_entropies_are_logged(self, world):
+        plugin = self.plugin()
+        view = self.view(world, plugin)
+        plugin.select(view, 9)
+        assert view._source.metrics["assal/entropy_of_picks"] > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from usb_active.plugins.assal.functional import (
@@ -17,6 +18,7 @@ from usb_active.plugins.assal.functional import (
     gaussian_kl,
     gaussian_log_likelihood,
     pool_mean,
+    rank_average,
     representation_loss,
     rotated,
     sample_code,
@@ -208,3 +210,51 @@ def test_balanced_accuracy_does_not_follow_the_larger_pool():
     # One of one, and three of four.
     assert balanced_accuracy(torch.tensor([2.0]), torch.tensor([-1.0, -1.0, -1.0, 1.0])).item() == pytest.approx(0.875)
     assert balanced_accuracy(-torch.ones(1), -torch.ones(99)).item() == 0.5
+
+
+# ------------------------------------------------------------------------------------------------- the sampler's order and the entropy
+def drawn_scores(count=30):
+    rng = np.random.default_rng(0)
+    return rng.integers(-3, 4, count).astype(float), rng.integers(0, 5, count) / 4
+
+
+@pytest.mark.parametrize("weight", [0, 0.3, 1])
+def test_the_mixed_score_by_slow_loops(weight):
+    logits, entropies = drawn_scores()
+    for i, found in enumerate(rank_average(logits, entropies, weight)):
+        ranks = []
+        for value, values in ((-logits[i], -logits), (entropies[i], entropies)):
+            below, equal = sum(other < value for other in values), sum(other == value for other in values)
+            ranks.append((below + (equal + 1) / 2) / 30)
+        assert found == pytest.approx((1 - weight) * ranks[0] + weight * ranks[1])
+
+
+def test_the_mixed_score_in_closed_form():
+    # Ranks of −logits 3, 1, 2 and of the entropies 1, 2, 3, of three.
+    logits, entropies = np.array([-9.0, 500.0, 0.1]), np.array([0.0, 0.5, 0.6])
+    assert rank_average(logits, entropies, 0.5) == pytest.approx(np.array([4, 3, 5]) / 6)
+    assert rank_average(logits, entropies, 0) == pytest.approx(np.array([3, 1, 2]) / 3)
+    assert rank_average(logits, entropies, 1) == pytest.approx(np.array([1, 2, 3]) / 3)
+    assert rank_average(np.ones(4), np.ones(4), 0.2) == pytest.approx(np.full(4, 0.625))
+    assert rank_average(np.ones(1), np.ones(1), 0.2).tolist() == [1] and rank_average(np.ones(0), np.ones(0), 0.2).shape == (0,)
+
+
+def test_the_mixed_score_knows_neither_scale_nor_order():
+    logits, entropies = drawn_scores()
+    found, order = rank_average(logits, entropies, 0.4), np.random.default_rng(1).permutation(30)
+    assert np.array_equal(rank_average(np.exp(logits) * 1e6, np.sqrt(entropies), 0.4), found)
+    assert np.array_equal(rank_average(logits[order], entropies[order], 0.4), found[order])
+    # A sampler that is sure orders as one that is not; the lowest logit comes first where entropies are equal.
+    assert rank_average(logits, np.zeros(30), 0.4).argmax() in np.flatnonzero(logits == logits.min())
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    ((np.ones(3), np.ones(2), 0.5), "entropies: expected one for each logit"),
+    ((np.ones((2, 2)), np.ones((2, 2)), 0.5), "entropies: expected"),
+    ((np.array([1, np.nan]), np.ones(2), 0.5), "logits: nan; they must be finite"),
+    ((np.ones(2), np.array([np.inf, 1]), 0.5), "entropies: inf"), ((np.ones(2), np.ones(2), 1.5), "weight: 1.5"),
+    ((np.ones(2), np.ones(2), -0.1), "weight: -0.1"), ((np.ones(2), np.ones(2), float("nan")), "weight: nan"),
+])  # fmt: skip
+def test_what_cannot_be_mixed_is_said(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        rank_average(*arguments)

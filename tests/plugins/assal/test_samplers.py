@@ -95,6 +95,11 @@ class OwnSampler(AcquisitionContract):
         assert set(found) == {"balanced_accuracy", "discriminator_loss", "labeled_probability", "labeled_probability_of_picks"}
         assert 0 <= found["balanced_accuracy"] <= 1 and found["labeled_probability_of_picks"] < found["labeled_probability"]
 
+    def test_images_that_the_autoencoder_cannot_take_are_refused_before_the_run(self):
+        with pytest.raises(UsageError, match="^its autoencoder takes images of 8 pixels or more, not of 7; choose another img_size or acq"):
+            self.make(SMALL).check(60, 3, img_size=7)
+        self.make(SMALL).check(60, 3, img_size=8)
+
     def test_images_that_are_not_finite_are_named(self, tmp_path):
         images = made_images()
         images[4, 2, 2] = np.nan
