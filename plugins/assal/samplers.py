@@ -301,7 +301,8 @@ class SraalTraining(SamplerTraining):
     def make_pair(self, config: Any) -> SamplerPair:
         data, device = self.view.dataset, self.view.device
         vae = UnifiedVae(self.view.num_classes, data.img_size, data.in_channels, config.latent, config.width)
-        return SraalPair(vae.to(device), Discriminator(2 * config.latent, config.hidden, config.layers).to(device), config.lr, _weights(config))
+        discriminator = Discriminator(2 * config.latent, config.hidden, config.layers)
+        return SraalPair(vae.to(device), discriminator.to(device), config.lr, _weights(config))
 
     def make_batch(self, labeled: Mapping[str, Any], unlabeled: Mapping[str, Any]) -> Pair:
         of_labels = torch.from_numpy(self._targets[labeled["idx"].numpy()]).to(self.device)
