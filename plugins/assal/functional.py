@@ -20,6 +20,8 @@ from torch.nn import functional as F
 
 # The KL's weight in Eq. 2, 3 and 7; see `classifier_loss`.
 BETA = 0.01
+# A dimension of the code is in use where the variance of its mean over samples is above this (Burda et al. 2016).
+ACTIVE_VARIANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,11 @@ def check_weights(weights: Mapping[str, float]) -> None:
             raise ValueError(f"{name}: {weight}; it must be a finite number of at least 0")
     if not any(weights.values()):
         raise ValueError(f"{', '.join(weights)}: all are 0, so that there is nothing to learn; at least one must be positive")
+
+
+def active_dims(variance: torch.Tensor) -> int:
+    """How many dimensions of the code are in use, of the variances (d,) of μ over samples."""
+    return int((variance > ACTIVE_VARIANCE).sum())
 
 
 def rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from torch import nn
 from usb_active.plugins.assal.functional import (
     BETA,
     Coded,
+    active_dims,
     adversarial_loss,
     classifier_loss,
     discriminator_loss,
@@ -27,8 +28,6 @@ from usb_active.plugins.assal.functional import (
     weighted_loss,
 )
 
-# A dimension of the code is in use where the variance of its mean over samples is above this (Burda et al. 2016).
-ACTIVE_VARIANCE = 0.01
 # Balanced accuracy of the sampler below which it is called at chance.
 CHANCE = 0.55
 # What each λ of Eq. 6 weighs, as it is logged.
@@ -222,7 +221,7 @@ def code_state(pool: Coded) -> dict[str, float]:
     """KL of a sample, the code's spread (standard deviation of μ over samples, averaged over d), how many of d are in use."""
     variance = pool.mu.detach().var(dim=0, correction=0)
     values = {"kl": gaussian_kl(pool.mu.detach(), pool.log_var.detach()).mean().item()}
-    return values | {"spread": variance.sqrt().mean().item(), "active_dims": float((variance > ACTIVE_VARIANCE).sum())}
+    return values | {"spread": variance.sqrt().mean().item(), "active_dims": float(active_dims(variance))}
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -36,6 +36,10 @@ class Pretrainer(Plugin):
     """Runs once, before the initial query. Must be resumable in `scratch`, a folder that survives a crash."""
 
     kind: ClassVar[str] = "pretrainer"
+
+    # What it uses of the network beyond USB's calling convention: names of attributes, or of arguments that `forward` takes. A network
+    # that lacks one is refused before anything runs.
+    needs_network: ClassVar[Sequence[str]] = ()
 
     def run(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -19,11 +19,21 @@ OUTPUTS = ("logits", "feat")
 
 
 def check_network(config: RunConfig, cls: type, net: torch.nn.Module) -> None:
-    """UsageError where the network has not what algorithm `cls` declares in `needs_network`."""
-    arguments = inspect.signature(net.forward).parameters
-    missing = [name for name in declared(cls, "needs_network") if not hasattr(net, name) and name not in arguments]
+    """UsageError where the network has not what algorithm `cls`, or the pretrainer, declares in `needs_network`."""
+    missing = _missing(net, declared(cls, "needs_network"))
     if missing:
-        raise _lacking(config, name_some(f"'{name}'" for name in missing))
+        raise _lacking(config, missing)
+    pretrain = config.active.pretrain
+    missing = "" if pretrain is None else _missing(net, pretrain.cls.needs_network)
+    if missing:
+        raise _lacking(config, missing, f"pretrainer '{pretrain.name}'", "pretrain")
+
+
+def _missing(net: torch.nn.Module, names: Sequence[str]) -> str:
+    """Those that the network lacks, for a message; "" for none."""
+    arguments = inspect.signature(net.forward).parameters
+    missing = [name for name in names if not hasattr(net, name) and name not in arguments]
+    return name_some(f"'{name}'" for name in missing) if missing else ""
 
 
 def check_outputs(config: RunConfig, fields: frozenset[str], out: dict[str, Any]) -> None:
@@ -60,10 +70,10 @@ def network_named(config: RunConfig, model: torch.nn.Module | None = None) -> It
         raise _lacking(config, f"'{error.args[0]}' in what it gives") from error
 
 
-def _lacking(config: RunConfig, what: str) -> UsageError:
-    algorithm = config.usb["algorithm"]
-    reason = f"'{config.net.name}' has no {printable(what)}, which algorithm '{algorithm}' calls"
-    return UsageError(f"{config.source}: net: {reason}; choose another net or algorithm")
+def _lacking(config: RunConfig, what: str, caller: str = "", key: str = "algorithm") -> UsageError:
+    caller = caller or f"algorithm '{config.usb['algorithm']}'"
+    reason = f"'{config.net.name}' has no {printable(what)}, which {caller} calls"
+    return UsageError(f"{config.source}: net: {reason}; choose another net or {key}")
 
 
 def _is_of(module: Any, model: torch.nn.Module | None) -> bool:

@@ -66,7 +66,7 @@ def check_supported(name: str, cls: type, device: torch.device) -> None:
 
 def build_network(build: Callable[[], torch.nn.Module], config: RunConfig) -> torch.nn.Module:
     """What `build` makes. UsageError where the network's keys make none: sizes that torch refuses, or more weights than there is memory;
-    or where it lacks what the algorithm declares to need."""
+    or where it lacks what the algorithm or the pretrainer declares to need."""
     try:
         net = build()
     except UsageError:
