@@ -7,7 +7,7 @@ import torch
 from run_helpers import settings, train, write_yaml
 from semilearn.algorithms.fixmatch import FixMatch
 
-from usb_active import Network, UsageError, cli, register_plugin
+from usb_active import Network, Pretrained, Pretrainer, UsageError, cli, register_plugin
 from usb_active.usb.bases import OwnAlgorithm
 from usb_active.usb.networks import SmallCNN
 
@@ -71,6 +71,16 @@ class Declares(OwnAlgorithm, FixMatch):
         return super().train_step(x_lb, y_lb, x_ulb_w, x_ulb_s)
 
 
+@register_plugin("pretrainer", "declares_too")
+class DeclaresToo(Pretrainer):
+    """Says what it calls."""
+
+    needs_network = ("num_features", "features_only_forward", "scale")
+
+    def run(self, build_net, dataset, scratch, rng, device):
+        return Pretrained(build_net().state_dict())
+
+
 @register_plugin("algorithm", "calls_a_method")
 class CallsAMethod(FixMatch):
     """Says nothing."""
@@ -125,6 +135,19 @@ def test_refused_before_anything_runs(tmp_path, capsys, command, algorithm):
     missing = "features_only_forward', 'scale" if algorithm == "declares" else "features_only_forward"
     assert said == f"usb-active: error: {yaml}: net: 'small_cnn' {LACKS.format(missing, algorithm)}\n"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_what_a_pretrainer_needs_is_refused_likewise(tmp_path, capsys, command):
+    data = run_of(tmp_path, "fixmatch")
+    data["active"]["pretrain"] = "declares_too"
+    yaml = write_yaml(tmp_path / "run.yaml", data)
+    assert cli.main([command, str(yaml)]) == 2
+    lacks = "has no 'features_only_forward', 'scale', which pretrainer 'declares_too' calls; choose another net or pretrain"
+    assert capsys.readouterr().err == f"usb-active: error: {yaml}: net: 'small_cnn' {lacks}\n"
+    assert not (tmp_path / "run").exists()
+    if command == "run":
+        train({**data, "net": "with_parts"})
 
 
 @pytest.mark.parametrize("algorithm", ["declares", "asks_at_once", "calls_a_method", "calls_with_more"])

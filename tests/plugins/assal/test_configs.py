@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,21 @@ def test_columns_of_vaal_and_sraal_differ_from_revivals_in_the_rule_alone(study,
         theirs = load_yaml_config(f"revival/{cell.config.dataset.name}_{trainer}", changed).stored()
         assert {key for key in own if own[key] != theirs[key]} <= {"save_dir", "save_name"} and own.keys() == theirs.keys()
     assert {cell.config.dataset.name for cell in cells} == {"cifar10", "cifar100"}
+
+
+def test_the_warm_up_of_digits_runs_shortened(tmp_path):
+    short = ["num_train_iter=4", "num_eval_iter=4", "num_log_iter=4", "epoch=1", "net.width=4", f"save_dir={tmp_path}"]
+    of_block = ["active.pretrain.epochs=1", "active.cycles=1", "active.budget=5"]
+    ended = command("run", "assal/digits_warmup", *(part for text in short + of_block for part in ("--set", text)))
+    assert ended.returncode == 0, ended.stderr
+    (run,) = tmp_path.glob("*/labels.csv")
+    assert len(run.read_text().splitlines()) == 1 + 20 + 5
+    (line,) = map(json.loads, (run.parent / "pretrain" / "scratch" / "assal.jsonl").read_text().splitlines())
+    assert 0 < line["rotation_accuracy"] < 1 and line["active_dims"] > 0
+
+
+def test_the_warm_up_differs_from_digits_by_its_cold_start_alone():
+    one, other = (load_yaml_config(f"assal/{name}").stored() for name in ("digits", "digits_warmup"))
+    assert {key for key in one if one[key] != other[key]} <= {"save_dir", "save_name", "active"}
+    blocks = one["active"], other["active"]
+    assert {key for key in blocks[1] if blocks[0].get(key) != blocks[1][key]} == {"pretrain", "features", "initial"}

@@ -33,7 +33,7 @@ def csv_of(path, keys, label="0"):
     return path
 
 
-class WarmUpContract(PretrainerContract):
+class TestWarmUp(PretrainerContract):
     name = "assal"
     config = {"epochs": 3, "batch_size": 16, "lr": 0.005}
 
@@ -43,11 +43,7 @@ class WarmUpContract(PretrainerContract):
             return ClassifyingVae(CLASSES, SIZE, 1, latent=4, width=4)
 
 
-class TestWarmUp(WarmUpContract):
-    pass
-
-
-class TestWarmUpOfBothPools(WarmUpContract):
+class TestWarmUpOfBothPools(TestWarmUp):
     def keys(self, folder):
         path = csv_of(folder / "labels.csv", [f"pictures/{number:03d}" for number in (2, 13, 29)], label="class 1")
         return {**self.config, "labeled": str(path)}
