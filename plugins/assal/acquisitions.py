@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from usb_active.plugins.assal.algorithm import SAMPLER, Assal
+from usb_active.plugins.assal.analysis_functional import labeled_probability
 from usb_active.plugins.assal.beside import AssalTraining, BesideKeys
 from usb_active.plugins.assal.functional import check_weights, rank_average
 from usb_active.plugins.assal.learning import Objective
 from usb_active.plugins.assal.networks import check_side
+from usb_active.plugins.assal.selection import choose
 
-from usb_active import Acquisition, PoolView, UsageError, top_k
+from usb_active import Acquisition, PoolView, UsageError
 from usb_active.numerics.arrays import entropy
 from usb_active.pool.inference import evaluating
 
@@ -69,6 +71,10 @@ class AssalSampling(Acquisition):
             kept = {key: value for key, value in serialize(self).items() if key not in self._idle()}
             return {key: value for key, value in kept.items() if (key, value) not in (("beside", False), ("score", "sampler"))}
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"labels"})
+
     def check(self, num_samples: int, num_classes: int, *, algorithm: type | None = None, img_size: int | None = None) -> None:
         """Refuses algorithms that train no sampler, unless one is trained beside them; and what cannot be trained beside."""
         trains_it = algorithm is not None and issubclass(algorithm, Assal)
@@ -89,13 +95,8 @@ class AssalSampling(Acquisition):
         logits, entropies = self._beside(view) if self.config.beside else self._trained(view)
         mixed = self.config.score == "sampler_entropy"
         scores = rank_average(logits, entropies, self.config.entropy_weight) if mixed else -logits
-        picks = top_k(scores, view.candidates, budget, view.rng)
-        chosen = np.isin(view.candidates, picks)
-        logged = {"labeled_probability": _probability(logits), **({"entropy": entropies} if mixed else {})}
-        for name, values in logged.items():
-            view.log(f"assal/{name}", values.mean())
-            view.log(f"assal/{name}_of_picks", values[chosen].mean())
-        return picks
+        logged = {"labeled_probability": labeled_probability(logits), **({"entropy": entropies} if mixed else {})}
+        return choose(view, budget, scores, "assal", logged)
 
     def _trained(self, view: PoolView) -> tuple[np.ndarray, np.ndarray]:
         """(P,) logits of P(labelled) of the candidates and, where they count, entropies, by what the algorithm trained."""
@@ -122,7 +123,3 @@ class AssalSampling(Acquisition):
         for problem in training.problems():
             logger.warning("acquisition '%s': %s", self.name, problem)
         return training.judged(view.candidates)
-
-
-def _probability(logits: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(0.5 * logits))

@@ -1,8 +1,8 @@
 """VAAL's and SRAAL's training: an autoencoder, and a discriminator that learns to tell labelled from unlabelled samples by its code.
 
 S. Sinha, S. Ebrahimi, T. Darrell, "Variational Adversarial Active Learning", ICCV 2019. B. Zhang et al., "State-Relabeling Adversarial
-Active Learning", CVPR 2020. The losses that they share with ASSAL are in `functional`. What is said here of either is said of the code that
-its authors published (sinhasam/vaal at 67263f3, Beichen1996/SRAAL at 274539c); docs/vaal.md has what could not be checked.
+Active Learning", CVPR 2020. The losses that they share with ASSAL are in `functional`. Statements about either refer to the code that its
+authors published (sinhasam/vaal at 67263f3, Beichen1996/SRAAL at 274539c); docs/vaal.md lists what could not be checked.
 
 Dimension letters: B batch, L labelled, U unlabelled, C classes, d length of the code.
 """
@@ -10,7 +10,7 @@ Dimension letters: B batch, L labelled, U unlabelled, C classes, d length of the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from usb_active.plugins.assal.functional import (
+    BETA,
     Coded,
     adversarial_loss,
     balanced_accuracy,
@@ -29,13 +30,15 @@ from usb_active.plugins.assal.functional import (
 )
 from usb_active.plugins.assal.networks import Discriminator, UnifiedVae, Vae
 
+from usb_active.numerics.arrays import blocks
+
 # A largest probability this near to 1/C is that of a uniform vector, to rounding.
 _UNIFORM = 1e-6
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What the terms of the autoencoder's loss are multiplied by.
+    """The weights of the terms of the autoencoder's loss.
 
     The terms are of a likelihood that is summed over the P numbers of an image, as the bound of a variational autoencoder has it. VAAL's
     code adds up other terms: squares that are averaged over P, and a KL that is summed over the B samples of a batch, each of weight 1.
@@ -54,7 +57,7 @@ class Weights:
     beta: float = 1.0
     adversary: float = 1.0
     target: float = 1.0
-    target_beta: float = 0.01
+    target_beta: float = BETA
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,16 @@ class Pair:
 
     @cached_property
     def both(self) -> torch.Tensor:
-        """The images of both pools, labelled first: they go through the networks together, which is faster for a small batch."""
+        """The images of both pools, labelled first. One pass of a network over both is faster than two over small batches."""
         return torch.cat([self.labeled, self.unlabeled])
 
     def parts(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The two pools' shares of what was made of `both`."""
+        """Of values for `both`, those of the labelled and those of the unlabelled."""
         return values.split([len(self.labeled), len(self.unlabeled)])
 
 
 class SamplerPair:
-    """An autoencoder and a discriminator on its code, each with an Adam of its own. A subclass says what a step of each is.
+    """An autoencoder and a discriminator on its code, each with an Adam of its own. A subclass defines a step of each.
 
     Args:
         vae: encodes and decodes.
@@ -99,20 +102,20 @@ class SamplerPair:
         self.discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=discriminator_lr or lr)
 
     def represent(self, x: torch.Tensor) -> torch.Tensor:
-        """What the discriminator sees of images: μ (B, d)."""
+        """The discriminator's input for images: μ (B, d)."""
         return self.vae.encode(x)[0]
 
     def train_vae(self, pair: Pair, noise: torch.Generator) -> dict[str, torch.Tensor]:
-        """One step of the autoencoder's optimizer; the discriminator stays as it is. What is logged of it."""
+        """One step of the autoencoder's optimizer; the discriminator stays as it is. Returns what is logged, by name."""
         raise NotImplementedError(f"{type(self).__name__}.train_vae")
 
     def train_discriminator(self, pair: Pair) -> dict[str, torch.Tensor]:
-        """One step of the discriminator's optimizer; the autoencoder stays as it is. What is logged of it."""
+        """One step of the discriminator's optimizer; the autoencoder stays as it is. Returns what is logged, by name."""
         raise NotImplementedError(f"{type(self).__name__}.train_discriminator")
 
     @torch.no_grad()
     def score(self, x: torch.Tensor) -> torch.Tensor:
-        """(B,) logits of P(labelled). The lowest are picked; logits order as probabilities do, without rounding to 0 or 1."""
+        """(B,) logits of P(labelled). The lowest are picked; logits have the order of the probabilities, without rounding to 0 or 1."""
         return self.discriminator(self.represent(x))
 
 
@@ -140,32 +143,32 @@ class VaalPair(SamplerPair):
         }
 
     def _coded(self, pair: Pair, mu: torch.Tensor, log_var: torch.Tensor, noise: torch.Generator) -> list[Coded]:
-        """What was made of either pool, of the codes (both, d) of both."""
-        samples = [drawn(*code, noise) for code in zip(pair.parts(mu), pair.parts(log_var), strict=True)]
+        """Images, reconstructions and codes of either pool, from the codes (both, d) of both pools."""
+        samples = [sample_with(*code, noise) for code in zip(pair.parts(mu), pair.parts(log_var), strict=True)]
         made = self.vae.decode(torch.cat(samples))
         return [Coded(*values) for values in zip(*(pair.parts(part) for part in (pair.both, made, mu, log_var)), strict=True)]
 
     def discriminator_loss(self, labeled: torch.Tensor, unlabeled: torch.Tensor, pair: Pair) -> torch.Tensor:
-        """What the discriminator learns from, of its logits (B,) of each pool: labelled is 1, unlabelled 0."""
+        """The discriminator's loss, of its logits (B,) of each pool: labelled is 1, unlabelled 0."""
         return discriminator_loss(labeled, unlabeled)
 
     # ------------------------------------------------------------------------------------------ steps
     def train_vae(self, pair: Pair, noise: torch.Generator) -> dict[str, torch.Tensor]:
-        """One step of the autoencoder's optimizer; the discriminator stays as it is. The terms."""
+        """One step of the autoencoder's optimizer; the discriminator stays as it is. Returns the weighted terms."""
         terms = self.terms(pair, noise)
         self.optimizer.zero_grad()
-        # Of the autoencoder's weights alone: those of the discriminator's would be thrown away.
+        # Gradients of the autoencoder's weights alone: the discriminator's would be thrown away.
         torch.stack(list(terms.values())).sum().backward(inputs=list(self.vae.parameters()))
         self.optimizer.step()
         return {name: value.detach() for name, value in terms.items()}
 
     def train_discriminator(self, pair: Pair) -> dict[str, torch.Tensor]:
-        """One step of the discriminator's optimizer, on a fresh encoding that does not learn from it. Its loss and balanced accuracy."""
+        """One step of the discriminator's optimizer, on a fresh, detached encoding. Returns its loss and balanced accuracy."""
         with torch.no_grad():
             codes = self.represent(pair.both)
         logits = pair.parts(self.discriminator(codes))
         loss = self.discriminator_loss(*logits, pair)
-        # Also away with what the autoencoder's adversarial term has left.
+        # Whoever calls `terms` may have left gradients of the adversarial term here.
         self.discriminator_optimizer.zero_grad()
         loss.backward()
         self.discriminator_optimizer.step()
@@ -188,12 +191,12 @@ class SraalPair(VaalPair):
         return torch.cat([image, target], dim=1)
 
     def terms(self, pair: Pair, noise: torch.Generator) -> dict[str, torch.Tensor]:
-        """VAAL's, and that of the classifier on the second code of the labelled."""
+        """VAAL's terms, and the classifier's on the second code of the labelled."""
         image, image_log_var, target, target_log_var = self.vae.encode_both(pair.both)
         images = self._coded(pair, image, image_log_var, noise)
         logits = pair.parts(self.discriminator(torch.cat([image, target], dim=1)))
         mu, log_var = (pair.parts(value)[0] for value in (target, target_log_var))
-        learned = self.vae.classifier(drawn(mu, log_var, noise))
+        learned = self.vae.classifier(sample_with(mu, log_var, noise))
         return {
             "representation": representation_loss(*images, beta=self.weights.beta),
             "target": self.weights.target * classifier_loss(learned, pair.targets, mu, log_var, self.weights.target_beta),
@@ -204,18 +207,18 @@ class SraalPair(VaalPair):
         return relabeled_loss(labeled, unlabeled, pair.uncertainty)
 
 
-def drawn(mu: torch.Tensor, log_var: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """(B, d) a sample of the code; the noise is made on the CPU, the same on every device."""
+def sample_with(mu: torch.Tensor, log_var: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """(B, d) a sample of the code. The noise is made on the CPU, so that it is the same on every device."""
     return sample_code(mu, log_var, torch.randn(mu.shape, generator=generator).to(mu.device))
 
 
 def relabeled_loss(labeled: torch.Tensor, unlabeled: torch.Tensor, uncertainty: torch.Tensor) -> torch.Tensor:
     """SRAAL's loss of the discriminator: −E log D(z_L), and the cross-entropy of an unlabelled sample's D to its state 1 − uncertainty.
 
-    All uncertain, it is VAAL's; a sample of which the task model is certain counts as labelled. The optimum is D = 1 − uncertainty. So is
-    the authors' code, whose discriminator gives P(unlabelled), with the uncertainty for its target. As a reimplementation
-    (wenxuanou/SRAAL_Realization) quotes it, the paper prints −E log(uncertainty − D(z_U)) for the second term, which is no number where D
-    is the larger.
+    Where all uncertainties are 1 it is VAAL's; a sample of which the task model is certain counts as labelled. The optimum is
+    D = 1 − uncertainty. The authors' code computes the same: its discriminator gives P(unlabelled), with the uncertainty as its target.
+    As a reimplementation (wenxuanou/SRAAL_Realization) quotes it, the paper prints −E log(uncertainty − D(z_U)) for the second term, which
+    is undefined where D is the larger.
 
     Args:
         labeled: (B,) logits.
@@ -244,7 +247,15 @@ def online_uncertainty(probs: np.ndarray) -> np.ndarray:
     """
     if probs.ndim != 2 or probs.shape[1] < 2:
         raise ValueError(f"probs: expected (samples, classes) with at least 2 classes, got {probs.shape}")
-    probs = probs.astype(np.float64)
+    found = np.empty(len(probs))
+    # A large pool's predictions are float32, maybe on disk: in double precision there is a block of rows at a time.
+    for rows in blocks(np.arange(len(probs)), probs.shape[1]):
+        part = slice(rows[0], rows[-1] + 1)
+        found[part] = _uncertainty(probs[part].astype(np.float64))
+    return found
+
+
+def _uncertainty(probs: np.ndarray) -> np.ndarray:
     count, largest = probs.shape[1], probs.max(axis=1)
     variance = ((probs - 1 / count) ** 2).mean(axis=1)
     others = (1 - largest) / (count - 1)
@@ -260,52 +271,29 @@ def labeled_order(labeled: np.ndarray, batches: int, batch_size: int, rng: np.ra
     return np.concatenate([rng.permutation(labeled) for _ in range(math.ceil(length / len(labeled)))])[:length]
 
 
-def fit(
-    pair: VaalPair,
-    labeled: torch.Tensor,
-    unlabeled: torch.Tensor,
-    *,
-    epochs: int,
-    batch_size: int,
-    vae_steps: int,
-    rng: np.random.Generator,
-    targets: torch.Tensor | None = None,
-    uncertainty: torch.Tensor | None = None,
-) -> VaalPair:
-    """Train on arrays of images. The acquisitions do the same step by step on batches that they load.
+def train_pass(
+    pair: SamplerPair, batches: Iterable[Pair], count: int, vae_steps: int, noise: Callable[[int], torch.Generator]
+) -> list[dict[str, torch.Tensor]]:
+    """One pass over the pools, the networks trained in place: each batch is a step of the autoencoder, some also of the discriminator.
 
     Args:
-        pair: the networks; trained in place.
-        labeled: (L, channels, height, width), L ≥ 1.
-        unlabeled: (U, channels, height, width), U ≥ 1.
-        epochs: passes over the unlabelled.
-        batch_size: of each pool; of the labelled at most L.
-        vae_steps: the discriminator learns after so many batches of the autoencoder.
-        rng: of orders and noise.
-        targets: (L,) classes, for SRAAL.
-        uncertainty: (U,) for SRAAL.
+        pair: the networks.
+        batches: of both pools, `count` many.
+        count: how many there are.
+        vae_steps: see `discriminator_learns`.
+        noise: the generator of a batch's noise, by its number from 0.
+
+    Returns:
+        What the steps of each batch log, by name, on the device.
     """
-    for _ in range(epochs):
-        order = rng.permutation(len(unlabeled))
-        batches = math.ceil(len(order) / batch_size)
-        rows = labeled_order(np.arange(len(labeled)), batches, batch_size, rng)
-        noise = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        for number, (one, other) in enumerate(zip(np.split(rows, batches), _chunks(order, batch_size), strict=True)):
-            batch = Pair(labeled[one], unlabeled[other], _rows(targets, one), _rows(uncertainty, other))
-            pair.train_vae(batch, noise)
-            if discriminator_learns(number, batches, vae_steps):
-                pair.train_discriminator(batch)
-    return pair
+    steps: list[dict[str, torch.Tensor]] = []
+    for number, batch in enumerate(batches):
+        steps.append(pair.train_vae(batch, noise(number)))
+        if discriminator_learns(number, count, vae_steps):
+            steps[-1] |= pair.train_discriminator(batch)
+    return steps
 
 
 def discriminator_learns(number: int, batches: int, vae_steps: int) -> bool:
-    """Whether it does after batch `number` of an epoch: after every `vae_steps`-th, and after the last."""
+    """Whether it does after batch `number` (from 0) of an epoch: after every `vae_steps`-th, and after the last."""
     return (number + 1) % vae_steps == 0 or number + 1 == batches
-
-
-def _rows(values: torch.Tensor | None, idx: np.ndarray) -> torch.Tensor | None:
-    return None if values is None else values[idx]
-
-
-def _chunks(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    return (order[start : start + size] for start in range(0, len(order), size))

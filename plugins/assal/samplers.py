@@ -13,17 +13,20 @@ import torch
 from pydantic import Field
 from usb_active.plugins.assal import adversaries
 from usb_active.plugins.assal.adversaries import Pair, SamplerPair, SraalPair, VaalPair, Weights
+from usb_active.plugins.assal.analysis_functional import labeled_probability
+from usb_active.plugins.assal.learning import CHANCE
 from usb_active.plugins.assal.networks import Discriminator, UnifiedVae, Vae, check_side
+from usb_active.plugins.assal.selection import choose
 
-from usb_active import Acquisition, EpochTraining, PluginConfig, PoolView, UsageError, generator, top_k
+from usb_active import Acquisition, EpochTraining, PluginConfig, PoolView, UsageError, generator
 from usb_active.errors import name_some
 from usb_active.randomness import position_seed, seeded_globals
 
 logger = logging.getLogger("usb_active")
 
-# Of the discriminator's balanced accuracy, ½ being chance; and of the standard deviation of SRAAL's states.
-_CHANCE, _SAME_STATE = 0.55, 0.01
-# Bytes of images that are kept in memory for all passes of a training: CIFAR's 50,000 are 614 million.
+# Standard deviation of the candidates' states up to which SRAAL's discriminator is said to give all of them the same.
+_SAME_STATE = 0.01
+# Bytes of images that may be kept in memory for all passes of a training: CIFAR's 50,000 are 614 million.
 MOST_KEPT = 2**30
 
 
@@ -49,8 +52,8 @@ class VaalConfig(PluginConfig):
     lr: float = Field(5e-4, gt=0, allow_inf_nan=False)
     latent: int = Field(32, ge=1, le=65536)
     width: int = Field(32, ge=1, le=4096)
-    beta: float = Field(1.0, ge=0, allow_inf_nan=False)
-    adversary: float = Field(1.0, ge=0, allow_inf_nan=False)
+    beta: float = Field(Weights.beta, ge=0, allow_inf_nan=False)
+    adversary: float = Field(Weights.adversary, ge=0, allow_inf_nan=False)
     vae_steps: int = Field(2, ge=1)
     hidden: int = Field(512, ge=1, le=65536)
     layers: int = Field(2, ge=0, le=64)
@@ -71,8 +74,8 @@ class SraalConfig(VaalConfig):
     batch_size: int = Field(250, ge=1)
     latent: int = Field(100, ge=1, le=65536)
     layers: int = Field(4, ge=0, le=64)
-    target: float = Field(1.0, ge=0, allow_inf_nan=False)
-    target_beta: float = Field(0.01, ge=0, allow_inf_nan=False)
+    target: float = Field(Weights.target, ge=0, allow_inf_nan=False)
+    target_beta: float = Field(Weights.target_beta, ge=0, allow_inf_nan=False)
 
 
 class Vaal(Acquisition):
@@ -96,6 +99,10 @@ class Vaal(Acquisition):
 
     Config: ClassVar[type[VaalConfig]] = VaalConfig
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"labels"})
+
     def check(self, num_samples: int, num_classes: int, *, img_size: int | None = None) -> None:
         """Refuses images that its autoencoder cannot take."""
         check_side(img_size)
@@ -107,30 +114,26 @@ class Vaal(Acquisition):
         training = self._training(view)
         training.train(view.scratch)
         logits = training.scores(view.candidates)
-        picks = top_k(-logits, view.candidates, budget, view.rng)
-        self._tell(view, training.log[-1], logits, np.isin(view.candidates, picks))
+        states = labeled_probability(logits)
+        picks = choose(view, budget, -logits, self.name, {"labeled_probability": states})
+        self._log_discriminator(view, training.log[-1], states)
         return picks
 
     def _training(self, view: PoolView) -> SamplerTraining:
         return SamplerTraining(self.name, self.config, view)
 
-    def _tell(self, view: PoolView, line: Mapping[str, Any], logits: np.ndarray, picked: np.ndarray) -> None:
-        states = 0.5 * (1 + np.tanh(0.5 * logits))
-        logged = {
-            "balanced_accuracy": line["balanced_accuracy"], "discriminator_loss": line["discriminator"],
-            "labeled_probability": states.mean(), "labeled_probability_of_picks": states[picked].mean(),
-        }  # fmt: skip
-        for name, value in logged.items():
-            view.log(f"{self.name}/{name}", value)
+    def _log_discriminator(self, view: PoolView, line: Mapping[str, Any], states: np.ndarray) -> None:
+        """Its last epoch; and a warning where picks by it are nearly random."""
+        view.log(f"{self.name}/balanced_accuracy", line["balanced_accuracy"])
+        view.log(f"{self.name}/discriminator_loss", line["discriminator"])
         if problem := self._at_chance(line["balanced_accuracy"], states):
-            logger.warning(
-                f"acquisition '{self.name}': {problem}, so that picks are nearly random; "
-                f"try a smaller adversary than {self.config.adversary:g}, or more epochs than {self.config.epochs}"
-            )
+            smaller = f"a smaller adversary than {self.config.adversary:g}, or " if self.config.adversary else ""
+            cure = f"try {smaller}more epochs than {self.config.epochs}"
+            logger.warning(f"acquisition '{self.name}': {problem}, so that picks are nearly random; {cure}")
 
     def _at_chance(self, accuracy: float, states: np.ndarray) -> str:
-        """What is wrong with the discriminator; "" if nothing."""
-        if accuracy > _CHANCE:
+        """The problem with a discriminator of this balanced accuracy and these states (P,) of the candidates; "" where there is none."""
+        if accuracy >= CHANCE:
             return ""
         return f"the discriminator tells labelled from unlabelled samples little better than by chance (balanced accuracy {accuracy:.2f})"
 
@@ -152,7 +155,7 @@ class Sraal(Vaal):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"probs"})
+        return frozenset({"labels", "probs"})
 
     def _training(self, view: PoolView) -> SamplerTraining:
         return SraalTraining(self.name, self.config, view)
@@ -174,7 +177,7 @@ class SamplerTraining(EpochTraining):
     """
 
     part_of = "acquisition"
-    # The view of images that is learned from, the same for both pools.
+    # The view of the images, the same for both pools.
     transform: ClassVar[str] = "eval"
 
     def __init__(self, name: str, config: PluginConfig, view: PoolView):
@@ -192,7 +195,7 @@ class SamplerTraining(EpochTraining):
         return VaalPair(vae.to(device), Discriminator(config.latent, config.hidden, config.layers).to(device), config.lr, _weights(config))
 
     def make_batch(self, labeled: Mapping[str, Any], unlabeled: Mapping[str, Any]) -> Pair:
-        """A pair of what the loaders gave."""
+        """A pair of the two loaders' batches."""
         return Pair(self._images(labeled), self._images(unlabeled))
 
     def _images(self, batch: Mapping[str, Any]) -> torch.Tensor:
@@ -212,7 +215,7 @@ class SamplerTraining(EpochTraining):
             yield self.make_batch(*pair)
 
     def _batches(self, idx: np.ndarray, size: int, number: int) -> Iterator[Mapping[str, Any]]:
-        """As the view's loader gives them. Where views are drawn, the pass of pool `number` has draws of its own."""
+        """Batches as the view's loader gives them. Where views are random, the passes over pool 0 and pool 1 draw different ones."""
         if self._kept is None:
             yield from self.view.loader(idx, self.transform, size, epoch=2 * self.epoch + number)
             return
@@ -225,7 +228,7 @@ class SamplerTraining(EpochTraining):
     def _kept(self) -> tuple[np.ndarray, torch.Tensor] | None:
         """(M,) indices of both pools, and their images (M, channels, S, S): the eval view is the same in every pass.
 
-        None where they take more than `MOST_KEPT`, or another view is learned from: then every pass loads them again.
+        None where they take more than `MOST_KEPT`, or where the view is another: then every pass loads them again.
         """
         if self.transform != "eval":
             return None
@@ -243,17 +246,15 @@ class SamplerTraining(EpochTraining):
 
     def train_epoch(self) -> dict[str, Any]:
         batches = math.ceil(len(self.view.unlabeled) / self.config.batch_size)
-        steps: list[dict[str, torch.Tensor]] = []
-        for number, batch in enumerate(self._pairs(batches)):
-            noise = torch.Generator().manual_seed(position_seed(self.seed, *self.position, "noise", number))
-            steps.append(self.pair.train_vae(batch, noise))
-            if adversaries.discriminator_learns(number, batches, self.config.vae_steps):
-                steps[-1] |= self.pair.train_discriminator(batch)
+        steps = adversaries.train_pass(self.pair, self._pairs(batches), batches, self.config.vae_steps, self._noise)
         line = self._means(steps)
         return {"loss": sum(value for name, value in line.items() if name not in ("discriminator", "balanced_accuracy")), **line}
 
+    def _noise(self, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed(position_seed(self.seed, *self.position, "noise", number))
+
     def _means(self, steps: list[dict[str, torch.Tensor]]) -> dict[str, float]:
-        """Of each term, over the steps that have it. The device is waited for once for each term, not in every step."""
+        """The mean of each term over the steps that have it. The device is waited for once per term, not in every step."""
         means, bad = {}, []
         for name in dict.fromkeys(name for terms in steps for name in terms):
             numbers = [number for number, terms in enumerate(steps) if name in terms]
@@ -266,7 +267,7 @@ class SamplerTraining(EpochTraining):
         return means
 
     def refuse_step(self, problem: str, number: int) -> NoReturn:
-        """UsageError that says where it was, in step `number` (from 0) of the epoch, and what is kept."""
+        """UsageError: the problem, that it was in step `number` (from 0) of this epoch, and what is kept."""
         kept = f"the last whole epoch is in {self.view.scratch / f'{self.name}.pth'}" if self.epoch else "no epoch was complete"
         raise UsageError(
             f"{self.who}: {problem} in step {number + 1} of epoch {self.epoch + 1}; a smaller lr than "
@@ -278,11 +279,12 @@ class SamplerTraining(EpochTraining):
         return np.concatenate([self.pair.score(self._images(batch)).cpu().numpy() for batch in self.view.loader(idx)])
 
     def own_state(self) -> dict[str, Any]:
-        return {"discriminator": self.pair.discriminator.state_dict(), "its_optimizer": self.pair.discriminator_optimizer.state_dict()}
+        pair = self.pair
+        return {"discriminator": pair.discriminator.state_dict(), "discriminator_optimizer": pair.discriminator_optimizer.state_dict()}
 
     def load_own_state(self, state: Mapping[str, Any]) -> None:
         self.pair.discriminator.load_state_dict(state["discriminator"])
-        self.pair.discriminator_optimizer.load_state_dict(state["its_optimizer"])
+        self.pair.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
 
     def report(self, line: Mapping[str, Any]) -> None:
         where = f"{self.name}: epoch {line['epoch']} of {self.config.epochs}"

@@ -61,7 +61,7 @@ class Revival(Acquisition):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"features", "probs", "head"} if self.config.labels == "head" else {"features"})
+        return frozenset({"features", "labels", *(("probs", "head") if self.config.labels == "head" else ())})
 
     def check(self, num_samples: int, num_classes: int, *, budget: int | None = None) -> None:
         check_backend(self.config.backend)

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from usb_active.pool.view import PoolView
 
-# "head": that the features are those which the model's classifier takes. The last is for priors alone.
-NEEDS = frozenset({"features", "probs", "truth", "head", "previous_features"})
+# "head": that the features are those which the model's classifier takes. "labels": that some sample is labelled. The last is for
+# priors alone.
+NEEDS = frozenset({"features", "probs", "truth", "head", "labels", "previous_features"})
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Observer(Plugin):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What a view must hold: a subset of {"features", "probs", "truth"}. May depend on the config."""
+        """What a view must hold: a subset of {"features", "probs", "truth", "head", "labels"}. May depend on the config."""
         return frozenset()
 
     @optional

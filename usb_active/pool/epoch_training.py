@@ -16,7 +16,7 @@ import torch
 from usb_active.contracts.plugin import PluginConfig
 from usb_active.contracts.pretrainer import Pretrained
 from usb_active.errors import UsageError, name_some
-from usb_active.pool.divergence import nonfinite_tensors
+from usb_active.pool.divergence import nonfinite_of, nonfinite_tensors
 from usb_active.randomness import seed_globals, seeded_globals
 from usb_active.storage.checkpoint import REPEAT_PRETRAINING, must_fit, read_checkpoint, write_checkpoint
 from usb_active.storage.durable import atomic_write, dump_json
@@ -80,7 +80,10 @@ class EpochTraining:
         raise NotImplementedError(f"{type(self).__name__}.train_epoch")
 
     def own_state(self) -> dict[str, Any]:
-        """Tensors, numbers and texts beyond network and optimizer, by name."""
+        """Tensors, numbers and texts beyond network and optimizer, by name.
+
+        A further network's `state_dict` belongs here; like those of `net`, weights that are not finite end the training.
+        """
         return {}
 
     def load_own_state(self, state: Mapping[str, Any]) -> None:
@@ -135,7 +138,9 @@ class EpochTraining:
         """Before the epoch is kept: the checkpoint of a diverged one would be gone on from for ever."""
         if "loss" in line:
             self.finite(line["loss"])
-        bad = nonfinite_tensors(self.net)
+        states = {part: state for part, state in self.own_state().items() if isinstance(state, Mapping)}
+        others = {f"{part}.{name}": value for part, state in states.items() for name, value in state.items()}
+        bad = [*nonfinite_tensors(self.net), *nonfinite_of(others)]
         if bad:
             advice = f"a smaller lr than {self.config.lr} may help (under another save_name: a run keeps its configuration)"
             raise UsageError(f"{self.who}: diverged in epoch {self.epoch + 1}: weights that are not finite: {name_some(bad)}; {advice}")

@@ -166,8 +166,8 @@ class PoolView:
 
     def prepare(self) -> None:
         """Compute what was declared, before the method runs."""
-        # "head" says of which features; there is nothing to compute.
-        for need in sorted(self._needs - {"head"}):
+        # "head" says of which features, "labels" that there must be some; there is nothing to compute.
+        for need in sorted(self._needs - {"head", "labels"}):
             getattr(self, need)
 
     @cached_property

@@ -1,10 +1,11 @@
-"""VAAL's and SRAAL's arithmetic: formulas as slow loops, closed forms, what each step moves, and a planted cluster."""
+"""VAAL's and SRAAL's arithmetic: formulas as slow loops, closed forms, what each step moves, and a pass of them."""
 
 from __future__ import annotations
 
 import copy
 import math
 import statistics
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,13 +16,15 @@ from usb_active.plugins.assal.adversaries import (
     VaalPair,
     Weights,
     discriminator_learns,
-    fit,
     labeled_order,
     online_uncertainty,
     relabeled_loss,
+    train_pass,
 )
 from usb_active.plugins.assal.functional import discriminator_loss
 from usb_active.plugins.assal.networks import Discriminator, UnifiedVae, Vae
+
+from usb_active.numerics import arrays
 
 
 def normal(*shape, seed=0):
@@ -94,6 +97,24 @@ def test_the_authors_divide_the_variance_by_one_less():
         largest = max(row)
         least = ((1 / 5 - largest) ** 2 + 4 * (1 / 5 - (1 - largest) / 4) ** 2) / 5
         assert 1 / 5 + 4 / 5 * found == pytest.approx(1 - largest * least / statistics.variance(row.tolist()))
+
+
+def test_a_large_pool_is_taken_by_blocks_of_rows(monkeypatch):
+    probs = np.random.default_rng(4).dirichlet(np.full(10, 0.7), size=50_000).astype(np.float32)
+    whole = online_uncertainty(probs)
+    # 102 rows at a time; the last block is smaller.
+    monkeypatch.setattr(arrays, "BLOCK", 1 << 10)
+    tracemalloc.start()
+    found = online_uncertainty(probs)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.tolist() == whole.tolist() and found.shape == (50_000,)
+    # In one piece it would be several times the input, which is 2 MB; the result is 0.4 MB, and the rows' numbers as much.
+    assert peak < probs.nbytes / 2
+
+
+def test_no_predictions_have_no_uncertainty():
+    assert online_uncertainty(np.empty((0, 3), dtype=np.float32)).shape == (0,)
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (2, 2, 2)])
@@ -222,6 +243,8 @@ def test_a_score_does_not_depend_on_what_is_scored_with_it(make):
     # In the authors' code it does, by batch norm.
     pair, x = make(), normal(6, 1, 8, 8)
     assert torch.allclose(pair.score(x), torch.cat([pair.score(one[None]) for one in x]), atol=1e-5)
+    # Copies have the score of what they are copies of, but for rounding.
+    assert torch.allclose(pair.score(x[[5, 5, 3]]), pair.score(x)[[5, 5, 3]], atol=1e-5)
 
 
 def test_the_adversarial_term_raises_d_of_both_pools():
@@ -259,43 +282,17 @@ def test_when_the_discriminator_learns():
     assert [discriminator_learns(number, 3, 10) for number in range(3)] == [False, False, True]
 
 
-# ------------------------------------------------------------------------------------------------- planted
-def clusters(count, which, seed):
-    """Images of one of two patterns, with noise."""
-    patterns = normal(2, 1, 8, 8, seed=99)
-    return 2 * patterns[which] + 0.5 * normal(count, 1, 8, 8, seed=seed)
-
-
-def planted(pair, **given):
-    """Labelled: one cluster. Unlabelled: 20 of it, then 20 of the other."""
-    unlabeled = torch.cat([clusters(20, 0, 2), clusters(20, 1, 3)])
-    fit(pair, clusters(12, 0, 1), unlabeled, epochs=25, batch_size=16, vae_steps=2, rng=np.random.default_rng(0), **given)
-    return pair, unlabeled
-
-
-def test_a_cluster_that_nothing_is_labelled_of_is_picked_first():
-    pair, unlabeled = planted(vaal(lr=2e-3))
-    lowest = pair.score(unlabeled).argsort()[:20]
-    assert (lowest >= 20).all()
-    # Copies have the score of what they are copies of, whatever stands beside them, but for rounding.
-    assert torch.allclose(pair.score(unlabeled[[5, 5, 30]]), pair.score(unlabeled)[[5, 5, 30]], atol=1e-4)
-
-
-@pytest.mark.parametrize("half", [20, 30])
-def test_of_a_new_cluster_sraal_takes_the_uncertain(half):
-    # One half of the other cluster is uncertain; a shade tells the halves apart.
-    shade = torch.zeros(40, 1, 8, 8)
-    shade[30:, :, :2] = 3.0
-    unlabeled = torch.cat([clusters(20, 0, 2), clusters(20, 1, 3)]) + shade
-    uncertainty = torch.zeros(40)
-    uncertainty[half : half + 10] = 1.0
-    pair = fit(
-        sraal(lr=2e-3), clusters(12, 0, 1), unlabeled, epochs=150, batch_size=16, vae_steps=2, rng=np.random.default_rng(0),
-        targets=torch.arange(12) % 3, uncertainty=uncertainty,
-    )  # fmt: skip
-    assert sorted(pair.score(unlabeled).argsort()[:10].tolist()) == list(range(half, half + 10))
-
-
-def test_the_same_generator_gives_the_same_networks():
-    one, two = (planted(vaal())[0] for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(one.vae.parameters(), two.vae.parameters(), strict=True))
+# ------------------------------------------------------------------------------------------------- a pass
+@pytest.mark.parametrize(("vae_steps", "turns"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (9, [4])])
+def test_a_pass_is_a_step_for_each_batch_and_the_discriminators_turn_after_some(vae_steps, turns):
+    given = [Pair(normal(2, 1, 8, 8, seed=one), normal(3, 1, 8, 8, seed=one + 50)) for one in range(5)]
+    pair, by_hand = vaal(), vaal()
+    steps = train_pass(pair, iter(given), 5, vae_steps, noise)
+    assert [number for number, line in enumerate(steps) if "discriminator" in line] == turns
+    for number, batch_of in enumerate(given):
+        expected = by_hand.train_vae(batch_of, noise(number))
+        if number in turns:
+            expected |= by_hand.train_discriminator(batch_of)
+        assert steps[number].keys() == expected.keys() and all(torch.equal(steps[number][name], value) for name, value in expected.items())
+    for one, other in ((pair.vae, by_hand.vae), (pair.discriminator, by_hand.discriminator)):
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))

@@ -158,7 +158,7 @@ class TestBeside(OwnTraining):
         ends = [read_checkpoint(next(one.folder.rglob("assal.pth"))) for one in (world, whole)]
         for part in ("net", "discriminator"):
             assert all(torch.equal(value, ends[1][part][name]) for name, value in ends[0][part].items())
-        for part in ("optimizer", "its_optimizer"):
+        for part in ("optimizer", "discriminator_optimizer"):
             assert ends[0][part]["state"].keys() == ends[1][part]["state"].keys() and ends[0][part]["state"]
             for number, state in ends[0][part]["state"].items():
                 # Both step once in each of the two batches of an epoch.

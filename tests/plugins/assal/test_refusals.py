@@ -75,8 +75,10 @@ def test_a_budget_above_the_unlabelled(tmp_path, mode, budget, cycles):
 def test_nothing_labelled_to_begin_with(tmp_path, mode):
     refused(lambda: made(of_mode(tmp_path, mode, active={"initial": {"name": "random", "size": 0}})), "initial", "size")
     acquisition = {"name": "assal", "size": 20, **(BESIDE if mode == "beside" else {})}
-    # By the sampler itself nothing can be begun.
-    refused(lambda: train(of_mode(tmp_path, mode, active={"initial": acquisition})), "no sample is labelled", "random or coreset")
+    # By the sampler itself nothing can be begun: said before the run.
+    said = ("active.initial: 'assal' needs labels", "no sample is labelled; begin with another acquisition")
+    refused(lambda: made(of_mode(tmp_path, mode, active={"initial": acquisition})), *said)
+    assert not (tmp_path / "run").exists()
 
 
 def test_algorithm_1_without_a_label(tmp_path):

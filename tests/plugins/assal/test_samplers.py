@@ -11,6 +11,7 @@ import pytest
 import run_helpers
 import torch
 from usb_active.plugins.assal import adversaries, samplers
+from usb_active.plugins.assal.learning import CHANCE
 from usb_active.plugins.assal.samplers import SamplerTraining, SraalTraining
 
 from usb_active import PoolView, UsageError
@@ -19,6 +20,41 @@ from usb_active.testing import AcquisitionContract
 from usb_active.testing.pool import World, made_images
 
 SMALL = {"epochs": 2, "batch_size": 32, "latent": 3, "width": 2, "hidden": 8}
+
+
+# Of planted clusters: enough to learn them.
+PLANTED = {"epochs": 60, "batch_size": 16, "lr": 0.002, "latent": 4, "width": 4, "hidden": 16, "layers": 2}
+
+
+class KnowsThePlan(torch.nn.Module):
+    """A task model that is certain of every image but those whose upper rows are shaded as given: there it is uniform."""
+
+    def __init__(self, uncertain):
+        super().__init__()
+        self.uncertain, self.num_features = uncertain, 1
+
+    def forward(self, x, only_fc=False, only_feat=False):
+        shade = x[:, :, :2].mean(dim=(1, 2, 3))
+        logits = torch.where((shade > SHADE / 2) == bool(self.uncertain), 0.0, 50.0)
+        other = x[:, :, 2:].flatten(1) @ PATTERNS[1, 2:].flatten() > x[:, :, 2:].flatten(1) @ PATTERNS[0, 2:].flatten()
+        logits = torch.where(other, logits, 50.0)
+        return {"logits": torch.stack([logits, torch.zeros_like(logits), torch.zeros_like(logits)], dim=1), "feat": shade[:, None]}
+
+
+# (2, 8, 8), of clusters of images; and what the second half of the second has more in its upper rows.
+PATTERNS, SHADE = 2 * torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(99)), 3.0
+
+
+def planted(folder, uncertain=0):
+    """A world of 30 samples of one cluster, twelve of which are labelled, and 30 of another; candidates of the latter's two halves."""
+    rng = np.random.default_rng(0)
+    images = PATTERNS.numpy()[np.arange(60) // 30] + 0.5 * rng.standard_normal((60, 8, 8)).astype(np.float32)
+    images[45:, :2] += SHADE
+    world = World(folder, images, fresh=True)
+    labeled = np.flatnonzero(world.dataset.queryable)[:12]
+    world.pool.set_labels(labeled, labeled % 3, 0)
+    world.net, world.fresh = KnowsThePlan(uncertain), False
+    return world, [[i for i in world.pool.candidates.tolist() if start <= i < start + 15] for start in (30, 45)]
 
 
 class OwnSampler(AcquisitionContract):
@@ -72,22 +108,55 @@ class OwnSampler(AcquisitionContract):
         ends = [read_checkpoint(next(one.folder.rglob(f"{self.name}.pth"))) for one in (world, whole)]
         for part in ("net", "discriminator"):
             assert all(torch.equal(value, ends[1][part][name]) for name, value in ends[0][part].items())
-        for part in ("optimizer", "its_optimizer"):
+        for part in ("optimizer", "discriminator_optimizer"):
             assert ends[0][part]["state"].keys() == ends[1][part]["state"].keys() and ends[0][part]["state"]
             for number, state in ends[0][part]["state"].items():
                 assert torch.equal(state["exp_avg"], ends[1][part]["state"][number]["exp_avg"])
         assert [line["epoch"] for line in ends[0]["log"]] == [1, 2, 3, 4]
 
+    def states(self, pair, images):
+        """Logits of D for images (B, 1, 8, 8), of the networks themselves."""
+        raise NotImplementedError
+
     def test_the_lowest_states_are_picked(self, world, tmp_path):
-        plugin = self.plugin(world)
+        plugin = self.plugin()
         view = self.view(world, plugin)
         training = plugin._training(view)
         training.train(view.scratch)
-        logits = training.scores(view.candidates)
-        expected = view.candidates[np.argsort(logits)[:9]]
-        assert self.pick(World(tmp_path / "again"), 9).tolist() == expected.tolist()
+        with torch.no_grad():
+            logits = {int(i): self.states(training.pair, torch.from_numpy(world.images[[i]])[:, None]).item() for i in view.candidates}
+        assert self.pick(World(tmp_path / "again"), 9).tolist() == sorted(logits, key=logits.get)[:9]
 
-    def test_the_sampler_is_told_of(self, world):
+    def test_which_images_are_labelled_and_which_are_not(self, world):
+        plugin = self.plugin()
+        view = self.view(world, plugin)
+        training = plugin._training(view)
+        pairs = list(training._pairs(2))
+        images, numbers = world.images[:, None], {image.tobytes(): number for number, image in enumerate(world.images)}
+        labeled, unlabeled = ([[numbers[one.tobytes()] for one in part.numpy()[:, 0]] for part in parts]
+                              for parts in zip(*((pair.labeled, pair.unlabeled) for pair in pairs), strict=True))  # fmt: skip
+        # Each unlabelled sample once; batches of the labelled are of all six, as fewer than 32 are there.
+        assert [sorted(rows) for rows in labeled] == [view.labeled.tolist()] * 2 and labeled[0] != labeled[1]
+        assert sorted(sum(unlabeled, [])) == view.unlabeled.tolist() and [len(rows) for rows in unlabeled] == [32, 22]
+        assert view.labeled.tolist() == [0, 11, 20, 31, 40, 51] and len(images) == 60
+
+    def test_weights_that_are_not_finite_are_not_kept(self, world, monkeypatch):
+        """The last step of an epoch may do it, whose terms are all finite."""
+        train = adversaries.VaalPair.train_discriminator
+
+        def breaking(pair, batch):
+            found = train(pair, batch)
+            pair.discriminator.layers[0].weight.data[0, 0] = float("inf")
+            return found
+
+        monkeypatch.setattr(adversaries.VaalPair, "train_discriminator", breaking)
+        said = f"acquisition '{self.name}': diverged in epoch 1: weights that are not finite: discriminator.layers.0.weight; a smaller lr"
+        with pytest.raises(UsageError, match=said):
+            # One step of the discriminator in an epoch.
+            self.pick(world, 7, self.make({**SMALL, "vae_steps": 9}))
+        assert not list(world.folder.rglob(f"{self.name}.pth"))
+
+    def test_the_sampler_is_logged(self, world):
         plugin = self.plugin(world)
         view = self.view(world, plugin)
         plugin.select(view, 7)
@@ -194,22 +263,24 @@ class TestVaal(OwnSampler):
             assert "'vaal': the discriminator tells labelled from unlabelled samples little better than by chance" in found[0]
             assert "try a smaller adversary than 1, or more epochs than 2" in found[0]
 
-    def test_what_it_learns_from(self, world):
-        plugin = self.plugin(world)
-        view = self.view(world, plugin)
-        training = plugin._training(view)
-        seen = []
+    def test_no_smaller_adversary_than_none_is_advised(self, world, caplog, monkeypatch):
+        monkeypatch.setattr(adversaries, "balanced_accuracy", lambda *logits: torch.tensor(0.5))
+        with caplog.at_level(logging.WARNING, "usb_active"):
+            self.pick(world, 7, self.make({**SMALL, "adversary": 0}))
+        (record,) = caplog.records
+        assert record.getMessage().endswith("so that picks are nearly random; try more epochs than 2")
 
-        def watched(*both):
-            seen.append([batch["idx"].tolist() for batch in both])
-            return SamplerTraining.make_batch(training, *both)
+    def test_chance_ends_where_it_does_for_assal(self):
+        states = np.array([0.2, 0.8])
+        assert self.make(SMALL)._at_chance(np.nextafter(CHANCE, 0), states) and not self.make(SMALL)._at_chance(CHANCE, states)
 
-        training.make_batch = watched
-        training.train_epoch()
-        labeled, unlabeled = zip(*seen, strict=True)
-        # Each unlabelled sample once; batches of the labelled are of all six, as fewer than 32 are there.
-        assert sorted(sum(unlabeled, [])) == view.unlabeled.tolist() and [len(rows) for rows in unlabeled] == [32, 22]
-        assert [sorted(rows) for rows in labeled] == [view.labeled.tolist()] * 2
+    def states(self, pair, images):
+        return pair.discriminator(pair.vae.encode(images)[0])
+
+    def test_a_cluster_that_nothing_is_labelled_of_is_picked_first(self, tmp_path):
+        world, _ = planted(tmp_path)
+        other = [i for i in world.pool.candidates if i >= 30]
+        assert sorted(self.pick(world, len(other), self.make(PLANTED))) == other
 
 
 class TestSraal(OwnSampler):
@@ -223,6 +294,17 @@ class TestSraal(OwnSampler):
     def test_keys_of_the_classifier_are_checked(self, keys):
         with pytest.raises(UsageError, match=next(iter(keys))):
             self.make(keys)
+
+    def states(self, pair, images):
+        mu, _, of_class, _ = pair.vae.encode_both(images)
+        return pair.discriminator(torch.cat([mu, of_class], dim=1))
+
+    @pytest.mark.parametrize("uncertain", [0, 1])
+    def test_of_a_new_cluster_it_takes_the_uncertain(self, tmp_path, uncertain):
+        # One half of the other cluster is uncertain; a shade tells the halves apart.
+        world, halves = planted(tmp_path, uncertain)
+        chosen = halves[uncertain]
+        assert sorted(self.pick(world, len(chosen), self.make({**PLANTED, "epochs": 150, "latent": 4, "layers": 2}))) == chosen
 
     def test_batches_have_their_labels_and_uncertainty(self, world):
         plugin = self.plugin(world)
@@ -239,6 +321,28 @@ class TestSraal(OwnSampler):
             self.pick(world, 7)
         (record,) = caplog.records
         assert "'sraal': the discriminator gives all candidates the same state" in record.getMessage()
+
+
+# ------------------------------------------------------------------------------------------------- before a run
+@pytest.mark.parametrize("name", ["vaal", "sraal"])
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ({"img_size": 7}, "active.acquisition: '{}': its autoencoder takes images of 8 pixels or more, not of 7; choose another img_size"),
+        ({"initial": True}, "active.initial: '{}' needs {}, and before the first "),
+    ],
+)
+def test_what_cannot_go_well_is_one_line_before_anything_runs(tmp_path, name, over, said):
+    from usb_active.usb.launcher import make_algorithm
+
+    acquisition = {"name": name, **SMALL}
+    active = {"acquisition": acquisition, **({"initial": {**acquisition, "size": 20}} if "initial" in over else {})}
+    data = run_helpers.settings(tmp_path, active=active, **{key: value for key, value in over.items() if key != "initial"})
+    with pytest.raises(UsageError) as caught:
+        make_algorithm(run_helpers.config_of(data))
+    needed = {"vaal": "labels", "sraal": "a trained model's predictions"}[name]
+    assert "\n" not in str(caught.value).strip() and said.format(name, needed) in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 # ------------------------------------------------------------------------------------------------- in a run
@@ -262,10 +366,7 @@ def test_in_a_run(tmp_path, name, usb):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("active", "said"), [({"budget": 5000}, "budget"), ({"initial": {"name": "vaal", "size": 20}}, "no sample is labelled")]
-)
-def test_what_cannot_be_asked_for_is_one_line(tmp_path, active, said):
-    with pytest.raises(UsageError, match=said) as caught:
-        run_helpers.train(run_helpers.settings(tmp_path, active={"acquisition": {"name": "vaal", **SMALL}, **active}))
+def test_a_budget_above_the_unlabelled_is_one_line(tmp_path):
+    with pytest.raises(UsageError, match="budget") as caught:
+        run_helpers.train(run_helpers.settings(tmp_path, active={"acquisition": {"name": "vaal", **SMALL}, "budget": 5000}))
     assert "\n" not in str(caught.value)
