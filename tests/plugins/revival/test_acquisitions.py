@@ -11,6 +11,7 @@ from usb_active.plugins.revival import functional
 from usb_active.plugins.revival.functional import Adversary, GcnSettings
 
 from usb_active.errors import UsageError
+from usb_active.loop.setup import check_needs
 from usb_active.numerics.arrays import entropy
 from usb_active.testing import AcquisitionContract
 from usb_active.testing.pool import PER_CLASS, World
@@ -88,6 +89,10 @@ class TestRevival(AcquisitionContract):
         with pytest.raises(UsageError, match="acquisition 'revival': preselect: a share of 0.1 of the 60 samples is 6, below .* of 9"):
             self.pick(world, 9)
         assert len(self.pick(world, 6)) == 6
+
+    def test_without_labels_it_cannot_begin(self):
+        with pytest.raises(UsageError, match="active.initial: 'revival' needs labels, and before the first query no sample is labelled"):
+            check_needs({"initial": self.plugin()}, {"initial": self.source("pixels")}, None, False)
 
     def test_samples_without_a_direction_are_named(self, tmp_path):
         world = World(tmp_path)
