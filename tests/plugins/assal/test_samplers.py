@@ -299,6 +299,7 @@ class TestSraal(OwnSampler):
         mu, _, of_class, _ = pair.vae.encode_both(images)
         return pair.discriminator(torch.cat([mu, of_class], dim=1))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("uncertain", [0, 1])
     def test_of_a_new_cluster_it_takes_the_uncertain(self, tmp_path, uncertain):
         # One half of the other cluster is uncertain; a shade tells the halves apart.
