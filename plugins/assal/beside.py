@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from usb_active.plugins.assal.adversaries import Pair, SamplerPair
-from usb_active.plugins.assal.learning import TERMS, Learners, NotFinite, Objective, accuracy_of, code_state
+from usb_active.plugins.assal.learning import STATE, TERMS, Learners, NotFinite, Objective, accuracy_of, code_tensors
 from usb_active.plugins.assal.networks import ROTATIONS, ClassifyingVae, Discriminator
 from usb_active.plugins.assal.samplers import SamplerTraining
 
@@ -33,7 +33,7 @@ class BesideKeys(PluginConfig):
         lambda2: λ2, of the classifier on labels (Eq. 2).
         lambda3: λ3, of the classifier on unlabelled samples (Eq. 3).
         lambda4: λ4, of the adversarial loss (Eq. 4).
-        beta: the KL's weight in Eq. 2 and 3; 1 as printed, which trains to chance.
+        beta: the KL's weight in Eq. 2 and 3; 1 as printed, and the code collapses.
         scale: standard deviation of a pixel given its code.
         target: h_U, what is predicted of unlabelled samples.
         threshold: how sure the classifier must be of a pseudo-label.
@@ -91,17 +91,17 @@ class AssalPair(SamplerPair):
         self.optimizer.zero_grad()
         objective.loss(terms).backward()
         self.optimizer.step()
-        counted = {objective.term(key): weight * terms[key].detach() for key, weight in objective.weights.items() if weight}
-        return counted | {name: torch.tensor(value) for name, value in code_state(unlabeled).items()}
+        counted = {objective.term(key): objective.weights[key] * term.detach() for key, term in terms.items()}
+        return counted | dict(zip(STATE, code_tensors(unlabeled), strict=True))
 
     def train_discriminator(self, pair: Pair) -> dict[str, torch.Tensor]:
         """One step on Eq. 5; the autoencoder stays as it is. NotFinite before the step.
 
         Returns:
-            Its loss, and what it told right, to be added up.
+            Its loss, and what it told right (see `sampler_counts`), to be added up.
         """
-        loss, right = self.learners.step_sampler(pair.labeled, pair.unlabeled)
-        return {"sampler_loss": loss, "told": right}
+        loss, counts = self.learners.step_sampler(pair.labeled, pair.unlabeled)
+        return {"sampler_loss": loss, "counts": counts}
 
     @torch.no_grad()
     def score_and_classify(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,15 +135,16 @@ class AssalTraining(SamplerTraining):
 
     def train_epoch(self) -> dict[str, Any]:
         batches = math.ceil(len(self.view.unlabeled) / self.config.batch_size)
-        right, lines = torch.zeros(4), []
+        counts, lines = torch.zeros(4, device=self.device), []
         for number, batch in enumerate(self._pairs(batches)):
             noise = torch.Generator().manual_seed(position_seed(self.seed, *self.position, "noise", number))
             with self._said_where(number):
                 line = {**self.pair.train_vae(batch, noise), **self.pair.train_discriminator(batch)}
-            right += line.pop("told").cpu()
-            lines.append({name: value.item() for name, value in line.items()})
-        means = {name: float(np.mean([line[name] for line in lines])) for name in lines[0]}
-        return {"loss": sum(means[name] for name in TERMS.values() if name in means), **means, "balanced_accuracy": accuracy_of(right)}
+            counts += line.pop("counts")
+            lines.append(line)
+        # On the device till here, so that no step waits for what is logged.
+        means = {name: float(np.mean(torch.stack([line[name] for line in lines]).tolist())) for name in lines[0]}
+        return {"loss": sum(means[name] for name in TERMS.values() if name in means), **means, "balanced_accuracy": accuracy_of(counts)}
 
     @contextmanager
     def _said_where(self, number: int) -> Iterator[None]:

@@ -7,7 +7,8 @@ Dimension letters: B batch, C classes, d length of the code, L and U samples of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 from usb_active.plugins.assal.functional import (
+    ACTIVE_VARIANCE,
     BETA,
     Coded,
-    active_dims,
     adversarial_loss,
     classifier_loss,
     discriminator_loss,
@@ -89,14 +90,16 @@ class Objective:
         return TERMS[key.removeprefix(self.prefix)]
 
     def check_terms(self, terms: Mapping[str, torch.Tensor]) -> None:
-        """NotFinite where a term that counts is not finite.
+        """NotFinite where a term that counts is not finite. The device is waited for once.
 
         Args:
             terms: by the keys of their λ.
         """
-        for key, term in terms.items():
-            if self.weights[key] and not torch.isfinite(term):
-                raise NotFinite(f"the term '{self.term(key)}' of {key} is not finite ({term.item()})")
+        counted = [key for key in terms if self.weights[key]]
+        values = torch.stack([terms[key].detach() for key in counted]).tolist() if counted else []
+        for key, value in zip(counted, values, strict=True):
+            if not math.isfinite(value):
+                raise NotFinite(f"the term '{self.term(key)}' of {key} is not finite ({value})")
 
     def loss(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Eq. 6 of the terms, by the keys of their λ."""
@@ -107,17 +110,40 @@ class Objective:
         """What is to be said of a code (see `code_state`) of several images that is the same for all of them; "" where it is not."""
         if state["active_dims"] > 0:
             return ""
-        cure = f"a smaller {self.key('beta')} or {self.key('lambda1')}, or a smaller {self.key('scale')}, may help"
+        # Of what is 0 there is no smaller one, nor does a key without effect help.
+        smaller = [self.key("beta")] if self.beta and (self.lambda2 or self.lambda3) else []
+        smaller += [self.key("lambda1")] if self.lambda1 else []
+        scale = f"a smaller {self.key('scale')}" if self.lambda1 else ""
+        cures = ", or ".join(cure for cure in (f"a smaller {' or '.join(smaller)}" if smaller else "", scale) if cure)
+        cure = f"; {cures}, may help" if cures else ""
         found = f"spread {state['spread']:.3g}, KL {state['kl']:.3g}"
-        return f"the code has collapsed ({found}): it is the same for all images; {cure}"
+        return f"the code has collapsed ({found}): it is the same for all images{cure}"
 
     def chance(self, accuracy: float) -> str:
         """What is to be said of a sampler at chance; "" of another."""
         if accuracy >= CHANCE:
             return ""
-        cure = f"a smaller {self.key('lambda4')} or a larger {self.key('sampler_lr')} may help, or a shorter training"
         found = f"the sampler's balanced accuracy is {accuracy:.3f}, near chance: it chooses almost at random"
+        if not self.lambda4:
+            # Nothing works against it.
+            return f"{found}; a larger {self.key('sampler_lr')} may help"
+        cure = f"a smaller {self.key('lambda4')} or a larger {self.key('sampler_lr')} may help, or a shorter training"
         return f"{found}; {cure}: this is also its equilibrium"
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The images of one pool and their codes.
+
+    Attributes:
+        x: (B, channels, S, S).
+        mu: (B, d) of q(z|x).
+        log_var: (B, d) logarithms of its variances.
+    """
+
+    x: torch.Tensor
+    mu: torch.Tensor
+    log_var: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -145,8 +171,8 @@ class Learners:
         unlabeled: torch.Tensor,
         turns: torch.Tensor,
         noise: Callable[[torch.Tensor], torch.Tensor] = torch.randn_like,
-    ) -> tuple[dict[str, torch.Tensor], Coded, Coded]:
-        """The terms of Eq. 6 by the keys of their λ, and what became of the two pools' images.
+    ) -> tuple[dict[str, torch.Tensor], Codes, Codes]:
+        """The terms of Eq. 6 that have a weight, by the keys of their λ, and the codes of both pools. Other terms are not computed.
 
         Args:
             labeled: (L, channels, S, S).
@@ -159,28 +185,45 @@ class Learners:
         images = torch.cat([labeled, unlabeled, *([rotated(unlabeled, turns)] if objective.turns else [])])
         with self.autocast():
             mu, log_var = (part.float() for part in net.encode(images))
-            z = sample_code(mu, log_var, noise(mu))
-            pools = slice(0, sum(sizes))
-            reconstruction = net.decode(z[pools]).float()
-        parts = [part.split(sizes) for part in (images[pools], reconstruction, mu[pools], log_var[pools])]
-        coded_l, coded_u = (Coded(*(part[number] for part in parts)) for number in range(2))
-        with self.autocast():
-            logits = net.classifier(z[: sizes[0]]).float()
-            turned = net.rotation(z[sum(sizes) :]).float() if objective.turns else None
-        terms = (
-            representation_loss(coded_l, coded_u, objective.scale),
-            classifier_loss(logits, targets, coded_l.mu, coded_l.log_var, objective.beta),
-            self._pseudo_label_loss(z[sizes[0] : sum(sizes)], coded_u) if turned is None
-            else classifier_loss(turned, turns, mu[sum(sizes) :], log_var[sum(sizes) :], objective.beta),
-            self._adversarial_loss(coded_l.mu, coded_u.mu),
-        )  # fmt: skip
-        return dict(zip(objective.weights, terms, strict=True)), coded_l, coded_u
+        z = sample_code(mu, log_var, noise(mu))
+        # The images as they are; behind them the turned ones.
+        total = sum(sizes)
+        of_l, of_u = (Codes(*parts) for parts in zip(*(part[:total].split(sizes) for part in (images, mu, log_var)), strict=True))
+        terms = {}
+        if objective.lambda1:
+            terms["lambda1"] = self._representation_loss((of_l, of_u), z[:total])
+        if objective.lambda2:
+            terms["lambda2"] = self._classifier_loss(net.classifier, z[: sizes[0]], targets, of_l)
+        if objective.turns:
+            turned = Codes(images[total:], mu[total:], log_var[total:])
+            terms["lambda3"] = self._classifier_loss(net.rotation, z[total:], turns, turned)
+        elif objective.lambda3:
+            terms["lambda3"] = self._pseudo_label_loss(z[sizes[0] : total], of_u)
+        if objective.lambda4:
+            terms["lambda4"] = self._adversarial_loss(of_l.mu, of_u.mu)
+        return {objective.key(name): term for name, term in terms.items()}, of_l, of_u
 
-    def _pseudo_label_loss(self, z: torch.Tensor, pool: Coded) -> torch.Tensor:
-        with torch.no_grad():
-            sure, classes = self.net.classifier(pool.mu).float().softmax(dim=1).max(dim=1)
-        rows = sure >= self.objective.threshold
-        return classifier_loss(self.net.classifier(z[rows]).float(), classes[rows], pool.mu[rows], pool.log_var[rows], self.objective.beta)
+    def _representation_loss(self, codes: Sequence[Codes], z: torch.Tensor) -> torch.Tensor:
+        with self.autocast():
+            reconstruction = self.net.decode(z).float()
+        made = reconstruction.split([len(pool.x) for pool in codes])
+        pools = [Coded(pool.x, image, pool.mu, pool.log_var) for pool, image in zip(codes, made, strict=True)]
+        return representation_loss(*pools, scale=self.objective.scale)
+
+    def _classifier_loss(
+        self, head: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor, classes: torch.Tensor, codes: Codes
+    ) -> torch.Tensor:
+        with self.autocast():
+            logits = head(z).float()
+        return classifier_loss(logits, classes, codes.mu, codes.log_var, self.objective.beta)
+
+    def _pseudo_label_loss(self, z: torch.Tensor, pool: Codes) -> torch.Tensor:
+        with self.autocast():
+            with torch.no_grad():
+                sure, classes = self.net.classifier(pool.mu).float().softmax(dim=1).max(dim=1)
+            logits = self.net.classifier(z).float()
+        counted = sure >= self.objective.threshold
+        return classifier_loss(logits, classes, pool.mu, pool.log_var, self.objective.beta, counted)
 
     def _adversarial_loss(self, labeled: torch.Tensor, unlabeled: torch.Tensor) -> torch.Tensor:
         with frozen(self.sampler):
@@ -190,7 +233,7 @@ class Learners:
         """Eq. 5 on a fresh encoding of the images, which learns nothing from it. NotFinite, before the step, where it is not finite.
 
         Returns:
-            Its loss, and how many it told right before it learned from them (see `told`).
+            Its loss, and how many it told right before it learned from them (see `sampler_counts`).
         """
         with torch.no_grad(), self.autocast():
             codes = self.net.encode(torch.cat([labeled, unlabeled]))[0].float()
@@ -202,26 +245,37 @@ class Learners:
         loss.backward()
         self.sampler_optimizer.step()
         self.sampler_optimizer.zero_grad()
-        return loss.detach(), told(*logits)
+        return loss.detach(), sampler_counts(*logits)
 
 
-def told(labeled: torch.Tensor, unlabeled: torch.Tensor) -> torch.Tensor:
+def sampler_counts(labeled: torch.Tensor, unlabeled: torch.Tensor) -> torch.Tensor:
     """(4,) float: labelled samples that D's logits (B,) tell right, all labelled ones; the same of unlabelled ones. To be added up."""
-    right = [(labeled > 0).sum(), torch.tensor(len(labeled)), (unlabeled <= 0).sum(), torch.tensor(len(unlabeled))]
-    return torch.stack([number.to(labeled.device, torch.float32) for number in right])
+    right_l, right_u = (labeled > 0).sum(), (unlabeled <= 0).sum()
+    # Made on the device, not copied to it.
+    counts = [right_l, torch.full_like(right_l, len(labeled)), right_u, torch.full_like(right_u, len(unlabeled))]
+    return torch.stack(counts).float()
 
 
 def accuracy_of(counts: torch.Tensor) -> float:
-    """The sampler's balanced accuracy of what `told` gave, added up; ½ is chance, and before there is anything."""
+    """The sampler's balanced accuracy of what `sampler_counts` gave, added up; ½ is chance, and before there is anything."""
     right_l, labeled, right_u, unlabeled = counts.tolist()
     return 0.5 * (right_l / labeled + right_u / unlabeled) if labeled and unlabeled else 0.5
 
 
-def code_state(pool: Coded) -> dict[str, float]:
-    """KL of a sample, the code's spread (standard deviation of μ over samples, averaged over d), how many of d are in use."""
+# What is logged of a code.
+STATE = ("kl", "spread", "active_dims")
+
+
+def code_tensors(pool: Codes) -> torch.Tensor:
+    """(3,) of `STATE`: KL of a sample, spread (standard deviation of μ over samples, averaged over d), how many dimensions are in use."""
     variance = pool.mu.detach().var(dim=0, correction=0)
-    values = {"kl": gaussian_kl(pool.mu.detach(), pool.log_var.detach()).mean().item()}
-    return values | {"spread": variance.sqrt().mean().item(), "active_dims": float(active_dims(variance))}
+    kl = gaussian_kl(pool.mu.detach(), pool.log_var.detach()).mean()
+    return torch.stack([kl, variance.sqrt().mean(), (variance > ACTIVE_VARIANCE).sum().to(kl)])
+
+
+def code_state(pool: Codes) -> dict[str, float]:
+    """`code_tensors` as numbers, by name. The device is waited for once."""
+    return dict(zip(STATE, code_tensors(pool).tolist(), strict=True))
 
 
 @contextmanager

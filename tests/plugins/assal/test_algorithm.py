@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from run_helpers import checkpoint, command, config_of, labels_of, settings, train, weights_equal, write_yaml
+from torch import nn
+from usb_active.plugins.assal import algorithm as module
 from usb_active.plugins.assal.algorithm import Assal
-from usb_active.plugins.assal.learning import frozen
-from usb_active.plugins.assal.networks import Discriminator
+from usb_active.plugins.assal.learning import Learners, Objective, frozen
+from usb_active.plugins.assal.networks import ClassifyingVae, Discriminator
 
 from usb_active import UsageError
 
@@ -175,13 +177,47 @@ def test_a_sampler_at_chance_is_warned_of_with_what_to_change(tmp_path, caplog):
     assert "near chance" in caplog.text and "smaller assal_lambda4" in caplog.text
 
 
+# All told right, and none.
+RIGHT, WRONG = torch.full((4,), 8.0), torch.tensor([0.0, 8.0, 0.0, 8.0])
+
+
+@pytest.mark.parametrize(("acquisition", "counts", "is_said"), [
+    ("assal", [WRONG] * 8 + [RIGHT] * 4, False), ("assal", [RIGHT] * 8 + [WRONG] * 4, True),
+    # Four of the last four steps count, whatever an epoch is.
+    ("assal", [WRONG] * 8 + [RIGHT, WRONG, RIGHT, WRONG], True), ("assal", [WRONG] * 8 + [RIGHT, RIGHT, RIGHT, WRONG], False),
+    # Here the sampler chooses nothing.
+    ("margin", [WRONG] * 12, False), ("badge", [WRONG] * 12, False),
+])  # fmt: skip
+def test_chance_is_judged_by_the_last_steps_and_where_the_sampler_chooses(tmp_path, monkeypatch, caplog, acquisition, counts, is_said):
+    monkeypatch.setattr(module, "JUDGED_STEPS", 4)
+    step, given = Learners.step_sampler, iter(counts)
+    monkeypatch.setattr(Learners, "step_sampler", lambda learners, *images: (step(learners, *images)[0], next(given)))
+    with caplog.at_level(logging.WARNING, "usb_active"):
+        algorithm = train(assal(tmp_path, active={"acquisition": acquisition, "cycles": 0}))
+    assert algorithm.it == 12 and next(given, None) is None
+    assert ("near chance" in caplog.text) == is_said
+    # What is logged remains that of the epoch.
+    assert algorithm.sampler_counts.tolist() == torch.stack(counts[6:]).sum(dim=0).tolist()
+
+
+def test_a_resumed_run_does_not_warn_of_its_collapse_again(tmp_path, monkeypatch, caplog):
+    # From the middle of the training on, wherever it is logged: after steps 8 and 12.
+    monkeypatch.setattr(Objective, "collapse", lambda objective, state: "the code has collapsed")
+    said = lambda: sum("the code has collapsed" in record.getMessage() for record in caplog.records)  # noqa: E731 — asked again
+    with caplog.at_level(logging.WARNING, "usb_active"):
+        watched(assal(tmp_path, active={"cycles": 0}), stop_at=(0, 10))
+        assert said() == 1
+        algorithm, seen = watched(assal(tmp_path, active={"cycles": 0}))
+    assert len(seen) == 4 and algorithm.warned_of_collapse and said() == 1
+
+
 def test_its_balanced_accuracy_is_that_of_the_epoch(tmp_path):
     algorithm = made(assal(tmp_path, active={"cycles": 0}))
-    algorithm.told = torch.tensor([3.0, 4.0, 1.0, 10.0])
+    algorithm.sampler_counts = torch.tensor([3.0, 4.0, 1.0, 10.0])
     assert algorithm.sampler_accuracy() == pytest.approx((0.75 + 0.1) / 2)
     algorithm.train()
     # Six steps of eight and eight.
-    assert algorithm.told[1::2].tolist() == [48, 48]
+    assert algorithm.sampler_counts[1::2].tolist() == [48, 48]
 
 
 def test_what_is_logged_of_a_step(tmp_path):
@@ -189,6 +225,29 @@ def test_what_is_logged_of_a_step(tmp_path):
     losses = {f"{name}_loss" for name in ("representation", "labeled", "unlabeled", "adversarial")}
     wanted = losses | {"kl", "spread", "active_dims", "sampler_accuracy"}
     assert {f"train/{name}" for name in wanted} <= set(algorithm.log_dict)
+
+
+def test_numbers_are_read_where_they_are_logged_alone(tmp_path):
+    algorithm = made(assal(tmp_path, active={"cycles": 0}, num_log_iter=3))
+    found, train_step = [], algorithm.train_step
+
+    def stepped(**inputs):
+        out, logged = train_step(**inputs)
+        found.append(set(logged))
+        return out, logged
+
+    algorithm.train_step = stepped
+    algorithm.train()
+    # Every third for TensorBoard, every fourth with an evaluation, and the last.
+    assert [step for step, names in enumerate(found, 1) if names] == [3, 4, 6, 8, 9, 12]
+    assert all({"train/kl", "train/labeled_loss", "train/sampler_accuracy"} <= names for names in found if names)
+
+
+@pytest.mark.parametrize(("number", "term"), enumerate(("representation", "labeled", "unlabeled", "adversarial"), 1))
+def test_terms_without_weight_are_not_logged(tmp_path, number, term):
+    algorithm = train(assal(tmp_path, active={"cycles": 0}, **{f"assal_lambda{number}": 0}))
+    losses = {name for name in algorithm.log_dict if name.startswith("train/") and name.endswith("_loss")}
+    assert losses == {f"train/{name}_loss" for name in ("representation", "labeled", "unlabeled", "adversarial") if name != term}
 
 
 def test_pseudo_labels_teach_only_where_the_classifier_is_sure(tmp_path):
@@ -223,6 +282,32 @@ def test_the_acquisition_under_another_algorithm_is_refused_before_the_run(tmp_p
     data = settings(tmp_path, active={"acquisition": "assal"}, algorithm="fixmatch")
     with pytest.raises(UsageError, match="'assal': chooses by the sampler that algorithm 'assal' trains, and this one trains none"):
         made(data)
+
+
+@pytest.mark.parametrize("name", ["encode", "decode", "rotation", "classifier", "num_features"])
+def test_all_that_is_called_of_the_network_is_asked_for_before_the_run(tmp_path, name):
+    from usb_active.usb.missing_parts import check_network
+
+    config, net = config_of(assal(tmp_path)), ClassifyingVae(3, 8, 1, 4, 4)
+    check_network(config, Assal, net)
+
+    class Lacking(nn.Module):
+        def __getattr__(self, asked):
+            if asked == name:
+                raise AttributeError(asked)
+            return getattr(net, asked)
+
+    with pytest.raises(UsageError, match=f"'assal_vae' has no '{name}', which algorithm 'assal' calls"):
+        check_network(config, Assal, Lacking())
+
+
+def test_one_gpu_of_several_and_no_processes():
+    net = ClassifyingVae(3, 8, 1, 4, 4)
+    # Without a process group, as it is refused by its class alone.
+    distributed = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    assert module._unwrapped(net) is net and module._unwrapped(nn.DataParallel(net)) is net
+    with pytest.raises(UsageError, match="algorithm 'assal': its gradients would not be averaged over processes .*; use one GPU"):
+        module._unwrapped(distributed)
 
 
 def test_plain_assal_says_why_not():

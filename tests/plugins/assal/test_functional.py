@@ -114,6 +114,14 @@ def test_eq_2_3_and_7_are_cross_entropy_and_beta_times_the_kl(beta):
     assert classifier_loss(logits, torch.tensor(targets), mu, log_var, beta).item() == pytest.approx(total / 4, rel=1e-5)
 
 
+def test_samples_that_do_not_count_are_in_the_denominator_alone():
+    logits, mu, log_var, targets = values(4, 3), values(4, 2, seed=1), values(4, 2, seed=2), torch.tensor([2, 0, 1, 1])
+    counted = torch.tensor([True, False, True, False])
+    two = sum(classifier_loss(logits[[i]], targets[[i]], mu[[i]], log_var[[i]], 0.3).item() for i in (0, 2))
+    assert classifier_loss(logits, targets, mu, log_var, 0.3, counted).item() == pytest.approx(two / 4, rel=1e-5)
+    assert classifier_loss(logits, targets, mu, log_var, 0.3, torch.zeros(4, dtype=torch.bool)).item() == 0
+
+
 def test_the_default_beta_is_far_below_one_and_as_printed_the_best_code_is_the_empty_one():
     assert BETA <= 0.05
     # Two classes with codes at ±s, unit variance: E log p(y|z) − β · KL by quadrature, with p(y|z) the posterior.

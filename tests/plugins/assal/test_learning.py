@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from usb_active.plugins.assal.functional import gaussian_kl
-from usb_active.plugins.assal.learning import TERMS, Learners, NotFinite, Objective, accuracy_of, code_state, frozen, told
+from usb_active.plugins.assal.learning import TERMS, Learners, NotFinite, Objective, accuracy_of, code_state, frozen, sampler_counts
 from usb_active.plugins.assal.networks import ClassifyingVae, Discriminator
 
 OBJECTIVE = Objective()
@@ -61,7 +63,8 @@ def test_the_terms_by_hand(target):
         sure = [i for i in range(5) if probs[i].max() >= 0.4]
         assert 0 < len(sure) < 5
         own = [F.cross_entropy(parts.net.classifier(z[3 + i]), probs[i].argmax()) + 0.3 * kl[3 + i] for i in sure]
-    assert found["lambda3"].item() == pytest.approx((sum(own) / len(own)).item(), rel=1e-4)
+    # Eq. 3 is a mean over the pool, of those too whose pseudo-label does not count.
+    assert found["lambda3"].item() == pytest.approx((sum(own) / 5).item(), rel=1e-4)
     taken = [-torch.log(torch.sigmoid(parts.sampler(mu[i : i + 1])))[0] for i in range(8)]
     assert found["lambda4"].item() == pytest.approx((sum(taken[:3]) / 3 + sum(taken[3:]) / 5).item(), rel=1e-4)
     assert torch.equal(coded_l.x, x_l) and torch.equal(coded_u.x, x_u) and torch.allclose(coded_u.mu, mu[3:8])
@@ -74,6 +77,77 @@ def test_without_a_weight_no_image_is_turned():
     rows = []
     parts.terms(x_l, y_l, x_u, turns, lambda mu: rows.append(len(mu)) or torch.zeros_like(mu))
     assert rows == [8]
+
+
+@pytest.mark.parametrize("target", ["rotation", "pseudo_label"])
+@pytest.mark.parametrize("absent", TERMS)
+def test_a_term_without_weight_is_not_computed(absent, target):
+    whole, objective = Objective(target=target, threshold=0.0), Objective(target=target, threshold=0.0, **{absent: 0.0})
+    found, calls = {}, {}
+    for name, one in (("whole", whole), ("without", objective)):
+        parts, (x_l, y_l, x_u, turns) = learners(one), batch()
+        called = calls[name] = []
+        net = parts.net
+        nets = {"lambda1": net.generator, "classifier": net.classifier, "rotation": net.rotation, "lambda4": parts.sampler}
+        for part, module in nets.items():
+            module.register_forward_hook(lambda *_, part=part, called=called: called.append(part))
+        # The same noise for an image whether turned ones follow it or not.
+        found[name], _, _ = parts.terms(x_l, y_l, x_u, turns, lambda mu: 0.5 * torch.ones_like(mu))
+    assert found["without"].keys() == TERMS.keys() - {absent}
+    assert all(torch.allclose(term, found["whole"][name]) for name, term in found["without"].items())
+    of_unlabeled = ["rotation"] if target == "rotation" else ["classifier", "classifier"]
+    gone = {"lambda1": ["lambda1"], "lambda2": ["classifier"], "lambda3": of_unlabeled, "lambda4": ["lambda4", "lambda4"]}
+    assert sorted(calls["without"] + gone[absent]) == sorted(calls["whole"])
+
+
+@pytest.mark.parametrize("target", ["rotation", "pseudo_label"])
+def test_all_networks_of_the_objective_compute_in_its_precision(target):
+    inside, seen = [], {}
+
+    @contextlib.contextmanager
+    def autocast():
+        inside.append(True)
+        yield
+        inside.pop()
+
+    parts, (x_l, y_l, x_u, turns) = learners(Objective(target=target, threshold=0.0)), batch()
+    for name, net in parts.net.named_children():
+        net.register_forward_hook(lambda *_, name=name: seen.setdefault(name, set()).add(bool(inside)))
+    Learners(parts.net, parts.sampler, parts.sampler_optimizer, parts.objective, autocast).terms(x_l, y_l, x_u, turns)
+    used = {"encoder", "generator", "classifier"} | ({"rotation"} if target == "rotation" else set())
+    assert seen == dict.fromkeys(used, {True})
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which the host waits for a device: numbers that are read, and shapes that depend on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        masks = func.namespace == "aten" and func._opname in ("index", "index_put_") and any(
+            mask is not None and mask.dtype == torch.bool for mask in args[1]
+        )  # fmt: skip
+        self.count += masks or func._opname in ("_local_scalar_dense", "nonzero", "masked_select")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("target", ["rotation", "pseudo_label"])
+def test_a_step_of_the_rest_waits_for_nothing_and_the_samplers_once(target):
+    parts, (x_l, y_l, x_u, turns) = learners(Objective(target=target, threshold=0.4)), batch()
+    with Waits() as waits:
+        terms, _, _ = parts.terms(x_l, y_l, x_u, turns)
+        parts.objective.loss(terms).backward()
+    assert waits.count == 0
+    with Waits() as waits:
+        parts.objective.check_terms(terms)
+    assert waits.count <= 1
+    # Whether its loss is finite; Adam counts its steps on the CPU.
+    parts = Learners(parts.net, parts.sampler, torch.optim.SGD(parts.sampler.parameters(), 0.1), parts.objective)
+    with Waits() as waits:
+        parts.step_sampler(x_l, x_u)
+    assert waits.count == 1
 
 
 # ------------------------------------------------------------------------------------------------- who learns from what
@@ -141,7 +215,8 @@ def test_a_sampler_that_is_not_finite_is_said_before_it_steps():
 
 # ------------------------------------------------------------------------------------------------- what is said
 def test_what_it_told_right_adds_up_to_balanced_accuracy():
-    counts = told(torch.tensor([1.0, -1.0]), torch.tensor([-1.0, -2.0, 3.0])) + told(torch.tensor([2.0]), torch.tensor([0.0]))
+    counts = sampler_counts(torch.tensor([1.0, -1.0]), torch.tensor([-1.0, -2.0, 3.0]))
+    counts = counts + sampler_counts(torch.tensor([2.0]), torch.tensor([0.0]))
     assert counts.tolist() == [2, 3, 3, 4] and accuracy_of(counts) == pytest.approx((2 / 3 + 3 / 4) / 2)
     assert accuracy_of(torch.zeros(4)) == 0.5
 
@@ -163,6 +238,21 @@ def test_warnings_name_the_keys_as_they_are_written(prefix):
     assert f"a smaller {prefix}beta or {prefix}lambda1, or a smaller {prefix}scale" in collapsed and "spread 0.01, KL 0.02" in collapsed
     assert f"a smaller {prefix}lambda4 or a larger {prefix}sampler_lr" in objective.chance(0.5)
     assert objective.chance(0.55) == "" and objective.collapse({"active_dims": 1.0}) == ""
+
+
+@pytest.mark.parametrize(("keys", "cures"), [
+    ({}, "; a smaller beta or lambda1, or a smaller scale, may help"), ({"beta": 0.0}, "; a smaller lambda1, or a smaller scale, may help"),
+    ({"lambda1": 0.0}, "; a smaller beta, may help"), ({"lambda1": 0.0, "beta": 0.0}, ""),
+    ({"lambda2": 0.0, "lambda3": 0.0}, "; a smaller lambda1, or a smaller scale, may help"),
+])  # fmt: skip
+def test_no_smaller_value_than_zero_is_advised_against_a_collapse(keys, cures):
+    collapsed = Objective(**keys).collapse({"active_dims": 0.0, "spread": 0.01, "kl": 0.02})
+    assert collapsed.endswith(f": it is the same for all images{cures}")
+
+
+def test_no_smaller_value_than_zero_is_advised_against_chance():
+    said = Objective(lambda4=0.0).chance(0.5)
+    assert said.endswith("; a larger sampler_lr may help") and "lambda4" not in said and "equilibrium" not in said
 
 
 def test_an_objective_reads_the_keys_under_its_prefix():

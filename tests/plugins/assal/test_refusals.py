@@ -48,6 +48,8 @@ def refused(build, *said):
     ({"lambda2": float("inf")}, ("lambda2",)), ({"beta": float("nan")}, ("beta",)), ({"scale": 0}, ("scale",)),
     ({"target": "rotations"}, ("target", "rotation")), ({"target": "pseudo_label", "threshold": 1.5}, ("threshold", "1.5")),
     ({"sampler_lr": 0}, ("sampler_lr",)), ({"sampler_width": 0}, ("sampler_width",)), ({"sampler_layers": -1}, ("sampler_layers",)),
+    *[({name: value}, (name, str(value))) for name, limit in (("sampler_width", 65536), ("sampler_layers", 64))
+      for value in (limit + 1, 10**12)],
 ])  # fmt: skip
 def test_weights_and_keys_out_of_their_range(tmp_path, mode, losses, said):
     refused(lambda: made(of_mode(tmp_path, mode, losses)), *said)
