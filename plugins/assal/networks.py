@@ -139,7 +139,7 @@ class Vae(nn.Module):
 class ClassifyingVae(Vae):
     """A VAE whose code goes to a linear classifier (C) and to the four-way head of rotations. In USB's calling convention.
 
-    What it gives for an image is that of μ, the mean of the code: the same again. Training takes a sampled code.
+    `forward` classifies μ, the mean of the code, so that its outputs are not random. Training classifies a sampled code.
     """
 
     def __init__(self, num_classes: int, img_size: int, in_channels: int, latent: int = 32, width: int = 32):
