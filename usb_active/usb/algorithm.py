@@ -33,7 +33,7 @@ from usb_active.usb.missing_parts import network_named
 from usb_active.usb.plugin_hooks import PluginHooks
 from usb_active.usb.registered import OWN, Registrations
 from usb_active.usb.scoring import Scores
-from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_prior_stages
+from usb_active.usb.seams import PriorSeam, StepCapture, batch_fields, check_prior_stages, mixes
 from usb_active.usb.stopwatch import Stopwatch
 from usb_active.usb.support import build_network, check_supported
 from usb_active.usb.tensorboard import RunLog
@@ -155,7 +155,7 @@ class ActiveMixin(DeviceMixin):
     def set_hooks(self) -> None:
         super().set_hooks()
         self._progress = ProgressHook(self.session.progress_title(self.cycle))
-        self._plugin_hooks.check_fields(self.base_name, self._fields)
+        self._plugin_hooks.check_fields(self.base_name, self._fields, mixes(type(self)))
         register_hooks(self, self._plugin_hooks.by_role, self._registrations.own, self._progress)
 
     # ------------------------------------------------------------------------------------------ one step

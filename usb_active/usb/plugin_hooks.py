@@ -112,10 +112,10 @@ class PluginHooks:
                     names += hook.plugin.choose_hidden_modules(training_info(training, _too_early))
         return list(dict.fromkeys(names))
 
-    def check_fields(self, algorithm: str, fields: frozenset[str]) -> None:
-        """UsageError when a plugin needs a field of a step that the algorithm does not have."""
+    def check_fields(self, algorithm: str, fields: frozenset[str], mixing: bool = False) -> None:
+        """UsageError when a plugin needs a field of a step that the algorithm, which may be one that `mixes`, does not have."""
         for role, hook in self.by_role.items():
-            check_fields(f"active.{role}: '{hook.plugin.name}'", wanted_fields(hook.plugin), algorithm, fields)
+            check_fields(f"active.{role}: '{hook.plugin.name}'", wanted_fields(hook.plugin), algorithm, fields, mixing)
 
     def set_up(self, training: Training, registrar: Callable[[str], Callable[..., Any]]) -> None:
         """Call `setup` of each plugin that has one; `registrar` gives each role a `register_state` of its own."""
