@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import run_helpers
 import torch
+from sampler_runs import checkpoints_of_one_broken_off
 from usb_active.plugins.assal.acquisitions import AssalSampling
 from usb_active.plugins.assal.adversaries import Pair
 from usb_active.plugins.assal.beside import AssalPair, AssalTraining, BesideKeys
@@ -137,27 +138,8 @@ class TestBeside(OwnTraining):
         assert torch.equal(first.unlabeled, unlabeled[: len(first.unlabeled)])
 
     # -------------------------------------------------------------------------------------------- broken off
-    def test_broken_off_it_goes_on_and_picks_the_same_with_both_optimizers(self, world, tmp_path, monkeypatch):
-        keys = {**SMALL, "epochs": 4}
-        whole = World(tmp_path / "whole")
-        expected = self.pick(whole, 9, self.make(keys))
-        train, epochs = AssalTraining.train_epoch, []
-
-        def breaking(training):
-            epochs.append(training.epoch)
-            if len(epochs) == 3:
-                raise KeyboardInterrupt
-            return train(training)
-
-        monkeypatch.setattr(AssalTraining, "train_epoch", breaking)
-        with pytest.raises(KeyboardInterrupt):
-            self.pick(world, 9, self.make(keys))
-        assert self.pick(world, 9, self.make(keys)).tolist() == expected.tolist()
-        # The third is trained again, the first two are not; and all is as if nothing had happened.
-        assert epochs == [0, 1, 2, 2, 3]
-        ends = [read_checkpoint(next(one.folder.rglob("assal.pth"))) for one in (world, whole)]
-        for part in ("net", "discriminator"):
-            assert all(torch.equal(value, ends[1][part][name]) for name, value in ends[0][part].items())
+    def test_broken_off_it_goes_on_and_picks_the_same_with_both_optimizers(self, world, tmp_path):
+        ends = checkpoints_of_one_broken_off(self, AssalTraining, SMALL, world, World(tmp_path / "whole"))
         for part in ("optimizer", "discriminator_optimizer"):
             assert ends[0][part]["state"].keys() == ends[1][part]["state"].keys() and ends[0][part]["state"]
             for number, state in ends[0][part]["state"].items():
