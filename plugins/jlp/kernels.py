@@ -8,10 +8,19 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from usb_active.environment.compiling import use_writable_cache
+
 # Columns of a block. A constant, so that the compiler keeps a row of the block in vector registers.
 WIDTH = 64
 _CHUNK = 256
 _SMALL_CHUNK = 16
+
+
+def _probe() -> None:
+    """Nothing."""
+
+
+use_writable_cache(_probe)
 
 
 @njit(inline="always")

@@ -21,6 +21,7 @@ from usb_active.builtin.array_datasets import Cifar10, Cifar100, Digits, ImagePa
 from usb_active.builtin.image_folder import ImageFolder
 from usb_active.contracts.dataset import Dataset, DatasetOptions
 from usb_active.errors import UsageError
+from usb_active.images import kernels
 from usb_active.images.checking import check_images
 from usb_active.images.files import ImageFiles, folder_images, read_image
 from usb_active.images.listing import look_through
@@ -803,7 +804,7 @@ def test_a_folder_is_mirrored_as_its_keys_say(tmp_path, keys, ways):
 
 def test_the_strong_view_is_not_mirrored_either(tmp_path, monkeypatch):
     # RandAugment inverts and shears: without it, what is left are shift and mirror.
-    monkeypatch.setattr("usb_active.usb.transforms.RAND_AUGMENT", lambda picture: picture)
+    monkeypatch.setattr("usb_active.usb.view_draws.OPERATIONS", ((kernels.IDENTITY, 0, 1),))
     write_folder(tmp_path, {"train/a": 2, "train/b": 2}, side=24)
     assert mirrored(folder(tmp_path, in_channels=1, flip=False), "strong") == {"as it is"}
     assert mirrored(folder(tmp_path, in_channels=1), "strong") == {"as it is", "mirrored"}

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from usb_active.contracts.file_imports import import_files, imported_files
 from usb_active.environment.signals import held_for_workers, ignore_in_worker
 from usb_active.errors import UsageError
-from usb_active.randomness import generator, seed_globals
+from usb_active.randomness import generator, position_seed, seed_globals
 
 Batch = tuple[int, np.ndarray]
 
@@ -127,8 +129,19 @@ class Loader(DataLoader):
         """Nothing. How many workers there are is the user's choice; torch's advice counts those of one loader alone."""
 
 
+@dataclass(frozen=True)
+class CollatedBatch:
+    """A batch that was made as a whole: what a collate function would give."""
+
+    entries: dict[str, Any]
+
+
 class SeededRows(TravellingRows):
-    """Wraps rows so that each batch seeds the global generators once, by (seed, position, number of the batch)."""
+    """Wraps rows so that each batch seeds the global generators once, by (seed, position, number of the batch).
+
+    Rows that have a method `collated_batch(rows, seed)` are asked for the whole batch first; what it gives must be what the rows would be
+    one by one after `seed_globals(…)`, whose seed for this batch it is told. None: one by one.
+    """
 
     def __init__(self, rows: Any, seed: int, *position: int | str):
         self.rows, self.seed, self.position = rows, seed, position
@@ -136,8 +149,12 @@ class SeededRows(TravellingRows):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitems__(self, batch: Batch) -> list[Any]:
+    def __getitems__(self, batch: Batch) -> list[Any] | CollatedBatch:
         number, rows = batch
+        whole = getattr(self.rows, "collated_batch", None)
+        made = None if whole is None else whole(rows, position_seed(self.seed, *self.position, number))
+        if made is not None:
+            return made
         seed_globals(self.seed, *self.position, number)
         return [self.rows[int(row)] for row in rows]
 
@@ -161,6 +178,12 @@ class SequentialSampler(Sampler):
         return -(-self.num_rows // self.batch_size) - self.first
 
 
+def _collated(collate: Callable | None, batch: Any) -> Any:
+    if isinstance(batch, CollatedBatch):
+        return batch.entries
+    return (default_collate if collate is None else collate)(batch)
+
+
 def make_loader(rows: SeededRows, sampler: Sampler, num_workers: int, collate: Callable | None, persistent: bool = False) -> DataLoader:
     """A loader that draws nothing from torch's global generator, which belongs to the training."""
     import torch
@@ -168,6 +191,6 @@ def make_loader(rows: SeededRows, sampler: Sampler, num_workers: int, collate: C
     own = torch.Generator()
     own.manual_seed(0)
     return Loader(
-        rows, batch_sampler=sampler, num_workers=num_workers, collate_fn=collate, generator=own,
+        rows, batch_sampler=sampler, num_workers=num_workers, collate_fn=partial(_collated, collate), generator=own,
         persistent_workers=persistent and num_workers > 0,
     )  # fmt: skip

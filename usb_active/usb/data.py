@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
+from torch.utils.data import default_collate
 
 from usb_active.contracts.dataset import Dataset, Samples
 from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, name_some
-from usb_active.pool.sampling import TravellingRows
+from usb_active.pool.sampling import CollatedBatch, TravellingRows
+from usb_active.usb.batched_views import Plan, can_batch, plan_of, views_of
 from usb_active.usb.unlabeled import View, view_functions
 
 
@@ -37,17 +39,44 @@ class PoolStream(BasicDataset):
             is_ulb=labels is None, strong_transform=views.strong,
         )  # fmt: skip
         self.base, self.idx = base, idx
-        self._own_views = view_functions(views, declared, algorithm) if isinstance(declared, Mapping) and labels is None else None
+        self.declared = declared if isinstance(declared, Mapping) and labels is None else None
+        self.own_views = None if self.declared is None else view_functions(views, self.declared, algorithm)
+        self.plan: Plan | None | bool = False
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        if self._own_views is None:
+        if self.own_views is None:
             return super().__getitem__(row)
         # An algorithm that looks at no unlabelled image pays for none.
-        sample = self.base.load(int(self.idx[row])) if self._own_views else None
+        sample = self.base.load(int(self.idx[row])) if self.own_views else None
         if isinstance(sample, np.ndarray):
             # As USB's rows do.
             sample = Image.fromarray(sample)
-        return {"idx_ulb": row, **{name: view(sample) for name, view in self._own_views.items()}}
+        return {"idx_ulb": row, **{name: view(sample) for name, view in self.own_views.items()}}
+
+    def collated_batch(self, rows: np.ndarray, seed: int) -> CollatedBatch | None:
+        """A batch's rows, collated, with the views that they would have one by one after the generators were seeded; None where they are
+        to be made so."""
+        if self.plan is False:
+            self.plan = plan_of(self) if can_batch() else None
+        if self.plan is None:
+            return None
+        views = self._views(self.plan, rows, seed)
+        if views is None:
+            return None
+        entries: dict[str, Any] = {}
+        for name in self.plan.names:
+            if name in self.plan.outputs:
+                entries[name] = views[self.plan.outputs[name]]
+            elif name == "y_lb":
+                entries[name] = default_collate([self.base.task.target(self.targets[row]) for row in rows])
+            else:
+                entries[name] = torch.from_numpy(np.array(rows, dtype=np.int64))
+        return CollatedBatch(entries)
+
+    def _views(self, plan: Plan, rows: np.ndarray, seed: int) -> Any:
+        if not plan.outputs:
+            return ()
+        return views_of(self.base.views, [self.base.load(int(index)) for index in self.idx[rows]], plan, seed)
 
     def __sample__(self, row: int) -> tuple[Any, Any]:
         return self.base.load(int(self.idx[row])), None if self.targets is None else self.base.task.target(self.targets[row])

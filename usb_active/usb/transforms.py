@@ -1,14 +1,13 @@
 """USB's weak, strong and evaluation views of an image, with the same random draws and less work.
 
 USB's CIFAR, SVHN and STL-10 share one pipeline: Resize(S) → RandomCrop(S, int(S·(1 − crop_ratio)), reflect)
-→ RandomHorizontalFlip → [RandAugment(3, 5)] → ToTensor → Normalize. Here padding, crop and flip are one
-gather. Draws come from the global generators in USB's order, so that equal seeds give equal bits.
+→ RandomHorizontalFlip → [RandAugment(3, 5)] → ToTensor → Normalize. Here the draws come first, from the global generators
+in USB's order, and all that is done to the pixels is one compiled pass, to the byte as Pillow does it: equal seeds give equal bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,9 @@ from PIL import Image
 from semilearn.datasets.augmentation import RandAugment
 
 from usb_active.errors import UsageError
+from usb_active.images import kernels
+from usb_active.usb.view_draws import draw_augmentation, draw_crop, reflected
+from usb_active.usb.view_trial import agree_with_pillow
 
 MODES = {1: "L", 3: "RGB"}
 # RandAugment's own arguments in every USB data set: three operations; the magnitude is not read.
@@ -30,7 +32,7 @@ class ImageViews:
     channels as `mean` has. A view is float32, (in_channels, img_size, img_size).
 
     Where this differs from USB: `eval` crops the centre of an image that is not square (USB's keep their shape
-    and do not collate), and `strong` takes grey images (see `_augment`).
+    and do not collate), and `strong` takes grey images (see `_strong_by_pillow`).
 
     Args:
         img_size: side of a view; the shorter side of a sample is resized to it.
@@ -62,70 +64,76 @@ class ImageViews:
         self.padding = int(img_size * (1 - crop_ratio)) if padding is None else padding
         self.in_channels = len(mean)
         self.flip = flip
-        self._mean = torch.tensor(list(mean), dtype=torch.float32).view(-1, 1, 1)
-        self._std = torch.tensor(list(std), dtype=torch.float32).view(-1, 1, 1)
+        self.levels = _levels(mean, std)
         if not strong:
             self.strong = None
 
     def weak(self, sample: Any) -> torch.Tensor:
         """A random crop, flipped or not."""
-        return self._tensor(self._crop(self._load(sample)))
+        image = self.as_pixels(sample)
+        return self._weak(image, *self._crop(image))
 
     def strong(self, sample: Any) -> torch.Tensor:
         """A random crop, flipped or not, then USB's RandAugment: three operations and a cutout."""
-        return self._tensor(self._augment(self._crop(self._load(sample))))
+        image = self.as_pixels(sample)
+        rows, columns, flip = self._crop(image)
+        if not agree_with_pillow():
+            return self._strong_by_pillow(image, rows, columns, flip)
+        drawn, out = draw_augmentation(self.img_size, self.img_size), self._room()
+        kernels.strong_view(image, rows, columns, flip, drawn.codes, drawn.values, drawn.box, self.levels, out)
+        return torch.from_numpy(out)
 
     def eval(self, sample: Any) -> torch.Tensor:
         """The centre of the image; nothing random."""
-        image, size = self._load(sample), self.img_size
+        image, size = self.as_pixels(sample), self.img_size
         # The rounding is that of torchvision's CenterCrop.
         top, left = (int(round((side - size) / 2.0)) for side in image.shape[:2])
-        return self._tensor(image[top : top + size, left : left + size])
+        rows, columns = (reflected(side, 0)[first : first + size] for side, first in zip(image.shape[:2], (top, left), strict=True))
+        return self._weak(image, rows, columns, False)
 
-    def _load(self, sample: Any) -> np.ndarray:
-        """The sample as uint8, (H, W) or (H, W, 3), shorter side `img_size`."""
+    def as_pixels(self, sample: Any) -> np.ndarray:
+        """The sample as uint8, (H, W, C), contiguous, shorter side `img_size`."""
         mode = MODES[self.in_channels]
         image = sample if isinstance(sample, Image.Image) else _as_array(sample)
         width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
         fits = min(width, height) == self.img_size
         if isinstance(image, np.ndarray):
             if fits and image.ndim == (2 if mode == "L" else 3):
-                return image
+                return _with_channels(image)
             image = Image.fromarray(image)
         if image.mode != mode:
             image = image.convert(mode)
         if not fits:
             image = image.resize(_resized(width, height, self.img_size), Image.Resampling.BILINEAR)
-        return np.asarray(image)
+        return _with_channels(np.asarray(image))
 
-    def _crop(self, image: np.ndarray) -> np.ndarray:
-        """Reflect, crop and flip in one gather. The draws are torchvision's: row, column, flip."""
-        size, (height, width) = self.img_size, image.shape[:2]
-        rows, columns = _reflected(height, self.padding), _reflected(width, self.padding)
-        if len(rows) > size or len(columns) > size:
-            top = torch.randint(0, len(rows) - size + 1, (1,)).item()
-            left = torch.randint(0, len(columns) - size + 1, (1,)).item()
-            rows, columns = rows[top : top + size], columns[left : left + size]
-        if self.flip and torch.rand(1).item() < 0.5:
-            columns = columns[::-1]
-        return image.take(rows, axis=0).take(columns, axis=1)
+    def _crop(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Which rows and columns of the image the crop is of, and whether it is mirrored."""
+        size = self.img_size
+        rows, columns = (reflected(side, self.padding) for side in image.shape[:2])
+        crop = draw_crop(len(rows), len(columns), size, self.flip)
+        return rows[crop.top : crop.top + size], columns[crop.left : crop.left + size], crop.flip
 
-    def _augment(self, image: np.ndarray) -> np.ndarray:
-        """USB's RandAugment. A grey image passes through RGB: the colour of USB's cutout has three channels.
+    def _weak(self, image: np.ndarray, rows: np.ndarray, columns: np.ndarray, flip: bool) -> torch.Tensor:
+        kernels.prepare()
+        out = self._room()
+        kernels.weak_view(image, rows, columns, flip, self.levels, out)
+        return torch.from_numpy(out)
+
+    def _strong_by_pillow(self, image: np.ndarray, rows: np.ndarray, columns: np.ndarray, flip: bool) -> torch.Tensor:
+        """USB's RandAugment itself. A grey image passes through RGB: the colour of USB's cutout has three channels.
 
         Every operation keeps equal channels equal, and converting back is exact for them. So the result is
         USB's own for the same picture stored as RGB, its cutout (125, 123, 114) being grey 123.
         """
-        picture = Image.fromarray(image)
-        if picture.mode == "L":
-            return np.asarray(RAND_AUGMENT(picture.convert("RGB")).convert("L"))
-        return np.asarray(RAND_AUGMENT(picture))
+        cropped = image.take(rows, axis=0).take(columns[::-1] if flip else columns, axis=1)
+        picture = Image.fromarray(cropped if self.in_channels == 3 else cropped[:, :, 0])
+        augmented = RAND_AUGMENT(picture.convert("RGB")).convert(picture.mode)
+        every = reflected(self.img_size, 0)
+        return self._weak(_with_channels(np.asarray(augmented)), every, every, False)
 
-    def _tensor(self, image: np.ndarray) -> torch.Tensor:
-        """ToTensor and Normalize, their operations: (S, S[, 3]) uint8 to (in_channels, S, S) float32."""
-        channels = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-        pixels = torch.from_numpy(np.array(channels, order="C"))
-        return pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+    def _room(self) -> np.ndarray:
+        return np.empty((self.in_channels, self.img_size, self.img_size), dtype=np.float32)
 
 
 def _check(img_size: int, crop_ratio: float, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -137,6 +145,13 @@ def _check(img_size: int, crop_ratio: float, mean: Sequence[float], std: Sequenc
         raise UsageError(f"mean and std: {len(mean)} and {len(std)} values; both need 1 (grey) or 3 (RGB)")
     if not np.isfinite([*mean, *std]).all() or min(std) <= 0:
         raise UsageError(f"mean, std: {list(mean)}, {list(std)}; they must be finite, and std positive")
+
+
+def _levels(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """(C, 256) float32: what ToTensor and Normalize make of each value of a pixel, by their operations."""
+    values = torch.arange(256, dtype=torch.float32).div_(255).repeat(len(mean), 1)
+    centre, spread = (torch.tensor(list(numbers), dtype=torch.float32).view(-1, 1) for numbers in (mean, std))
+    return values.sub_(centre).div_(spread).numpy()
 
 
 def _as_array(sample: Any) -> np.ndarray:
@@ -159,9 +174,6 @@ def _resized(width: int, height: int, size: int) -> tuple[int, int]:
     return int(size * width / height), size
 
 
-@lru_cache(maxsize=256)
-def _reflected(side: int, padding: int) -> np.ndarray:
-    """(side + 2·padding,) which row or column of the image stands where after reflection."""
-    positions = np.pad(np.arange(side), padding, mode="reflect")
-    positions.setflags(write=False)
-    return positions
+def _with_channels(image: np.ndarray) -> np.ndarray:
+    """(H, W, C), contiguous, of (H, W) or (H, W, C)."""
+    return np.ascontiguousarray(image[:, :, None] if image.ndim == 2 else image)

@@ -13,8 +13,17 @@ from typing import Any
 from numba import get_num_threads, njit, prange, set_num_threads
 from threadpoolctl import ThreadpoolController
 
+from usb_active.environment.compiling import use_writable_cache
+
 # Edges times columns that keep a thread busy for longer than it takes to wake it.
 _WORTH_A_THREAD = 1 << 22
+
+
+def _probe() -> None:
+    """Nothing."""
+
+
+use_writable_cache(_probe)
 
 
 def _start_threads() -> None:

@@ -1,0 +1,168 @@
+"""A batch's views made at once are those of its rows one by one, to the bit; what cannot be made so is made as before."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from run_helpers import checkpoint, settings, train, weights_equal
+from torch.utils.data import default_collate
+
+from usb_active.pool.sampling import CollatedBatch, SeededRows
+from usb_active.usb import batched_views, data, transforms, view_trial
+from usb_active.usb.batched_views import STRONG, WEAK, plan_of
+from usb_active.usb.data import PoolStream
+from usb_active.usb.transforms import ImageViews
+
+# The labelled and the unlabelled rows of USB's algorithms, as far as they differ.
+ALGORITHMS = ("fixmatch", "mixmatch", "comatch", "defixmatch", "vat", "supervised", "remixmatch")
+
+
+class Images:
+    """A data set of random images in memory."""
+
+    collate = None
+    task = SimpleNamespace(num_outputs=10, target=int)
+
+    def __init__(self, side: int = 12, channels: int = 3, sizes: tuple[tuple[int, int], ...] = ((12, 12),), **keys):
+        self.views = ImageViews(side, 0.875, [0.4] * channels, [0.3] * channels, **keys)
+        rng, tail = np.random.default_rng(side), (3,) if channels == 3 else ()
+        self.images = [rng.integers(0, 256, (*sizes[i % len(sizes)], *tail), dtype=np.uint8) for i in range(40)]
+
+    def load(self, index: int):
+        return self.images[index]
+
+
+def stream_of(dataset, algorithm: str = "fixmatch", labeled: bool = False, declared=None) -> PoolStream:
+    idx = np.arange(3, 40)
+    return PoolStream(algorithm, dataset, idx, idx % 10 if labeled else None, declared)
+
+
+def batch_of(stream: PoolStream) -> dict | None:
+    """What a batch is when made at once, after it was compared with the same rows one by one; None where it is made one by one."""
+    batch = 7, np.array([30, 4, 4, 0, 19, 36, 11])
+    rows = SeededRows(stream, 2**33 + 5, 1, "train", "views")
+    made = rows.__getitems__(batch)
+    if not isinstance(made, CollatedBatch):
+        return None
+    stream.plan = None
+    expected = default_collate(rows.__getitems__(batch))
+    assert list(made.entries) == list(expected)
+    for name, values in expected.items():
+        assert made.entries[name].dtype == values.dtype and torch.equal(made.entries[name], values), name
+        assert made.entries[name].is_contiguous(), name
+    return made.entries
+
+
+@pytest.mark.parametrize("labeled", [False, True])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_batch_is_its_rows_one_by_one(algorithm, labeled):
+    made = batch_of(stream_of(Images(), algorithm, labeled))
+    # Of its strong view ReMixMatch makes another one.
+    assert (made is None) == (algorithm == "remixmatch" and not labeled)
+
+
+@pytest.mark.parametrize("keys", [{}, {"flip": False}, {"padding": 0}, {"padding": 4}])
+@pytest.mark.parametrize(
+    ("channels", "side", "sizes"), [(1, 8, (8, 8)), (3, 8, (8, 11)), (3, 16, (9, 12)), (1, 28, (28, 28)), (3, 32, (40, 32))]
+)
+def test_whatever_the_images_and_the_crop_are(channels, side, sizes, keys):
+    assert batch_of(stream_of(Images(side, channels, (sizes,), **keys))) is not None
+
+
+def test_views_that_an_algorithm_declares():
+    declared = {"x_ulb_s": "strong", "x_ulb_w": "weak", "x_ulb_w_2": "weak"}
+    stream = stream_of(Images(), declared=declared)
+    assert plan_of(stream).kinds == (STRONG, WEAK, WEAK) and batch_of(stream) is not None
+    assert batch_of(stream_of(Images(), declared={})).keys() == {"idx_ulb"}
+    for view in (lambda sample: torch.zeros(1), "eval"):
+        assert batch_of(stream_of(Images(), declared={"x_ulb_w": view})) is None
+
+
+def test_a_stream_that_shows_no_view_loads_no_image(monkeypatch):
+    stream = stream_of(Images(), "supervised")
+    assert plan_of(stream).outputs == {}
+    stream.plan = plan_of(stream)
+    monkeypatch.setattr(stream.base, "load", lambda index: pytest.fail(f"image {index} was loaded"))
+    assert stream.collated_batch(np.arange(3), 0).entries.keys() == {"idx_ulb"}
+
+
+def test_images_of_different_sizes_are_made_one_by_one():
+    assert batch_of(stream_of(Images(sizes=((12, 12), (12, 17))))) is None
+    # Brought to one size they are no longer different.
+    assert batch_of(stream_of(Images(sizes=((12, 12), (20, 20))))) is not None
+
+
+def test_pictures_are_as_good_as_arrays():
+    dataset = Images()
+    dataset.images = [Image.fromarray(image) for image in dataset.images]
+    assert batch_of(stream_of(dataset)) is not None
+
+
+def test_other_views_and_other_collating_are_left_alone():
+    class Own(ImageViews):
+        def weak(self, sample):
+            return torch.zeros(1)
+
+    dataset = Images()
+    dataset.views = Own(12, 0.875, [0.5] * 3, [0.5] * 3)
+    assert plan_of(stream_of(dataset)) is None
+    dataset = Images()
+    dataset.collate = default_collate
+    assert plan_of(stream_of(dataset)) is None
+
+
+def test_bytes_do_not_hang_on_the_pool_being_read_only():
+    dataset = Images()
+    for image in dataset.images:
+        image.setflags(write=False)
+    assert batch_of(stream_of(dataset)) is not None
+
+
+@pytest.fixture
+def another_pillow(monkeypatch):
+    """A Pillow that inverts otherwise than the compiled operations."""
+    monkeypatch.setattr(view_trial, "augment_list", lambda: [(lambda image, value: image, least, most) for _, least, most in USB_LIST])
+    for cached in (view_trial.agree_with_pillow, batched_views.can_batch):
+        cached.cache_clear()
+    yield
+    monkeypatch.undo()
+    for cached in (view_trial.agree_with_pillow, batched_views.can_batch):
+        cached.cache_clear()
+
+
+USB_LIST = view_trial.augment_list()
+
+
+def test_a_pillow_of_another_arithmetic_is_said_once_and_used(another_pillow, caplog):
+    dataset = Images(channels=1)
+    for sample in range(3):
+        torch.manual_seed(sample)
+        assert dataset.views.strong(dataset.load(sample)).shape == (1, 12, 12)
+    assert batch_of(stream_of(dataset)) is None
+    (said,) = [record.message for record in caplog.records if "strong views" in record.message]
+    assert "<lambda>" in said and "it is used itself" in said
+
+
+def test_a_torch_of_other_draws_is_said_once(monkeypatch, caplog):
+    batched_views.can_batch.cache_clear()
+    monkeypatch.setattr(batched_views, "_drawn_one_by_one", lambda seed, *rest: batched_views.Drawn.nothing(20, 2))
+    try:
+        assert not batched_views.can_batch() and not batched_views.can_batch()
+        assert len([record for record in caplog.records if "draws otherwise" in record.message]) == 1
+    finally:
+        batched_views.can_batch.cache_clear()
+
+
+@pytest.mark.parametrize("algorithm", ["flexmatch", "mixmatch", "remixmatch"])
+def test_trainings_end_with_the_same_weights(algorithm, tmp_path, monkeypatch):
+    keys = {"remixmatch": {"kl_loss_ratio": 0.5, "rot_loss_ratio": 0.5}}.get(algorithm, {})
+    train(settings(tmp_path, "at_once", algorithm=algorithm, **keys))
+    monkeypatch.setattr(data, "can_batch", lambda: False)
+    monkeypatch.setattr(transforms, "agree_with_pillow", lambda: False)
+    train(settings(tmp_path, "by_pillow", algorithm=algorithm, **keys))
+    one, other = (checkpoint(tmp_path / name, 1) for name in ("at_once", "by_pillow"))
+    assert weights_equal(one, other)
