@@ -24,6 +24,8 @@ from usb_active.environment.compiling import said_where_long, use_writable_cache
 # What an operation is called here. All geometric ones are AFFINE, with the six coefficients of its map.
 AUTOCONTRAST, BRIGHTNESS, COLOR, CONTRAST, EQUALIZE, IDENTITY, POSTERIZE, SHARPNESS, SOLARIZE, AFFINE = range(10)
 NUM_VALUES = 6
+# Kinds of views.
+WEAK, STRONG = 0, 1
 # The colour of a cutout, and what it is in grey.
 CUTOUT_RGB = (125, 123, 114)
 CUTOUT_GREY = 123
@@ -292,6 +294,39 @@ def strong_view(image, rows, columns, flip, codes, values, box, levels, out):
     here = apply_operations(here, codes, values, other, counts, table)
     _cut_out(here, box)
     _normalise(here, levels, out)
+
+
+@njit(cache=True, nogil=True)
+def fill_views(images, rows, columns, size, kinds, places, codes, values, boxes, levels, out):
+    """All views of a batch.
+
+    Here, beside what it calls: numba does not notice that compiled code of another file has changed.
+
+    Args:
+        images: (B, H, W, C) uint8.
+        rows: (H + 2·padding,) int64, which row of the image stands where after reflection.
+        columns: likewise.
+        size: S.
+        kinds: (V,) int64, WEAK or STRONG.
+        places: (B, V, 3) int64: top, left, 1 if mirrored.
+        codes: (B, V, n) int64, see `apply_operations`.
+        values: (B, V, n, 6) float64, likewise.
+        boxes: (B, V, 4) int64, see `_cut_out`.
+        levels: (C, 256) float32, what a pixel's value becomes.
+        out: (V, B, C, S, S) float32, written to.
+    """
+    for sample in range(len(images)):
+        for view in range(len(kinds)):
+            top, left, flip = places[sample, view, 0], places[sample, view, 1], places[sample, view, 2] == 1
+            some_rows, some_columns = rows[top : top + size], columns[left : left + size]
+            if kinds[view] == STRONG:
+                box = boxes[sample, view]
+                strong_view(
+                    images[sample], some_rows, some_columns, flip, codes[sample, view], values[sample, view],
+                    (box[0], box[1], box[2], box[3]), levels, out[view, sample],
+                )  # fmt: skip
+            else:
+                weak_view(images[sample], some_rows, some_columns, flip, levels, out[view, sample])
 
 
 # ------------------------------------------------------------------------------------------ one version of each

@@ -73,3 +73,52 @@ def next_below(stream, count):
 def next_half(stream):
     """Whether `torch.rand(1) < 0.5`."""
     return (next_word(stream) & 0xFFFFFF) < 0x800000
+
+
+@njit(cache=True, nogil=True)
+def draw_views(
+    of_python, of_numpy, of_torch, strong, height, width, size, flip, codes, least, largest, cutout, places, operations, magnitudes, boxes
+):  # fmt: skip
+    """USB's draws of B samples with V views each: a crop, then for a strong view RandAugment's operations, magnitudes and cutout.
+
+    Here, beside the generators: numba does not notice that compiled code of another file has changed.
+
+    Args:
+        of_python: stream of the operations, their magnitudes and the side of the cutout.
+        of_numpy: of its centre.
+        of_torch: of the crop and of mirroring.
+        strong: (V,) bool.
+        height: of the reflected image; the crop's place is drawn where this or `width` is more than `size`.
+        width: likewise.
+        size: side of a view.
+        flip: whether there are mirrored views.
+        codes: (K,) int64, the operations to choose from.
+        least: (K,) float64, their least magnitudes.
+        largest: (K,) float64.
+        cutout: largest side of the cutout, as a share of `size`.
+        places: (B, V, 3) int64, written to: top, left, 1 if mirrored.
+        operations: (B, V, n) int64, written to.
+        magnitudes: (B, V, n) float64, written to.
+        boxes: (B, V, 4) int64, written to: left, top, right, bottom of the cutout.
+    """
+    for sample in range(places.shape[0]):
+        for view in range(len(strong)):
+            if height > size or width > size:
+                places[sample, view, 0] = next_below(of_torch, height - size + 1)
+                places[sample, view, 1] = next_below(of_torch, width - size + 1)
+            if flip and next_half(of_torch):
+                places[sample, view, 2] = 1
+            if strong[view]:
+                chosen = operations[sample, view]
+                for number in range(len(chosen)):
+                    chosen[number] = int(next_double(of_python) * len(codes))
+                for number in range(len(chosen)):
+                    at = chosen[number]
+                    magnitudes[sample, view, number] = least[at] + (largest[at] - least[at]) * next_double(of_python)
+                    chosen[number] = codes[at]
+                side = next_double(of_python) * cutout * size
+                if side > 0:
+                    box = boxes[sample, view]
+                    for axis in range(2):
+                        box[axis] = int(max(0.0, size + (1.0 - size) * next_double(of_numpy) - side / 2.0))
+                        box[axis + 2] = int(min(float(size), box[axis] + side))

@@ -17,12 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 
-from usb_active.environment.compiling import said_where_long, use_writable_cache
+from usb_active.environment.compiling import said_where_long
 from usb_active.images import kernels, twister
-from usb_active.images.twister import next_below, next_double, next_half
 from usb_active.usb import view_draws
 from usb_active.usb.transforms import ImageViews
 from usb_active.usb.view_draws import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, as_kernel, reflected
@@ -30,7 +28,7 @@ from usb_active.usb.view_trial import agree_with_pillow
 
 logger = logging.getLogger("usb_active")
 
-WEAK, STRONG = 0, 1
+WEAK, STRONG = kernels.WEAK, kernels.STRONG
 
 
 @dataclass(frozen=True)
@@ -128,41 +126,11 @@ def draw(seed: int, samples: int, plan: Plan, height: int, width: int, size: int
     drawn = Drawn.nothing(samples, len(plan.kinds))
     codes, least, largest = (np.array(values) for values in zip(*view_draws.OPERATIONS, strict=True))
     streams = twister.python_stream(seed), twister.numpy_stream(seed), twister.numpy_stream(seed)
-    _draw(
-        *streams, np.array(plan.kinds, np.int64), height, width, size, flip, codes.astype(np.int64), least.astype(np.float64),
+    twister.draw_views(
+        *streams, np.array(plan.kinds, np.int64) == STRONG, height, width, size, flip, codes.astype(np.int64), least.astype(np.float64),
         largest.astype(np.float64), view_draws.LARGEST_CUTOUT, drawn.places, drawn.operations, drawn.magnitudes, drawn.boxes,
     )  # fmt: skip
     return drawn
-
-
-use_writable_cache(draw)
-
-
-@njit(cache=True, nogil=True)
-def _draw(
-    of_python, of_numpy, of_torch, kinds, height, width, size, flip, codes, least, largest, cutout, places, operations, magnitudes, boxes
-):  # fmt: skip
-    for sample in range(places.shape[0]):
-        for view in range(len(kinds)):
-            if height > size or width > size:
-                places[sample, view, 0] = next_below(of_torch, height - size + 1)
-                places[sample, view, 1] = next_below(of_torch, width - size + 1)
-            if flip and next_half(of_torch):
-                places[sample, view, 2] = 1
-            if kinds[view] == STRONG:
-                chosen = operations[sample, view]
-                for number in range(len(chosen)):
-                    chosen[number] = int(next_double(of_python) * len(codes))
-                for number in range(len(chosen)):
-                    at = chosen[number]
-                    magnitudes[sample, view, number] = least[at] + (largest[at] - least[at]) * next_double(of_python)
-                    chosen[number] = codes[at]
-                side = next_double(of_python) * cutout * size
-                if side > 0:
-                    box = boxes[sample, view]
-                    for axis in range(2):
-                        box[axis] = int(max(0.0, size + (1.0 - size) * next_double(of_numpy) - side / 2.0))
-                        box[axis + 2] = int(min(float(size), box[axis] + side))
 
 
 def values_of(drawn: Drawn, size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -182,23 +150,6 @@ def values_of(drawn: Drawn, size: int) -> tuple[NDArray[np.int64], NDArray[np.fl
     return codes, values
 
 
-@njit(cache=True, nogil=True)
-def _fill(images, rows, columns, size, kinds, places, codes, values, boxes, levels, out):
-    """out (V, B, C, S, S) of images (B, H, W, C)."""
-    for sample in range(len(images)):
-        for view in range(len(kinds)):
-            top, left, flip = places[sample, view, 0], places[sample, view, 1], places[sample, view, 2] == 1
-            some_rows, some_columns = rows[top : top + size], columns[left : left + size]
-            if kinds[view] == STRONG:
-                box = boxes[sample, view]
-                kernels.strong_view(
-                    images[sample], some_rows, some_columns, flip, codes[sample, view], values[sample, view],
-                    (box[0], box[1], box[2], box[3]), levels, out[view, sample],
-                )  # fmt: skip
-            else:
-                kernels.weak_view(images[sample], some_rows, some_columns, flip, levels, out[view, sample])
-
-
 def views_of(views: ImageViews, samples: list[Any], plan: Plan, seed: int) -> torch.Tensor | None:
     """(V, B, C, S, S) float32 of a batch's samples, or None where their sizes differ.
 
@@ -214,7 +165,7 @@ def views_of(views: ImageViews, samples: list[Any], plan: Plan, seed: int) -> to
     drawn = draw(seed, len(images), plan, len(rows), len(columns), size, views.flip)
     codes, values = values_of(drawn, size)
     out = torch.empty((len(plan.kinds), len(images), channels, size, size))
-    _fill(
+    kernels.fill_views(
         np.stack(images), rows, columns, size, np.array(plan.kinds, np.int64), drawn.places, codes, values, drawn.boxes, views.levels,
         out.numpy(),
     )  # fmt: skip
