@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,10 +12,12 @@ from PIL import Image
 from run_helpers import checkpoint, settings, train, weights_equal
 from torch.utils.data import default_collate
 
+from usb_active.images import kernels
 from usb_active.pool.sampling import CollatedBatch, SeededRows
 from usb_active.usb import batched_views, data, transforms, view_trial
 from usb_active.usb.batched_views import STRONG, WEAK, plan_of
 from usb_active.usb.data import PoolStream
+from usb_active.usb.loaders import CycleLoaders
 from usb_active.usb.transforms import ImageViews
 
 # The labelled and the unlabelled rows of USB's algorithms, as far as they differ.
@@ -90,10 +93,15 @@ def test_a_stream_that_shows_no_view_loads_no_image(monkeypatch):
     assert stream.collated_batch(np.arange(3), 0).entries.keys() == {"idx_ulb"}
 
 
-def test_images_of_different_sizes_are_made_one_by_one():
-    assert batch_of(stream_of(Images(sizes=((12, 12), (12, 17))))) is None
-    # Brought to one size they are no longer different.
-    assert batch_of(stream_of(Images(sizes=((12, 12), (20, 20))))) is not None
+@pytest.mark.parametrize("sizes", [((12, 12), (12, 17), (30, 12)), ((12, 12), (20, 20))])
+@pytest.mark.parametrize("keys", [{}, {"padding": 0}])
+def test_images_may_differ_in_size_and_each_is_loaded_once(sizes, keys, monkeypatch):
+    dataset = Images(sizes=sizes, **keys)
+    assert batch_of(stream_of(dataset)) is not None
+    loaded, stream = [], stream_of(dataset)
+    monkeypatch.setattr(stream.base, "load", lambda index: loaded.append(index) or dataset.images[index])
+    stream.collated_batch(np.array([5, 0, 9]), 3)
+    assert loaded == [8, 3, 12]
 
 
 def test_pictures_are_as_good_as_arrays():
@@ -109,13 +117,69 @@ def test_other_views_and_other_collating_are_left_alone():
 
     dataset = Images()
     dataset.views = Own(12, 0.875, [0.5] * 3, [0.5] * 3)
-    assert plan_of(stream_of(dataset)) is None
+    assert stream_of(dataset).plan is None
     dataset = Images()
     dataset.collate = default_collate
-    assert plan_of(stream_of(dataset)) is None
+    assert stream_of(dataset).plan is None
+    for name in ("weak", "strong"):
+        dataset = Images()
+        setattr(dataset.views, name, lambda sample: torch.zeros(1))
+        assert stream_of(dataset).plan is None
 
 
-def test_bytes_do_not_hang_on_the_pool_being_read_only():
+def test_a_data_set_without_a_strong_view_is_given_none():
+    assert stream_of(Images(strong=False)).plan is None
+    assert batch_of(stream_of(Images(strong=False), labeled=True)).keys() == {"idx_lb", "x_lb", "y_lb"}
+
+
+def test_a_stream_of_another_kind_makes_its_rows_itself():
+    class Relabelled(PoolStream):
+        def __getitem__(self, row):
+            return {**super().__getitem__(row), "y_lb": 7}
+
+    assert Relabelled("fixmatch", Images(), np.arange(3), np.arange(3)).plan is None
+
+
+def test_a_declared_function_need_not_be_hashable():
+    @dataclass
+    class View:
+        value: float
+
+        def __call__(self, sample):
+            return torch.full((1,), self.value)
+
+    assert batch_of(stream_of(Images(), declared={"x_ulb_w": View(0.5)})) is None
+
+
+def test_what_cannot_be_made_at_once_asks_for_nothing_compiled(monkeypatch):
+    monkeypatch.setattr(data, "can_batch", lambda: pytest.fail("asked"))
+    assert stream_of(Images(), "remixmatch").plan is None
+    assert stream_of(Images(), "supervised").plan.outputs == {}
+
+
+def test_workers_that_are_forked_have_what_was_compiled():
+    """Views compile where they are made, and a loader's rows have their plan before it starts workers."""
+    kernels._prepared = False
+    stream = stream_of(Images())
+    assert kernels._prepared
+    rows = {"train_lb": stream_of(Images(), labeled=True), "train_ulb": stream}
+    loaders = object.__new__(CycleLoaders)
+    loaders.rows, loaders.loaders = rows, {}
+    loaders._dataset, loaders._seed, loaders._cycle = stream.base, 0, 0
+    loaders.make(SimpleNamespace(batch_size=2, uratio=1, num_workers=0, eval_batch_size=2), SimpleNamespace(it=0))
+    assert all("plan" in vars(its) for its in rows.values())
+
+
+def test_an_interrupted_preparation_can_be_made_again(monkeypatch):
+    """It stops in the middle: one entry is compiled, and takes no other types."""
+    monkeypatch.setattr(kernels, "_prepared", False)
+    kernels.prepare()
+    every, levels, out = np.arange(8), np.zeros((1, 256), np.float32), np.zeros((1, 8, 8), np.float32)
+    with pytest.raises(TypeError):
+        kernels.weak_view(np.zeros((8, 8, 1)), every, every, False, levels, out)
+
+
+def test_bytes_do_not_depend_on_the_pool_being_read_only():
     dataset = Images()
     for image in dataset.images:
         image.setflags(write=False)
@@ -144,15 +208,24 @@ def test_a_pillow_of_another_arithmetic_is_said_once_and_used(another_pillow, ca
         assert dataset.views.strong(dataset.load(sample)).shape == (1, 12, 12)
     assert batch_of(stream_of(dataset)) is None
     (said,) = [record.message for record in caplog.records if "strong views" in record.message]
-    assert "<lambda>" in said and "it is used itself" in said
+    assert "<lambda>" in said and "Pillow itself is used" in said
 
 
-def test_a_torch_of_other_draws_is_said_once(monkeypatch, caplog):
+@pytest.mark.parametrize("what", ["places", "magnitudes", "boxes"])
+def test_generators_of_other_draws_are_said_once(what, monkeypatch, caplog):
+    """As if torch, Python or numpy had changed: a crop, an operation's strength or a cutout is another."""
     batched_views.can_batch.cache_clear()
-    monkeypatch.setattr(batched_views, "_drawn_one_by_one", lambda seed, *rest: batched_views.Drawn.nothing(20, 2))
+    usual = batched_views.draw
+
+    def another(*arguments):
+        drawn = usual(*arguments)
+        getattr(drawn, what)[:] = 1
+        return drawn
+
+    monkeypatch.setattr(batched_views, "draw", another)
     try:
         assert not batched_views.can_batch() and not batched_views.can_batch()
-        assert len([record for record in caplog.records if "draws otherwise" in record.message]) == 1
+        assert len([record for record in caplog.records if "draws differently" in record.message]) == 1
     finally:
         batched_views.can_batch.cache_clear()
 
@@ -160,7 +233,11 @@ def test_a_torch_of_other_draws_is_said_once(monkeypatch, caplog):
 @pytest.mark.parametrize("algorithm", ["flexmatch", "mixmatch", "remixmatch"])
 def test_trainings_end_with_the_same_weights(algorithm, tmp_path, monkeypatch):
     keys = {"remixmatch": {"kl_loss_ratio": 0.5, "rot_loss_ratio": 0.5}}.get(algorithm, {})
+    made, whole = [], PoolStream.collated_batch
+    monkeypatch.setattr(PoolStream, "collated_batch", lambda stream, *rest: made.append(whole(stream, *rest)) or made[-1])
     train(settings(tmp_path, "at_once", algorithm=algorithm, **keys))
+    # Of ReMixMatch only the labelled ones.
+    assert len(made) == 2 * 2 * 12 and len([one for one in made if one is not None]) == len(made) // (1 + (algorithm == "remixmatch"))
     monkeypatch.setattr(data, "can_batch", lambda: False)
     monkeypatch.setattr(transforms, "agree_with_pillow", lambda: False)
     train(settings(tmp_path, "by_pillow", algorithm=algorithm, **keys))

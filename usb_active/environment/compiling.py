@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -29,13 +32,22 @@ def use_writable_cache(function: Callable) -> None:
         njit(cache=True)(function)
     except RuntimeError:
         config.CACHE_DIR = tempfile.mkdtemp(prefix="usb-active-compiled-")
-        logger.info("compiled code is kept in %s: neither the package's folder nor the user's cache can be written to", config.CACHE_DIR)
+        atexit.register(_remove, config.CACHE_DIR, os.getpid())
+        # Processes that are started afresh read it from there.
+        os.environ["NUMBA_CACHE_DIR"] = config.CACHE_DIR
+        logger.info("compiled code is kept in %s until the end: no folder of numba's cache can be written to", config.CACHE_DIR)
+
+
+def _remove(folder: str, owner: int) -> None:
+    # A process that was forked has not made it.
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def said_where_long(what: str) -> Iterator[None]:
     """Say what is being compiled if it takes longer than `PATIENCE_S` seconds: it does only at the first use."""
-    timer = threading.Timer(PATIENCE_S, logger.info, ("compiling %s; this is kept for the next time", what))
+    timer = threading.Timer(PATIENCE_S, logger.info, ("compiling %s; it is done once", what))
     timer.daemon = True
     timer.start()
     try:

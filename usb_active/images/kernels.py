@@ -14,10 +14,10 @@ Compiled at the first use, which takes seconds, and kept in numba's cache. Nothi
 from __future__ import annotations
 
 import math
-from functools import cache
+import threading
 
 import numpy as np
-from numba import njit, types
+from numba import config, njit, types
 
 from usb_active.environment.compiling import said_where_long, use_writable_cache
 
@@ -270,7 +270,7 @@ def weak_view(image, rows, columns, flip, levels, out):
         image: (H, W, C) uint8.
         rows: (S,) int64, which row of the image stands where.
         columns: (S,) int64, likewise; backwards where `flip`.
-        flip: whether.
+        flip: whether it is mirrored.
         levels: (C, 256) float32, what a pixel's value becomes.
         out: (C, S, S) float32.
     """
@@ -348,10 +348,22 @@ _VERSIONS = (
 )
 
 
-@cache
+_LOCK = threading.Lock()
+_prepared = False
+
+
 def prepare() -> None:
-    """Compile the entries, each for one combination of types: called otherwise, they would be compiled again and again."""
-    with said_where_long("the augmentation of images, about ten seconds"):
-        for function, signature in _VERSIONS:
-            function.compile(signature)
-            function.disable_compile()
+    """Compile the entries, each for one combination of types: called otherwise, they would be compiled again and again.
+
+    Nothing is compiled twice; a call that was interrupted may be made again.
+    """
+    global _prepared
+    with _LOCK:
+        if _prepared or config.DISABLE_JIT:
+            return
+        with said_where_long("the augmentation of images, about ten seconds"):
+            for function, signature in _VERSIONS:
+                function.disable_compile(False)
+                function.compile(signature)
+                function.disable_compile()
+        _prepared = True

@@ -77,7 +77,7 @@ def next_half(stream):
 
 @njit(cache=True, nogil=True)
 def draw_views(
-    of_python, of_numpy, of_torch, strong, height, width, size, flip, codes, least, largest, cutout, places, operations, magnitudes, boxes
+    of_python, of_numpy, of_torch, strong, sides, size, flip, codes, least, largest, cutout, places, operations, magnitudes, boxes
 ):  # fmt: skip
     """USB's draws of B samples with V views each: a crop, then for a strong view RandAugment's operations, magnitudes and cutout.
 
@@ -88,8 +88,7 @@ def draw_views(
         of_numpy: of its centre.
         of_torch: of the crop and of mirroring.
         strong: (V,) bool.
-        height: of the reflected image; the crop's place is drawn where this or `width` is more than `size`.
-        width: likewise.
+        sides: (B, 2) int64, height and width of the reflected images; a crop's place is drawn where one is more than `size`.
         size: side of a view.
         flip: whether there are mirrored views.
         codes: (K,) int64, the operations to choose from.
@@ -102,6 +101,7 @@ def draw_views(
         boxes: (B, V, 4) int64, written to: left, top, right, bottom of the cutout.
     """
     for sample in range(places.shape[0]):
+        height, width = sides[sample, 0], sides[sample, 1]
         for view in range(len(strong)):
             if height > size or width > size:
                 places[sample, view, 0] = next_below(of_torch, height - size + 1)

@@ -10,25 +10,29 @@ from __future__ import annotations
 import copy
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from platform import python_version
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from usb_active.environment.compiling import said_where_long
 from usb_active.images import kernels, twister
+from usb_active.randomness import global_generators_kept
 from usb_active.usb import view_draws
-from usb_active.usb.transforms import ImageViews
+from usb_active.usb.transforms import MODES, ImageViews
 from usb_active.usb.view_draws import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, as_kernel, reflected
 from usb_active.usb.view_trial import agree_with_pillow
 
 logger = logging.getLogger("usb_active")
 
 WEAK, STRONG = kernels.WEAK, kernels.STRONG
+KINDS = {"weak": WEAK, "strong": STRONG}
 
 
 @dataclass(frozen=True)
@@ -53,17 +57,25 @@ class _Noted:
         self.number = number
 
 
+class _NoSamples:
+    """A base that has no sample: the row that is made to see a plan needs none."""
+
+    def __init__(self, base: Any):
+        self.views, self.task = base.views, base.task
+
+    def load(self, index: int) -> None:
+        return None
+
+
 def plan_of(stream: Any) -> Plan | None:
     """The plan of a stream's rows; None where they are to be made one by one.
 
     Args:
-        stream: of `PoolStream`'s kind.
+        stream: of `PoolStream`'s kind, whose views are `ImageViews`.
     """
-    if type(stream.base.views) is not ImageViews or stream.base.collate is not None or not len(stream):
-        return None
     kinds: list[int] = []
 
-    def noting(kind: int):
+    def noting(kind: int) -> Callable[[Any], _Noted]:
         def transform(sample: Any) -> _Noted:
             kinds.append(kind)
             return _Noted(len(kinds) - 1)
@@ -71,19 +83,25 @@ def plan_of(stream: Any) -> Plan | None:
         return transform
 
     trial = copy.copy(stream)
-    trial.transform, trial.strong_transform = noting(WEAK), noting(STRONG)
+    trial.base, trial.transform, trial.strong_transform = _NoSamples(stream.base), noting(WEAK), noting(STRONG)
     if stream.declared is not None:
-        if not set(stream.declared.values()) <= {"weak", "strong"}:
+        if not all(isinstance(view, str) and view in KINDS for view in stream.declared.values()):
             return None
-        trial.own_views = {name: noting(STRONG if view == "strong" else WEAK) for name, view in stream.declared.items()}
+        trial.own_views = {name: noting(KINDS[view]) for name, view in stream.declared.items()}
     try:
         row = trial[0]
-    except Exception:  # whatever a row does with its views, these are none
+    except TypeError:  # it does more with its views than to return them, as ReMixMatch does, which rotates one
         return None
     outputs = {name: value.number for name, value in row.items() if isinstance(value, _Noted)}
-    if set(row) - set(outputs) - {"idx_lb", "idx_ulb", "y_lb"}:
+    if set(row) - set(outputs) - {"idx_lb", "idx_ulb", "y_lb"} or not _are_usual(stream.base.views, kinds):
         return None
     return Plan(tuple(kinds), outputs, tuple(row))
+
+
+def _are_usual(views: Any, kinds: Sequence[int]) -> bool:
+    """Whether those views that are drawn are `ImageViews`' own, in which nothing was replaced."""
+    own = {WEAK: (views.weak, ImageViews.weak), STRONG: (views.strong, ImageViews.strong)}
+    return all(getattr(own[kind][0], "__func__", None) is own[kind][1] for kind in set(kinds))
 
 
 @dataclass(frozen=True)
@@ -112,23 +130,22 @@ class Drawn:
         )  # fmt: skip
 
 
-def draw(seed: int, samples: int, plan: Plan, height: int, width: int, size: int, flip: bool) -> Drawn:
+def draw(seed: int, plan: Plan, sides: Sequence[tuple[int, int]], size: int, flip: bool) -> Drawn:
     """What USB's pipeline draws for a batch, its generators seeded as `seed_globals(…)` does by a position's seed.
 
     Args:
         seed: `position_seed(…)`.
-        samples: B.
-        height: of the reflected image.
-        width: likewise.
+        sides: of each sample, height and width of the reflected image.
         size: side of a view.
         flip: whether there are mirrored views.
     """
-    drawn = Drawn.nothing(samples, len(plan.kinds))
+    drawn = Drawn.nothing(len(sides), len(plan.kinds))
     codes, least, largest = (np.array(values) for values in zip(*view_draws.OPERATIONS, strict=True))
     streams = twister.python_stream(seed), twister.numpy_stream(seed), twister.numpy_stream(seed)
     twister.draw_views(
-        *streams, np.array(plan.kinds, np.int64) == STRONG, height, width, size, flip, codes.astype(np.int64), least.astype(np.float64),
-        largest.astype(np.float64), view_draws.LARGEST_CUTOUT, drawn.places, drawn.operations, drawn.magnitudes, drawn.boxes,
+        *streams, np.array(plan.kinds, np.int64) == STRONG, np.array(sides, np.int64), size, flip, codes.astype(np.int64),
+        least.astype(np.float64), largest.astype(np.float64), view_draws.LARGEST_CUTOUT, drawn.places, drawn.operations, drawn.magnitudes,
+        drawn.boxes,
     )  # fmt: skip
     return drawn
 
@@ -150,59 +167,69 @@ def values_of(drawn: Drawn, size: int) -> tuple[NDArray[np.int64], NDArray[np.fl
     return codes, values
 
 
-def views_of(views: ImageViews, samples: list[Any], plan: Plan, seed: int) -> torch.Tensor | None:
-    """(V, B, C, S, S) float32 of a batch's samples, or None where their sizes differ.
+def views_of(views: ImageViews, samples: Sequence[Any], plan: Plan, seed: int) -> torch.Tensor:
+    """(V, B, C, S, S) float32 of a batch's samples.
 
     Args:
         samples: as the data set loads them.
         seed: see `draw`.
     """
-    images = [views.as_pixels(sample) for sample in samples]
-    if any(image.shape != images[0].shape for image in images):
-        return None
-    (height, width, channels), size = images[0].shape, views.img_size
-    rows, columns = reflected(height, views.padding), reflected(width, views.padding)
-    drawn = draw(seed, len(images), plan, len(rows), len(columns), size, views.flip)
-    codes, values = values_of(drawn, size)
-    out = torch.empty((len(plan.kinds), len(images), channels, size, size))
-    kernels.fill_views(
-        np.stack(images), rows, columns, size, np.array(plan.kinds, np.int64), drawn.places, codes, values, drawn.boxes, views.levels,
-        out.numpy(),
-    )  # fmt: skip
-    return out
+    images = [views.as_pixels(_as_in_a_row(sample)) for sample in samples]
+    reflections = [tuple(reflected(side, views.padding) for side in image.shape[:2]) for image in images]
+    drawn = draw(seed, plan, [tuple(map(len, both)) for both in reflections], views.img_size, views.flip)
+    codes, values = values_of(drawn, views.img_size)
+    kinds = np.array(plan.kinds, np.int64)
+    out = np.empty((len(kinds), len(images), views.in_channels, views.img_size, views.img_size), np.float32)
+
+    def fill(some: slice, to: NDArray[np.float32]) -> None:
+        (rows, columns), pixels = reflections[some.start], np.stack(images[some])
+        of_some = (drawn.places[some], codes[some], values[some], drawn.boxes[some])
+        kernels.fill_views(pixels, rows, columns, views.img_size, kinds, *of_some, views.levels, to)
+
+    if len({image.shape for image in images}) == 1:
+        fill(slice(0, len(images)), out)
+        return torch.from_numpy(out)
+    for number in range(len(images)):
+        # In a piece of its own: the compiled pass takes what lies in one piece.
+        one = np.empty((len(kinds), 1, *out.shape[2:]), np.float32)
+        fill(slice(number, number + 1), one)
+        out[:, number] = one[:, 0]
+    return torch.from_numpy(out)
+
+
+def _as_in_a_row(sample: Any) -> Any:
+    """A sample as USB's rows give it to a view: any array as a picture. Those that the view would take as they are stay arrays."""
+    if isinstance(sample, np.ndarray) and not (sample.dtype == np.uint8 and (sample.ndim == 2 or sample.shape[2:] == (3,))):
+        return Image.fromarray(sample)
+    return sample
 
 
 @cache
 def can_batch() -> bool:
-    """Whether the compiled views and draws are those of this Pillow, Python, numpy and torch; tried once in a process."""
-    with said_where_long("the views of a batch, about ten seconds"):
-        return agree_with_pillow() and _same_draws()
-
-
-def _same_draws() -> bool:
-    """And everything is compiled that a batch needs."""
-    views_of(ImageViews(8, 0.75, [0.0], [1.0]), [np.zeros((8, 8), np.uint8)], Plan((WEAK, STRONG), {}, ()), 0)
-    seed = 2**40 + 77
-    plan, size, padded = Plan((WEAK, STRONG), {}, ()), 8, 11
-    drawn = draw(seed, 20, plan, padded, padded, size, True)
-    found = _drawn_one_by_one(seed, 20, plan, padded, size)
-    same = all(np.array_equal(one, other) for one, other in zip(vars(drawn).values(), vars(found).values(), strict=True))
-    if not same:
-        logger.warning("views: torch %s draws otherwise than the compiled draws; views are made one by one, slower", torch.__version__)
+    """Whether batches have the bits that Pillow's operations and the generators of Python, numpy and torch give; tried once."""
+    kernels.prepare()
+    with said_where_long("the draws of the views, about five seconds"):
+        same = agree_with_pillow() and all(_same_batch(channels) for channels in MODES)
+    if agree_with_pillow() and not same:
+        logger.warning(
+            "views: Python %s, numpy %s or torch %s draws differently from the compiled draws; views are made one by one, which is slower",
+            python_version(), np.__version__, torch.__version__,
+        )  # fmt: skip
     return same
 
 
-def _drawn_one_by_one(seed: int, samples: int, plan: Plan, padded: int, size: int) -> Drawn:
-    of_torch = torch.Generator()
-    of_torch.manual_seed(seed)
-    sources = view_draws.Sources(random.Random(seed), np.random.RandomState(seed & 0xFFFFFFFF), of_torch)
-    found = Drawn.nothing(samples, len(plan.kinds))
-    for sample in range(samples):
-        for view, kind in enumerate(plan.kinds):
-            crop = view_draws.draw_crop(padded, padded, size, True, sources)
-            found.places[sample, view] = crop.top, crop.left, crop.flip
-            if kind == STRONG:
-                chosen, box = view_draws.draw_operations(size, size, sources)
-                found.operations[sample, view], found.magnitudes[sample, view] = zip(*chosen, strict=True)
-                found.boxes[sample, view] = box
-    return found
+def _same_batch(channels: int) -> bool:
+    """Whether a batch made at once is what USB's RandAugment and the global generators make of it."""
+    views, seed = ImageViews(9, 0.75, [0.4] * channels, [0.3] * channels), 2**40 + 77
+    shape = (9, 11, 3) if channels == 3 else (9, 11)
+    samples = list(np.random.default_rng(0).integers(0, 256, (24, *shape), dtype=np.uint8))
+    plan = Plan((WEAK, STRONG), {}, ())
+    made = views_of(views, samples, plan, seed)
+    with global_generators_kept():
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+        torch.manual_seed(seed)
+        for number, sample in enumerate(samples):
+            if not (torch.equal(made[0, number], views.weak(sample)) and torch.equal(made[1, number], views.strong_by_pillow(sample))):
+                return False
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, name_some
 from usb_active.pool.sampling import CollatedBatch, TravellingRows
 from usb_active.usb.batched_views import Plan, can_batch, plan_of, views_of
+from usb_active.usb.transforms import ImageViews
 from usb_active.usb.unlabeled import View, view_functions
 
 
@@ -41,7 +43,6 @@ class PoolStream(BasicDataset):
         self.base, self.idx = base, idx
         self.declared = declared if isinstance(declared, Mapping) and labels is None else None
         self.own_views = None if self.declared is None else view_functions(views, self.declared, algorithm)
-        self.plan: Plan | None | bool = False
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         if self.own_views is None:
@@ -53,16 +54,19 @@ class PoolStream(BasicDataset):
             sample = Image.fromarray(sample)
         return {"idx_ulb": row, **{name: view(sample) for name, view in self.own_views.items()}}
 
+    @cached_property
+    def plan(self) -> Plan | None:
+        """How a whole batch is made at once; None where its rows are made one by one."""
+        usual = type(self) is PoolStream and type(self.base.views) is ImageViews and self.base.collate is None
+        plan = plan_of(self) if usual and len(self) else None
+        return plan if plan is None or not plan.outputs or can_batch() else None
+
     def collated_batch(self, rows: np.ndarray, seed: int) -> CollatedBatch | None:
         """A batch's rows, collated, with the views that they would have one by one after the generators were seeded; None where they are
         to be made so."""
-        if self.plan is False:
-            self.plan = plan_of(self) if can_batch() else None
         if self.plan is None:
             return None
         views = self._views(self.plan, rows, seed)
-        if views is None:
-            return None
         entries: dict[str, Any] = {}
         for name in self.plan.names:
             if name in self.plan.outputs:

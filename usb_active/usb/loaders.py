@@ -82,6 +82,8 @@ class CycleLoaders:
         }
         for name, rows in self.rows.items():
             if name in training:
+                # Here, so that workers that are forked have the plan, and what was compiled for it.
+                _ = rows.plan
                 self.loaders[name] = self._train_loader(name, *training[name], position, make_sampler)
             else:
                 self.loaders[name] = self._evaluation_loader(rows, args.eval_batch_size, args.num_workers)

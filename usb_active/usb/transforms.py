@@ -32,7 +32,7 @@ class ImageViews:
     channels as `mean` has. A view is float32, (in_channels, img_size, img_size).
 
     Where this differs from USB: `eval` crops the centre of an image that is not square (USB's keep their shape
-    and do not collate), and `strong` takes grey images (see `_strong_by_pillow`).
+    and do not collate), and `strong` takes grey images (see `strong_by_pillow`).
 
     Args:
         img_size: side of a view; the shorter side of a sample is resized to it.
@@ -63,7 +63,9 @@ class ImageViews:
         self.img_size = int(img_size)
         self.padding = int(img_size * (1 - crop_ratio)) if padding is None else padding
         self.in_channels = len(mean)
-        self.flip = flip
+        self.flip = bool(flip)
+        # Before a loader starts workers: forked, they have what was compiled here.
+        kernels.prepare()
         self.levels = _levels(mean, std)
         if not strong:
             self.strong = None
@@ -76,9 +78,9 @@ class ImageViews:
     def strong(self, sample: Any) -> torch.Tensor:
         """A random crop, flipped or not, then USB's RandAugment: three operations and a cutout."""
         image = self.as_pixels(sample)
-        rows, columns, flip = self._crop(image)
         if not agree_with_pillow():
-            return self._strong_by_pillow(image, rows, columns, flip)
+            return self.strong_by_pillow(sample)
+        rows, columns, flip = self._crop(image)
         drawn, out = draw_augmentation(self.img_size, self.img_size), self._room()
         kernels.strong_view(image, rows, columns, flip, drawn.codes, drawn.values, drawn.box, self.levels, out)
         return torch.from_numpy(out)
@@ -120,12 +122,14 @@ class ImageViews:
         kernels.weak_view(image, rows, columns, flip, self.levels, out)
         return torch.from_numpy(out)
 
-    def _strong_by_pillow(self, image: np.ndarray, rows: np.ndarray, columns: np.ndarray, flip: bool) -> torch.Tensor:
-        """USB's RandAugment itself. A grey image passes through RGB: the colour of USB's cutout has three channels.
+    def strong_by_pillow(self, sample: Any) -> torch.Tensor:
+        """The strong view by USB's RandAugment itself. A grey image passes through RGB: the colour of USB's cutout has three channels.
 
         Every operation keeps equal channels equal, and converting back is exact for them. So the result is
         USB's own for the same picture stored as RGB, its cutout (125, 123, 114) being grey 123.
         """
+        image = self.as_pixels(sample)
+        rows, columns, flip = self._crop(image)
         cropped = image.take(rows, axis=0).take(columns[::-1] if flip else columns, axis=1)
         picture = Image.fromarray(cropped if self.in_channels == 3 else cropped[:, :, 0])
         augmented = RAND_AUGMENT(picture.convert("RGB")).convert(picture.mode)

@@ -27,7 +27,7 @@ def agree_with_pillow() -> bool:
     different = [name for name, ours, theirs in _trials() if not np.array_equal(ours, theirs)]
     if different:
         names = ", ".join(sorted(set(different)))
-        said = "strong views: Pillow %s computes %s otherwise than the compiled operations; it is used itself, slower"
+        said = "strong views: Pillow %s computes %s differently from the compiled operations; Pillow itself is used, which is slower"
         logger.warning(said, PIL.__version__, names)
     return not different
 
