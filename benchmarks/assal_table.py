@@ -1,9 +1,11 @@
-"""The tables of docs/assal.md, from the finished cells of the studies `assal` and `assal_supervised`.
+"""The tables of docs/assal.md, from the finished cells of the studies `assal`, `assal_supervised` and `assal_mnist`.
 
     usb-active sweep assal --jobs 2
     python benchmarks/assal_table.py
     usb-active sweep assal_supervised --jobs 2
     python benchmarks/assal_table.py assal_supervised
+    usb-active sweep assal_mnist --jobs 2 --set data_dir=FOLDER
+    python benchmarks/assal_table.py assal_mnist --set data_dir=FOLDER
 
 Beside the accuracies: the differences from random labels under the same start (where the study has those, else under the usual one),
 seed by seed, of the last training and of the mean over the trainings after the first; and the balanced accuracy of the sampler that the
@@ -22,8 +24,8 @@ from evidence import CHEAP, Cell, accuracies, by_place, cheap, finished_cells, p
 from usb_active.report.tables import table
 from usb_active.storage.run_dir import RunDir
 
-# The keys of `vaal` and `sraal` that are for digits' small pool; both have them, so no row says so.
-PARTS: dict[str, dict[str, Any]] = {"": {"epochs": 30, "latent": 16, "width": 16}}
+# Keys of `vaal` and `sraal` that are for a small pool; both have them, so no row says so.
+SIZES = ("epochs", "latent", "width")
 # What a row is unless it says otherwise, and how it says so.
 STARTS = {"active.pretrain": "pretrained by", "active.initial": "first labels by", "assal_target": "h_U"}
 USUAL = (None, "balanced", "rotation")
@@ -31,7 +33,10 @@ USUAL = (None, "balanced", "rotation")
 
 def place_name(cell: Cell) -> str:
     """How the page calls a cell: its rule, and what of start and target is not as usual."""
-    return ", ".join([rule_name(cell.place["active.acquisition"], PARTS), *_unusual(cell)])
+    rule = cell.place["active.acquisition"]
+    if isinstance(rule, Mapping):
+        rule = {key: value for key, value in rule.items() if key not in SIZES}
+    return ", ".join([rule_name(rule, {}), *_unusual(cell)])
 
 
 def reference_name(cell: Cell) -> str:
