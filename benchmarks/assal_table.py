@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
-from typing import Any
 
 from evidence import CHEAP, Cell, accuracies, by_place, cheap, finished_cells, paired, put, rule_name, table_parser, with_interval
 
