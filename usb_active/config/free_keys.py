@@ -25,6 +25,7 @@ FREE_KEYS = (
     "num_classes",
     "active.cycles",
     "active.keep",
+    "active.cache_images",
     "active.fast_hooks",
     "active.baselines",
 )

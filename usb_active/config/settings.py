@@ -116,6 +116,9 @@ class ActiveKeys(Strict):
     keep: Literal["last", "all"] = Field("last", description="checkpoints: of the last cycle only, or of all")
     deterministic: bool = Field(False, description="true: torch's deterministic algorithms, for bit-identical runs on CUDA")
     threads: int | None = Field(None, ge=1, description="torch's CPU threads; null: torch's choice, which depends on the machine")
+    cache_images: bool = Field(
+        False, description="true: every image is decoded once per process, to a file on the run's disk, and all views are made from it"
+    )
     fast_hooks: bool = Field(True, description="faster, exact replacements of USB's slow hooks")
     baselines: bool = Field(True, description="the report compares with cheap classifiers on the same labels; off: it does not")
 
@@ -169,6 +172,8 @@ class ActiveConfig(ActiveKeys):
             del block["batch_norm"]
         if self.train_on == "images":
             del block["train_on"]
+        if not self.cache_images:
+            del block["cache_images"]
         for name in ("initial", "acquisition", "oracle", "features", "pretrain", "prior"):
             value = getattr(self, name)
             block[name] = None if value is None else value.resolved()

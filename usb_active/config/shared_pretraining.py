@@ -14,14 +14,14 @@ from usb_active.config.usb_keys import algorithm_keys
 
 # The variable that names a finished pretraining's run directory. It changes how long a run takes, and nothing that it computes.
 VARIABLE = "USB_ACTIVE_PRETRAINING_OF"
-# What comes after the pretraining; everything else may have a part in it.
+# What comes after the pretraining, or changes no result; everything else may have a part in it.
 _LATER = (
     "algorithm", "num_labels", "num_train_iter", "num_eval_iter", "num_log_iter", "epoch", "batch_size", "uratio", "lr", "weight_decay",
     "momentum", "ema_m", "save_dir", "save_name",
 )  # fmt: skip
 _LATER_IN_BLOCK = (
     "initial", "acquisition", "prior", "analysis", "oracle", "cycles", "budget", "warm_start", "schedule", "validation", "batch_norm",
-    "keep", "baselines",
+    "keep", "baselines", "cache_images",
 )  # fmt: skip
 
 

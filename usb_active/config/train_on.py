@@ -23,6 +23,9 @@ def check_train_on(active: ActiveConfig, net: PluginChoice, problems: Problems) 
         problems.add(where, f"{what}; one of {_names('features')}")
     if not net.cls.takes_vectors:
         problems.add("net", f"'{net.name}' takes images, and active.train_on is features; one of {_names('network')}")
+    if active.cache_images:
+        what = "keeps images for their views, and active.train_on is features: no view of an image is made; remove it"
+        problems.add("active.cache_images", what)
     if active.pretrain is not None:
         problems.add("active.pretrain", f"'{active.pretrain.name}' trains on images, and active.train_on is features; remove it")
 

@@ -16,6 +16,7 @@ import numpy as np
 from usb_active.contracts.plugin import Plugin, PluginConfig
 from usb_active.contracts.task import Classification, Task
 from usb_active.errors import UsageError, name_some
+from usb_active.images.decoded import DecodedImages
 from usb_active.images.reading import Reading
 from usb_active.storage.run_format import CURRENT
 
@@ -48,12 +49,14 @@ class Samples:
         targets: (N,) as a data set's.
         keys: (N,) a stable name of each, where they have one.
         path: index → the sample's own file; None where samples are not files.
+        decoded: kept by the core, under `active.cache_images`; see `sample_for_views`.
     """
 
     load: Callable[[int], Any]
     targets: np.ndarray
     keys: Sequence[str] | None = None
     path: Callable[[int], Path] | None = None
+    decoded: DecodedImages | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -73,6 +76,7 @@ class Dataset(Plugin):
             first asked for, because making it may import torch and semilearn.
         test: held-out samples for evaluation, or None.
         collate: a collate function for loaders, or None for torch's.
+        decoded: kept by the core, under `active.cache_images`; see `sample_for_views`.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -85,6 +89,7 @@ class Dataset(Plugin):
     views: Any
     test: Samples | None = None
     collate: Callable | None = None
+    decoded: DecodedImages | None = None
     _task: Task | None = None
 
     def __init__(self, config: PluginConfig | None = None, options: DatasetOptions | None = None):
@@ -98,7 +103,10 @@ class Dataset(Plugin):
         raise NotImplementedError(f"{type(self).__name__}.prepare")
 
     def load(self, index: int) -> Any:
-        """The undecorated sample: a PIL image, or an (H, W) or (H, W, 3) uint8 array."""
+        """The undecorated sample: a PIL image, or an (H, W) or (H, W, 3) uint8 array.
+
+        Where `path` names a file for each sample, several threads may ask for samples at once (`active.cache_images`).
+        """
         raise NotImplementedError(f"{type(self).__name__}.load")
 
     def path(self, index: int) -> Path | None:
@@ -206,3 +214,27 @@ class ImageDataset(Dataset):
         from usb_active.usb.transforms import ImageViews
 
         return ImageViews(self.img_size, self.options.crop_ratio, self.mean, self.std, flip=self.flip, padding=self.padding)
+
+
+def has_image_views(dataset: Dataset) -> bool:
+    """Whether all views are those of `ImageViews` itself, which take an image as its pixels of the right size too, to the same bits."""
+    from usb_active.usb.transforms import ImageViews
+
+    own = {"weak", "strong", "eval", "as_pixels"}
+    return type(dataset.views) is ImageViews and not own & vars(dataset.views).keys()
+
+
+def sample_for_views(samples: Any, index: int, views: Any) -> Any:
+    """What views of a sample are to be made of: its decoded pixels where they are kept, else the sample, loaded.
+
+    Args:
+        samples: a data set, `Samples`, or anything else that has `load`.
+        index: of the sample.
+        views: the object whose views are made of it, and nothing else.
+    """
+    decoded = getattr(samples, "decoded", None)
+    if decoded is None:
+        return samples.load(index)
+    key = None if samples.keys is None or index >= len(samples.keys) else samples.keys[index]
+    pixels = decoded.pixels_of(index, key, views)
+    return samples.load(index) if pixels is None else pixels

@@ -40,6 +40,11 @@ class InitialWeights:
         self._folder = folder
         self._made: Pretrained | None = None
 
+    @property
+    def is_to_be_pretrained(self) -> bool:
+        """Whether `pretrain` will run the pretrainer, as far as can be said before."""
+        return self._pretrainer is not None and not (self._folder / "pretrained.pth").exists() and not os.environ.get(VARIABLE)
+
     def pretrain(self, device: torch.device, run_id: str | None = None) -> None:
         """Run the pretrainer, or take what it made earlier for the run of this number."""
         if self._pretrainer is not None:

@@ -28,6 +28,7 @@ from usb_active.loop.trainer import Trainer
 from usb_active.loop.views import PoolViews
 from usb_active.pool.batch_norm import tracking_layers
 from usb_active.pool.feature_inputs import FeatureInputs
+from usb_active.pool.image_cache import ImageCache
 from usb_active.pool.pool import Pool
 from usb_active.pool.split import Split, provisional_split
 from usb_active.pool.view import PoolView
@@ -45,6 +46,7 @@ class Session:
     - `views`: what plugins look at the pool through, and what they logged;
     - `selection`: what to query next;
     - `guidance`: the prior;
+    - `images`: decoded images, where they are kept;
     - `weights`, `previous`, `states`: initial weights, features of the cycle before, states of plugins.
 
     Built with everything checked; `run` does the rest, and can be called again by another process after any crash.
@@ -65,6 +67,8 @@ class Session:
         self.guidance = Guidance(self.plugins.get("prior"), self.config.active.prior, path / "artifacts")
         self.previous = PreviousFeatures(self.plugins.values(), path / "artifacts")
         self.weights = InitialWeights(parts.network, parts.pretrainer, self.inputs, self.config.usb, path / "pretrain")
+        usb = self.config.usb
+        self.images = ImageCache(self.dataset, path / "scratch", self.config.active.cache_images, usb["num_workers"])
         self.views = PoolViews(parts, self.ledger, trainer, self.weights, self.previous)
         self.selection = Selection(parts, self.ledger, self.views)
         if isinstance(self.inputs, FeatureInputs):
@@ -80,6 +84,7 @@ class Session:
 
     def close(self, refused: bool = False) -> None:
         """Give the run directory back; `refused`: as it was before this start, if nothing has come of it."""
+        self.images.close()
         if refused:
             self.run_dir.withdraw()
         self.run_dir.close()
@@ -99,6 +104,8 @@ class Session:
         """Query, answers, training: `cycles` acquisitions and one training more. The last scores, by USB's names."""
         try:
             self.ledger.open()
+            if self.weights.is_to_be_pretrained:
+                self.images.fill()
             self.weights.pretrain(self.trainer.device, self.run_dir.run_id)
             record: dict[str, Any] = {}
             for cycle in range(self.config.active.cycles + 1):
@@ -125,6 +132,7 @@ class Session:
         if cycle > 0:
             self._restore(cycle - 1)
         self.ledger.prepare_query(cycle)
+        self.images.refresh()
         self.logged.clear()
         started, cpu_started = time.perf_counter(), cpu_seconds()
         query = self.selection.choose(cycle)
@@ -194,6 +202,7 @@ class Session:
         self.guidance.begin_training()
         if isinstance(self.inputs, FeatureInputs):
             self.inputs.refresh()
+        self.images.fill()
         self.trainer.prepare(cycle, self.ledger.split(cycle, self.selection.load_pseudo_labels(cycle)))
         self._say_planned(cycle)
         if resumed:

@@ -22,6 +22,7 @@ from usb_active.errors import UsageError, name_some
 from usb_active.loop.previous_features import NEED
 from usb_active.loop.task_checks import check_task
 from usb_active.pool.feature_inputs import FeatureInputs
+from usb_active.pool.image_cache import nothing_to_keep
 from usb_active.storage.paths import nfc
 from usb_active.storage.run_dir import RunDir, check_reopening
 from usb_active.storage.run_format import PINNED_FILE, run_format
@@ -150,7 +151,10 @@ def make_plugins(config: RunConfig) -> dict[str, Any]:
 
 def say_remarks(parts: dict[str, Any]) -> None:
     """What people should know of the samples before a run, as warnings; once for a command."""
-    for line in parts["dataset"].remarks():
+    dataset, lines = parts["dataset"], parts["dataset"].remarks()
+    if parts["config"].active.cache_images and (reason := nothing_to_keep(dataset)):
+        lines = [*lines, reason]
+    for line in lines:
         logger.warning("%s", line)
 
 

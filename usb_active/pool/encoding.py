@@ -115,7 +115,7 @@ class Encoding:
         return found
 
     def _make(self, path: Path, partial: Path, earlier: Sequence[_Kept]) -> None:
-        sources = [_Rows(load_array(kept.path), _places(kept.stamps, self._stamps)) for kept in earlier]
+        sources = [_Rows(load_array(kept.path), places_of(kept.stamps, self._stamps)) for kept in earlier]
         known = np.zeros(len(self._stamps), dtype=bool)
         for rows in sources:
             known |= rows.places >= 0
@@ -243,7 +243,7 @@ def _digest(stamps: np.ndarray) -> str:
     return hashlib.blake2b(stamps.astype("<u8").tobytes(), digest_size=16).hexdigest()
 
 
-def _places(have: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def places_of(have: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """(N,) where each wanted stamp is among those that there are, -1 where it is not."""
     order = np.argsort(have, kind="stable")
     at = np.minimum(np.searchsorted(have[order], wanted), max(len(have) - 1, 0))

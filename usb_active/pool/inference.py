@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from usb_active.contracts.dataset import Dataset
+from usb_active.contracts.dataset import Dataset, sample_for_views
 from usb_active.errors import UsageError, name_some
 from usb_active.pool import hidden
 from usb_active.pool.sampling import Batch, SequentialSampler, TravellingRows, make_loader
@@ -38,7 +38,7 @@ class PoolRows(TravellingRows):
         number, rows = batch
         idx, view = self.idx[rows], getattr(self.dataset.views, self.transform)
         with seeded_globals(self.seed, *self.position, self.transform, number):
-            samples = [self.dataset.load(int(i)) for i in idx]
+            samples = [sample_for_views(self.dataset, int(i), self.dataset.views) for i in idx]
             views = [self._collated([view(sample) for sample in samples]) for _ in range(self.passes)]
         return {"idx": torch.from_numpy(np.asarray(idx, dtype=np.int64)), "x": torch.stack(views)}
 

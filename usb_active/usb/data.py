@@ -13,7 +13,7 @@ from PIL import Image
 from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
 from torch.utils.data import default_collate
 
-from usb_active.contracts.dataset import Dataset, Samples
+from usb_active.contracts.dataset import Dataset, Samples, sample_for_views
 from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, name_some
 from usb_active.pool.sampling import CollatedBatch, TravellingRows
@@ -43,12 +43,14 @@ class PoolStream(BasicDataset):
         self.base, self.idx = base, idx
         self.declared = declared if isinstance(declared, Mapping) and labels is None else None
         self.own_views = None if self.declared is None else view_functions(views, self.declared, algorithm)
+        # An algorithm's own functions get the sample itself.
+        self._takes_pixels = all(isinstance(view, str) for view in (self.declared or {}).values())
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         if self.own_views is None:
             return super().__getitem__(row)
         # An algorithm that looks at no unlabelled image pays for none.
-        sample = self.base.load(int(self.idx[row])) if self.own_views else None
+        sample = self._sample(row) if self.own_views else None
         if isinstance(sample, np.ndarray):
             # As USB's rows do.
             sample = Image.fromarray(sample)
@@ -80,10 +82,14 @@ class PoolStream(BasicDataset):
     def _views(self, plan: Plan, rows: np.ndarray, seed: int) -> Any:
         if not plan.outputs:
             return ()
-        return views_of(self.base.views, [self.base.load(int(index)) for index in self.idx[rows]], plan, seed)
+        return views_of(self.base.views, [self._sample(int(row)) for row in rows], plan, seed)
 
     def __sample__(self, row: int) -> tuple[Any, Any]:
-        return self.base.load(int(self.idx[row])), None if self.targets is None else self.base.task.target(self.targets[row])
+        return self._sample(row), None if self.targets is None else self.base.task.target(self.targets[row])
+
+    def _sample(self, row: int) -> Any:
+        index = int(self.idx[row])
+        return sample_for_views(self.base, index, self.base.views) if self._takes_pixels else self.base.load(index)
 
     def rows_of(self, idx: np.ndarray) -> np.ndarray:
         """Dataset indices → rows. UsageError for an index that is not in the stream."""
@@ -104,11 +110,13 @@ class EvaluationRows(TravellingRows):
         return len(self.samples)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return {"idx_lb": row, "x_lb": self.transform(self.samples.load(row)), "y_lb": self.task.target(self.samples.targets[row])}
+        # Of other functions than the views of the samples' own data set, it is loaded.
+        sample = sample_for_views(self.samples, row, getattr(self.transform, "__self__", None))
+        return {"idx_lb": row, "x_lb": self.transform(sample), "y_lb": self.task.target(self.samples.targets[row])}
 
 
 def pool_samples(base: Dataset, idx: np.ndarray, labels: np.ndarray) -> Samples:
-    """Samples of the pool with labels that people gave."""
+    """Samples of the pool with labels that people gave, for the views of its data set."""
     return Samples(_PoolPart(base, idx).load, labels)
 
 
@@ -120,4 +128,4 @@ class _PoolPart:
     idx: np.ndarray
 
     def load(self, row: int) -> Any:
-        return self.base.load(int(self.idx[row]))
+        return sample_for_views(self.base, int(self.idx[row]), self.base.views)
