@@ -36,16 +36,28 @@ class PoolRows(TravellingRows):
 
     def __getitems__(self, batch: tuple[int, np.ndarray]) -> dict[str, torch.Tensor]:
         number, rows = batch
-        idx, view = self.idx[rows], getattr(self.dataset.views, self.transform)
+        idx = self.idx[rows]
         with seeded_globals(self.seed, *self.position, self.transform, number):
             samples = [sample_for_views(self.dataset, int(i), self.dataset.views) for i in idx]
-            views = [self._collated([view(sample) for sample in samples]) for _ in range(self.passes)]
-        return {"idx": torch.from_numpy(np.asarray(idx, dtype=np.int64)), "x": torch.stack(views)}
+            views = [self._views(samples) for _ in range(self.passes)]
+        x = views[0][None] if self.passes == 1 else torch.stack(views)
+        return {"idx": torch.from_numpy(np.asarray(idx, dtype=np.int64)), "x": x}
 
-    def _collated(self, views: list[Any]) -> torch.Tensor:
+    def _views(self, samples: list[Any]) -> torch.Tensor:
+        whole = eval_views(self.dataset.views, self.dataset.collate, samples) if self.transform == "eval" else None
+        if whole is not None:
+            return whole
+        view = getattr(self.dataset.views, self.transform)
+        views = [view(sample) for sample in samples]
         if self.dataset.collate is None:
             return torch.stack(views)
         return self.dataset.collate([{"x": view} for view in views])["x"]
+
+
+def eval_views(views: Any, collate: Callable | None, samples: Sequence[Any]) -> torch.Tensor | None:
+    """(B, …) eval views of a data set's samples, made at once; None where its views or its collating have no such way."""
+    at_once = getattr(views, "eval_batch", None)
+    return None if at_once is None or collate is not None else at_once(samples)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -111,8 +123,10 @@ def predict(
         known = f"{', '.join(OUTPUTS)}, functions, and the network's modules, e.g. {', '.join(inner[:5])}"
         raise UsageError(f"predict: unknown outputs {name_some(unknown)}; known: {known}")
     found = hidden.modules_named(model, dict.fromkeys([*names, *modules]), "predict")
+    # A function may want gradients of its own, which tensors of inference mode never have.
+    without_gradients = torch.no_grad if any(callable(value) for value in wanted.values()) else torch.inference_mode
     for batch in pool_loader(rows, batch_size, num_workers):
-        with torch.no_grad(), evaluating(model):
+        with without_gradients(), evaluating(model):
             values = _forward(model, batch["x"].to(device), wanted, found, has_probs)
         idx = batch["idx"].numpy()
         for name, value in values.items():

@@ -178,7 +178,8 @@ class SequentialSampler(Sampler):
         return -(-self.num_rows // self.batch_size) - self.first
 
 
-def _collated(collate: Callable | None, batch: Any) -> Any:
+def collate_batch(collate: Callable | None, batch: Any) -> Any:
+    """What a loader gives of what its rows made: a batch that was made as a whole is left as it is; `collate`: None for torch's."""
     if isinstance(batch, CollatedBatch):
         return batch.entries
     return (default_collate if collate is None else collate)(batch)
@@ -191,6 +192,6 @@ def make_loader(rows: SeededRows, sampler: Sampler, num_workers: int, collate: C
     own = torch.Generator()
     own.manual_seed(0)
     return Loader(
-        rows, batch_sampler=sampler, num_workers=num_workers, collate_fn=partial(_collated, collate), generator=own,
+        rows, batch_sampler=sampler, num_workers=num_workers, collate_fn=partial(collate_batch, collate), generator=own,
         persistent_workers=persistent and num_workers > 0,
     )  # fmt: skip

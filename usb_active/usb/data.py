@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 from usb_active.contracts.dataset import Dataset, Samples, sample_for_views
 from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, name_some
+from usb_active.pool.inference import eval_views
 from usb_active.pool.sampling import CollatedBatch, TravellingRows
 from usb_active.usb.batched_views import Plan, can_batch, plan_of, views_of
 from usb_active.usb.transforms import ImageViews
@@ -101,18 +102,22 @@ class PoolStream(BasicDataset):
 
 
 class EvaluationRows(TravellingRows):
-    """Samples with targets in their eval view."""
+    """Samples with targets in their eval view; `views` and `collate` are those of their data set, which itself need not travel."""
 
-    def __init__(self, samples: Samples, transform: Callable[[Any], torch.Tensor], task: Task):
-        self.samples, self.transform, self.task = samples, transform, task
+    def __init__(self, samples: Samples, views: Any, task: Task, collate: Callable | None = None):
+        self.samples, self.views, self.task, self.collate = samples, views, task, collate
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        # Of other functions than the views of the samples' own data set, it is loaded.
-        sample = sample_for_views(self.samples, row, getattr(self.transform, "__self__", None))
-        return {"idx_lb": row, "x_lb": self.transform(sample), "y_lb": self.task.target(self.samples.targets[row])}
+    def __getitems__(self, rows: Sequence[int]) -> list[Any] | CollatedBatch:
+        loaded = [sample_for_views(self.samples, row, self.views) for row in rows]
+        targets = [self.task.target(self.samples.targets[row]) for row in rows]
+        views = eval_views(self.views, self.collate, loaded)
+        if views is not None:
+            return CollatedBatch({"idx_lb": torch.tensor(rows), "x_lb": views, "y_lb": default_collate(targets)})
+        each = zip(rows, map(self.views.eval, loaded), targets, strict=True)
+        return [{"idx_lb": row, "x_lb": view, "y_lb": target} for row, view, target in each]
 
 
 def pool_samples(base: Dataset, idx: np.ndarray, labels: np.ndarray) -> Samples:

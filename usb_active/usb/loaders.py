@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from usb_active.contracts.dataset import Dataset
+from usb_active.contracts.dataset import Dataset, Samples
 from usb_active.errors import UsageError
 from usb_active.pool.inference import PoolRows, view_loader
-from usb_active.pool.sampling import EpochSampler, Loader, PermutationStream, PositionSampler, SeededRows, make_loader
+from usb_active.pool.sampling import EpochSampler, Loader, PermutationStream, PositionSampler, SeededRows, collate_batch, make_loader
 from usb_active.pool.split import Split
 from usb_active.randomness import generator
 from usb_active.usb.data import EvaluationRows, PoolStream, pool_samples
@@ -63,7 +63,7 @@ class CycleLoaders:
             evaluated["validation"] = pool_samples(dataset, split.validation, split.validation_labels)
         there = {name: samples for name, samples in evaluated.items() if samples is not None}
         self.rows: dict[str, Any] = {
-            **streams, **{name: EvaluationRows(samples, dataset.views.eval, dataset.task) for name, samples in there.items()},
+            **streams, **{name: self._evaluation_rows(samples) for name, samples in there.items()},
         }  # fmt: skip
         self.dataset_idx = {name: torch.from_numpy(stream.idx) for name, stream in streams.items()}
         self.loaders: dict[str, DataLoader] = {}
@@ -99,17 +99,20 @@ class CycleLoaders:
         rows = SeededRows(stream, self._seed, self._cycle, name, "views")
         return make_loader(rows, sampler, workers, self._dataset.collate, persistent=True)
 
+    def _evaluation_rows(self, samples: Samples) -> EvaluationRows:
+        return EvaluationRows(samples, self._dataset.views, self._dataset.task, self._dataset.collate)
+
     def _evaluation_loader(self, rows: EvaluationRows, batch_size: int, workers: int) -> DataLoader:
         own = torch.Generator()
         own.manual_seed(0)
-        return Loader(rows, batch_size, shuffle=False, num_workers=workers, collate_fn=self._dataset.collate, generator=own)
+        collated = partial(collate_batch, self._dataset.collate)
+        return Loader(rows, batch_size, shuffle=False, num_workers=workers, collate_fn=collated, generator=own)
 
     def labeled(self, args: Namespace) -> DataLoader:
         """The samples of the labelled stream in their eval view, for scores where nothing is held out."""
         if self._labeled is None:
             samples = pool_samples(self._dataset, self._split.labeled, self._split.labels)
-            rows = EvaluationRows(samples, self._dataset.views.eval, self._dataset.task)
-            self._labeled = self._evaluation_loader(rows, args.eval_batch_size, args.num_workers)
+            self._labeled = self._evaluation_loader(self._evaluation_rows(samples), args.eval_batch_size, args.num_workers)
         return self._labeled
 
     def statistics(self, args: Namespace) -> Iterator[torch.Tensor]:
