@@ -77,12 +77,12 @@ def run(config: RunConfig | str | Path | Mapping[str, Any], *, verbose: bool = F
         UsageError: a mistake in configuration, data or plugins.
         WaitingForLabels: people are to give labels; its text says where, its `pending` how many.
     """
-    from usb_active.commands.run import check_all, progress_logged, say_averaging, train_experiment
+    from usb_active.commands.run import check_all, progress_logged, say_advice, train_experiment
 
     with _process_kept(), progress_logged(verbose, quiet):
         loaded = config if isinstance(config, RunConfig) else load_config(config)
         parts = check_all(loaded)
-        say_averaging(loaded)
+        say_advice(loaded)
         train_experiment(parts)
     # Its configuration is the caller's own, and its plugins are imported already.
     return Run(loaded.run_path, trust_plugins=True)

@@ -48,11 +48,11 @@ def launch(script: Path | None, config_name: str | None, overrides: Sequence[str
     show_warnings(config)
     _check_epochs(config)
     # Imported late: they bring numpy and matplotlib.
-    from usb_active.commands.run import check_all, finish, log_progress, say_averaging
+    from usb_active.commands.run import check_all, finish, log_progress, say_advice
 
     check_all(config)
     log_progress()
-    say_averaging(config)
+    say_advice(config)
     from usb_active.usb.launcher import run_script
 
     run_script(script, config)

@@ -119,7 +119,12 @@ def test_what_is_named_is_computed_in_inference_mode_and_functions_may_want_grad
         return made.sum(dim=1)
 
     modes, softmax = [], torch.softmax
-    monkeypatch.setattr(torch, "softmax", lambda *given, **named: modes.append(torch.is_inference_mode_enabled()) or softmax(*given, **named))
+
+    def noted(*given, **named):
+        modes.append(torch.is_inference_mode_enabled())
+        return softmax(*given, **named)
+
+    monkeypatch.setattr(torch, "softmax", noted)
     torch.manual_seed(0)
     logits = np.concatenate(scored(["logits"]), axis=1)[0]
     torch.manual_seed(0)

@@ -348,12 +348,12 @@ def _fit_time(draft: _Draft, options: InitOptions, recipe: Recipe, facts: Facts,
 
 def _check(draft: _Draft, target: Path) -> None:
     """As `usb-active check` does, before it is written. Warnings are shown."""
-    from usb_active.commands.run import check_all, say_averaging
+    from usb_active.commands.run import check_all, say_advice
     from usb_active.config.settings import config_from_dict
 
     config = config_from_dict(draft.data, base=target.resolve().parent, source=str(target))
     check_all(config)
-    say_averaging(config)
+    say_advice(config)
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------------

@@ -192,12 +192,15 @@ def _given(images: Sequence[Any], run: RunDir, config: RunConfig) -> tuple[Seque
 
 def _build_model(config: RunConfig, inputs: ModelInputs, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
     """The network with the weights of a checkpoint, on the device."""
+    from usb_active.pool.memory_format import use_channels_last
     from usb_active.usb.device import configure_torch, pick_device
 
     configure_torch(config.active)
     shape = (inputs.img_size, inputs.in_channels) if inputs.width is None else (1, inputs.width)
     model = make(config.net).build(inputs.task.num_outputs, *shape)
     model.load_state_dict({name.removeprefix("module."): value for name, value in weights.items()})
+    if config.active.uses_channels_last:
+        use_channels_last(model)
     model = model if inputs.of_images is None else inputs.of_images(model)
     return model.to(pick_device(config.usb["gpu"]))
 

@@ -19,7 +19,7 @@ from usb_active.storage.durable import check_locks
 from usb_active.storage.run_dir import RunDir, make_folder
 from usb_active.storage.schemas import run_metrics
 
-__all__ = ["build_dataset", "check", "check_all", "run_experiment", "say_averaging", "train_experiment"]
+__all__ = ["build_dataset", "check", "check_all", "run_experiment", "say_advice", "train_experiment"]
 
 logger = logging.getLogger("usb_active")
 
@@ -27,7 +27,7 @@ logger = logging.getLogger("usb_active")
 def check(config: RunConfig) -> int:
     """Everything that `run` would refuse before it trains. Exit code 0, or UsageError."""
     check_all(config)
-    say_averaging(config)
+    say_advice(config)
     print(f"{config.source}: fine; it would run in {config.run_path}")
     return 0
 
@@ -36,7 +36,7 @@ def run_experiment(config: RunConfig, verbose: bool = False) -> int:
     """Run an experiment to its end, or on from where it stopped; then report. Exit code 0, or an exception that says why not."""
     parts = check_all(config)
     log_progress(verbose)
-    say_averaging(config)
+    say_advice(config)
     train_experiment(parts)
     finish(config)
     return 0
@@ -78,9 +78,11 @@ def check_all(config: RunConfig) -> dict[str, Any]:
     return parts
 
 
-def say_averaging(config: RunConfig) -> None:
-    """Whether the EMA is too slow for the training, as a warning: once for a command, when its log is as its user sees it."""
-    for line in averaging.remarks(config):
+def say_advice(config: RunConfig) -> None:
+    """Whether the EMA or `amp` is too slow here, as warnings: once for a command, when its log is as its user sees it."""
+    from usb_active.usb.device import precision_remarks
+
+    for line in [*averaging.remarks(config), *precision_remarks(config)]:
         logger.warning("%s", line)
 
 

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, InstanceOf
 from usb_active.config.choices import PluginChoice, Problems, Strict, choose, choose_with, validate
 from usb_active.config.former_defaults import keep_former_defaults
 from usb_active.config.free_keys import free_keys
+from usb_active.config.speed import check_speed
 from usb_active.config.train_on import check_train_on
 from usb_active.config.upper_bound import wants_all_labels
 from usb_active.config.usb_keys import ALGORITHMS, INVALID, algorithm_keys, algorithm_names, check_usb_keys, convert, imbalance, show
@@ -120,9 +121,17 @@ class ActiveKeys(Strict):
         False, description="true: every image is decoded once per process, to a file on the run's disk, and all views are made from it"
     )
     fast_hooks: bool = Field(True, description="faster, exact replacements of USB's slow hooks")
+    fast: Literal["exact", "fast"] = Field("exact", description="exact: no bit changes; fast: what changes rounding only (channels_last)")
+    channels_last: bool = Field(False, description="true: network and images in torch's channels_last format; changes rounding")
+    weak_no_grad: bool = Field(
+        False, description="true: weak views are forwarded apart, without gradients (USB's use_cat: false); changes what BatchNorm sees"
+    )
+    compile: bool = Field(False, description="true: torch.compile for steps and for scoring the pool; changes rounding, needs a compiler")
     baselines: bool = Field(True, description="the report compares with cheap classifiers on the same labels; off: it does not")
 
 
+# Keys that there were not from the start.
+SINCE_THE_FIRST = ("batch_norm", "train_on", "cache_images", "fast", "channels_last", "weak_no_grad", "compile")
 # The roles that always have a plugin, and which one they have unless the YAML says otherwise.
 DEFAULT_PLUGINS = {"oracle": "dataset", "features": "model"}
 
@@ -148,6 +157,11 @@ class ActiveConfig(ActiveKeys):
     )
 
     @property
+    def uses_channels_last(self) -> bool:
+        """Whether network and images are in the channels_last format, by a key of its own or as a part of `fast`."""
+        return self.channels_last or (self.fast == "fast" and self.train_on == "images")
+
+    @property
     def contributors(self) -> dict[str, PluginChoice]:
         """Role → plugin that chooses or guides, as far as there are any; what brings labels does neither."""
         choices = {
@@ -167,13 +181,10 @@ class ActiveConfig(ActiveKeys):
     def resolved(self) -> dict[str, Any]:
         """The block as a plain mapping, defaults filled in."""
         block = {name: getattr(self, name) for name in ActiveKeys.model_fields}
-        if self.batch_norm == "usb":
-            # Runs that began before there was a choice resume as they are.
-            del block["batch_norm"]
-        if self.train_on == "images":
-            del block["train_on"]
-        if not self.cache_images:
-            del block["cache_images"]
+        for name in SINCE_THE_FIRST:
+            if block[name] == ActiveKeys.model_fields[name].default:
+                # Runs that began before there was a choice resume as they are.
+                del block[name]
         for name in ("initial", "acquisition", "oracle", "features", "pretrain", "prior"):
             value = getattr(self, name)
             block[name] = None if value is None else value.resolved()
@@ -267,6 +278,7 @@ def config_from_dict(data: Mapping[str, Any], *, base: Path, source: str, overri
     _cross_check(usb, active, problems)
     _settle_stream(usb, active, "include_lb_to_ulb" in rest, problems)
     check_train_on(active, net, problems)
+    check_speed(usb, active, data, problems)
     problems.raise_if_any()
     usb |= {"dataset": dataset.name, "net": net.name, "num_labels": active.initial.size}
     usb["save_name"] = _save_name(usb, active) if usb["save_name"] is None else usb["save_name"]

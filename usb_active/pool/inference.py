@@ -13,6 +13,8 @@ import torch
 from usb_active.contracts.dataset import Dataset, sample_for_views
 from usb_active.errors import UsageError, name_some
 from usb_active.pool import hidden
+from usb_active.pool.compiled import in_force
+from usb_active.pool.memory_format import as_channels_last, images_at_once, is_channels_last
 from usb_active.pool.sampling import Batch, SequentialSampler, TravellingRows, make_loader
 from usb_active.randomness import seeded_globals
 
@@ -123,11 +125,9 @@ def predict(
         known = f"{', '.join(OUTPUTS)}, functions, and the network's modules, e.g. {', '.join(inner[:5])}"
         raise UsageError(f"predict: unknown outputs {name_some(unknown)}; known: {known}")
     found = hidden.modules_named(model, dict.fromkeys([*names, *modules]), "predict")
-    # A function may want gradients of its own, which tensors of inference mode never have.
-    without_gradients = torch.no_grad if any(callable(value) for value in wanted.values()) else torch.inference_mode
+    asked = _Asked(model, wanted, found, has_probs)
     for batch in pool_loader(rows, batch_size, num_workers):
-        with without_gradients(), evaluating(model):
-            values = _forward(model, batch["x"].to(device), wanted, found, has_probs)
+        values = asked.values(batch["x"].to(device))
         idx = batch["idx"].numpy()
         for name, value in values.items():
             _check_finite(name, value, idx)
@@ -152,22 +152,52 @@ def check_transform(who: str, transform: str) -> None:
         raise UsageError(f"{who}: unknown transform '{transform}'; known: {', '.join(TRANSFORMS)}")
 
 
-def _forward(
-    model: torch.nn.Module, x: torch.Tensor, wanted: Mapping[str, Output], modules: dict[str, torch.nn.Module], has_probs: bool
-) -> dict[str, np.ndarray]:
-    passes, size = x.shape[:2]
-    with hidden.outputs_of(modules) as calls:
-        result = model(x.flatten(0, 1))
-    logits = result["logits"].float()
-    tensors = {"logits": logits, "features": result["feat"].float()}
-    if has_probs:
-        tensors["probs"] = torch.softmax(logits, dim=-1)
-    tensors |= {name: hidden.only_output(name, given, passes * size, "predict").float() for name, given in calls.items()}
-    arrays = {}
-    for name, output in wanted.items():
-        value = tensors[output] if isinstance(output, str) else _computed(name, output, tensors, passes * size)
-        arrays[name] = value.reshape(passes, size, *value.shape[1:]).cpu().numpy()
-    return arrays
+@dataclass
+class _Asked:
+    """What is wanted of passes over a pool: outputs under their names, by way of modules."""
+
+    model: torch.nn.Module
+    wanted: Mapping[str, Output]
+    modules: dict[str, torch.nn.Module]
+    has_probs: bool
+    # Samples of a batch that the network is given together; 0: not known yet.
+    at_once: int = 0
+
+    def __post_init__(self) -> None:
+        self.by_name = all(isinstance(value, str) for value in self.wanted.values())
+        self.channels_last = is_channels_last(self.model)
+
+    def values(self, x: torch.Tensor) -> dict[str, np.ndarray]:
+        """{name: (passes, B, …)} of a batch (passes, B, …)."""
+        # A function may want gradients of its own, which tensors of inference mode never have.
+        with torch.inference_mode() if self.by_name else torch.no_grad(), evaluating(self.model):
+            self.at_once = self.at_once or self._fitting(x)
+            parts = [self._forward(part) for part in x.split(self.at_once, dim=1)]
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+
+    def _fitting(self, x: torch.Tensor) -> int:
+        """All samples of a batch together, unless smaller parts are faster: rounding may depend on what is computed together."""
+        passes, size = x.shape[:2]
+        if not (self.by_name and self.channels_last and x.device.type == "cpu"):
+            return size
+        return max(1, images_at_once(self.model, as_channels_last(x[0, :1]), passes * size) // passes)
+
+    def _forward(self, x: torch.Tensor) -> dict[str, np.ndarray]:
+        passes, size = x.shape[:2]
+        images = as_channels_last(x.flatten(0, 1)) if self.channels_last else x.flatten(0, 1)
+        compiled = self.by_name and not self.modules and size == self.at_once
+        with hidden.outputs_of(self.modules) as calls, in_force(self.model, compiled):
+            result = self.model(images)
+        logits = result["logits"].float()
+        tensors = {"logits": logits, "features": result["feat"].float()}
+        if self.has_probs:
+            tensors["probs"] = torch.softmax(logits, dim=-1)
+        tensors |= {name: hidden.only_output(name, given, passes * size, "predict").float() for name, given in calls.items()}
+        arrays = {}
+        for name, output in self.wanted.items():
+            value = tensors[output] if isinstance(output, str) else _computed(name, output, tensors, passes * size)
+            arrays[name] = value.reshape(passes, size, *value.shape[1:]).cpu().numpy()
+        return arrays
 
 
 def _computed(name: str, function: Callable, tensors: Mapping[str, torch.Tensor], rows: int) -> torch.Tensor:

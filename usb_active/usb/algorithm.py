@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from usb_active.errors import UsageError
 from usb_active.loop.live_scores import LiveScores
 from usb_active.loop.session import Session
 from usb_active.pool.batch_norm import recompute, trained_layers
+from usb_active.pool.compiled import check_compiler, compile_forward, in_force
 from usb_active.pool.divergence import Divergence, advice
+from usb_active.pool.memory_format import as_channels_last, use_channels_last
 from usb_active.pool.split import Split
 from usb_active.pool.view import Registered
 from usb_active.randomness import seed_globals, seeded_globals
@@ -38,6 +41,8 @@ from usb_active.usb.stopwatch import Stopwatch
 from usb_active.usb.support import build_network, check_supported
 from usb_active.usb.tensorboard import RunLog
 from usb_active.usb.unlabeled import declared_views
+
+logger = logging.getLogger("usb_active")
 
 
 class ActiveMixin(DeviceMixin):
@@ -61,6 +66,8 @@ class ActiveMixin(DeviceMixin):
         self.session = Session.from_args(args, self)
         try:
             configure_torch(self.session.config.active)
+            if self.session.config.active.compile:
+                check_compiler(self.device.type)
             self._run_log = RunLog(tb_log, self.session.run_dir.path if args.use_tensorboard else None)
             self._constructor = (args, net_builder, logger), keywords
             # Where the YAML leaves them to the data set.
@@ -90,12 +97,32 @@ class ActiveMixin(DeviceMixin):
         with contextlib.redirect_stdout(io.StringIO()), seeded_globals(self.session.seed, "construct"), named:
             super().__init__(args, net_builder, self._run_log.of_cycle(cycle * args.num_train_iter), logger, **keywords)
         self.place_networks()
-        self._capture.watch(self, self._plugin_hooks.modules_to_capture(self))
+        self._inner_modules = self._plugin_hooks.modules_to_capture(self)
+        self._capture.watch(self, self._inner_modules)
+        if self.session.config.active.compile:
+            self._compile()
         if self.session.guidance.exists:
             check_prior_stages(self.base_name, self.hooks_dict)
         if self.session.config.active.fast_hooks:
             accelerate(self)
         self._checkpoints.begin(self)
+
+    def place_networks(self) -> None:
+        super().place_networks()
+        if self.session.config.active.uses_channels_last:
+            use_channels_last(self.model)
+            use_channels_last(self.ema_model)
+
+    def _compile(self) -> None:
+        """Both networks; not the steps where plugins look at modules in them, which compiled code would not show."""
+        compile_forward(self.ema_model)
+        if not self._inner_modules:
+            compile_forward(self.model)
+
+    def to_device(self, value: Any) -> Any:
+        moved = super().to_device(value)
+        is_images = isinstance(moved, torch.Tensor) and self.session.config.active.uses_channels_last
+        return as_channels_last(moved) if is_images else moved
 
     def prepare(self, cycle: int, split: Split) -> None:
         """Everything sized by the labelled set is rebuilt, weights are fresh (or carried, under `warm_start`)."""
@@ -169,7 +196,7 @@ class ActiveMixin(DeviceMixin):
         self.prior_seam.open(self.it, self._loaded.get("idx_ulb"), self.device)
         self._capture.open(inputs)
         try:
-            with network_named(self.session.config, self.model):
+            with network_named(self.session.config, self.model), in_force(self.model):
                 out_dict, log_dict = super().train_step(**inputs)
             self._divergence.see(out_dict.get("loss"), self.it + 1)
             batch = None
@@ -295,6 +322,9 @@ class ActiveMixin(DeviceMixin):
     # ------------------------------------------------------------------------------------------ training
     def train(self) -> None:
         """The whole experiment: cycles of train, select, label."""
+        if self.session.config.active.compile and self._inner_modules:
+            shown = ", ".join(self._inner_modules)
+            logger.warning("active.compile: steps are not compiled, because a plugin looks at modules in them: %s", shown)
         self.results_dict = self.session.run()
 
     def fit(self) -> None:

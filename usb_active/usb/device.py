@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from semilearn.core.hooks import Hook
 
+from usb_active.environment.bfloat16 import native_bfloat16
+
 if TYPE_CHECKING:
-    from usb_active.config.settings import ActiveConfig
+    from usb_active.config.settings import ActiveConfig, RunConfig
 
 
 def pick_device(gpu: int | None = None) -> torch.device:
@@ -33,6 +35,14 @@ def configure_torch(active: ActiveConfig) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
+
+
+def precision_remarks(config: RunConfig) -> list[str]:
+    """Of `amp`, before a run: that this CPU imitates bfloat16, where it is known to."""
+    usb = config.usb
+    if not usb["amp"] or pick_device(usb["gpu"]).type != "cpu" or native_bfloat16() is not False:
+        return []
+    return [f"{config.source}: amp: true computes in bfloat16 on a CPU, and this one only imitates it: slower than amp: false"]
 
 
 class TimerHook(Hook):
