@@ -1,8 +1,9 @@
 """CPU seconds of scoring a pool (features and probabilities of the EMA network): as before, exact, fast, and fast and compiled.
 
-Run by hand: OMP_NUM_THREADS=1 python benchmarks/scoring_speed.py [--samples 50000 --turns 3 --compile]. Random images of 32 pixels in memory and
-`small_cnn`, in batches of 256; each way once a turn, in turns within one process. "as before" makes each image's view by itself, and gives
-the network whole batches under `no_grad`; exact is compared with it to the bit. fast is `active.fast: fast`. Compiling is not counted.
+Run by hand: OMP_NUM_THREADS=1 python benchmarks/scoring_speed.py [--samples 50000 --turns 3 --compile]. Random images of 32 pixels in
+memory and `small_cnn`, in batches of 256; each way once a turn, in turns within one process. "as before" makes each image's view by
+itself, and gives the network whole batches under `no_grad`; exact is compared with it to the bit. fast is `active.fast: fast`. Compiling
+is not counted.
 """
 
 from __future__ import annotations

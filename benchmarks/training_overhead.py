@@ -1,7 +1,9 @@
-"""Steps per second of active algorithms, observed by ASSL or not, against USB's with nothing but the device mixin; the first step.
+"""Time of a step of active algorithms against USB's with nothing but the device mixin; the first step.
 
-Run by hand: `python benchmarks/training_overhead.py`. Both train on the same 50,000 random images with as many workers, in
-turns within one process; each figure is the median over the turns. The start is measured in a process of its own.
+Run by hand: `OMP_NUM_THREADS=1 python benchmarks/training_overhead.py`. All train on the same 50,000 random images with as many workers, in
+turns within one process; each figure is the median over the turns, of CPU time where there are no workers. "exact" is the default, "fast"
+is `active.fast: fast`, "weak apart" is that and `weak_no_grad: true`; "with ASSL" is exact, with an acquisition that looks at every step.
+The start is measured in a process of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,15 @@ from usb_active.contracts.registry import REGISTRY
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POOL, NUM_LABELS = 50_000, 40
+
+
+# What the active block says beyond its first labels.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "exact": {"cycles": 0},
+    "fast": {"cycles": 0, "fast": "fast"},
+    "weak apart": {"cycles": 0, "fast": "fast", "weak_no_grad": True},
+    "with ASSL": {"acquisition": "assl", "cycles": 1, "budget": 10},
+}
 
 
 class RandomImages(ImageDataset):
@@ -49,13 +60,20 @@ class RandomImages(ImageDataset):
 
 
 def configuration(
-    folder: str, batch_size: int, uratio: int, workers: int, steps: int, algorithm: str = "flexmatch", observed: bool = False
+    folder: str,
+    batch_size: int,
+    uratio: int,
+    workers: int,
+    steps: int,
+    algorithm: str = "flexmatch",
+    variant: str = "exact",
+    width: int = 8,
 ) -> dict[str, Any]:
-    """A tiny network, so that what surrounds it shows; with `observed`, ASSL looks at every step."""
-    block = {"acquisition": "assl", "cycles": 1, "budget": 10} if observed else {"cycles": 0}
+    """A tiny network, unless `width` says otherwise, so that what surrounds it shows; `variant`: of VARIANTS."""
+    block = VARIANTS[variant]
     return {
-        "algorithm": algorithm, "dataset": "random_images", "net": {"name": "small_cnn", "width": 8}, "save_dir": folder,
-        "save_name": "benchmark", "num_train_iter": steps, "epoch": 1, "num_eval_iter": steps, "num_log_iter": steps,
+        "algorithm": algorithm, "dataset": "random_images", "net": {"name": "small_cnn", "width": width}, "save_dir": folder,
+        "save_name": variant.replace(" ", "_"), "num_train_iter": steps, "epoch": 1, "num_eval_iter": steps, "num_log_iter": steps,
         "batch_size": batch_size, "uratio": uratio, "num_workers": workers, "p_cutoff": 0.3, "seed": 0,
         "active": {"initial": {"name": "random", "size": NUM_LABELS}, **block},
     }  # fmt: skip
@@ -105,7 +123,7 @@ def plain(data: dict[str, Any]) -> Any:
 
     args = make_args(config_from_dict(data, base=Path.cwd(), source="benchmark"))
     args.num_classes, args.img_size = 10, 32
-    builder = lambda num_classes, **_: small_cnn(num_classes, 32, 3, 8)  # noqa: E731 — USB calls it with keys of its own
+    builder = lambda num_classes, **_: small_cnn(num_classes, 32, 3, data["net"]["width"])  # noqa: E731 — USB calls it with keys of its own
     return Plain(args, builder)
 
 
@@ -123,20 +141,23 @@ def steps(algorithm: Any) -> Iterator[None]:
         yield
 
 
-def compare(algorithm: str, sizes: tuple[int, int], workers: int, turns: int, each: int) -> dict[str, tuple[float, float]]:
-    """By variant ("usb", "active", "observed"): median milliseconds a step, and median speed against USB's, turn by turn."""
+def compare(
+    algorithm: str, sizes: tuple[int, int], workers: int, turns: int, each: int, width: int, variants: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """By variant, and "usb": median milliseconds a step, and median speed against USB's, turn by turn."""
+    clock = time.perf_counter if workers else time.process_time
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         # More steps than are run, so that neither evaluates or saves.
         length = 10 * turns * each
-        data = configuration(folder, *sizes, workers, length, algorithm)
-        watched = {**configuration(folder, *sizes, workers, length, algorithm, observed=True), "save_name": "observed"}
-        runs = {"usb": steps(plain(data)), "active": steps(active(data)), "observed": steps(active(watched))}
+        of = {name: configuration(folder, *sizes, workers, length, algorithm, name, width) for name in variants}
+        plain_data = configuration(folder, *sizes, workers, length, algorithm, width=width)
+        runs = {"usb": steps(plain(plain_data)), **{name: steps(active(data)) for name, data in of.items()}}
         times: dict[str, list[float]] = {name: [] for name in runs}
         for run in runs.values():
-            _advance(run, each)
+            _advance(run, each, clock)
         for turn in range(turns):
             for name in list(runs)[:: 1 if turn % 2 else -1]:
-                times[name].append(_advance(runs[name], each))
+                times[name].append(_advance(runs[name], each, clock))
         for run in runs.values():
             run.close()
     return {
@@ -145,11 +166,11 @@ def compare(algorithm: str, sizes: tuple[int, int], workers: int, turns: int, ea
     }
 
 
-def _advance(run: Iterator[None], count: int) -> float:
-    started = time.perf_counter()
+def _advance(run: Iterator[None], count: int, clock: Callable[[], float]) -> float:
+    started = clock()
     for _ in range(count):
         next(run)
-    return (time.perf_counter() - started) / count
+    return (clock() - started) / count
 
 
 def first_step(which: str) -> dict[str, float]:
@@ -179,6 +200,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--steps", type=int, default=20, help="steps a turn")
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--width", type=int, default=8, help="channels of the network's first convolution")
+    parser.add_argument("--algorithms", nargs="+", default=["flexmatch", "fixmatch"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--no-first-step", action="store_true", help="without the table of the first step")
     parser.add_argument("--first-step", choices=("usb", "active"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.first_step:
@@ -187,14 +212,17 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    print(f"{os.cpu_count()} cores, torch {torch.__version__}, {args.workers} workers, pool of {POOL}\n")
-    print("| algorithm | batch / uratio | USB, ms a step | active, ms a step | speed against USB's | with ASSL, ms a step | speed |")
-    print("|---|---|---|---|---|---|---|")
-    for algorithm in ("flexmatch", "fixmatch"):
+    what = "ms" if args.workers else "CPU ms"
+    print(f"{os.cpu_count()} cores, torch {torch.__version__}, {args.workers} workers, pool of {POOL}, small_cnn of width {args.width}\n")
+    print(f"| algorithm | batch / uratio | USB, {what} a step |" + "".join(f" {name}, {what} | speed |" for name in args.variants))
+    print("|---|---|---|" + "---|---|" * len(args.variants))
+    for algorithm in args.algorithms:
         for sizes, each in (((16, 2), args.steps), ((64, 7), max(2, args.steps // 5))):
-            found = compare(algorithm, sizes, args.workers, args.turns, each)
-            ours = " | ".join(f"{ms:.1f} | {speed:.2f}" for ms, speed in (found["active"], found["observed"]))
+            found = compare(algorithm, sizes, args.workers, args.turns, each, args.width, args.variants)
+            ours = " | ".join(f"{found[name][0]:.1f} | {found[name][1]:.2f}" for name in args.variants)
             print(f"| {algorithm} | {sizes[0]} / {sizes[1]} | {found['usb'][0]:.1f} | {ours} |", flush=True)
+    if args.no_first_step:
+        return
     print("\n| until the first of 112 x 1,024 steps | seconds | MB |\n|---|---|---|")
     for which in ("usb", "active"):
         result = subprocess.run([sys.executable, __file__, "--first-step", which], check=True, capture_output=True, text=True)
