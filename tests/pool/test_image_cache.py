@@ -238,7 +238,7 @@ def test_what_else_looks_at_a_sample_loads_it(tmp_path, reads):
     own = SimpleNamespace(eval=lambda sample: torch.tensor(sample.size))
     rows = PoolRows(SimpleNamespace(load=dataset.load, views=own, collate=None), np.arange(3), "eval", 1, 0, ())
     assert rows.__getitems__((0, np.arange(3)))["x"].shape == (1, 3, 2)
-    assert EvaluationRows(dataset.test, own.eval, dataset.task)[0]["x_lb"].shape == (2,)
+    assert EvaluationRows(dataset.test, own, dataset.task).__getitems__([0])[0]["x_lb"].shape == (2,)
     dataset.views = own
     rows = PoolRows(dataset, np.arange(3), "eval", 1, 0, ())
     assert rows.__getitems__((0, np.arange(3)))["x"][0, 1].tolist() == [12, 16]
@@ -269,11 +269,11 @@ def test_an_algorithms_own_function_gets_the_image(tmp_path):
 def test_rows_of_labelled_samples_are_read_from_what_is_kept(tmp_path, reads):
     dataset = folder(mixed_folder(tmp_path / "data"))
     idx = np.array([5, 2])
-    rows = EvaluationRows(pool_samples(dataset, idx, np.array([0, 1])), dataset.views.eval, dataset.task)
-    expected = rows[0]["x_lb"]
+    rows = EvaluationRows(pool_samples(dataset, idx, np.array([0, 1])), dataset.views, dataset.task)
+    expected = rows.__getitems__([0]).entries["x_lb"]
     ImageCache(dataset, tmp_path / "run", True).fill()
     reads.clear()
-    assert torch.equal(rows[0]["x_lb"], expected) and not reads
+    assert torch.equal(rows.__getitems__([0]).entries["x_lb"], expected) and not reads
 
 
 def test_a_fresh_process_gets_no_pixels_and_loads(tmp_path):
@@ -281,7 +281,7 @@ def test_a_fresh_process_gets_no_pixels_and_loads(tmp_path):
     idx = np.arange(4)
 
     def parcels():
-        evaluation = EvaluationRows(dataset.test, dataset.views.eval, dataset.task)
+        evaluation = EvaluationRows(dataset.test, dataset.views, dataset.task)
         return [bytes(ForkingPickler.dumps(rows)) for rows in (PoolRows(dataset, idx, "weak", 1, 0, ()), evaluation)]
 
     # Made when first asked for.
