@@ -23,8 +23,10 @@ from evidence import CHEAP, Cell, accuracies, by_place, cheap, finished_cells, p
 from usb_active.report.tables import table
 from usb_active.storage.run_dir import RunDir
 
-# Keys of `vaal` and `sraal` that are for a small pool; both have them, so no row says so.
-SIZES = ("epochs", "latent", "width")
+# Keys that are for a small pool; all rules that train an autoencoder have them, so no row says so.
+SIZES = ("epochs", "latent", "width", "lr")
+# How rows of ASSAL beside another trainer are called.
+PARTS = {"beside": {"beside": True}, "beside, with its entropy": {"beside": True, "score": "sampler_entropy"}}
 # What a row is unless it says otherwise, and how it says so.
 STARTS = {"active.pretrain": "pretrained by", "active.initial": "first labels by", "assal_target": "h_U"}
 USUAL = (None, "balanced", "rotation")
@@ -35,7 +37,7 @@ def place_name(cell: Cell) -> str:
     rule = cell.place["active.acquisition"]
     if isinstance(rule, Mapping):
         rule = {key: value for key, value in rule.items() if key not in SIZES}
-    return ", ".join([rule_name(rule, {}), *_unusual(cell)])
+    return ", ".join([rule_name(rule, PARTS), *_unusual(cell)])
 
 
 def reference_name(cell: Cell) -> str:

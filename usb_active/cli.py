@@ -323,9 +323,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: _command(argv), is_last=argv is None)
 
 
+class _Formatter(logging.Formatter):
+    """`usb-active: warning: …`, as the errors of the command line begin."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return f"usb-active: {record.levelname.lower()}: {record.message}"
+
+
 def _command(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
-    logging.basicConfig(format="usb-active: %(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     return args.handler(args)
 
 

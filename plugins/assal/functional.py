@@ -70,8 +70,22 @@ def representation_loss(labeled: Coded, unlabeled: Coded, scale: float = 1.0, be
         unlabeled: X_U; likewise.
         scale: standard deviation of p(x|z). Images are in the normalisation of the data set's views, about 1 per pixel.
         beta: the KL's weight; 1 in ASSAL, the β of VAAL.
+
+    Raises:
+        ValueError: scale or beta out of its range, or a reconstruction of another shape than its images.
     """
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale: {scale}; it must be a finite number above 0")
+    _check_beta(beta)
+    for name, pool in (("labeled", labeled), ("unlabeled", unlabeled)):
+        if pool.x.shape != pool.reconstruction.shape:
+            raise ValueError(f"{name}: images of shape {tuple(pool.x.shape)} and reconstructions of {tuple(pool.reconstruction.shape)}")
     return _negative_elbo(labeled, scale, beta) + _negative_elbo(unlabeled, scale, beta)
+
+
+def _check_beta(beta: float) -> None:
+    if not 0 <= beta < math.inf:
+        raise ValueError(f"beta: {beta}; it must be a finite number of at least 0")
 
 
 def _negative_elbo(pool: Coded, scale: float, beta: float) -> torch.Tensor:
@@ -100,7 +114,11 @@ def classifier_loss(
             `assal/digits` reaches with it and without.
         counted: (B,) which samples count, as pseudo-labels do that are sure enough; all where None. The mean is over all B in any case,
             as in FixMatch: the expectation of Eq. 3 is over X_U.
+
+    Raises:
+        ValueError: beta is negative or not finite.
     """
+    _check_beta(beta)
     values = F.cross_entropy(logits, targets, reduction="none") + beta * gaussian_kl(mu, log_var)
     return pool_mean(values if counted is None else torch.where(counted, values, 0.0))
 
@@ -154,16 +172,22 @@ def active_dims(variance: torch.Tensor) -> int:
 
 
 def rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """(B, channels, S, S), each image turned counter-clockwise by its number of quarter turns, 0 to 3, of (B,)."""
+    """(B, channels, S, S), each image turned counter-clockwise by its number of quarter turns of (B,); four are none."""
     # All turns of all images: which rows a mask has, the host would have to wait for.
     found = x
     for number in range(1, 4):
-        found = torch.where((turns == number)[:, None, None, None], torch.rot90(x, number, dims=(2, 3)), found)
+        found = torch.where((turns % 4 == number)[:, None, None, None], torch.rot90(x, number, dims=(2, 3)), found)
     return found
 
 
 def balanced_accuracy(labeled: torch.Tensor, unlabeled: torch.Tensor) -> torch.Tensor:
-    """The mean over both pools of the share that D's logits, (B,) each, tell right; ½ is chance. Neither may be empty."""
+    """The mean over both pools of the share that D's logits, (B,) each, tell right; ½ is chance.
+
+    Raises:
+        ValueError: one of them is empty.
+    """
+    if not len(labeled) or not len(unlabeled):
+        raise ValueError(f"{len(labeled)} labelled and {len(unlabeled)} unlabelled samples; there must be some of both")
     return 0.5 * ((labeled > 0).float().mean() + (unlabeled <= 0).float().mean())
 
 

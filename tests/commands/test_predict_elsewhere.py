@@ -156,7 +156,7 @@ def test_what_is_left_out_of_a_folder_to_predict_is_said(finished, tmp_path):
     Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / "y.png")
     result = command("predict", finished / "runs/run", "--data", tmp_path)
     assert result.returncode == 0 and len(result.stdout.splitlines()) == 3
-    said = [line.removeprefix(f"usb-active: WARNING: {tmp_path}: ") for line in result.stderr.splitlines()]
+    said = [line.removeprefix(f"usb-active: warning: {tmp_path}: ") for line in result.stderr.splitlines()]
     assert said == [
         "1 file is no image that Pillow can read: 1 .nef; left out",
         "left out: folders that are hidden, or that archivers and file servers make: @eaDir",

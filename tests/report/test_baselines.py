@@ -385,6 +385,9 @@ def test_a_baseline_that_is_as_good_as_the_model_is_named(runs, model, best, siz
     else:
         assert warning.startswith(f"logistic regression on the same labels has {100 * best:.1f} %, ") and says in warning
         assert "\n" not in warning and "num_train_iter" in warning and "ema_m" in warning and "net" in warning
+        # There is no shorter EMA than none.
+        none = baseline_warning(replace(run, config={**run.config, "ema_m": 0.0}), {1: entry})
+        assert "num_train_iter" in none and "ema_m" not in none
     assert baseline_warning(run, {0: entry}) is None
 
 

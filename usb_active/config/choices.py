@@ -176,4 +176,6 @@ def _describe(item: Mapping[str, Any], known: Iterable[str]) -> str:
         return "missing"
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
     hint = quoting_hint(item["input"], str) if kind == "string_type" else ""
-    return f"{message[:1].lower()}{message[1:]} ({value}){hint}"
+    # Of what is wrong with several keys together, the message itself says which.
+    given = "" if isinstance(item["input"], Mapping) and kind == "value_error" else f" ({value})"
+    return f"{message[:1].lower()}{message[1:]}{given}{hint}"

@@ -318,7 +318,7 @@ def _check_per_class(config: RunConfig, size: int, num_classes: int, class_count
     if size % num_classes:
         lower = size // num_classes * num_classes
         valid = f"{lower} or {lower + num_classes}" if lower else str(num_classes)
-        raise UsageError(f"{where}: '{config.active.initial.name}' takes equally many of each class ({size} for {num_classes}); {valid}")
+        raise UsageError(f"{where}: '{config.active.initial.name}' takes equally many of each class ({size} for {num_classes}); it could be {valid}")
     each = size // num_classes
     short = [f"class {index} has {count}" for index, count in enumerate(() if class_counts is None else class_counts) if count < each]
     if short:

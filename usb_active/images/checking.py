@@ -122,7 +122,7 @@ def _read(files: ImageFiles, index: int) -> UsageError | dict[str, Any]:
 def _with_progress(results: Iterator, total: int) -> Iterator:
     from tqdm import tqdm
 
-    return iter(tqdm(results, "reading images once", total, file=sys.stderr, delay=2.0, unit=" images"))
+    return iter(tqdm(results, "reading images once", total, file=sys.stderr, delay=2.0, unit=" images", disable=not sys.stderr.isatty()))
 
 
 def _read_cache(cache: Path | None) -> np.ndarray:

@@ -202,4 +202,4 @@ def _ahead(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -
 def _with_progress(images: Iterator, total: int) -> Iterator:
     from tqdm import tqdm
 
-    return iter(tqdm(images, "decoding images once", total, file=sys.stderr, delay=2.0, unit=" images"))
+    return iter(tqdm(images, "decoding images once", total, file=sys.stderr, delay=2.0, unit=" images", disable=not sys.stderr.isatty()))

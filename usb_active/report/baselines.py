@@ -226,7 +226,8 @@ def baseline_warning(run: RunRecord, entries: Entries) -> str | None:
         return None
     gap = "above" if best > model + margin else f"within noise (± {100 * margin:.1f}) of"
     where = f"{PLACES[entry['evaluated_on']]}, {entry['evaluated']:,} samples"
+    ema = "a shorter EMA (a smaller ema_m), " if run.config.get("ema_m") else ""
     return (
         f"{TITLES[name]} on the same labels has {100 * best:.1f} %, {gap} the trained model's {100 * model:.1f} % ({where}); ways out: "
-        "a longer training (num_train_iter), a shorter EMA (a smaller ema_m), or another net"
+        f"a longer training (num_train_iter), {ema}or another net"
     )

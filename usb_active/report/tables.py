@@ -129,7 +129,7 @@ def logged_table(run: RunRecord) -> list[str]:
     rows = []
     for line in run.metrics:
         log = line.get("log") or {}
-        rows.append([line["cycle"], *(log.get(name, "–") for name in names)])
+        rows.append([line["cycle"], *(f"{log[name]:.4g}" if name in log else "–" for name in names)])
     return ["## Logged by the methods", table(["cycle", *names], rows)]
 
 

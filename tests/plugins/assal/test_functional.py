@@ -202,6 +202,21 @@ def test_weights_that_cannot_be(weights, said):
         check_weights(weights)
 
 
+@pytest.mark.parametrize("beta", [-0.5, math.inf, math.nan])
+def test_what_a_loss_cannot_be_made_of_is_said(beta):
+    one = pool(2)
+    with pytest.raises(ValueError, match=r"beta: .*; it must be a finite number of at least 0"):
+        representation_loss(one, one, beta=beta)
+    with pytest.raises(ValueError, match=r"beta: .*; it must be a finite number of at least 0"):
+        classifier_loss(values(2, 4), torch.tensor([0, 1]), one.mu, one.log_var, beta=beta)
+    for scale in (0.0, beta):
+        with pytest.raises(ValueError, match=r"scale: .*; it must be a finite number above 0"):
+            representation_loss(one, one, scale=scale)
+    broadcast = Coded(one.x, one.reconstruction[:1], one.mu, one.log_var)
+    with pytest.raises(ValueError, match=r"unlabeled: images of shape \(2, 2, 4, 4\) and reconstructions of \(1, 2, 4, 4\)"):
+        representation_loss(one, broadcast)
+
+
 # ------------------------------------------------------------------------------------------------- rotations, the sampler's accuracy
 def test_each_image_is_turned_by_its_own_number_of_quarter_turns():
     x = values(8, 2, 5, 5)
@@ -209,7 +224,8 @@ def test_each_image_is_turned_by_its_own_number_of_quarter_turns():
     expected = torch.stack([torch.rot90(image, int(number), dims=(1, 2)) for image, number in zip(x, turns, strict=True)])
     assert torch.equal(rotated(x, turns), expected)
     # Four quarter turns are none; a pixel at the right goes to the top.
-    assert torch.equal(rotated(rotated(x, turns), (4 - turns) % 4), x)
+    assert torch.equal(rotated(rotated(x, turns), 4 - turns), x)
+    assert torch.equal(rotated(x, turns - 4), expected)
     picture = torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]])
     assert rotated(picture, torch.tensor([1])).tolist() == [[[[1.0, 0.0], [0.0, 0.0]]]]
 
@@ -218,6 +234,8 @@ def test_balanced_accuracy_does_not_follow_the_larger_pool():
     # One of one, and three of four.
     assert balanced_accuracy(torch.tensor([2.0]), torch.tensor([-1.0, -1.0, -1.0, 1.0])).item() == pytest.approx(0.875)
     assert balanced_accuracy(-torch.ones(1), -torch.ones(99)).item() == 0.5
+    with pytest.raises(ValueError, match="0 labelled and 3 unlabelled samples"):
+        balanced_accuracy(torch.ones(0), torch.ones(3))
 
 
 # ------------------------------------------------------------------------------------------------- the sampler's order and the entropy
