@@ -23,6 +23,7 @@ from usb_active.builtin.image_folder import ImageFolder
 from usb_active.contracts.dataset import DatasetOptions, sample_for_views
 from usb_active.errors import UsageError
 from usb_active.images.files import ImageFiles
+from usb_active.loop.initial_weights import InitialWeights
 from usb_active.loop.setup import say_remarks
 from usb_active.pool.image_cache import ImageCache, nothing_to_keep
 from usb_active.pool.inference import PoolRows, pool_loader
@@ -148,6 +149,22 @@ def test_killed_and_resumed(tmp_path):
         left = [path.name for path in (tmp_path / name).rglob("*") if path.name.startswith("decoded")]
         assert not left, left
         killer.assert_same_end(killer.finish(data(name, kept[1])), reference)
+
+
+def test_a_pretraining_has_them_too(tmp_path, monkeypatch):
+    """Where it is made: one that is there already needs no image."""
+    mixed_folder(tmp_path / "data")
+    seen, original = [], InitialWeights.pretrain
+
+    def pretrain(self, *arguments):
+        seen.append(self._dataset.decoded is not None)
+        original(self, *arguments)
+
+    monkeypatch.setattr(InitialWeights, "pretrain", pretrain)
+    active = {"cycles": 0, "cache_images": True, "pretrain": {"name": "simsiam", "epochs": 1, "batch_size": 8}}
+    for _ in range(2):
+        train(run_settings(tmp_path, "run", active, num_train_iter=1, num_eval_iter=1, epoch=1))
+    assert seen == [True, False]
 
 
 def test_a_full_disk_is_said_before_the_training(tmp_path, monkeypatch):
