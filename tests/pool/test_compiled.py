@@ -97,6 +97,12 @@ def test_whole_batches_of_a_pool_are_compiled_and_the_rest_is_not(calls, network
     assert calls == [(4, 1, 8, 8)] * 2
 
 
+def test_a_pool_smaller_than_a_batch_is_not_compiled(calls, network):
+    compile_forward(network)
+    rows = PoolRows(Images(), np.arange(3), "eval", 1, 0, ())
+    assert len(list(predict(network, rows, ["probs"], 4, 0, torch.device("cpu")))) == 1 and calls == []
+
+
 @pytest.mark.parametrize("outputs", [["blocks.0.conv"], {"own": lambda tensors: tensors["logits"]}], ids=["module", "function"])
 def test_modules_and_functions_are_not_compiled(calls, network, outputs):
     compile_forward(network)

@@ -125,7 +125,7 @@ def predict(
         known = f"{', '.join(OUTPUTS)}, functions, and the network's modules, e.g. {', '.join(inner[:5])}"
         raise UsageError(f"predict: unknown outputs {name_some(unknown)}; known: {known}")
     found = hidden.modules_named(model, dict.fromkeys([*names, *modules]), "predict")
-    asked = _Asked(model, wanted, found, has_probs)
+    asked = _Asked(model, wanted, found, has_probs, batch_size)
     for batch in pool_loader(rows, batch_size, num_workers):
         values = asked.values(batch["x"].to(device))
         idx = batch["idx"].numpy()
@@ -160,10 +160,11 @@ class _Asked:
     wanted: Mapping[str, Output]
     modules: dict[str, torch.nn.Module]
     has_probs: bool
-    # Samples of a batch that the network is given together; 0: not known yet.
-    at_once: int = 0
+    batch_size: int
 
     def __post_init__(self) -> None:
+        # Samples of a batch that the network is given together; 0: not known yet.
+        self.at_once = 0
         self.by_name = all(isinstance(value, str) for value in self.wanted.values())
         self.channels_last = is_channels_last(self.model)
 
@@ -177,14 +178,15 @@ class _Asked:
 
     def _fitting(self, x: torch.Tensor) -> int:
         """All samples of a batch together, unless smaller parts are faster: rounding may depend on what is computed together."""
-        passes, size = x.shape[:2]
         if not (self.by_name and self.channels_last and x.device.type == "cpu"):
-            return size
-        return max(1, images_at_once(self.model, as_channels_last(x[0, :1]), passes * size) // passes)
+            return self.batch_size
+        passes = len(x)
+        return max(1, images_at_once(self.model, as_channels_last(x[0, :1]), passes * self.batch_size) // passes)
 
     def _forward(self, x: torch.Tensor) -> dict[str, np.ndarray]:
         passes, size = x.shape[:2]
         images = as_channels_last(x.flatten(0, 1)) if self.channels_last else x.flatten(0, 1)
+        # Of one shape only, however large the part of the pool is: each takes its time to compile.
         compiled = self.by_name and not self.modules and size == self.at_once
         with hidden.outputs_of(self.modules) as calls, in_force(self.model, compiled):
             result = self.model(images)
