@@ -45,9 +45,9 @@ def test_fast_bundles_what_changes_rounding_only(tmp_path):
 
 def test_features_have_no_channels(tmp_path):
     vectors = {"train_on": "features", "features": {"name": "pixels"}}
-    assert not of(tmp_path, {**vectors, "fast": "fast"}, net="linear").active.uses_channels_last
-    with pytest.raises(UsageError, match="active.channels_last: is a format of images, and active.train_on is features"):
-        of(tmp_path, {**vectors, "channels_last": True}, net="linear")
+    for key, value in (("channels_last", True), ("fast", "fast")):
+        with pytest.raises(UsageError, match=f"active.{key}: is a matter of images' format, and active.train_on is features; remove it"):
+            of(tmp_path, {**vectors, key: value}, net="linear")
 
 
 # ---------------------------------------------------------------------------------------------- weak views without gradients

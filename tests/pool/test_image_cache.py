@@ -25,6 +25,7 @@ from usb_active.errors import UsageError
 from usb_active.images.files import ImageFiles
 from usb_active.loop.initial_weights import InitialWeights
 from usb_active.loop.setup import say_remarks
+from usb_active.pool import image_cache
 from usb_active.pool.image_cache import ImageCache, nothing_to_keep
 from usb_active.pool.inference import PoolRows, pool_loader
 from usb_active.randomness import seeded_globals
@@ -95,7 +96,7 @@ def test_a_training_is_the_same_and_decodes_each_image_once(tmp_path, reads, cha
     # Those that tell the image size and the like read headers alone.
     assert Counter(reads) == Counter([*dataset.keys, *dataset.test.keys])
     assert_same_run(tmp_path / "files", tmp_path / "kept")
-    assert dataset.decoded is None and dataset.test.decoded is None, "its room is given back with the run's end"
+    assert dataset.kept_pixels is None and dataset.test.kept_pixels is None, "its room is given back with the run's end"
     assert not [path for path in (tmp_path / "kept" / "scratch").rglob("*") if path.is_file()]
 
 
@@ -157,7 +158,7 @@ def test_a_pretraining_has_them_too(tmp_path, monkeypatch):
     seen, original = [], InitialWeights.pretrain
 
     def pretrain(self, *arguments):
-        seen.append(self._dataset.decoded is not None)
+        seen.append(self._dataset.kept_pixels is not None)
         original(self, *arguments)
 
     monkeypatch.setattr(InitialWeights, "pretrain", pretrain)
@@ -208,7 +209,7 @@ def test_images_that_join_and_images_that_were_replaced(tmp_path, reads, caplog)
     cache = ImageCache(dataset, tmp_path / "run", True)
     with caplog.at_level(logging.INFO, "usb_active"):
         cache.refresh()
-        assert dataset.decoded is None and not reads, "not before a training wants it"
+        assert dataset.kept_pixels is None and not reads, "not before a training wants it"
         cache.fill()
         before = len(dataset)
         dataset.align(dataset.keys, grow=True)
@@ -231,6 +232,18 @@ def test_images_that_join_and_images_that_were_replaced(tmp_path, reads, caplog)
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2 and said[1] == "active.cache_images: 2 images decoded, kept in 0.0 MB on disk while this process runs"
     assert said[0].startswith(f"active.cache_images: {before + 6} images decoded")
+
+
+def test_the_files_are_looked_through_once_a_cycle(tmp_path, monkeypatch):
+    """At the query where there is one, else at the training."""
+    dataset, looks = folder(mixed_folder(tmp_path / "data")), []
+    cache, look = ImageCache(dataset, tmp_path / "run", True), image_cache.image_stamps
+    monkeypatch.setattr(image_cache, "image_stamps", lambda *given: looks.append(given) or look(*given))
+    counts = []
+    for step in (cache.refresh, cache.fill, cache.refresh, cache.fill, cache.fill):
+        step()
+        counts.append(len(looks) // 2)
+    assert counts == [0, 1, 2, 2, 3]
 
 
 def test_another_order_of_the_pool_finds_its_own(tmp_path, reads):
@@ -278,7 +291,7 @@ def test_an_algorithms_own_function_gets_the_image(tmp_path):
     with seeded_globals(0):
         row = stream[1]
     assert seen == [(12, 16)] and stream._sample(1).shape == (10, 8, 3)
-    dataset.decoded = None
+    dataset.kept_pixels = None
     with seeded_globals(0):
         assert torch.equal(row["x_ulb_s"], stream[1]["x_ulb_s"])
 
@@ -308,7 +321,7 @@ def test_a_fresh_process_gets_no_pixels_and_loads(tmp_path):
     kept = parcels()
     assert [abs(len(one) - len(other)) < 150 for one, other in zip(without, kept, strict=True)] == [True, True]
     pool, evaluation = map(pickle.loads, kept)
-    assert pool.dataset.decoded is None and evaluation.samples.decoded is None
+    assert pool.dataset.kept_pixels is None and evaluation.samples.kept_pixels is None
     here = PoolRows(dataset, idx, "weak", 1, 0, ()).__getitems__((0, idx))["x"]
     assert torch.equal(pool.__getitems__((0, idx))["x"], here)
 
@@ -320,7 +333,7 @@ def test_arrays_in_memory_are_left_where_they_are(tmp_path):
     line = "active.cache_images has no effect: dataset 'digits' holds its images as arrays of the right size already"
     assert nothing_to_keep(digits) == line
     ImageCache(digits, tmp_path / "run", True).fill()
-    assert digits.decoded is None and not (tmp_path / "run").exists()
+    assert digits.kept_pixels is None and not (tmp_path / "run").exists()
 
 
 def test_arrays_that_are_resized_for_every_view_are_resized_once(tmp_path, monkeypatch):
@@ -345,7 +358,7 @@ def test_views_of_another_kind_are_made_of_the_samples(tmp_path):
         said = "active.cache_images has no effect: dataset 'image_folder' makes views of its own, of the samples as they are"
         assert nothing_to_keep(dataset) == said
         ImageCache(dataset, tmp_path / "run", True).fill()
-        assert dataset.decoded is None
+        assert dataset.kept_pixels is None
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -358,7 +371,7 @@ def test_check_and_run_say_where_it_has_no_effect(tmp_path, caplog, kept):
 
 
 def test_workers_that_are_not_forked_are_named(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("multiprocessing.get_start_method", lambda: "spawn")
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda allow_none: "spawn")
     dataset = folder(mixed_folder(tmp_path / "data"))
     for workers, lines in ((0, 0), (2, 1)):
         caplog.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -75,9 +76,26 @@ def test_pictures_are_as_good_as_arrays(monkeypatch):
     assert torch.equal(dataset.views.eval_batch(dataset.images), expected)
 
 
+class Wrapped:
+    """All of other views but the eval view."""
+
+    def __init__(self, views):
+        self._views = views
+
+    def __getattr__(self, name):
+        return getattr(self._views, name)
+
+    def eval(self, sample):
+        return -self._views.eval(sample)
+
+
 def test_views_that_are_another_s_are_made_one_by_one():
     own = Images(views=Inverted(12, 0.875, [0.4] * 3, [0.3] * 3))
-    assert own.views.eval_batch(own.images) is None
+    wrapped = Images(views=Wrapped(Images().views))
+    assert torch.equal(rows_of(wrapped).__getitems__((0, np.arange(4)))["x"][0], -one_by_one(Images(), range(4)))
+    others = Images()
+    others.views.eval = ImageViews(12, 0.875, [0.1] * 3, [0.9] * 3).eval
+    assert torch.equal(rows_of(others).__getitems__((0, np.arange(4)))["x"][0], one_by_one(others, range(4)))
     assert torch.equal(rows_of(own).__getitems__((0, np.arange(4)))["x"][0], -one_by_one(Images(), range(4)))
     replaced = Images()
     replaced.views.eval = lambda sample: torch.full((1,), float(sample[0, 0, 0]))
@@ -110,7 +128,28 @@ def scored(outputs) -> list[np.ndarray]:
     return [next(iter(values.values())) for _, values in stream]
 
 
-def test_what_is_named_is_computed_in_inference_mode_and_functions_may_want_gradients(monkeypatch):
+class Remembers(torch.nn.Module):
+    """A network that makes a table at its first pass and keeps it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.table = torch.nn.Linear(3, 2), None
+
+    def forward(self, x):
+        means = x.mean(dim=(2, 3))
+        if self.table is None:
+            self.table = torch.linspace(0, 1, 3).to(means)
+        return {"logits": self.layer(means) * self.layer(self.table), "feat": means}
+
+
+def test_a_network_may_train_with_what_it_kept_of_a_pass_over_the_pool():
+    net = Remembers()
+    list(predict(net, rows_of(Images()), ["probs"], 4, 0, torch.device("cpu")))
+    net(one_by_one(Images(), range(3)))["logits"].sum().backward()
+    assert net.layer.weight.grad.abs().sum() > 0
+
+
+def test_functions_of_outputs_may_want_gradients():
     def slope(tensors):
         """Of the largest logit squared: 2 · itself."""
         with torch.enable_grad():
@@ -118,16 +157,30 @@ def test_what_is_named_is_computed_in_inference_mode_and_functions_may_want_grad
             (made,) = torch.autograd.grad((logits.amax(dim=1) ** 2).sum(), logits)
         return made.sum(dim=1)
 
-    modes, softmax = [], torch.softmax
-
-    def noted(*given, **named):
-        modes.append(torch.is_inference_mode_enabled())
-        return softmax(*given, **named)
-
-    monkeypatch.setattr(torch, "softmax", noted)
     torch.manual_seed(0)
     logits = np.concatenate(scored(["logits"]), axis=1)[0]
     torch.manual_seed(0)
     slopes = np.concatenate(scored([slope]), axis=1)[0]
-    assert modes == [True] * 3 + [False] * 3
     assert np.array_equal(slopes, 2 * logits.max(axis=1))
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_samples_are_not_all_in_memory_at_once(own, evaluation):
+    """Photographs are far larger than their views."""
+    dataset, alive = Images(views=Inverted(12, 0.875, [0.4] * 3, [0.3] * 3) if own else None), []
+    most = 0
+
+    def load(index: int) -> Image.Image:
+        nonlocal most
+        picture = Image.fromarray(dataset.images[index])
+        alive.append(weakref.ref(picture))
+        most = max(most, sum(reference() is not None for reference in alive))
+        return picture
+
+    dataset.load = load
+    if evaluation:
+        EvaluationRows(Samples(load, dataset.targets), dataset.views, dataset.task).__getitems__(list(range(COUNT)))
+    else:
+        rows_of(dataset).__getitems__((0, np.arange(COUNT)))
+    assert len(alive) == COUNT and most <= 2

@@ -255,6 +255,18 @@ def test_ema_equals_usbs_after_every_step(device, wrap, decay):
     assert not torch.equal(start[weight], fast.ema.shadow[weight])
 
 
+def test_room_for_products_lies_as_the_weights_do():
+    """A product of two layouts is several times slower on a CPU."""
+    weights = [torch.rand(8, 4, 3, 3).contiguous(memory_format=torch.channels_last), torch.rand(5), torch.rand(6, 4).T]
+    rooms = fast_hooks._scratch(weights)
+    assert [room.stride() for room in rooms] == [weight.stride() for weight in weights]
+    assert [room.shape for room in rooms] == [weight.shape for weight in weights]
+    # In one piece of memory, as large as the largest.
+    assert {room.untyped_storage().data_ptr() for room in rooms} == {rooms[0].data_ptr()} and rooms[0].untyped_storage().nbytes() == 4 * 288
+    gaps = torch.rand(10)[::2]
+    assert fast_hooks._scratch([gaps])[0].stride() == (1,)
+
+
 def test_ema_is_the_formula():
     _, fast = pair(decay=0.75)
     expected = fast.model.one.weight.detach().clone()

@@ -45,6 +45,7 @@ class ImageFolder(ImageDataset):
     """
 
     name = "folder"
+    loads_in_threads = True
     Config = FolderConfig
 
     def prepare(self) -> None:

@@ -131,7 +131,7 @@ class ActiveKeys(Strict):
 
 
 # Keys that there were not from the start.
-SINCE_THE_FIRST = ("batch_norm", "train_on", "cache_images", "fast", "channels_last", "weak_no_grad", "compile")
+LATER_KEYS = ("batch_norm", "train_on", "cache_images", "fast", "channels_last", "weak_no_grad", "compile")
 # The roles that always have a plugin, and which one they have unless the YAML says otherwise.
 DEFAULT_PLUGINS = {"oracle": "dataset", "features": "model"}
 
@@ -159,7 +159,7 @@ class ActiveConfig(ActiveKeys):
     @property
     def uses_channels_last(self) -> bool:
         """Whether network and images are in the channels_last format, by a key of its own or as a part of `fast`."""
-        return self.channels_last or (self.fast == "fast" and self.train_on == "images")
+        return self.channels_last or self.fast == "fast"
 
     @property
     def contributors(self) -> dict[str, PluginChoice]:
@@ -181,7 +181,7 @@ class ActiveConfig(ActiveKeys):
     def resolved(self) -> dict[str, Any]:
         """The block as a plain mapping, defaults filled in."""
         block = {name: getattr(self, name) for name in ActiveKeys.model_fields}
-        for name in SINCE_THE_FIRST:
+        for name in LATER_KEYS:
             if block[name] == ActiveKeys.model_fields[name].default:
                 # Runs that began before there was a choice resume as they are.
                 del block[name]
@@ -318,7 +318,8 @@ def _check_per_class(config: RunConfig, size: int, num_classes: int, class_count
     if size % num_classes:
         lower = size // num_classes * num_classes
         valid = f"{lower} or {lower + num_classes}" if lower else str(num_classes)
-        raise UsageError(f"{where}: '{config.active.initial.name}' takes equally many of each class ({size} for {num_classes}); it could be {valid}")
+        said = f"'{config.active.initial.name}' takes equally many of each class ({size} for {num_classes})"
+        raise UsageError(f"{where}: {said}; it could be {valid}")
     each = size // num_classes
     short = [f"class {index} has {count}" for index, count in enumerate(() if class_counts is None else class_counts) if count < each]
     if short:

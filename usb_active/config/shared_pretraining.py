@@ -17,11 +17,11 @@ VARIABLE = "USB_ACTIVE_PRETRAINING_OF"
 # What comes after the pretraining, or changes no result; everything else may have a part in it.
 _LATER = (
     "algorithm", "num_labels", "num_train_iter", "num_eval_iter", "num_log_iter", "epoch", "batch_size", "uratio", "lr", "weight_decay",
-    "momentum", "ema_m", "save_dir", "save_name",
+    "momentum", "ema_m", "use_cat", "save_dir", "save_name",
 )  # fmt: skip
 _LATER_IN_BLOCK = (
     "initial", "acquisition", "prior", "analysis", "oracle", "cycles", "budget", "warm_start", "schedule", "validation", "batch_norm",
-    "keep", "baselines", "cache_images",
+    "keep", "baselines", "cache_images", "fast", "channels_last", "weak_no_grad", "compile",
 )  # fmt: skip
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from usb_active.config.usb_keys import ALGORITHMS
-from usb_active.contracts.registry import REGISTRY
+from usb_active.config.usb_keys import ALGORITHMS, algorithm_class
 
 if TYPE_CHECKING:
     from usb_active.config.choices import Problems
@@ -39,8 +38,9 @@ def check_speed(usb: dict[str, Any], active: ActiveConfig, given: Mapping[str, A
     block = given.get("active")
     if active.fast == "fast" and isinstance(block, Mapping) and block.get("channels_last") is False:
         problems.add("active.channels_last", "false, and active.fast: fast includes it; remove one of them")
-    if active.channels_last and active.train_on == "features":
-        problems.add("active.channels_last", "is a format of images, and active.train_on is features; remove it")
+    for key in ("channels_last", "fast") if active.train_on == "features" else ():
+        if getattr(active, key) not in (False, "exact"):
+            problems.add(f"active.{key}", "is a matter of images' format, and active.train_on is features; remove it")
     if active.weak_no_grad:
         _settle_weak_views(usb, "use_cat" in given, problems)
 
@@ -59,7 +59,7 @@ def _why_not(name: str) -> str | None:
     """Why the weak views of an algorithm cannot be forwarded without gradients; None where they can."""
     if name in ALGORITHMS:
         return None if name in WEAK_APART else WHY_NOT[name]
-    cls = REGISTRY.get("algorithm", name) if name in REGISTRY.names("algorithm") else object
+    cls = algorithm_class(name)
     owner = next((base for base in cls.__mro__ if "train_step" in vars(base)), object)
     is_usb = owner.__module__.startswith("semilearn.algorithms.") and owner.__name__.lower() in WEAK_APART
     return None if is_usb else "has a step of its own, which decides itself what has gradients"

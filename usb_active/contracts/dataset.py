@@ -49,14 +49,14 @@ class Samples:
         targets: (N,) as a data set's.
         keys: (N,) a stable name of each, where they have one.
         path: index → the sample's own file; None where samples are not files.
-        decoded: kept by the core, under `active.cache_images`; see `sample_for_views`.
+        kept_pixels: the core's, under `active.cache_images`; see `sample_for_views`.
     """
 
     load: Callable[[int], Any]
     targets: np.ndarray
     keys: Sequence[str] | None = None
     path: Callable[[int], Path] | None = None
-    decoded: DecodedImages | None = None
+    kept_pixels: DecodedImages | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -76,10 +76,12 @@ class Dataset(Plugin):
             first asked for, because making it may import torch and semilearn.
         test: held-out samples for evaluation, or None.
         collate: a collate function for loaders, or None for torch's.
-        decoded: kept by the core, under `active.cache_images`; see `sample_for_views`.
+        kept_pixels: the core's, under `active.cache_images`; see `sample_for_views`.
+        loads_in_threads: whether several threads may call `load`, and that of the test samples, at once: `active.cache_images` then does.
     """
 
     kind: ClassVar[str] = "dataset"
+    loads_in_threads: ClassVar[bool] = False
     keys: Sequence[str]
     targets: np.ndarray
     queryable: np.ndarray
@@ -89,7 +91,7 @@ class Dataset(Plugin):
     views: Any
     test: Samples | None = None
     collate: Callable | None = None
-    decoded: DecodedImages | None = None
+    kept_pixels: DecodedImages | None = None
     _task: Task | None = None
 
     def __init__(self, config: PluginConfig | None = None, options: DatasetOptions | None = None):
@@ -103,10 +105,7 @@ class Dataset(Plugin):
         raise NotImplementedError(f"{type(self).__name__}.prepare")
 
     def load(self, index: int) -> Any:
-        """The undecorated sample: a PIL image, or an (H, W) or (H, W, 3) uint8 array.
-
-        Where `path` names a file for each sample, several threads may ask for samples at once (`active.cache_images`).
-        """
+        """The undecorated sample: a PIL image, or an (H, W) or (H, W, 3) uint8 array."""
         raise NotImplementedError(f"{type(self).__name__}.load")
 
     def path(self, index: int) -> Path | None:
@@ -216,12 +215,16 @@ class ImageDataset(Dataset):
         return ImageViews(self.img_size, self.options.crop_ratio, self.mean, self.std, flip=self.flip, padding=self.padding)
 
 
-def has_image_views(dataset: Dataset) -> bool:
-    """Whether all views are those of `ImageViews` itself, which take an image as its pixels of the right size too, to the same bits."""
+def are_image_views(views: Any) -> bool:
+    """Whether all of a data set's views are those of `ImageViews` itself.
+
+    They take an image as its pixels of the right size too, and the eval views of many at once, to the same bits.
+    """
     from usb_active.usb.transforms import ImageViews
 
-    own = {"weak", "strong", "eval", "as_pixels"}
-    return type(dataset.views) is ImageViews and not own & vars(dataset.views).keys()
+    replaced = {"weak", "eval", "as_pixels"} & vars(views).keys() if type(views) is ImageViews else True
+    # A strong view that there is not is None.
+    return not replaced and vars(views).get("strong") is None
 
 
 def sample_for_views(samples: Any, index: int, views: Any) -> Any:
@@ -232,8 +235,8 @@ def sample_for_views(samples: Any, index: int, views: Any) -> Any:
         index: of the sample.
         views: the object whose views are made of it, and nothing else.
     """
-    decoded = getattr(samples, "decoded", None)
-    if decoded is None:
+    decoded = getattr(samples, "kept_pixels", None)
+    if not isinstance(decoded, DecodedImages):
         return samples.load(index)
     key = None if samples.keys is None or index >= len(samples.keys) else samples.keys[index]
     pixels = decoded.pixels_of(index, key, views)

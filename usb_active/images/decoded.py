@@ -63,6 +63,8 @@ class PixelFile:
         try:
             # A network file system may say only now that it is full.
             os.fsync(self._file.fileno())
+            if not self.size:
+                return np.zeros(0, np.uint8)
             return np.frombuffer(mmap.mmap(self._file.fileno(), self.size, prot=mmap.PROT_READ), dtype=np.uint8)
         except OSError as error:
             raise self._refused(error) from error

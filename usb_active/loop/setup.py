@@ -232,7 +232,7 @@ def check_needs(plugins: dict[str, Any], features: dict[str, Any], oracle: Any, 
         if before_training and "probs" in plugin.needs:
             raise UsageError(f"{who} needs a trained model's predictions, and before the first training there is none")
         if before_training and "labels" in plugin.needs:
-            raise UsageError(f"{who} needs labels, and before the first query no sample is labelled; begin with another acquisition, such as random")
+            raise UsageError(f"{who} needs labels, and before the first query no sample is labelled; begin with another, such as random")
         if before_training and isinstance(plugin, Observer) and plugin.batch_fields:
             raise UsageError(f"{who} chooses by what it sees of a training, and before the first there is none")
         if "features" not in plugin.needs:

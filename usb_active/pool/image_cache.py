@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from usb_active.contracts.dataset import Dataset, Samples, has_image_views
+from usb_active.contracts.dataset import Dataset, Samples, are_image_views
 from usb_active.images.decoded import DecodedImages, PixelFile
 from usb_active.pool.encoding import image_stamps, places_of
 
@@ -32,7 +32,7 @@ _BLOCK = 32
 def nothing_to_keep(dataset: Dataset) -> str | None:
     """Why `active.cache_images` has no effect on a data set: a line for people; None where it has."""
     where = f"active.cache_images has no effect: dataset '{dataset.name}'"
-    if not has_image_views(dataset):
+    if not are_image_views(dataset.views):
         return f"{where} makes views of its own, of the samples as they are"
     sample = dataset.load(0) if dataset.path(0) is None else None
     if isinstance(sample, np.ndarray):
@@ -56,13 +56,20 @@ class ImageCache:
         self._is_wanted = is_wanted
         self._file: PixelFile | None = None
         self._known = _Known.nothing()
+        self._looked_through = False
 
     def fill(self) -> None:
-        """Have every image that there is now: those decoded that are new, or whose file has changed since.
+        """Have every image that there is now, unless they have been looked through since the last training.
 
         Raises:
             UsageError: an image that cannot be read, or a disk without room.
         """
+        if not self._looked_through:
+            self._look_through()
+        self._looked_through = False
+
+    def _look_through(self) -> None:
+        """Decode the images that are new, and those whose file has changed since."""
         if not self._is_wanted or nothing_to_keep(self._dataset):
             return
         if self._file is None:
@@ -76,12 +83,13 @@ class ImageCache:
         for part in parts:
             at = places_of(self._known.stamps, part.stamps)
             of_part = (self._known.starts[at], self._known.sides[at])
-            part.samples.decoded = DecodedImages(self._dataset.views, part.keys, pixels, *of_part, channels)
+            part.samples.kept_pixels = DecodedImages(self._dataset.views, part.keys, pixels, *of_part, channels)
 
     def refresh(self) -> None:
         """As `fill`, where it was filled before; for a moment at which images may have been added or replaced."""
         if self._file is not None:
-            self.fill()
+            self._look_through()
+            self._looked_through = True
 
     def close(self) -> None:
         """Give the room back. Samples are loaded again."""
@@ -89,7 +97,7 @@ class ImageCache:
             return
         for part in (self._dataset, self._dataset.test):
             if part is not None:
-                part.decoded = None
+                part.kept_pixels = None
         self._file.close()
         self._file, self._known = None, _Known.nothing()
 
@@ -99,7 +107,8 @@ class ImageCache:
         # No image has fewer pixels than a square one; what the others have beyond that is asked of the disk as it comes.
         file.reserve(count * self._dataset.in_channels * views.img_size**2)
         starts, sides = [], []
-        with closing(_decoded(parts, new, views.as_pixels)) as images:
+        threads = min(8, os.cpu_count() or 1) if self._dataset.loads_in_threads else 1
+        with closing(_decoded(parts, new, views.as_pixels, threads)) as images:
             for pixels in _with_progress(images, count):
                 starts.append(file.append(pixels))
                 sides.append(pixels.shape[:2])
@@ -109,8 +118,11 @@ class ImageCache:
         logger.info("active.cache_images: %s images decoded, kept in %.1f MB on disk while this process runs", f"{count:,}", size)
 
     def _advise(self) -> None:
-        method = multiprocessing.get_start_method()
-        if self._num_workers and method != "fork":
+        if not self._num_workers:
+            return
+        # Asked for without being settled by that: it is the caller's process.
+        method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+        if method != "fork":
             logger.warning(
                 "active.cache_images: with num_workers above 0, workers are started by %s here and decode the images themselves; "
                 "num_workers: 0 reads what is kept", method,
@@ -140,13 +152,11 @@ class _Part:
 
     Attributes:
         stamps: see `image_stamps`; taken before the images are read, so that one that changes meanwhile is read again.
-        has_files: whether each sample is read from a file of its own, so that several threads may.
     """
 
     samples: Dataset | Samples
     keys: Sequence[str] | None
     stamps: NDArray[np.uint64]
-    has_files: bool
 
 
 def _parts_of(dataset: Dataset) -> list[_Part]:
@@ -161,7 +171,7 @@ def _part(samples: Dataset | Samples, keys: Sequence[str] | None, path: Callable
     find = path or _no_path
     stamps = image_stamps([f"{what}\n{name}" for name in names], find)
     # A copy: what is decoded belongs to these keys, whatever becomes of the list.
-    return _Part(samples, None if keys is None else list(keys), stamps, find(0) is not None)
+    return _Part(samples, None if keys is None else list(keys), stamps)
 
 
 def _no_path(row: int) -> None:
@@ -169,7 +179,7 @@ def _no_path(row: int) -> None:
 
 
 def _decoded(
-    parts: Sequence[_Part], rows: Sequence[NDArray[np.int64]], as_pixels: Callable[[Any], NDArray[np.uint8]]
+    parts: Sequence[_Part], rows: Sequence[NDArray[np.int64]], as_pixels: Callable[[Any], NDArray[np.uint8]], threads: int
 ) -> Iterator[NDArray[np.uint8]]:
     """The pixels of those rows of each part, in order."""
 
@@ -177,7 +187,6 @@ def _decoded(
         part, some = block
         return [as_pixels(part.samples.load(int(row))) for row in some]
 
-    threads = min(8, os.cpu_count() or 1) if all(part.has_files for part in parts) else 1
     blocks = ((part, own[at : at + _BLOCK]) for part, own in zip(parts, rows, strict=True) for at in range(0, len(own), _BLOCK))
     with closing(_ahead(read, blocks, threads)) as results:
         for images in results:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from usb_active.contracts.dataset import Dataset, sample_for_views
+from usb_active.contracts.dataset import Dataset, are_image_views, sample_for_views
 from usb_active.errors import UsageError, name_some
 from usb_active.pool import hidden
 from usb_active.pool.compiled import in_force
@@ -40,26 +40,29 @@ class PoolRows(TravellingRows):
         number, rows = batch
         idx = self.idx[rows]
         with seeded_globals(self.seed, *self.position, self.transform, number):
-            samples = [sample_for_views(self.dataset, int(i), self.dataset.views) for i in idx]
-            views = [self._views(samples) for _ in range(self.passes)]
-        x = views[0][None] if self.passes == 1 else torch.stack(views)
+            samples = (sample_for_views(self.dataset, int(i), self.dataset.views) for i in idx)
+            x = self._eval_views(samples) if self.transform == "eval" else self._drawn_views(list(samples))
         return {"idx": torch.from_numpy(np.asarray(idx, dtype=np.int64)), "x": x}
 
-    def _views(self, samples: list[Any]) -> torch.Tensor:
-        whole = eval_views(self.dataset.views, self.dataset.collate, samples) if self.transform == "eval" else None
-        if whole is not None:
-            return whole
+    def _eval_views(self, samples: Iterable[Any]) -> torch.Tensor:
+        """(passes, B, …), all passes alike."""
+        views = eval_views(self.dataset.views, self.dataset.collate, samples)
+        views = self._collated([self.dataset.views.eval(sample) for sample in samples]) if views is None else views
+        return torch.stack([views] * self.passes) if self.passes > 1 else views[None]
+
+    def _drawn_views(self, samples: list[Any]) -> torch.Tensor:
         view = getattr(self.dataset.views, self.transform)
-        views = [view(sample) for sample in samples]
+        return torch.stack([self._collated([view(sample) for sample in samples]) for _ in range(self.passes)])
+
+    def _collated(self, views: list[Any]) -> torch.Tensor:
         if self.dataset.collate is None:
             return torch.stack(views)
         return self.dataset.collate([{"x": view} for view in views])["x"]
 
 
-def eval_views(views: Any, collate: Callable | None, samples: Sequence[Any]) -> torch.Tensor | None:
-    """(B, …) eval views of a data set's samples, made at once; None where its views or its collating have no such way."""
-    at_once = getattr(views, "eval_batch", None)
-    return None if at_once is None or collate is not None else at_once(samples)
+def eval_views(views: Any, collate: Callable | None, samples: Iterable[Any]) -> torch.Tensor | None:
+    """(B, …) eval views of a data set's samples, made at once; None, and no sample asked for, where they are to be made one by one."""
+    return views.eval_batch(samples) if collate is None and are_image_views(views) else None
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -170,8 +173,8 @@ class _Asked:
 
     def values(self, x: torch.Tensor) -> dict[str, np.ndarray]:
         """{name: (passes, B, …)} of a batch (passes, B, …)."""
-        # A function may want gradients of its own, which tensors of inference mode never have.
-        with torch.inference_mode() if self.by_name else torch.no_grad(), evaluating(self.model):
+        # Not inference mode: what a network keeps of such a pass (a table of positions) could take no part in its next training.
+        with torch.no_grad(), evaluating(self.model):
             self.at_once = self.at_once or self._fitting(x)
             parts = [self._forward(part) for part in x.split(self.at_once, dim=1)]
         return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}

@@ -86,6 +86,7 @@ class PoolStream(BasicDataset):
         return views_of(self.base.views, [self._sample(int(row)) for row in rows], plan, seed)
 
     def __sample__(self, row: int) -> tuple[Any, Any]:
+        """USB's way to a row: what its views are made of, which under `active.cache_images` has the size of a view already."""
         return self._sample(row), None if self.targets is None else self.base.task.target(self.targets[row])
 
     def _sample(self, row: int) -> Any:
@@ -111,7 +112,8 @@ class EvaluationRows(TravellingRows):
         return len(self.samples)
 
     def __getitems__(self, rows: Sequence[int]) -> list[Any] | CollatedBatch:
-        loaded = [sample_for_views(self.samples, row, self.views) for row in rows]
+        # One by one: photographs may be large.
+        loaded = (sample_for_views(self.samples, row, self.views) for row in rows)
         targets = [self.task.target(self.samples.targets[row]) for row in rows]
         views = eval_views(self.views, self.collate, loaded)
         if views is not None:

@@ -191,7 +191,13 @@ def _scratch(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     for tensor in tensors:
         largest[tensor.dtype] = max(largest.get(tensor.dtype, 0), tensor.numel())
     memory = {dtype: torch.empty(size, dtype=dtype) for dtype, size in largest.items()}
-    return [memory[tensor.dtype][: tensor.numel()].view(tensor.shape) for tensor in tensors]
+    return [memory[tensor.dtype].as_strided(*_laid_out(tensor)) for tensor in tensors]
+
+
+def _laid_out(tensor: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape, and the strides in which its product is to lie: its own, unless it has gaps or overlaps."""
+    dense = torch.empty_like(tensor, device="meta", memory_format=torch.preserve_format)
+    return tuple(tensor.shape), dense.stride()
 
 
 def _pair(algorithm: Any) -> _Pairs | None:

@@ -78,7 +78,7 @@ def test_nothing_labelled_to_begin_with(tmp_path, mode):
     refused(lambda: made(of_mode(tmp_path, mode, active={"initial": {"name": "random", "size": 0}})), "initial", "size")
     acquisition = {"name": "assal", "size": 20, **(BESIDE if mode == "beside" else {})}
     # By the sampler itself nothing can be begun: said before the run.
-    said = ("active.initial: 'assal' needs labels", "no sample is labelled; begin with another acquisition")
+    said = ("active.initial: 'assal' needs labels", "no sample is labelled; begin with another, such as random")
     refused(lambda: made(of_mode(tmp_path, mode, active={"initial": acquisition})), *said)
     assert not (tmp_path / "run").exists()
 
