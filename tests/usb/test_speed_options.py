@@ -7,7 +7,7 @@ import pytest
 import torch
 from run_helpers import ALGORITHMS, checkpoint, config_of, labels_of, settings, train, weights_equal
 
-from usb_active.pool.compiled import _compiled
+from usb_active.pool.compiled import is_compiled
 from usb_active.pool.inference import evaluating
 from usb_active.pool.memory_format import as_channels_last, images_at_once, is_channels_last, use_channels_last
 from usb_active.usb.hooks import ActiveCheckpointHook
@@ -189,4 +189,4 @@ def test_a_run_with_weak_views_apart_resumes(tmp_path, monkeypatch):
 def test_nothing_is_compiled_unless_it_is_asked_for(tmp_path):
     algorithm = train(settings(tmp_path, active={"fast": "fast", "cycles": 0}))
     with evaluating(algorithm.ema_model):
-        assert algorithm.model not in _compiled and algorithm.ema_model not in _compiled
+        assert not is_compiled(algorithm.model) and not is_compiled(algorithm.ema_model)

@@ -1,4 +1,4 @@
-"""What numba compiles: where it is kept, and a line on the screen while it takes long."""
+"""What is compiled: where numba keeps it, and a line on the screen while it takes long."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def _remove(folder: str, owner: int) -> None:
 
 
 @contextmanager
-def said_where_long(what: str) -> Iterator[None]:
-    """Say what is being compiled if it takes longer than `PATIENCE_S` seconds: it does only at the first use."""
-    timer = threading.Timer(PATIENCE_S, logger.info, ("compiling %s; it is done once", what))
+def said_where_long(what: str, how_often: str = "it is done once") -> Iterator[None]:
+    """Say what is being compiled, and how often that is done, if it takes longer than `PATIENCE_S` seconds."""
+    timer = threading.Timer(PATIENCE_S, logger.info, ("compiling %s; %s", what, how_often))
     timer.daemon = True
     timer.start()
     try:

@@ -176,7 +176,8 @@ class _Asked:
         # Not inference mode: what a network keeps of such a pass (a table of positions) could take no part in its next training.
         with torch.no_grad(), evaluating(self.model):
             self.at_once = self.at_once or self._fitting(x)
-            parts = [self._forward(part) for part in x.split(self.at_once, dim=1)]
+            whole = x.shape[1] == self.batch_size
+            parts = [self._forward(part, whole) for part in x.split(self.at_once, dim=1)]
         return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
     def _fitting(self, x: torch.Tensor) -> int:
@@ -186,11 +187,11 @@ class _Asked:
         passes = len(x)
         return max(1, images_at_once(self.model, as_channels_last(x[0, :1]), passes * self.batch_size) // passes)
 
-    def _forward(self, x: torch.Tensor) -> dict[str, np.ndarray]:
+    def _forward(self, x: torch.Tensor, of_whole_batch: bool) -> dict[str, np.ndarray]:
         passes, size = x.shape[:2]
         images = as_channels_last(x.flatten(0, 1)) if self.channels_last else x.flatten(0, 1)
         # Of one shape only, however large the part of the pool is: each takes its time to compile.
-        compiled = self.by_name and not self.modules and size == self.at_once
+        compiled = self.by_name and not self.modules and of_whole_batch and size == self.at_once
         with hidden.outputs_of(self.modules) as calls, in_force(self.model, compiled):
             result = self.model(images)
         logits = result["logits"].float()

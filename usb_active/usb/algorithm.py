@@ -99,8 +99,11 @@ class ActiveMixin(DeviceMixin):
         self.place_networks()
         self._inner_modules = self._plugin_hooks.modules_to_capture(self)
         self._capture.watch(self, self._inner_modules)
+        self._why_uncompiled = self._why_steps_are_not_compiled()
         if self.session.config.active.compile:
-            self._compile()
+            # Both in every cycle, so that a network does not depend on where the run was resumed.
+            compile_forward(self.model)
+            compile_forward(self.ema_model)
         if self.session.guidance.exists:
             check_prior_stages(self.base_name, self.hooks_dict)
         if self.session.config.active.fast_hooks:
@@ -113,11 +116,12 @@ class ActiveMixin(DeviceMixin):
             use_channels_last(self.model)
             use_channels_last(self.ema_model)
 
-    def _compile(self) -> None:
-        """Both networks; not the steps where plugins look at modules in them, which compiled code would not show."""
-        compile_forward(self.ema_model)
-        if not self._inner_modules:
-            compile_forward(self.model)
+    def _why_steps_are_not_compiled(self) -> str:
+        """Of this cycle; empty where they are, if `compile` asks for it."""
+        if overrides(self, "make_sampler"):
+            return f"batches of '{self.base_name}' may be of any length, and each length would be compiled by itself"
+        # Compiled code would not show them.
+        return f"a plugin looks at modules in them: {', '.join(self._inner_modules)}" if self._inner_modules else ""
 
     def to_device(self, value: Any) -> Any:
         moved = super().to_device(value)
@@ -196,7 +200,7 @@ class ActiveMixin(DeviceMixin):
         self.prior_seam.open(self.it, self._loaded.get("idx_ulb"), self.device)
         self._capture.open(inputs)
         try:
-            with network_named(self.session.config, self.model), in_force(self.model):
+            with network_named(self.session.config, self.model), in_force(self.model, not self._why_uncompiled):
                 out_dict, log_dict = super().train_step(**inputs)
             self._divergence.see(out_dict.get("loss"), self.it + 1)
             batch = None
@@ -322,13 +326,18 @@ class ActiveMixin(DeviceMixin):
     # ------------------------------------------------------------------------------------------ training
     def train(self) -> None:
         """The whole experiment: cycles of train, select, label."""
-        if self.session.config.active.compile and self._inner_modules:
-            shown = ", ".join(self._inner_modules)
-            logger.warning("active.compile: steps are not compiled, because a plugin looks at modules in them: %s", shown)
         self.results_dict = self.session.run()
+
+    def _say_why_uncompiled(self) -> None:
+        """Once in a process, and where the reason has changed since the last cycle."""
+        why, said = self._why_uncompiled, vars(self).get("_said_why_uncompiled", "")
+        if self.session.config.active.compile and why and why != said:
+            logger.warning("active.compile: steps are not compiled, because %s", why)
+        self._said_why_uncompiled = why
 
     def fit(self) -> None:
         """One cycle's training, by USB's own `train()`, from the iteration reached to the last."""
+        self._say_why_uncompiled()
         # USB stores epoch + 1, with which a run resumed in the middle of an epoch would train nothing.
         done = self.it >= self.num_train_iter
         self.start_epoch = self.epochs if done else min(self.it // self.num_iter_per_epoch, self.epochs - 1)
