@@ -223,7 +223,8 @@ def test_more_shapes_than_torch_allows_are_allowed(linear):
 def test_beyond_the_limit_nothing_goes_on_uncompiled(linear, monkeypatch):
     monkeypatch.setattr(compiled, "MOST_SHAPES", 2)
     assert rows_of(linear, (4, 5)) == [4, 5]
-    with pytest.raises(UsageError, match="^active.compile: a batch would need more than the 2 shapes and modes of one network, or 1024 of all"):
+    said = "^active.compile: a batch would need more than the 2 shapes and modes of one network, or 1024 of all in a process"
+    with pytest.raises(UsageError, match=said):
         rows_of(linear, (4, 6))
     assert rows_of(linear, (5, 4)) == [5, 4] and len(linear(torch.ones(6, 3))) == 6
 
