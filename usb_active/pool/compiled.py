@@ -29,7 +29,7 @@ _OFTEN = "it is done again in every process, and for every shape of a batch"
 class _Compiled:
     """A network's compiled call. Copies and pickles of the network have None in its place."""
 
-    call: Callable[..., Any]
+    call: Callable[..., Any] | None
     used: bool = False
 
     def __reduce__(self) -> tuple[Any, tuple]:
