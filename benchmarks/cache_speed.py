@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from views_speed import milliseconds
 
 from usb_active.builtin.image_folder import ImageFolder
 from usb_active.contracts.dataset import DatasetOptions
@@ -65,12 +66,7 @@ def main() -> None:
             one, other = from_files(), kept()
             assert all(torch.equal(one[name], other[name]) for name in ("x_ulb_w", "x_ulb_s"))
             ways: dict[str, Callable] = {"from files": from_files, "cache_images": kept}
-            found: dict[str, list[float]] = {name: [] for name in ways}
-            for _ in range(args.turns):
-                for name, way in ways.items():
-                    began = time.process_time()
-                    way()
-                    found[name].append(1000 * (time.process_time() - began))
+            found = milliseconds(ways, args.turns)
             cache.close()
         before = statistics.median(found["from files"])
         for name, values in found.items():

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
@@ -62,6 +63,22 @@ def train(data: Mapping[str, Any]) -> Any:
     algorithm = make_algorithm(config_of(data))
     algorithm.train()
     return algorithm
+
+
+def train_and_cut(data: Mapping[str, Any], monkeypatch: Any) -> None:
+    """A run that is interrupted at the seventh step of its second training."""
+    from usb_active.usb.hooks import ActiveCheckpointHook
+
+    plain = ActiveCheckpointHook.after_train_step
+
+    def dies(self, algorithm):
+        plain(self, algorithm)
+        if algorithm.cycle == 1 and algorithm.it == 7:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ActiveCheckpointHook, "after_train_step", dies)
+        train(data)
 
 
 def write_yaml(path: Path, data: Mapping[str, Any]) -> Path:

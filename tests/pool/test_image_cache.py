@@ -244,6 +244,11 @@ def test_the_files_are_looked_through_once_a_cycle(tmp_path, monkeypatch):
         step()
         counts.append(len(looks) // 2)
     assert counts == [0, 1, 2, 2, 3]
+    # Nothing of a cache that was closed counts as looked through.
+    cache.refresh()
+    cache.close()
+    cache.fill()
+    assert dataset.kept_pixels is not None
 
 
 def test_another_order_of_the_pool_finds_its_own(tmp_path, reads):

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from run_helpers import checkpoint, command, labels_of, settings, train, weights_equal, write_yaml
+from run_helpers import checkpoint, command, labels_of, settings, train, train_and_cut, weights_equal, write_yaml
 
 from usb_active.errors import UsageError
-from usb_active.usb.hooks import ActiveCheckpointHook
 
 COMPILE = {"compile": True}
 PLUGINS = [str(Path(__file__).resolve().parents[1] / name) for name in ("seam_plugins.py", "contract_plugins.py")]
@@ -129,16 +128,7 @@ def test_a_compiled_run_is_killed_and_resumed_and_is_the_plain_one_but_for_round
     del whole
     gc.collect()
     assert [network() for network in networks] == [None, None]
-    plain = ActiveCheckpointHook.after_train_step
-
-    def dies(self, algorithm):
-        plain(self, algorithm)
-        if algorithm.cycle == 1 and algorithm.it == 7:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ActiveCheckpointHook, "after_train_step", dies)
-        train(of("cut", **COMPILE))
+    train_and_cut(of("cut", **COMPILE), monkeypatch)
     # Nothing of what was compiled is kept in this process.
     torch._dynamo.reset()
     train(of("cut", **COMPILE))

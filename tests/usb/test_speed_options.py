@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from run_helpers import ALGORITHMS, checkpoint, config_of, labels_of, settings, train, weights_equal
+from run_helpers import ALGORITHMS, checkpoint, config_of, labels_of, settings, train, train_and_cut, weights_equal
 
 from usb_active.pool.compiled import is_compiled
 from usb_active.pool.inference import evaluating
 from usb_active.pool.memory_format import as_channels_last, images_at_once, is_channels_last, use_channels_last
-from usb_active.usb.hooks import ActiveCheckpointHook
 from usb_active.usb.launcher import make_algorithm
 from usb_active.usb.networks import small_cnn
 
@@ -33,16 +32,7 @@ def train_watched(data, watch):
 
 def cut_and_finished(data, monkeypatch):
     """The run, ended at the seventh step of its second training, and then finished by another algorithm."""
-    plain = ActiveCheckpointHook.after_train_step
-
-    def dies(self, algorithm):
-        plain(self, algorithm)
-        if algorithm.cycle == 1 and algorithm.it == 7:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ActiveCheckpointHook, "after_train_step", dies)
-        train(data)
+    train_and_cut(data, monkeypatch)
     train(data)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from usb_active.errors import UsageError, name_some
+from usb_active.images.ahead import read_ahead, with_progress
 from usb_active.images.files import ImageFiles
 from usb_active.images.reading import HIGHEST, UPPER_BITS
 from usb_active.storage.run_dir import atomic_write
@@ -60,7 +59,7 @@ def check_images(files: ImageFiles, cache: Path | None = None) -> Checked:
     bad: list[tuple[int, UsageError]] = []
     try:
         with closing(_read_all(files, unread.tolist())) as results:
-            for index, found in _with_progress(results, len(unread)):
+            for index, found in with_progress(results, "reading images once", len(unread)):
                 if isinstance(found, UsageError):
                     bad.append((index, found))
                     continue
@@ -97,18 +96,15 @@ def _hash(text: str) -> int:
 
 
 def _read_all(files: ImageFiles, indices: list[int]) -> Iterator[tuple[int, UsageError | dict[str, Any]]]:
-    """(index, what is wrong or noteworthy) of every image, in order. Pillow decodes without Python's lock."""
+    """(index, what is wrong or noteworthy) of every image, in order."""
 
     def read(block: list[int]) -> list[tuple[int, UsageError | dict[str, Any]]]:
         return [(index, _read(files, index)) for index in block]
 
     blocks = (indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK))
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    try:
-        for results in pool.map(read, blocks):
+    with closing(read_ahead(read, blocks)) as found:
+        for results in found:
             yield from results
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _read(files: ImageFiles, index: int) -> UsageError | dict[str, Any]:
@@ -117,12 +113,6 @@ def _read(files: ImageFiles, index: int) -> UsageError | dict[str, Any]:
     except UsageError as error:
         return error
     return {name: info[name] for name in (HIGHEST, UPPER_BITS) if name in info}
-
-
-def _with_progress(results: Iterator, total: int) -> Iterator:
-    from tqdm import tqdm
-
-    return iter(tqdm(results, "reading images once", total, file=sys.stderr, delay=2.0, unit=" images", disable=not sys.stderr.isatty()))
 
 
 def _read_cache(cache: Path | None) -> np.ndarray:

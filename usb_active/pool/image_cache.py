@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usb_active.contracts.dataset import Dataset, Samples, are_image_views
+from usb_active.images.ahead import THREADS, read_ahead, with_progress
 from usb_active.images.decoded import DecodedImages, PixelFile
 from usb_active.pool.encoding import image_stamps, places_of
 
@@ -99,7 +96,7 @@ class ImageCache:
             if part is not None:
                 part.kept_pixels = None
         self._file.close()
-        self._file, self._known = None, _Known.nothing()
+        self._file, self._known, self._looked_through = None, _Known.nothing(), False
 
     def _decode(self, file: PixelFile, parts: Sequence[_Part], new: Sequence[NDArray[np.int64]]) -> None:
         """Put those rows of each part into the file."""
@@ -107,9 +104,9 @@ class ImageCache:
         # No image has fewer pixels than a square one; what the others have beyond that is asked of the disk as it comes.
         file.reserve(count * self._dataset.in_channels * views.img_size**2)
         starts, sides = [], []
-        threads = min(8, os.cpu_count() or 1) if self._dataset.loads_in_threads else 1
+        threads = THREADS if self._dataset.loads_in_threads else 1
         with closing(_decoded(parts, new, views.as_pixels, threads)) as images:
-            for pixels in _with_progress(images, count):
+            for pixels in with_progress(images, "decoding images once", count):
                 starts.append(file.append(pixels))
                 sides.append(pixels.shape[:2])
         stamps = np.concatenate([part.stamps[rows] for part, rows in zip(parts, new, strict=True)])
@@ -188,27 +185,6 @@ def _decoded(
         return [as_pixels(part.samples.load(int(row))) for row in some]
 
     blocks = ((part, own[at : at + _BLOCK]) for part, own in zip(parts, rows, strict=True) for at in range(0, len(own), _BLOCK))
-    with closing(_ahead(read, blocks, threads)) as results:
+    with closing(read_ahead(read, blocks, threads)) as results:
         for images in results:
             yield from images
-
-
-def _ahead(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
-    """The function's results in order, by threads that are never far ahead: results are large. Pillow decodes without Python's lock."""
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _with_progress(images: Iterator, total: int) -> Iterator:
-    from tqdm import tqdm
-
-    return iter(tqdm(images, "decoding images once", total, file=sys.stderr, delay=2.0, unit=" images", disable=not sys.stderr.isatty()))
