@@ -93,15 +93,10 @@ def plan_of(stream: Any) -> Plan | None:
     except TypeError:  # it does more with its views than to return them, as ReMixMatch does, which rotates one
         return None
     outputs = {name: value.number for name, value in row.items() if isinstance(value, _Noted)}
-    if set(row) - set(outputs) - {"idx_lb", "idx_ulb", "y_lb"} or not _are_usual(stream.base.views, kinds):
+    there_is_none = STRONG in kinds and stream.base.views.strong is None
+    if there_is_none or set(row) - set(outputs) - {"idx_lb", "idx_ulb", "y_lb"}:
         return None
     return Plan(tuple(kinds), outputs, tuple(row))
-
-
-def _are_usual(views: Any, kinds: Sequence[int]) -> bool:
-    """Whether those views that are drawn are `ImageViews`' own, in which nothing was replaced."""
-    own = {WEAK: (views.weak, ImageViews.weak), STRONG: (views.strong, ImageViews.strong)}
-    return all(getattr(own[kind][0], "__func__", None) is own[kind][1] for kind in set(kinds))
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from PIL import Image
 from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
 from torch.utils.data import default_collate
 
-from usb_active.contracts.dataset import Dataset, Samples, sample_for_views
+from usb_active.contracts.dataset import Dataset, Samples, are_image_views, sample_for_views
 from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, name_some
 from usb_active.pool.inference import eval_views
 from usb_active.pool.sampling import CollatedBatch, TravellingRows
 from usb_active.usb.batched_views import Plan, can_batch, plan_of, views_of
-from usb_active.usb.transforms import ImageViews
 from usb_active.usb.unlabeled import View, view_functions
 
 
@@ -60,7 +59,7 @@ class PoolStream(BasicDataset):
     @cached_property
     def plan(self) -> Plan | None:
         """How a whole batch is made at once; None where its rows are made one by one."""
-        usual = type(self) is PoolStream and type(self.base.views) is ImageViews and self.base.collate is None
+        usual = type(self) is PoolStream and are_image_views(self.base.views) and self.base.collate is None
         plan = plan_of(self) if usual and len(self) else None
         return plan if plan is None or not plan.outputs or can_batch() else None
 
