@@ -15,10 +15,10 @@ by, in brackets. The last rows are cheap classifiers on the labels that `random`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from statistics import mean
 
-from evidence import CHEAP, Cell, accuracies, by_place, cheap, finished_cells, paired, put, rule_name, table_parser, with_interval
+from evidence import CHEAP, Cell, above, accuracies, by_place, cheap, finished_cells, put, rule_name, table_parser, with_interval
 
 from usb_active.report.tables import table
 from usb_active.storage.run_dir import RunDir
@@ -69,21 +69,15 @@ def rule_table(places: Mapping[str, Mapping[int, Cell]]) -> str:
     rows = []
     for rule, seeds in places.items():
         other = curves.get(reference_name(next(iter(seeds.values()))), curves["random"])
-        above = ["", ""] if other is curves[rule] else [_above(curves[rule], other, among) for among in (counts[-1:], counts[1:])]
+        gains = ["", ""] if other is curves[rule] else [above(curves[rule], other, among) for among in (counts[-1:], counts[1:])]
         scores = [with_interval(curve[count] for curve in curves[rule].values()) for count in counts]
-        rows.append([rule, *scores, *above, _samplers(seeds.values()), str(len(seeds))])
+        rows.append([rule, *scores, *gains, _samplers(seeds.values()), str(len(seeds))])
     simple = [cheap(cell) for cell in places["random"].values()]
     for name, called in CHEAP.items():
         rows.append([called, *(with_interval(found[name][count] for found in simple) for count in counts), *[""] * 3, str(len(simple))])
     after = f"{counts[1]}–{counts[-1]}"
     about = [f"minus random, {counts[-1]} labels", f"minus random, mean of {after}", "sampler (%)", "seeds"]
     return table(["rule", *(f"{count} labels" for count in counts), *about], rows)
-
-
-def _above(curves: Mapping[int, Mapping[int, float]], reference: Mapping[int, Mapping[int, float]], counts: Sequence[int]) -> str:
-    """The difference of the means over these numbers of labels, seed by seed."""
-    mine, theirs = ({seed: mean(curve[count] for count in counts) for seed, curve in of.items()} for of in (curves, reference))
-    return with_interval(paired(mine, theirs), sign=True)
 
 
 def _samplers(cells: Iterable[Cell]) -> str:

@@ -155,3 +155,15 @@ def with_interval(values: Iterable[float], digits: int = 1, sign: bool = False) 
 def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> list[float]:
     """The differences from a reference, seed by seed."""
     return [values[seed] - reference[seed] for seed in values if seed in reference]
+
+
+def above(
+    curves: Mapping[int, Mapping[int, float]], reference: Mapping[int, Mapping[int, float]], counts: Sequence[int], digits: int = 1
+) -> str:
+    """The difference of the means over some numbers of labels, taken seed by seed, with its interval.
+
+    Args:
+        curves: seed → number of labels → accuracy in percent; so is the reference.
+    """
+    mine, theirs = ({seed: mean(curve[count] for count in counts) for seed, curve in of.items()} for of in (curves, reference))
+    return with_interval(paired(mine, theirs), digits=digits, sign=True)

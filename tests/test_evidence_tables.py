@@ -278,3 +278,29 @@ def test_the_rows_of_docs_revival(benchmarks):
     cheap = list(benchmarks("revival_table").CHEAP.values())
     assert len(set(rows)) == len(rows)
     assert ["rule", *rows, *cheap] in first_columns((ROOT / "docs/revival.md").read_text(encoding="utf-8"))
+
+
+# ------------------------------------------------------------------------------------------------- faster trainings
+
+FASTER = ["exact", "amp", "compile", "weak_no_grad", "fast", "fast and weak_no_grad"]
+
+
+def test_rows_of_faster_trainings_are_called_by_their_keys(benchmarks):
+    for study, rows in (("faster", FASTER), ("faster_cifar", [name for name in FASTER if name != "compile"])):
+        assert [benchmarks("faster_table").place_name(cell) for cell in read_study(study).cells if cell.seed == 0] == rows
+
+
+def test_what_a_key_costs_is_taken_seed_by_seed(benchmarks, tmp_path, monkeypatch):
+    made = benchmarks("faster_table")
+    monkeypatch.setattr(made, "cheap", lambda cell: dict.fromkeys(made.CHEAP, dict.fromkeys(range(10, 60, 10), 30.0 + cell.seed)))
+    cells = read_study(write(tmp_path, "faster", seeds=3)).cells
+    for cell in cells:
+        gain = 5 + cell.seed if made.place_name(cell) == "fast" else 0
+        finish(cell, [50.0 + 10 * cell.seed] * 4 + [60.0 + 10 * cell.seed + gain])
+    text = made.option_table(benchmarks("evidence").by_place(cells, made.place_name))
+    assert first_columns(text) == [["keys", *FASTER, *made.CHEAP.values()]]
+    # 60, 70, 80: deviation 10, times 4.303 / √3; 5, 6, 7 above, a fifth of it in the mean over five trainings.
+    assert row_of(text, "exact")[-4:] == ["70.0 ± 24.8", "", "", "3"]
+    assert row_of(text, "fast")[-4:] == ["76.0 ± 27.3", "+6.00 ± 2.48", "+1.20 ± 0.50", "3"]
+    assert row_of(text, "amp")[-3:] == ["+0.00 ± 0.00"] * 2 + ["3"]
+    assert row_of(text, "1-NN")[:2] == ["31.0 ± 2.5"] * 2
