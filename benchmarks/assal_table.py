@@ -10,7 +10,8 @@
 Beside the accuracies: the differences from random labels under the same start (where the study has those, else under the usual one),
 seed by seed, of the last training and of the mean over the trainings after the first; and the balanced accuracy of the sampler that the
 rule chose by, the mean over the rounds (50 % is chance). Rules without a sampler have that of ASSAL's trainer, which they did not choose
-by, in brackets. The last rows are cheap classifiers on the labels that `random` had.
+by, in brackets. The last rows are cheap classifiers on the labels that `random` had. The second table has the balanced accuracy of each
+sampler in the course of its training.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from statistics import mean
 
+import numpy as np
 from evidence import CHEAP, Cell, above, accuracies, by_place, cheap, finished_cells, put, rule_name, table_parser, with_interval
+from numpy.typing import NDArray
 
+from usb_active import load_artifact
 from usb_active.report.tables import table
 from usb_active.storage.run_dir import RunDir
 
@@ -30,6 +34,8 @@ PARTS = {"beside": {"beside": True}, "beside, with its entropy": {"beside": True
 # What a row is unless it says otherwise, and how it says so.
 STARTS = {"active.pretrain": "pretrained by", "active.initial": "first labels by", "assal_target": "h_U"}
 USUAL = (None, "balanced", "rotation")
+# After which shares of its epochs a sampler is shown; 0 is the first epoch.
+PARTS_OF_TRAINING = (0, 0.25, 0.5, 0.75, 1)
 
 
 def place_name(cell: Cell) -> str:
@@ -87,9 +93,32 @@ def _samplers(cells: Iterable[Cell]) -> str:
     return text if not values or all(its for _, its in found) else f"({text})"
 
 
+def epochs_of(cell: Cell) -> list[NDArray[np.float64]]:
+    """Balanced accuracy in percent by epoch of the sampler that a run chose by, for each of its rounds; none without a sampler."""
+    rule, folder = cell.config.active.acquisition.name, cell.run_path / "artifacts"
+    found = [folder / f"{name}_epochs_{cycle:03d}" for name in (rule, f"{rule}_training") for cycle in range(cell.trainings)]
+    kept = [100 * values for path in found if (values := load_artifact(path)) is not None]
+    # The last training's sampler chooses nothing.
+    return kept[: cell.trainings - 1]
+
+
+def epoch_table(places: Mapping[str, Mapping[int, Cell]]) -> str:
+    """A row for each rule that has a sampler: its balanced accuracy after parts of the epochs, mean over the rounds."""
+    rows = []
+    for rule, seeds in places.items():
+        runs = [np.mean(rounds, axis=0) for cell in seeds.values() if (rounds := epochs_of(cell))]
+        if runs:
+            count = len(runs[0])
+            at = [max(1, round(part * count)) for part in PARTS_OF_TRAINING]
+            rows.append([rule, str(count), *(with_interval(values[epoch - 1] for values in runs) for epoch in at), str(len(runs))])
+    parts = [f"{part:.0%}" if part else "first" for part in PARTS_OF_TRAINING]
+    return table(["sampler (%)", "epochs", *parts, "seeds"], rows)
+
+
 def main() -> None:
     args = table_parser(__doc__, "assal").parse_args()
-    put(rule_table(by_place(finished_cells(args.study, args.overrides), place_name)) + "\n", args.out)
+    places = by_place(finished_cells(args.study, args.overrides), place_name)
+    put(f"{rule_table(places)}\n\n{epoch_table(places)}\n", args.out)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from run_helpers import ROOT
 
 from usb_active.config.study import Cell, read_study
 from usb_active.records import LabelRow
+from usb_active.storage.artifacts import save_artifact
 from usb_active.storage.journal import append_journal, utc_now
 from usb_active.storage.run_dir import RunDir
 
@@ -249,6 +250,22 @@ def test_rules_of_assal_are_measured_by_random_of_their_own_start_and_by_their_s
     # Against random labels with the same target: 17 − 20.
     assert [cell.replace("\\", "") for cell in row_of(text, "assal, h_U pseudo_label")[-4:-2]] == ["-3.0 ± 0.0"] * 2
     assert row_of(text, "1-NN")[:2] == ["31.0 ± 2.5"] * 2
+
+
+def test_samplers_are_shown_by_epoch_in_the_mean_over_the_rounds(benchmarks, tmp_path):
+    made = benchmarks("assal_table")
+    cells = assal_cells(tmp_path, include=[{"active.cycles": 4}])
+    for cell in cells:
+        # The algorithm's own sampler is there whatever chooses; the last training's has chosen nothing.
+        for name in ("assal_training", *(["vaal"] if made.place_name(cell) == "vaal" else [])):
+            for cycle in range(cell.trainings - (name == "vaal")):
+                epochs = np.array([0.5, 0.6, 0.7, 0.8]) + (0.05 if name == "vaal" else 0.01 * cell.seed)
+                save_artifact(cell.run_path / f"artifacts/{name}_epochs_{cycle + (name == 'vaal'):03d}", epochs + 0.001 * (cycle - 1.5))
+    text = made.epoch_table(benchmarks("evidence").by_place(cells, made.place_name))
+    assert first_columns(text) == [["sampler (%)", "vaal", "assal"]]
+    assert row_of(text, "vaal") == ["4", "55.0 ± 0.0", "55.0 ± 0.0", "65.0 ± 0.0", "75.0 ± 0.0", "85.0 ± 0.0", "3"]
+    # 51, 52 and 53: deviation 1, times 4.303 / √3.
+    assert row_of(text, "assal")[1] == "51.0 ± 2.5"
 
 
 def test_rows_of_assal_say_what_is_not_as_usual(benchmarks):

@@ -14,7 +14,7 @@ from usb_active.plugins.assal.beside import AssalTraining, BesideKeys
 from usb_active.plugins.assal.functional import check_weights, rank_average
 from usb_active.plugins.assal.learning import Objective
 from usb_active.plugins.assal.networks import check_side
-from usb_active.plugins.assal.selection import choose
+from usb_active.plugins.assal.selection import choose, keep_epochs
 
 from usb_active import Acquisition, PoolView, UsageError
 from usb_active.numerics.arrays import entropy
@@ -116,6 +116,7 @@ class AssalSampling(Acquisition):
         """The same, by networks that are trained for it."""
         training = AssalTraining(self.name, self.config, view)
         training.train(view.scratch)
+        keep_epochs(view, self.name, [line["balanced_accuracy"] for line in training.log])
         line = training.log[-1]
         for name in ("spread", "active_dims"):
             view.log(f"assal/{name}", line[name])

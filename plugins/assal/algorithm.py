@@ -12,6 +12,7 @@ from torch import nn
 from usb_active.plugins.assal.functional import check_weights
 from usb_active.plugins.assal.learning import Codes, Learners, NotFinite, Objective, accuracy_of, code_state
 from usb_active.plugins.assal.networks import ROTATIONS, Discriminator
+from usb_active.plugins.assal.selection import keep_epochs
 
 from usb_active import UsageError
 from usb_active.usb.bases import AlgorithmBase, Argument, Hook, OwnAlgorithm
@@ -19,6 +20,8 @@ from usb_active.usb.bases import AlgorithmBase, Argument, Hook, OwnAlgorithm
 logger = logging.getLogger("usb_active")
 
 SAMPLER = "sampler"
+# What the artifact with the sampler's balanced accuracies begins with: the acquisition `assal` may train another one in the same cycle.
+EPOCHS = "assal_training"
 # What this algorithm's keys begin with.
 PREFIX = "assal_"
 # A sampler is called at chance by so many last steps of a training; by all of a shorter one.
@@ -68,6 +71,8 @@ class Assal(OwnAlgorithm, AlgorithmBase):
         # Of the epoch, and of each of the last steps (see `learning.sampler_counts`). In checkpoints, as is whether was warned.
         self.sampler_counts = torch.zeros(4, device=self.device)
         self.last_sampler_counts = torch.zeros(JUDGED_STEPS, 4, device=self.device)
+        # Its balanced accuracy in the epochs of this training that are over.
+        self.epoch_accuracies = torch.empty(0, dtype=torch.float64, device=self.device)
         self.warned_of_collapse = False
         self._seen: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -144,9 +149,15 @@ class Assal(OwnAlgorithm, AlgorithmBase):
         return accuracy_of(self.sampler_counts)
 
     def end_epoch(self) -> None:
-        """Into metrics.jsonl, where the training's last epoch stays; after the last, a sampler at chance is warned of where it chooses."""
-        self.session.algorithm_view().log("assal/sampler_accuracy", self.sampler_accuracy())
-        if self.it + 1 < self.num_train_iter or not self._is_chosen_by():
+        """Into metrics.jsonl, where the training's last epoch stays. After the last, all are kept as an artifact, and a sampler at chance
+        is warned of where it chooses."""
+        view, accuracy = self.session.algorithm_view(), self.sampler_accuracy()
+        view.log("assal/sampler_accuracy", accuracy)
+        self.epoch_accuracies = torch.cat([self.epoch_accuracies, self.epoch_accuracies.new_tensor([accuracy])])
+        if self.it + 1 < self.num_train_iter:
+            return
+        keep_epochs(view, EPOCHS, self.epoch_accuracies.tolist())
+        if not self._is_chosen_by():
             return
         problem = self.objective.chance(accuracy_of(self.last_sampler_counts.sum(dim=0)))
         if problem:

@@ -16,7 +16,7 @@ from usb_active.plugins.assal.adversaries import Pair, SamplerPair, SraalPair, V
 from usb_active.plugins.assal.analysis_functional import labeled_probability
 from usb_active.plugins.assal.learning import CHANCE
 from usb_active.plugins.assal.networks import Discriminator, UnifiedVae, Vae, check_side
-from usb_active.plugins.assal.selection import choose
+from usb_active.plugins.assal.selection import choose, keep_epochs
 
 from usb_active import Acquisition, EpochTraining, PluginConfig, PoolView, UsageError, generator
 from usb_active.errors import name_some
@@ -113,6 +113,7 @@ class Vaal(Acquisition):
                              "begin with another acquisition in `initial`, such as random or coreset")  # fmt: skip
         training = self._training(view)
         training.train(view.scratch)
+        keep_epochs(view, self.name, [line["balanced_accuracy"] for line in training.log])
         logits = training.scores(view.candidates)
         states = labeled_probability(logits)
         picks = choose(view, budget, -logits, self.name, {"labeled_probability": states})

@@ -1,8 +1,8 @@
-"""From scores to picks, and what is logged of both: shared by the acquisitions here."""
+"""From scores to picks, and what is logged and kept of both and of the sampler: shared by the acquisitions here and the algorithm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,3 +26,14 @@ def choose(view: PoolView, budget: int, scores: NDArray, prefix: str, logged: Ma
         view.log(f"{prefix}/{name}", values.mean())
         view.log(f"{prefix}/{name}_of_picks", values[picked].mean())
     return picks
+
+
+def keep_epochs(view: PoolView, name: str, accuracies: Sequence[float]) -> None:
+    """Keep a sampler's balanced accuracy in each epoch of a training, as the run's artifact `<name>_epochs_<cycle>`.
+
+    Args:
+        view: the pool.
+        name: whose sampler it is; what two trainings of a cycle have in common would be kept once.
+        accuracies: 0 to 1, in the order of the epochs.
+    """
+    view.artifact(f"{name}_epochs_{view.cycle:03d}", lambda: np.array(accuracies, dtype=np.float64))

@@ -7,6 +7,7 @@ import json
 import logging
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from run_helpers import checkpoint, command, config_of, labels_of, settings, train, weights_equal, write_yaml
@@ -16,7 +17,7 @@ from usb_active.plugins.assal.algorithm import Assal
 from usb_active.plugins.assal.learning import Learners, Objective, frozen
 from usb_active.plugins.assal.networks import ClassifyingVae, Discriminator
 
-from usb_active import UsageError
+from usb_active import UsageError, load_artifact
 
 KEYS = {
     "algorithm": "assal", "net": {"name": "assal_vae", "latent": 4, "width": 4}, "include_lb_to_ulb": False, "optim": "AdamW",
@@ -218,6 +219,19 @@ def test_its_balanced_accuracy_is_that_of_the_epoch(tmp_path):
     algorithm.train()
     # Six steps of eight and eight.
     assert algorithm.sampler_counts[1::2].tolist() == [48, 48]
+
+
+def test_its_balanced_accuracy_in_each_epoch_is_kept(tmp_path):
+    """A stopped training ends with the same ones, and a cycle begins with none."""
+    kept = []
+    for name, stop_at in (("whole", None), ("stopped", (1, 7))):
+        data = assal(tmp_path, name, active={"cycles": 1, "budget": 3}, epoch=3)
+        if stop_at:
+            watched(data, stop_at)
+        train(data)
+        kept.append([load_artifact(tmp_path / name / f"artifacts/assal_training_epochs_00{cycle}") for cycle in (0, 1)])
+    assert np.shape(kept) == (2, 2, 3)
+    assert np.array_equal(*kept) and np.ptp(kept[0]) > 0
 
 
 def test_what_is_logged_of_a_step(tmp_path):

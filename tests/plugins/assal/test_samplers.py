@@ -15,7 +15,7 @@ from usb_active.plugins.assal import adversaries, samplers
 from usb_active.plugins.assal.learning import CHANCE
 from usb_active.plugins.assal.samplers import SamplerTraining, SraalTraining
 
-from usb_active import PoolView, UsageError
+from usb_active import PoolView, UsageError, load_artifact
 from usb_active.testing import AcquisitionContract
 from usb_active.testing.pool import World, made_images
 
@@ -144,6 +144,9 @@ class OwnSampler(AcquisitionContract):
         found = {name.partition("/")[2]: value for name, value in view._source.metrics.items()}
         assert set(found) == {"balanced_accuracy", "discriminator_loss", "labeled_probability", "labeled_probability_of_picks"}
         assert 0 <= found["balanced_accuracy"] <= 1 and found["labeled_probability_of_picks"] < found["labeled_probability"]
+        (kept,) = view.artifacts.glob("*_epochs_*")
+        epochs = load_artifact(kept.with_suffix(""))
+        assert len(epochs) == plugin.config.epochs and epochs[-1] == found["balanced_accuracy"]
 
     def test_images_that_the_autoencoder_cannot_take_are_refused_before_the_run(self):
         with pytest.raises(UsageError, match="^its autoencoder takes images of 8 pixels or more, not of 7; choose another img_size or acq"):
