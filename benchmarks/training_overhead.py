@@ -87,8 +87,8 @@ def active(data: dict[str, Any]) -> Any:
 
     algorithm = make_algorithm(config_from_dict(data, base=Path.cwd(), source="benchmark"))
     idx, none = np.arange(NUM_LABELS), np.empty(0, dtype=np.int64)
-    labels = algorithm.session.dataset.targets[idx]
-    algorithm.prepare(0, Split(idx, labels, np.arange(POOL), none, none))
+    dataset = algorithm.session.dataset
+    algorithm.prepare(0, Split(idx, dataset.targets[idx], np.arange(len(dataset)), none, none))
     algorithm.session.close()
     return algorithm
 

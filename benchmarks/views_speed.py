@@ -34,7 +34,7 @@ POSITION = (0, 1, "train_ulb", "views", 5)
 class Pool:
     """Random images in memory."""
 
-    collate = None
+    collate, loads_in_threads = None, False
     task = SimpleNamespace(num_outputs=10, target=int)
 
     def __init__(self, channels: int, side: int, count: int):

@@ -136,7 +136,7 @@ def test_one_that_was_compiled_by_others_stays_as_it_was(calls, network):
 
 
 class Images:
-    collate = None
+    collate, loads_in_threads = None, False
 
     class views:
         eval = staticmethod(lambda sample: sample)

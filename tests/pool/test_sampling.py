@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 from usb_active.errors import UsageError
 from usb_active.pool.sampling import (
+    AheadLoader,
+    CollatedBatch,
     EpochSampler,
     PermutationStream,
     PositionSampler,
@@ -178,3 +181,82 @@ def test_a_loader_draws_nothing_from_the_global_generator():
     iter(loader)
     assert torch.equal(torch.get_rng_state(), before)
     assert loader.persistent_workers
+
+
+# ---------------------------------------------------------------------------------------------- made ahead by a thread
+class Whole:
+    """Rows that are made as wholes, in any thread; it is noted in which, and of which batches."""
+
+    can_run_ahead = True
+
+    def __init__(self, broken: int | None = None):
+        self.broken, self.threads, self.made = broken, [], []
+
+    def __len__(self):
+        return 12
+
+    def collated_batch(self, rows, seed):
+        self.threads.append(threading.current_thread())
+        self.made.append(rows.tolist())
+        if len(self.made) - 1 == self.broken:
+            raise UsageError(f"batch {self.broken} is broken")
+        return CollatedBatch({"rows": torch.from_numpy(rows), "seed": torch.tensor(seed)})
+
+
+def ahead(rows, sampler=None):
+    return make_loader(SeededRows(rows, 0, "x"), sampler or SequentialSampler(12, 4), 0, None)
+
+
+def test_a_thread_makes_the_next_batch_and_no_more():
+    rows, asked = Whole(), []
+
+    def batches():
+        for batch in SequentialSampler(12, 4):
+            asked.append(threading.current_thread())
+            yield batch
+
+    loader = iter(ahead(rows, batches()))
+    first = next(loader)
+    assert first["rows"].tolist() == [0, 1, 2, 3] and len(asked) == 2
+    rest = list(loader)
+    assert [batch["rows"].tolist() for batch in rest] == [[4, 5, 6, 7], [8, 9, 10, 11]] and rows.made == [*batches_in_order()]
+    assert len({first["seed"].item(), *(batch["seed"].item() for batch in rest)}) == 3
+    # Batches are drawn where they are used, and made elsewhere.
+    assert set(asked) == {threading.current_thread()} and threading.current_thread() not in rows.threads
+
+
+def batches_in_order():
+    return (rows.tolist() for _, rows in SequentialSampler(12, 4))
+
+
+def test_only_rows_that_allow_it_are_made_ahead_and_only_without_workers():
+    assert isinstance(ahead(Whole()), AheadLoader)
+    no = Whole()
+    no.can_run_ahead = False
+    assert not isinstance(ahead(no), AheadLoader) and not isinstance(ahead(Noisy()), AheadLoader)
+    assert [batch["rows"].tolist() for batch in ahead(no)] == [*batches_in_order()]
+    assert not isinstance(make_loader(SeededRows(Whole(), 0), SequentialSampler(12, 4), 1, None), AheadLoader)
+
+
+def test_an_error_comes_when_its_batch_is_asked_for_and_ends_the_thread():
+    rows = Whole(broken=1)
+    loader = iter(ahead(rows))
+    assert next(loader)["rows"].tolist() == [0, 1, 2, 3]
+    with pytest.raises(UsageError, match="^batch 1 is broken$"):
+        next(loader)
+    assert not any(thread.is_alive() for thread in rows.threads)
+
+
+def test_a_loader_that_is_left_ends_its_thread():
+    rows = Whole()
+    loader = iter(ahead(rows))
+    next(loader)
+    loader.close()
+    assert rows.threads and not any(thread.is_alive() for thread in rows.threads)
+
+
+def test_batches_made_ahead_leave_the_global_generators_alone():
+    state = lambda: (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # noqa: E731 — asked twice
+    before = state()
+    assert len(list(ahead(Whole()))) == 3
+    assert state() == before

@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from run_helpers import checkpoint, settings, train, weights_equal
+from run_helpers import checkpoint, config_of, settings, train, weights_equal
+from torch.nn import functional
 from torch.utils.data import default_collate
 
+from usb_active.builtin.array_datasets import Digits
 from usb_active.images import kernels
-from usb_active.pool.sampling import CollatedBatch, SeededRows
+from usb_active.pool.sampling import AheadLoader, CollatedBatch, Loader, SeededRows
 from usb_active.usb import batched_views, data, transforms, view_trial
 from usb_active.usb.batched_views import STRONG, WEAK, plan_of
 from usb_active.usb.data import PoolStream
+from usb_active.usb.launcher import make_algorithm
 from usb_active.usb.loaders import CycleLoaders
+from usb_active.usb.networks import SmallCNN
 from usb_active.usb.transforms import ImageViews
 
 # The labelled and the unlabelled rows of USB's algorithms, as far as they differ.
@@ -27,7 +31,7 @@ ALGORITHMS = ("fixmatch", "mixmatch", "comatch", "defixmatch", "vat", "supervise
 class Images:
     """A data set of random images in memory."""
 
-    collate = None
+    collate, loads_in_threads = None, True
     task = SimpleNamespace(num_outputs=10, target=int)
 
     def __init__(self, side: int = 12, channels: int = 3, sizes: tuple[tuple[int, int], ...] = ((12, 12),), **keys):
@@ -243,3 +247,38 @@ def test_trainings_end_with_the_same_weights(algorithm, tmp_path, monkeypatch):
     train(settings(tmp_path, "by_pillow", algorithm=algorithm, **keys))
     one, other = (checkpoint(tmp_path / name, 1) for name in ("at_once", "by_pillow"))
     assert weights_equal(one, other)
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_thread_that_makes_batches_and_dropout_do_not_meet(tmp_path, monkeypatch):
+    """A network that draws in every step ends with the same weights with the thread, stopped and gone on with it, and without it."""
+    forward = SmallCNN.forward
+    monkeypatch.setattr(SmallCNN, "forward", lambda net, x, **keys: forward(net, functional.dropout(x, 0.3, net.training), **keys))
+    kinds = []
+
+    def trained(name: str, stop_at: tuple[int, int] | None = None) -> dict:
+        algorithm = make_algorithm(config_of(settings(tmp_path, name)))
+        step = algorithm.train_step
+
+        def counted(**inputs):
+            kinds.append(type(algorithm.loader_dict["train_ulb"]))
+            if (algorithm.cycle, algorithm.it) == stop_at:
+                raise Stopped
+            return step(**inputs)
+
+        algorithm.train_step = counted
+        algorithm.train()
+        return checkpoint(tmp_path / name, 1)
+
+    whole = trained("ahead")
+    with pytest.raises(Stopped):
+        trained("stopped", stop_at=(1, 6))
+    assert weights_equal(trained("stopped"), whole)
+    assert set(kinds) == {AheadLoader}
+    monkeypatch.setattr(Digits, "loads_in_threads", False)
+    kinds.clear()
+    assert weights_equal(trained("without"), whole)
+    assert set(kinds) == {Loader}

@@ -41,6 +41,8 @@ class ArrayConfig(PluginConfig):
 class ArrayDataset(ImageDataset):
     """What sets whose images are arrays have in common: the choice of augmentation."""
 
+    loads_in_threads: ClassVar[bool] = True
+
     class Config(ArrayConfig):
         """augmentation alone."""
 

@@ -77,7 +77,8 @@ class Dataset(Plugin):
         test: held-out samples for evaluation, or None.
         collate: a collate function for loaders, or None for torch's.
         kept_pixels: the core's, under `active.cache_images`; see `sample_for_views`.
-        loads_in_threads: whether several threads may call `load`, and that of the test samples, at once: `active.cache_images` then does.
+        loads_in_threads: whether several threads may call `load`, and that of the test samples, at once: `active.cache_images` then does,
+            and with `num_workers: 0` a thread makes the next batch.
     """
 
     kind: ClassVar[str] = "dataset"

@@ -1,4 +1,7 @@
-"""Images read by threads, a little ahead of whoever takes them, with a bar on a terminal. Pillow decodes without Python's lock."""
+"""Images read, or batches made, by threads a little ahead of whoever takes them, with a bar on a terminal.
+
+Pillow decodes without Python's lock, and so do the compiled views work.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,24 @@ Result = TypeVar("Result")
 THREADS = min(8, os.cpu_count() or 1)
 
 
-def read_ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int = THREADS) -> Iterator[Result]:
-    """The function's results in the order of the items, never many at once. To be closed, so that an error waits for no more of them."""
+def read_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int = THREADS, ahead: int | None = None
+) -> Iterator[Result]:
+    """The function's results in the order of the items, never many at once. To be closed, so that an error waits for no more of them.
+
+    Args:
+        function: called in a thread.
+        items: asked for by whoever takes the results, in their own thread.
+        threads: how many.
+        ahead: of how many items results may wait or be made while one is looked at; twice the threads unless given.
+    """
+    most = 2 * threads if ahead is None else ahead
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * threads:
+            if len(waiting) > most:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

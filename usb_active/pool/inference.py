@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +36,17 @@ class PoolRows(TravellingRows):
     def __len__(self) -> int:
         return len(self.idx)
 
+    @property
+    def can_run_ahead(self) -> bool:
+        """Whether another thread may make batches: the package's own eval views draw nothing."""
+        data = self.dataset
+        return self.transform == "eval" and data.collate is None and data.loads_in_threads and are_image_views(data.views)
+
     def __getitems__(self, batch: tuple[int, np.ndarray]) -> dict[str, torch.Tensor]:
         number, rows = batch
         idx = self.idx[rows]
-        with seeded_globals(self.seed, *self.position, self.transform, number):
+        # The global generators belong to the thread that uses the batches.
+        with nullcontext() if self.can_run_ahead else seeded_globals(self.seed, *self.position, self.transform, number):
             samples = (sample_for_views(self.dataset, int(i), self.dataset.views) for i in idx)
             x = self._eval_views(samples) if self.transform == "eval" else self._drawn_views(list(samples))
         return {"idx": torch.from_numpy(np.asarray(idx, dtype=np.int64)), "x": x}

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from usb_active.contracts.file_imports import import_files, imported_files
 from usb_active.environment.signals import held_for_workers, ignore_in_worker
 from usb_active.errors import UsageError
+from usb_active.images.ahead import read_ahead
 from usb_active.randomness import generator, position_seed, seed_globals
 
 Batch = tuple[int, np.ndarray]
@@ -129,6 +130,19 @@ class Loader(DataLoader):
         """Nothing. How many workers there are is the user's choice; torch's advice counts those of one loader alone."""
 
 
+class AheadLoader(Loader):
+    """A loader without workers: a thread makes the next batch while the last one is used.
+
+    For rows that say `can_run_ahead`. Batches are drawn by whoever iterates, in their own thread, one earlier than without.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        return read_ahead(self._made, self.batch_sampler, threads=1, ahead=1)
+
+    def _made(self, batch: Batch) -> Any:
+        return self.collate_fn(self.dataset.__getitems__(batch))
+
+
 @dataclass(frozen=True)
 class CollatedBatch:
     """A batch that was made as a whole: what a collate function would give."""
@@ -148,6 +162,11 @@ class SeededRows(TravellingRows):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def can_run_ahead(self) -> bool:
+        """Whether batches may be made in another thread than the training: they are made as a whole, without the global generators."""
+        return getattr(self.rows, "can_run_ahead", False)
 
     def __getitems__(self, batch: Batch) -> list[Any] | CollatedBatch:
         number, rows = batch
@@ -185,13 +204,23 @@ def collate_batch(collate: Callable | None, batch: Any) -> Any:
     return (default_collate if collate is None else collate)(batch)
 
 
-def make_loader(rows: SeededRows, sampler: Sampler, num_workers: int, collate: Callable | None, persistent: bool = False) -> DataLoader:
-    """A loader that draws nothing from torch's global generator, which belongs to the training."""
+def make_loader(rows: Any, sampler: Iterable[Batch], num_workers: int, collate: Callable | None, persistent: bool = False) -> DataLoader:
+    """A loader that draws nothing from torch's global generator, which belongs to the training.
+
+    Args:
+        rows: `rows.__getitems__((number, rows of the batch))` gives what is collated; `rows.can_run_ahead`, where there is one, says
+            whether another thread may ask for it.
+        sampler: gives the batches.
+        num_workers: processes that load. With none of them a thread makes the next batch, where the rows allow it.
+        collate: a collate function, or None for torch's.
+        persistent: whether the processes stay for the next iteration.
+    """
     import torch
 
     own = torch.Generator()
     own.manual_seed(0)
-    return Loader(
+    kind = AheadLoader if num_workers == 0 and getattr(rows, "can_run_ahead", False) else Loader
+    return kind(
         rows, batch_sampler=sampler, num_workers=num_workers, collate_fn=partial(collate_batch, collate), generator=own,
         persistent_workers=persistent and num_workers > 0,
     )  # fmt: skip

@@ -63,6 +63,11 @@ class PoolStream(BasicDataset):
         plan = plan_of(self) if usual and len(self) else None
         return plan if plan is None or not plan.outputs or can_batch() else None
 
+    @property
+    def can_run_ahead(self) -> bool:
+        """Whether another thread may make batches: as wholes, from samples that several threads may load at once."""
+        return self.plan is not None and self.base.loads_in_threads
+
     def collated_batch(self, rows: np.ndarray, seed: int) -> CollatedBatch | None:
         """A batch's rows, collated, with the views that they would have one by one after the generators were seeded; None where they are
         to be made so."""
