@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -259,6 +260,21 @@ class Unnamed(Sound):
         self.class_names = ()
 
 
+class OfOneThread(Sound):
+    """As a database's connection that other threads may not use, though it says that they may."""
+
+    loads_in_threads = True
+
+    def prepare(self):
+        super().prepare()
+        self.owner = threading.get_ident()
+
+    def load(self, index):
+        if threading.get_ident() != self.owner:
+            raise RuntimeError("made in another thread")
+        return super().load(index)
+
+
 def views(**changes):
     return lambda self: SimpleNamespace(**{**vars(self.views), **changes})
 
@@ -278,6 +294,7 @@ BROKEN = [
     Broken("test_targets_are_labels", broken(targets=lambda self: self.targets + 1)),
     Broken("test_targets_are_labels", broken(Weighed, targets=lambda self: self.targets + 1)),
     Broken("test_targets_are_labels", broken(Weighed, targets=lambda self: self.task.targets(self.targets))),
+    Broken("test_threads_load_the_same", OfOneThread),
     Broken("test_queryable_is_a_mask", broken(queryable=lambda self: np.ones(12, dtype=int))),
     Broken("test_queryable_is_a_mask", broken(queryable=lambda self: np.zeros(12, dtype=bool))),
     Broken("test_class_names_are_distinct_texts", broken(class_names=lambda self: ("cat", "dog", "cat")), also=[TEXTS]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,19 @@ class DatasetContract(Contract):
         for dataset in (one, other):
             changed = [index for index in reversed(indices) if not np.array_equal(np.array(dataset.load(index)), first[index])]
             assert not changed, f"samples {changed} are not what they were"
+
+    def test_threads_load_the_same(self, tmp_path: Path) -> None:
+        """What says `loads_in_threads` is loaded by several threads at once, while the training loads as well."""
+        dataset = self.dataset(tmp_path)
+        if not dataset.loads_in_threads:
+            pytest.skip("does not say loads_in_threads")
+        for samples in (dataset, *([dataset.test] if dataset.test is not None else [])):
+            indices = some_indices(len(samples))
+            expected = [np.array(samples.load(index)) for index in indices]
+            with ThreadPoolExecutor(4) as threads:
+                found = list(threads.map(lambda index, of=samples: np.array(of.load(index)), indices * 4))
+            changed = [index for index, one, other in zip(indices * 4, found, expected * 4, strict=True) if not np.array_equal(one, other)]
+            assert not changed, f"samples {sorted(set(changed))} are others where several threads load at once"
 
     def test_paths_are_files(self, tmp_path: Path) -> None:
         """The path of a sample is what a person opens."""
