@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from usb_active.errors import UsageError
 from usb_active.pool.sampling import (
-    AheadLoader,
     CollatedBatch,
     EpochSampler,
     PermutationStream,
@@ -230,12 +229,11 @@ def batches_in_order():
 
 
 def test_only_rows_that_allow_it_are_made_ahead_and_only_without_workers():
-    assert isinstance(ahead(Whole()), AheadLoader)
     no = Whole()
     no.can_run_ahead = False
-    assert not isinstance(ahead(no), AheadLoader) and not isinstance(ahead(Noisy()), AheadLoader)
-    assert [batch["rows"].tolist() for batch in ahead(no)] == [*batches_in_order()]
-    assert not isinstance(make_loader(SeededRows(Whole(), 0), SequentialSampler(12, 4), 1, None), AheadLoader)
+    assert ahead(Whole()).runs_ahead and not ahead(no).runs_ahead and not ahead(Noisy()).runs_ahead
+    assert [batch["rows"].tolist() for batch in ahead(no)] == [*batches_in_order()] and set(no.threads) == {threading.current_thread()}
+    assert not make_loader(SeededRows(Whole(), 0), SequentialSampler(12, 4), 1, None).runs_ahead
 
 
 def test_an_error_comes_when_its_batch_is_asked_for_and_ends_the_thread():

@@ -117,30 +117,31 @@ def _arrived(cls: type, files: tuple[str, ...]) -> Any:
 
 
 class Loader(DataLoader):
-    """torch's loader, whose workers ignore the signals that a terminal sends to them as well: the process that started them ends them."""
+    """torch's loader, whose workers ignore the signals that a terminal sends to them as well: the process that started them ends them.
+
+    Without workers, and of rows that say `can_run_ahead`, a thread makes the next batch while the last one is used. Batches are drawn
+    by whoever iterates, in their own thread, one earlier than without.
+    """
 
     def __init__(self, rows: Dataset, *arguments: Any, **options: Any):
         super().__init__(rows, *arguments, worker_init_fn=ignore_in_worker, **options)
 
     def __iter__(self) -> Iterator[Any]:
+        if self.runs_ahead:
+            return read_ahead(self._made, self.batch_sampler, threads=1, ahead=1)
         with held_for_workers() if self.num_workers else nullcontext():
             return super().__iter__()
 
-    def check_worker_number_rationality(self) -> None:
-        """Nothing. How many workers there are is the user's choice; torch's advice counts those of one loader alone."""
-
-
-class AheadLoader(Loader):
-    """A loader without workers: a thread makes the next batch while the last one is used.
-
-    For rows that say `can_run_ahead`. Batches are drawn by whoever iterates, in their own thread, one earlier than without.
-    """
-
-    def __iter__(self) -> Iterator[Any]:
-        return read_ahead(self._made, self.batch_sampler, threads=1, ahead=1)
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether a thread makes batches."""
+        return self.num_workers == 0 and getattr(self.dataset, "can_run_ahead", False)
 
     def _made(self, batch: Batch) -> Any:
         return self.collate_fn(self.dataset.__getitems__(batch))
+
+    def check_worker_number_rationality(self) -> None:
+        """Nothing. How many workers there are is the user's choice; torch's advice counts those of one loader alone."""
 
 
 @dataclass(frozen=True)
@@ -219,8 +220,7 @@ def make_loader(rows: Any, sampler: Iterable[Batch], num_workers: int, collate: 
 
     own = torch.Generator()
     own.manual_seed(0)
-    kind = AheadLoader if num_workers == 0 and getattr(rows, "can_run_ahead", False) else Loader
-    return kind(
+    return Loader(
         rows, batch_sampler=sampler, num_workers=num_workers, collate_fn=partial(collate_batch, collate), generator=own,
         persistent_workers=persistent and num_workers > 0,
     )  # fmt: skip
