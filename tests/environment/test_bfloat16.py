@@ -35,7 +35,7 @@ def test_a_system_without_such_a_file_says_nothing(tmp_path):
 @pytest.mark.parametrize(("amp", "native", "said"), [(True, False, 1), (True, True, 0), (True, None, 0), (False, False, 0)])
 def test_amp_on_a_cpu_that_imitates_it_is_said_once(tmp_path, monkeypatch, amp, native, said):
     monkeypatch.setattr(device, "native_bfloat16", lambda: native)
-    lines = device.precision_remarks(config_of(settings(tmp_path, amp=amp)))
+    lines = device.device_remarks(config_of(settings(tmp_path, amp=amp)))
     assert len(lines) == said and all("only imitates it: slower than amp: false" in line for line in lines)
 
 

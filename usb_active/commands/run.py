@@ -79,10 +79,10 @@ def check_all(config: RunConfig) -> dict[str, Any]:
 
 
 def say_advice(config: RunConfig) -> None:
-    """Whether the EMA or `amp` is too slow here, as warnings: once for a command, when its log is as its user sees it."""
-    from usb_active.usb.device import precision_remarks
+    """Whether the EMA, `amp` or `views_on` is too slow here, as warnings: once for a command, when its log is as its user sees it."""
+    from usb_active.usb.device import device_remarks
 
-    for line in [*averaging.remarks(config), *precision_remarks(config)]:
+    for line in [*averaging.remarks(config), *device_remarks(config)]:
         logger.warning("%s", line)
 
 

@@ -26,6 +26,7 @@ FREE_KEYS = (
     "active.cycles",
     "active.keep",
     "active.cache_images",
+    "active.views_on",
     "active.fast_hooks",
     "active.baselines",
 )

@@ -120,6 +120,9 @@ class ActiveKeys(Strict):
     cache_images: bool = Field(
         False, description="true: every image is decoded once per process, to a file on the run's disk, and all views are made from it"
     )
+    views_on: Literal["cpu", "device"] = Field(
+        "cpu", description="where views of training batches are made: on the CPU, or of uint8 images on the training's device; same bits"
+    )
     fast_hooks: bool = Field(True, description="faster, exact replacements of USB's slow hooks")
     fast: Literal["exact", "fast"] = Field("exact", description="exact: no bit changes; fast: what changes rounding only (channels_last)")
     channels_last: bool = Field(False, description="true: network and images in torch's channels_last format; changes rounding")
@@ -131,7 +134,7 @@ class ActiveKeys(Strict):
 
 
 # Keys that there were not from the start.
-LATER_KEYS = ("batch_norm", "train_on", "cache_images", "fast", "channels_last", "weak_no_grad", "compile")
+LATER_KEYS = ("batch_norm", "train_on", "cache_images", "views_on", "fast", "channels_last", "weak_no_grad", "compile")
 # The roles that always have a plugin, and which one they have unless the YAML says otherwise.
 DEFAULT_PLUGINS = {"oracle": "dataset", "features": "model"}
 

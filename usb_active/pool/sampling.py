@@ -128,7 +128,7 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         if self.runs_ahead:
-            return read_ahead(self._made, self.batch_sampler, threads=1, ahead=1)
+            return read_ahead(self._batch_of, self.batch_sampler, threads=1, ahead=1)
         with held_for_workers() if self.num_workers else nullcontext():
             return super().__iter__()
 
@@ -137,7 +137,7 @@ class Loader(DataLoader):
         """Whether a thread makes batches."""
         return self.num_workers == 0 and getattr(self.dataset, "can_run_ahead", False)
 
-    def _made(self, batch: Batch) -> Any:
+    def _batch_of(self, batch: Batch) -> Any:
         return self.collate_fn(self.dataset.__getitems__(batch))
 
     def check_worker_number_rationality(self) -> None:
@@ -205,7 +205,10 @@ def collate_batch(collate: Callable | None, batch: Any) -> Any:
     return (default_collate if collate is None else collate)(batch)
 
 
-def make_loader(rows: Any, sampler: Iterable[Batch], num_workers: int, collate: Callable | None, persistent: bool = False) -> DataLoader:
+def make_loader(
+    rows: Any, sampler: Iterable[Batch], num_workers: int, collate: Callable | None, persistent: bool = False,
+    loader: Callable[..., DataLoader] = Loader,
+) -> DataLoader:  # fmt: skip
     """A loader that draws nothing from torch's global generator, which belongs to the training.
 
     Args:
@@ -215,12 +218,13 @@ def make_loader(rows: Any, sampler: Iterable[Batch], num_workers: int, collate: 
         num_workers: processes that load. With none of them a thread makes the next batch, where the rows allow it.
         collate: a collate function, or None for torch's.
         persistent: whether the processes stay for the next iteration.
+        loader: what makes it, as `Loader` does.
     """
     import torch
 
     own = torch.Generator()
     own.manual_seed(0)
-    return Loader(
+    return loader(
         rows, batch_sampler=sampler, num_workers=num_workers, collate_fn=partial(collate_batch, collate), generator=own,
         persistent_workers=persistent and num_workers > 0,
     )  # fmt: skip

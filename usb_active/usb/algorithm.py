@@ -158,7 +158,9 @@ class ActiveMixin(DeviceMixin):
 
     def set_data_loader(self) -> dict[str, DataLoader]:
         """Loaders whose batches depend on their position alone and that start at the iteration reached."""
-        return self._loaders.make(self.args, self, self.make_sampler if overrides(self, "make_sampler") else None)
+        own = self.make_sampler if overrides(self, "make_sampler") else None
+        on_device = self.session.config.active.views_on == "device"
+        return self._loaders.make(self.args, self, own, self.device if on_device else None, self._say_views_on_cpu)
 
     def set_model(self) -> torch.nn.Module:
         """The initial weights: the same every cycle, pretrained if there is a pretrainer; carried on under `warm_start`."""
@@ -335,9 +337,18 @@ class ActiveMixin(DeviceMixin):
             logger.warning("active.compile: steps are not compiled, because %s", why)
         self._said_why_uncompiled = why
 
+    def _say_views_on_cpu(self, why: str) -> None:
+        """Once in a process."""
+        said = vars(self).setdefault("_said_views_on_cpu", set())
+        if why not in said:
+            logger.warning("active.views_on: device: %s; such batches are made on the CPU", why)
+        said.add(why)
+
     def fit(self) -> None:
         """One cycle's training, by USB's own `train()`, from the iteration reached to the last."""
         self._say_why_uncompiled()
+        for why in self._loaders.one_by_one if self.session.config.active.views_on == "device" else ():
+            self._say_views_on_cpu(why)
         # USB stores epoch + 1, with which a run resumed in the middle of an epoch would train nothing.
         done = self.it >= self.num_train_iter
         self.start_epoch = self.epochs if done else min(self.it // self.num_iter_per_epoch, self.epochs - 1)

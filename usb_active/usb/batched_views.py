@@ -169,7 +169,7 @@ def views_of(views: ImageViews, samples: Sequence[Any], plan: Plan, seed: int) -
         samples: as the data set loads them.
         seed: see `draw`.
     """
-    images = [views.as_pixels(_as_in_a_row(sample)) for sample in samples]
+    images = [views.as_pixels(picture_of(sample)) for sample in samples]
     reflections = [tuple(reflected(side, views.padding) for side in image.shape[:2]) for image in images]
     drawn = draw(seed, plan, [tuple(map(len, both)) for both in reflections], views.img_size, views.flip)
     codes, values = values_of(drawn, views.img_size)
@@ -192,7 +192,7 @@ def views_of(views: ImageViews, samples: Sequence[Any], plan: Plan, seed: int) -
     return torch.from_numpy(out)
 
 
-def _as_in_a_row(sample: Any) -> Any:
+def picture_of(sample: Any) -> Any:
     """A sample as USB's rows give it to a view: any array as a picture. Those that the view would take as they are stay arrays."""
     if isinstance(sample, np.ndarray) and not (sample.dtype == np.uint8 and (sample.ndim == 2 or sample.shape[2:] == (3,))):
         return Image.fromarray(sample)

@@ -19,7 +19,11 @@ from usb_active.errors import UsageError, name_some
 from usb_active.pool.inference import eval_views
 from usb_active.pool.sampling import CollatedBatch, TravellingRows
 from usb_active.usb.batched_views import Plan, can_batch, plan_of, views_of
+from usb_active.usb.device_views import Recipe, recipe_of
 from usb_active.usb.unlabeled import View, view_functions
+
+# Where a batch has, in place of its views, the recipe for them.
+RECIPE = "recipe of the views"
 
 
 class PoolStream(BasicDataset):
@@ -27,6 +31,10 @@ class PoolStream(BasicDataset):
 
     USB's `idx_lb`, `idx_ulb` are rows of this stream, because its tables and banks have as many entries as the stream;
     `idx[row]` is the dataset index.
+
+    Attributes:
+        makes_recipes: whether views of whole batches are made on the device, of what `recipe_of` gives.
+        kept: then, where images are kept there: (N,) where each sample of the data set is among them, and their height and width.
     """
 
     def __init__(
@@ -44,6 +52,8 @@ class PoolStream(BasicDataset):
         self.declared = declared if isinstance(declared, Mapping) and labels is None else None
         self.own_views = None if self.declared is None else view_functions(views, self.declared, algorithm)
         # An algorithm's own functions get the sample itself.
+        self.makes_recipes = False
+        self.kept: tuple[np.ndarray, tuple[int, int]] | None = None
         self._takes_pixels = all(isinstance(view, str) for view in (self.declared or {}).values())
 
     def __getitem__(self, row: int) -> dict[str, Any]:
@@ -68,16 +78,27 @@ class PoolStream(BasicDataset):
         """Whether another thread may make batches: as wholes, from samples that several threads may load at once."""
         return self.plan is not None and self.base.loads_in_threads
 
+    def why_one_by_one(self) -> str:
+        """Why there is no plan, for people; empty where there is."""
+        if self.plan is not None:
+            return ""
+        if not are_image_views(self.base.views):
+            return f"dataset '{self.base.name}' makes views of its own"
+        if self.base.collate is not None:
+            return f"dataset '{self.base.name}' puts its batches together itself"
+        return f"{'unlabelled' if self.is_ulb else 'labelled'} views of '{self.alg}' are made one by one"
+
     def collated_batch(self, rows: np.ndarray, seed: int) -> CollatedBatch | None:
         """A batch's rows, collated, with the views that they would have one by one after the generators were seeded; None where they are
         to be made so."""
         if self.plan is None:
             return None
         views = self._views(self.plan, rows, seed)
-        entries: dict[str, Any] = {}
+        entries: dict[str, Any] = {RECIPE: views} if isinstance(views, Recipe) else {}
         for name in self.plan.names:
             if name in self.plan.outputs:
-                entries[name] = views[self.plan.outputs[name]]
+                # The loader puts them there.
+                entries |= {} if RECIPE in entries else {name: views[self.plan.outputs[name]]}
             elif name == "y_lb":
                 entries[name] = default_collate([self.base.task.target(self.targets[row]) for row in rows])
             else:
@@ -87,7 +108,13 @@ class PoolStream(BasicDataset):
     def _views(self, plan: Plan, rows: np.ndarray, seed: int) -> Any:
         if not plan.outputs:
             return ()
-        return views_of(self.base.views, [self._sample(int(row)) for row in rows], plan, seed)
+        views = self.base.views
+        if self.makes_recipes and self.kept is not None:
+            places, sides = self.kept
+            return recipe_of(views, places[self.idx[rows]], plan, seed, sides)
+        samples = [self._sample(int(row)) for row in rows]
+        recipe = recipe_of(views, samples, plan, seed) if self.makes_recipes else None
+        return views_of(views, samples, plan, seed) if recipe is None else recipe
 
     def __sample__(self, row: int) -> tuple[Any, Any]:
         """USB's way to a row: what its views are made of, which under `active.cache_images` has the size of a view already."""

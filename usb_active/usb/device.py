@@ -37,12 +37,15 @@ def configure_torch(active: ActiveConfig) -> None:
         torch.backends.cudnn.benchmark = False
 
 
-def precision_remarks(config: RunConfig) -> list[str]:
-    """Of `amp`, before a run: that this CPU imitates bfloat16, where it is known to."""
-    usb = config.usb
-    if not usb["amp"] or pick_device(usb["gpu"]).type != "cpu" or native_bfloat16() is not False:
-        return []
-    return [f"{config.source}: amp: true computes in bfloat16 on a CPU, and this one only imitates it: slower than amp: false"]
+def device_remarks(config: RunConfig) -> list[str]:
+    """What is slow on the device that there is, before a run: `amp`, where this CPU is known to imitate bfloat16; `views_on: device`."""
+    lines = []
+    if pick_device(config.usb["gpu"]).type == "cpu":
+        if config.usb["amp"] and native_bfloat16() is False:
+            lines.append("amp: true computes in bfloat16 on a CPU, and this one only imitates it: slower than amp: false")
+        if config.active.views_on == "device":
+            lines.append("active.views_on: device makes views for a GPU, and there is none: slower than active.views_on: cpu")
+    return [f"{config.source}: {line}" for line in lines]
 
 
 class TimerHook(Hook):

@@ -18,6 +18,7 @@ from usb_active.pool.sampling import EpochSampler, Loader, PermutationStream, Po
 from usb_active.pool.split import Split
 from usb_active.randomness import generator
 from usb_active.usb.data import EvaluationRows, PoolStream, pool_samples
+from usb_active.usb.device_loader import DeviceLoader, OnDevice
 from usb_active.usb.unlabeled import View
 
 # Arguments of USB's steps that are rows of a stream → the stream.
@@ -49,6 +50,7 @@ class CycleLoaders:
         rows: name → the rows of a loader: "train_lb", "train_ulb", and "eval", "validation" where there are such samples.
         dataset_idx: training stream → (rows,) the dataset index of each row.
         loaders: name → loader; empty until `make`.
+        one_by_one: then, why batches of a training stream are not made at once, where they are not.
     """
 
     def __init__(self, algorithm: str, dataset: Dataset, split: Split, views: Mapping[str, View] | str | None, seed: int, cycle: int):
@@ -67,29 +69,40 @@ class CycleLoaders:
         }  # fmt: skip
         self.dataset_idx = {name: torch.from_numpy(stream.idx) for name, stream in streams.items()}
         self.loaders: dict[str, DataLoader] = {}
+        self.one_by_one: list[str] = []
 
-    def make(self, args: Namespace, position: Position, make_sampler: Callable | None = None) -> dict[str, DataLoader]:
+    def make(
+        self, args: Namespace, position: Position, make_sampler: Callable | None = None, device: torch.device | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> dict[str, DataLoader]:  # fmt: skip
         """The loaders, which start at the iteration reached.
 
         Args:
             args: USB's; `batch_size`, `uratio`, `eval_batch_size` and `num_workers` count.
             make_sampler: the algorithm's own, where it has one (`OwnAlgorithm.make_sampler`).
+            device: where the views of training batches are made, if not on the CPU by what is compiled for it.
+            say: told, for people, why some could not be made there.
         """
         # USB gives the unlabelled stream twice the workers.
         training = {
             "train_lb": (args.batch_size, args.num_workers),
             "train_ulb": (int(args.batch_size * args.uratio), 2 * args.num_workers),
         }
+        # Here, so that workers that are forked have the plan, and what was compiled for it.
+        self.one_by_one = [why for name in training if (why := self.rows[name].why_one_by_one())]
+        shown = {name: self.rows[name] for name in training if self.rows[name].plan and self.rows[name].plan.outputs}
+        shared = None if device is None or say is None else OnDevice(self._dataset, shown, device, say)
         for name, rows in self.rows.items():
             if name in training:
-                # Here, so that workers that are forked have the plan, and what was compiled for it.
-                _ = rows.plan
-                self.loaders[name] = self._train_loader(name, *training[name], position, make_sampler)
+                loader = Loader if shared is None or name not in shown else partial(DeviceLoader, shared)
+                self.loaders[name] = self._train_loader(name, *training[name], position, make_sampler, loader)
             else:
                 self.loaders[name] = self._evaluation_loader(rows, args.eval_batch_size, args.num_workers)
         return self.loaders
 
-    def _train_loader(self, name: str, batch_size: int, workers: int, position: Position, make_sampler: Callable | None) -> DataLoader:
+    def _train_loader(
+        self, name: str, batch_size: int, workers: int, position: Position, make_sampler: Callable | None, loader: Callable[..., DataLoader]
+    ) -> DataLoader:
         stream = self.rows[name]
         permutations = PermutationStream(len(stream), batch_size, self._seed, self._cycle, name)
         sampler = PositionSampler(permutations.batch, lambda: position.it, lambda: epoch_end(position))
@@ -97,7 +110,7 @@ class CycleLoaders:
             own = partial(make_sampler, name.partition("_")[2])
             sampler = EpochSampler(own, stream.rows_of, lambda: epoch_position(position), sampler)
         rows = SeededRows(stream, self._seed, self._cycle, name, "views")
-        return make_loader(rows, sampler, workers, self._dataset.collate, persistent=True)
+        return make_loader(rows, sampler, workers, self._dataset.collate, persistent=True, loader=loader)
 
     def _evaluation_rows(self, samples: Samples) -> EvaluationRows:
         return EvaluationRows(samples, self._dataset.views, self._dataset.task, self._dataset.collate)

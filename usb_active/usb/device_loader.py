@@ -1,0 +1,118 @@
+"""Loaders whose batches get their views on the device: the next one is on its way there while the training works on this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from usb_active.contracts.dataset import Dataset
+from usb_active.pool.sampling import Loader
+from usb_active.usb.data import RECIPE, PoolStream
+from usb_active.usb.device_views import DevicePool, DeviceViews, Recipe
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """Bytes that are on the device, or on their way there; then `event` says when they are."""
+
+    packed: torch.Tensor
+    event: Any = None
+
+    def arrived(self) -> torch.Tensor:
+        """The bytes, for what is called next: a GPU waits for them, the host does not."""
+        if self.event is not None:
+            now = torch.cuda.current_stream(self.packed.device)
+            now.wait_event(self.event)
+            self.packed.record_stream(now)
+        return self.packed
+
+
+class Sender:
+    """Copies bytes to a device; to a GPU on a stream of its own, from two pinned buffers in turn: one is copied while the other fills."""
+
+    def __init__(self, device: torch.device):
+        self._device, self._turn = device, 0
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)
+            self._buffers = [torch.empty(0, dtype=torch.uint8) for _ in range(2)]
+            self._events = [torch.cuda.Event() for _ in range(2)]
+
+    def send(self, packed: torch.Tensor) -> _Sent:
+        """Begin to copy bytes (n,) uint8."""
+        if self._device.type != "cuda":
+            return _Sent(packed.to(self._device))
+        turn, self._turn = self._turn, 1 - self._turn
+        # What was copied from this buffer two batches ago has long arrived.
+        self._events[turn].synchronize()
+        if len(self._buffers[turn]) < len(packed):
+            self._buffers[turn] = torch.empty(len(packed) * 5 // 4, dtype=torch.uint8, pin_memory=True)
+        pinned = self._buffers[turn][: len(packed)].copy_(packed)
+        with torch.cuda.stream(self._stream):
+            on_device = pinned.to(self._device, non_blocking=True)
+            self._events[turn].record(self._stream)
+            arrived = torch.cuda.Event()
+            arrived.record(self._stream)
+        return _Sent(on_device, arrived)
+
+
+class OnDevice:
+    """What the loaders of a cycle have in common: their streams, and the images where they are kept on the device.
+
+    Args:
+        streams: whose batches are to be made on the device.
+        say: told, for people, why a batch could not be.
+    """
+
+    def __init__(self, dataset: Dataset, streams: Mapping[str, PoolStream], device: torch.device, say: Callable[[str], None]):
+        self._dataset, self._streams, self.device, self.say = dataset, streams, device, say
+        self._views: DeviceViews | None = None
+
+    def begin(self) -> DeviceViews:
+        """Before the first batch, and before there are workers: that late because images may still be decoded or replaced."""
+        if self._views is None:
+            idx = np.unique(np.concatenate([stream.idx for stream in self._streams.values()]))
+            pool = DevicePool.of(self._dataset, idx, self.device)
+            for stream in self._streams.values():
+                stream.makes_recipes, stream.kept = True, None if pool is None else (pool.places, pool.sides)
+            self._views = DeviceViews(self._dataset.views, self.device, pool)
+        return self._views
+
+    def say_unequal(self) -> None:
+        """That there was a batch of several sizes."""
+        self.say(f"images of dataset '{self._dataset.name}' differ in size")
+
+
+class DeviceLoader(Loader):
+    """A loader of such a stream: the views in its batches are on the device."""
+
+    def __init__(self, shared: OnDevice, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self._shared, self._sender = shared, Sender(shared.device)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        views = self._shared.begin()
+        return self._made(super().__iter__(), views)
+
+    def _made(self, batches: Iterator[dict[str, Any]], views: DeviceViews) -> Iterator[dict[str, Any]]:
+        sent = self._next(batches)
+        while sent is not None:
+            batch, recipe, on_its_way = sent
+            if recipe is not None and on_its_way is not None:
+                batch |= views.made(recipe, on_its_way.arrived())
+            # The GPU is busy with this one now.
+            sent = self._next(batches)
+            yield batch
+
+    def _next(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], Recipe | None, _Sent | None] | None:
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        recipe = batch.pop(RECIPE, None)
+        if recipe is None:
+            self._shared.say_unequal()
+            return batch, None, None
+        return batch, recipe, self._sender.send(recipe.packed)
