@@ -8,6 +8,28 @@ import numpy as np
 from PIL import Image
 
 BARS = ("across", "down", "dot")
+# Sides of images, and what is in them, for operations on pixels.
+SIDES = (8, 9, 28, 32, 64, 96)
+KINDS = ("noise", "constant", "two levels", "saturated", "narrow", "grey", "ramp")
+
+
+def pixels_of(kind: str, side: int, rng: np.random.Generator) -> np.ndarray:
+    """(side, side, 3) uint8."""
+    shape = (side, side, 3)
+    noise = rng.integers(0, 256, shape, dtype=np.uint8)
+    if kind == "constant":
+        return np.full(shape, rng.integers(256), dtype=np.uint8)
+    if kind == "two levels":
+        return np.where(noise < 128, rng.integers(0, 256, 3), rng.integers(0, 256, 3)).astype(np.uint8)
+    if kind == "saturated":
+        return np.where(noise < 128, 0, 255).astype(np.uint8)
+    if kind == "narrow":
+        return (noise // 8 + rng.integers(0, 220)).astype(np.uint8)
+    if kind == "grey":
+        return np.repeat(noise[:, :, :1], 3, axis=2)
+    if kind == "ramp":
+        return np.broadcast_to((np.arange(side) * 255 // side)[:, None, None], shape).astype(np.uint8)
+    return noise
 
 
 def bar(kind: str, rng: np.random.Generator, side: int = 12) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_makers import KINDS, SIDES, pixels_of
 from PIL import Image
 from semilearn.datasets.augmentation.randaugment import Cutout, augment_list
 
@@ -17,27 +18,6 @@ from usb_active.usb.view_trial import operated
 
 CALLS = augment_list()
 kernels.prepare()
-SIDES = (8, 9, 28, 32, 64, 96)
-KINDS = ("noise", "constant", "two levels", "saturated", "narrow", "grey", "ramp")
-
-
-def made(kind: str, side: int, rng: np.random.Generator) -> np.ndarray:
-    """(side, side, 3) uint8."""
-    shape = (side, side, 3)
-    noise = rng.integers(0, 256, shape, dtype=np.uint8)
-    if kind == "constant":
-        return np.full(shape, rng.integers(256), dtype=np.uint8)
-    if kind == "two levels":
-        return np.where(noise < 128, rng.integers(0, 256, 3), rng.integers(0, 256, 3)).astype(np.uint8)
-    if kind == "saturated":
-        return np.where(noise < 128, 0, 255).astype(np.uint8)
-    if kind == "narrow":
-        return (noise // 8 + rng.integers(0, 220)).astype(np.uint8)
-    if kind == "grey":
-        return np.repeat(noise[:, :, :1], 3, axis=2)
-    if kind == "ramp":
-        return np.broadcast_to((np.arange(side) * 255 // side)[:, None, None], shape).astype(np.uint8)
-    return noise
 
 
 def test_the_list_is_usbs():
@@ -53,7 +33,7 @@ def test_an_operation_gives_pillows_bytes(number):
     for side in SIDES:
         for kind in KINDS:
             for share in (0.0, 1.0, *rng.random(4)):
-                image, magnitude = made(kind, side, rng), least + float(largest - least) * share
+                image, magnitude = pixels_of(kind, side, rng), least + float(largest - least) * share
                 code, values = as_kernel(operation, magnitude, side, side)
                 expected = np.asarray(call(Image.fromarray(image), magnitude))
                 np.testing.assert_array_equal(operated(image, [code], [values]), expected, f"{kind}, {side}, {magnitude}")
@@ -65,7 +45,7 @@ def test_an_operation_gives_pillows_bytes(number):
 @settings(max_examples=300, deadline=None)
 def test_chains_of_three_give_pillows_bytes(seed, side, kind):
     rng, own = np.random.default_rng(seed), random.Random(seed)
-    image = made(kind, side, rng)
+    image = pixels_of(kind, side, rng)
     picture, codes, values = Image.fromarray(image), [], []
     for number in own.choices(range(len(CALLS)), k=3):
         (operation, least, largest), call = OPERATIONS[number], CALLS[number][0]
@@ -82,7 +62,7 @@ def test_a_cutout_is_usbs(side):
     every = np.arange(side)
     none = np.full(1, kernels.IDENTITY), np.zeros((1, kernels.NUM_VALUES))
     for seed in range(60):
-        image, share = made("noise", side, rng), (0.0, 0.5, *rng.random(1) / 2)[seed % 3]
+        image, share = pixels_of("noise", side, rng), (0.0, 0.5, *rng.random(1) / 2)[seed % 3]
         np.random.seed(seed)
         expected = np.asarray(Cutout(Image.fromarray(image), share))
         np.random.seed(seed)
