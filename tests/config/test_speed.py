@@ -33,6 +33,16 @@ def test_a_run_keeps_them_and_says_so(tmp_path, name):
         RunDir.open(tmp_path / "run", changed.stored(), free_keys=changed.free_keys)
 
 
+def test_where_views_are_made_is_kept_and_may_change(tmp_path):
+    plain, changed = of(tmp_path), of(tmp_path, {"views_on": "device"})
+    assert plain.resolved() == of(tmp_path, {"views_on": "cpu"}).resolved() and "views_on" not in plain.resolved()["active"]
+    assert changed.resolved()["active"]["views_on"] == "device"
+    for one in (plain, changed, plain):
+        RunDir.open(tmp_path / "run", one.stored(), free_keys=one.free_keys).close()
+    with pytest.raises(UsageError, match="active.views_on: should be 'cpu' or 'device'"):
+        of(tmp_path, {"views_on": "gpu"})
+
+
 def test_fast_bundles_what_changes_rounding_only(tmp_path):
     active = of(tmp_path, {"fast": "fast"}).active
     assert active.uses_channels_last and not active.weak_no_grad and not active.compile
@@ -48,6 +58,8 @@ def test_features_have_no_channels(tmp_path):
     for key, value in (("channels_last", True), ("fast", "fast")):
         with pytest.raises(UsageError, match=f"active.{key}: is a matter of images' format, and active.train_on is features; remove it"):
             of(tmp_path, {**vectors, key: value}, net="linear")
+    with pytest.raises(UsageError, match="active.views_on: device, and active.train_on is features: no view of an image is made"):
+        of(tmp_path, {**vectors, "views_on": "device"}, net="linear")
 
 
 # ---------------------------------------------------------------------------------------------- weak views without gradients

@@ -91,7 +91,7 @@ def test_chains_with_a_cutout_give_the_kernels_bytes_and_pillows(seed, side, cou
 
 
 @on_every_device
-@pytest.mark.parametrize("by", [0.5 - 2**-54, -0.5, 2**-60 - 0.5, -(2**-54), 1.5 - 2**-52, -1.5, 3.0, -40.0, 40.0, 0.0])
+@pytest.mark.parametrize("by", [0.5 - 5 * 2**-53, 0.5 - 2**-53, -0.5, 2**-60 - 0.5, -(2**-54), 1.5 - 2**-52, -1.5, 3.0, -40.0, 40.0, 0.0])
 def test_a_move_is_rounded_at_every_pixel_as_in_the_kernels(by, device):
     """Sums of one pixel and the next round to a whole number sooner than the places themselves would."""
     image = np.arange(9 * 9 * 3, dtype=np.uint8).reshape(9, 9, 3)

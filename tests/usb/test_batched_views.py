@@ -12,6 +12,7 @@ from PIL import Image
 from run_helpers import checkpoint, config_of, settings, train, weights_equal
 from torch.nn import functional
 from torch.utils.data import default_collate
+from view_streams import Images, stream_of
 
 from usb_active.builtin.array_datasets import Digits
 from usb_active.images import kernels
@@ -26,26 +27,6 @@ from usb_active.usb.transforms import ImageViews
 
 # The labelled and the unlabelled rows of USB's algorithms, as far as they differ.
 ALGORITHMS = ("fixmatch", "mixmatch", "comatch", "defixmatch", "vat", "supervised", "remixmatch")
-
-
-class Images:
-    """A data set of random images in memory."""
-
-    collate, loads_in_threads = None, True
-    task = SimpleNamespace(num_outputs=10, target=int)
-
-    def __init__(self, side: int = 12, channels: int = 3, sizes: tuple[tuple[int, int], ...] = ((12, 12),), **keys):
-        self.views = ImageViews(side, 0.875, [0.4] * channels, [0.3] * channels, **keys)
-        rng, tail = np.random.default_rng(side), (3,) if channels == 3 else ()
-        self.images = [rng.integers(0, 256, (*sizes[i % len(sizes)], *tail), dtype=np.uint8) for i in range(40)]
-
-    def load(self, index: int):
-        return self.images[index]
-
-
-def stream_of(dataset, algorithm: str = "fixmatch", labeled: bool = False, declared=None) -> PoolStream:
-    idx = np.arange(3, 40)
-    return PoolStream(algorithm, dataset, idx, idx % 10 if labeled else None, declared)
 
 
 def batch_of(stream: PoolStream) -> dict | None:
