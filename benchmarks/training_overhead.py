@@ -95,7 +95,7 @@ def active(data: dict[str, Any]) -> Any:
 
 def plain(data: dict[str, Any]) -> Any:
     """USB's own: its samplers, loaders, dataset class, transforms and hooks, on whatever device there is."""
-    from semilearn.core.utils import ALGORITHMS
+    from semilearn.core.utils import ALGORITHMS, get_net_builder
     from semilearn.datasets.augmentation import RandAugment
     from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
     from torchvision import transforms as T
@@ -123,20 +123,27 @@ def plain(data: dict[str, Any]) -> Any:
 
     args = make_args(config_from_dict(data, base=Path.cwd(), source="benchmark"))
     args.num_classes, args.img_size = 10, 32
-    builder = lambda num_classes, **_: small_cnn(num_classes, 32, 3, data["net"]["width"])  # noqa: E731 — USB calls it with keys of its own
-    return Plain(args, builder)
+    net = data["net"]
+    builder = lambda num_classes, **_: small_cnn(num_classes, 32, 3, net["width"])  # noqa: E731 — USB calls it with keys of its own
+    algorithm = Plain(args, get_net_builder(net, False) if isinstance(net, str) else builder)
+    algorithm.place_networks()
+    return algorithm
 
 
-def steps(algorithm: Any) -> Iterator[None]:
-    """USB's training loop, a step at a time."""
+def steps(algorithm: Any, mark: Callable[[str], None] = lambda phase: None) -> Iterator[None]:
+    """USB's training loop, a step at a time; `mark` is called at the end of each of its phases."""
     algorithm.model.train()
     algorithm.epoch = 0
     algorithm.call_hook("before_run")
     algorithm.call_hook("before_train_epoch")
     for lb, ulb in zip(algorithm.loader_dict["train_lb"], algorithm.loader_dict["train_ulb"]):  # noqa: B905 — as USB does
         algorithm.call_hook("before_train_step")
-        algorithm.out_dict, algorithm.log_dict = algorithm.train_step(**algorithm.process_batch(**lb, **ulb))
+        inputs = algorithm.process_batch(**lb, **ulb)
+        mark("views")
+        algorithm.out_dict, algorithm.log_dict = algorithm.train_step(**inputs)
+        mark("forward")
         algorithm.call_hook("after_train_step")
+        mark("rest")
         algorithm.it += 1
         yield
 

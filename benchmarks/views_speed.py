@@ -1,8 +1,9 @@
-"""CPU milliseconds of the views of a batch: by USB's pipeline, by one sample at a time, and by the batch in one compiled pass.
+"""CPU milliseconds of the views of a batch: by USB's pipeline, by one sample at a time, by the batch in one compiled pass, on tensors.
 
 Run by hand: OMP_NUM_THREADS=1 python benchmarks/views_speed.py [--samples 448 --turns 9]. A weak and a strong view of each sample; medians
 over turns in one process, each way once a turn. "one by one, Pillow" are the views as they are where an installed Pillow disagrees with
-the compiled operations. Before anything is timed, all ways have been compared to the bit.
+the compiled operations; "on tensors" is `active.views_on: device` with images kept there, this CPU being the device. Before anything is
+timed, all ways have been compared to the bit.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from torchvision import transforms as T
 from usb_active.pool.sampling import SeededRows
 from usb_active.randomness import position_seed, seed_globals
 from usb_active.usb import transforms
-from usb_active.usb.data import PoolStream
+from usb_active.usb.data import RECIPE, PoolStream
+from usb_active.usb.device_views import DevicePool, DeviceViews
 from usb_active.usb.transforms import ImageViews
 
 SIZES = ((3, 32), (1, 28), (1, 8), (3, 96))
@@ -34,7 +36,7 @@ POSITION = (0, 1, "train_ulb", "views", 5)
 class Pool:
     """Random images in memory."""
 
-    collate, loads_in_threads = None, False
+    collate, kept_pixels, loads_in_threads = None, None, False
     task = SimpleNamespace(num_outputs=10, target=int)
 
     def __init__(self, channels: int, side: int, count: int):
@@ -42,8 +44,14 @@ class Pool:
         shape = (count, side, side, 3) if channels == 3 else (count, side, side)
         self.images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
+    def __len__(self) -> int:
+        return len(self.images)
+
     def load(self, index: int) -> np.ndarray:
         return self.images[index]
+
+    def path(self, index: int) -> None:
+        return None
 
 
 def usb_pipeline(pool: Pool) -> Callable[[], dict[str, torch.Tensor]]:
@@ -87,6 +95,20 @@ def of_stream(pool: Pool, at_once: bool, pillow: bool = False) -> Callable[[], d
     return batch
 
 
+def on_tensors(pool: Pool) -> Callable[[], dict[str, torch.Tensor]]:
+    """The same stream with its views made on the device."""
+    device, every = torch.device("cpu"), np.arange(len(pool.images))
+    stream, kept = PoolStream("fixmatch", pool, every, None), DevicePool.of(pool, every, device)
+    stream.makes_recipes, stream.kept = True, (kept.places, kept.sides)
+    rows, views = SeededRows(stream, *POSITION[:-1]), DeviceViews(pool.views, device, kept)
+
+    def batch() -> dict[str, torch.Tensor]:
+        recipe = rows.__getitems__((POSITION[-1], every)).entries[RECIPE]
+        return views.made(recipe, recipe.packed)
+
+    return batch
+
+
 def milliseconds(ways: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
     """Of each way the CPU time of every turn."""
     found: dict[str, list[float]] = {name: [] for name in ways}
@@ -109,7 +131,7 @@ def main() -> None:
         pool = Pool(channels, side, args.samples)
         ways = {
             "USB's pipeline": usb_pipeline(pool), "one by one, Pillow": of_stream(pool, False, pillow=True),
-            "one by one": of_stream(pool, False), "the batch at once": of_stream(pool, True),
+            "one by one": of_stream(pool, False), "the batch at once": of_stream(pool, True), "on tensors": on_tensors(pool),
         }  # fmt: skip
         made = [way() for way in ways.values()]
         assert all(torch.equal(made[0][name], other[name]) for other in made[1:] for name in ("x_ulb_w", "x_ulb_s"))

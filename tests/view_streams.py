@@ -13,7 +13,7 @@ from usb_active.usb.transforms import ImageViews
 class Images:
     """A data set of random images in memory."""
 
-    name, collate, kept_pixels = "images", None, None
+    name, collate, kept_pixels, loads_in_threads = "images", None, None, True
     task = SimpleNamespace(num_outputs=10, target=int)
 
     def __init__(self, side: int = 12, channels: int = 3, sizes: tuple[tuple[int, int], ...] = ((12, 12),), **keys):

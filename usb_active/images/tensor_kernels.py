@@ -65,16 +65,17 @@ def group_operations(codes: NDArray[np.int64], values: NDArray[np.float64], size
     order = np.argsort(of_image, axis=1, kind="stable")
     counts = np.stack([np.bincount(row, minlength=len(_ORDER) + 1)[: len(_ORDER)] for row in of_image]) if len(of_image) else of_image
     kept = np.arange(len(codes)) < counts.sum(axis=1, keepdims=True)
-    sorted_codes = np.take_along_axis(codes.T, order, axis=1)[kept]
-    of_operation = np.take_along_axis(values.transpose(1, 0, 2), order[..., None], axis=1)[kept]
-    the = lambda *some: of_operation[np.isin(sorted_codes, some)]  # noqa: E731 — called often
+    sorted_ranks = np.take_along_axis(of_image, order, axis=1)[kept]
+    images, steps = order[kept], np.nonzero(kept)[0]
+    of_rank = lambda which: values[images[which], steps[which]]  # noqa: E731 — called often
+    of = lambda code: of_rank(sorted_ranks == ranks[code])  # noqa: E731 — called often
     arrays = {
-        "order": order[kept].astype(np.int64),
-        "alphas": the(*_ORDER[:_BLENDED])[:, 0].astype(np.float32),
-        "masks": (256 - (1 << (8 - np.maximum(1, the(kernels.POSTERIZE)[:, 0].astype(np.int64))))).astype(np.uint8),
-        "firsts": np.ceil(the(kernels.SOLARIZE)[:, 0]).astype(np.int16),
-        "turned": _turned(the(kernels.AFFINE)),
-        "moved": _moved(the(_MOVED), size),
+        "order": images.astype(np.int64),
+        "alphas": of_rank(sorted_ranks < _BLENDED)[:, 0].astype(np.float32),
+        "masks": (256 - (1 << (8 - np.maximum(1, of(kernels.POSTERIZE)[:, 0].astype(np.int64))))).astype(np.uint8),
+        "firsts": np.ceil(of(kernels.SOLARIZE)[:, 0]).astype(np.int16),
+        "turned": _turned(of(kernels.AFFINE)),
+        "moved": _moved(of(_MOVED), size),
     }
     return Operations(tuple(map(tuple, counts.tolist())), arrays)
 

@@ -124,6 +124,10 @@ class Drawn:
             np.zeros((samples, views, count)), np.tile(np.array(view_draws.NO_BOX, np.int64), (samples, views, 1)),
         )  # fmt: skip
 
+    def of_views(self, which: NDArray[np.bool_]) -> Drawn:
+        """What was drawn for some of the views."""
+        return Drawn(self.places[:, which], self.operations[:, which], self.magnitudes[:, which], self.boxes[:, which])
+
 
 def draw(seed: int, plan: Plan, sides: Sequence[tuple[int, int]], size: int, flip: bool) -> Drawn:
     """What USB's pipeline draws for a batch, its generators seeded as `seed_globals(…)` does by a position's seed.
@@ -136,9 +140,9 @@ def draw(seed: int, plan: Plan, sides: Sequence[tuple[int, int]], size: int, fli
     """
     drawn = Drawn.nothing(len(sides), len(plan.kinds))
     codes, least, largest = (np.array(values) for values in zip(*view_draws.OPERATIONS, strict=True))
-    streams = twister.python_stream(seed), twister.numpy_stream(seed), twister.numpy_stream(seed)
+    of_numpy = twister.numpy_stream(seed)
     twister.draw_views(
-        *streams, np.array(plan.kinds, np.int64) == STRONG, np.array(sides, np.int64), size, flip, codes.astype(np.int64),
+        twister.python_stream(seed), of_numpy, of_numpy.copy(), np.array(plan.kinds, np.int64) == STRONG, np.array(sides, np.int64), size, flip, codes.astype(np.int64),
         least.astype(np.float64), largest.astype(np.float64), view_draws.LARGEST_CUTOUT, drawn.places, drawn.operations, drawn.magnitudes,
         drawn.boxes,
     )  # fmt: skip

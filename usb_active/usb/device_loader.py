@@ -46,17 +46,17 @@ class Sender:
         if self._device.type != "cuda":
             return _Sent(packed.to(self._device))
         turn, self._turn = self._turn, 1 - self._turn
-        # What was copied from this buffer two batches ago has long arrived.
-        self._events[turn].synchronize()
+        if not self._events[turn].query():
+            # What was sent from this buffer two batches ago; as a rule it has long arrived.
+            self._events[turn].synchronize()
         if len(self._buffers[turn]) < len(packed):
             self._buffers[turn] = torch.empty(len(packed) * 5 // 4, dtype=torch.uint8, pin_memory=True)
         pinned = self._buffers[turn][: len(packed)].copy_(packed)
         with torch.cuda.stream(self._stream):
             on_device = pinned.to(self._device, non_blocking=True)
+            self._events[turn] = torch.cuda.Event()
             self._events[turn].record(self._stream)
-            arrived = torch.cuda.Event()
-            arrived.record(self._stream)
-        return _Sent(on_device, arrived)
+        return _Sent(on_device, self._events[turn])
 
 
 class OnDevice:

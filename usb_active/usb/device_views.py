@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from usb_active.contracts.dataset import Dataset, sample_for_views
-from usb_active.images import kernels, tensor_kernels
+from usb_active.images import tensor_kernels
 from usb_active.usb.batched_views import STRONG, Plan, draw, picture_of, values_of
 from usb_active.usb.transforms import ImageViews
 from usb_active.usb.view_draws import reflected
@@ -79,11 +79,12 @@ def recipe_of(
     arrays["places"] = by_view(places).astype(np.int32)
     counts: tuple[tuple[int, ...], ...] = ()
     if STRONG in plan.kinds:
-        codes, values = values_of(drawn, size)
-        codes[:, kinds != STRONG] = kernels.IDENTITY
+        is_strong = kinds == STRONG
+        codes, values = values_of(drawn.of_views(is_strong), size)
         grouped = tensor_kernels.group_operations(by_view(codes), by_view(values), size)
+        rows = np.flatnonzero(np.repeat(is_strong, len(samples)))
         counts, boxes = grouped.counts, by_view(drawn.boxes).astype(np.int32)
-        arrays |= {**grouped.arrays, "boxes": boxes}
+        arrays |= {**grouped.arrays, "order": rows[grouped.arrays["order"]], "boxes": boxes}
     return Recipe(*_packed(arrays), counts, sides, plan)
 
 
