@@ -25,7 +25,7 @@ from torchvision import transforms as T
 from usb_active.pool.sampling import SeededRows
 from usb_active.randomness import position_seed, seed_globals
 from usb_active.usb import transforms
-from usb_active.usb.data import RECIPE, PoolStream
+from usb_active.usb.data import UNMADE, PoolStream
 from usb_active.usb.device_views import DevicePool, DeviceViews
 from usb_active.usb.transforms import ImageViews
 
@@ -99,12 +99,12 @@ def on_tensors(pool: Pool) -> Callable[[], dict[str, torch.Tensor]]:
     """The same stream with its views made on the device."""
     device, every = torch.device("cpu"), np.arange(len(pool.images))
     stream, kept = PoolStream("fixmatch", pool, every, None), DevicePool.of(pool, every, device)
-    stream.makes_recipes, stream.kept = True, (kept.places, kept.sides)
+    stream.leaves_unmade, stream.kept = True, (kept.places, kept.sides)
     rows, views = SeededRows(stream, *POSITION[:-1]), DeviceViews(pool.views, device, kept)
 
     def batch() -> dict[str, torch.Tensor]:
-        recipe = rows.__getitems__((POSITION[-1], every)).entries[RECIPE]
-        return views.made(recipe, recipe.packed)
+        unmade = rows.__getitems__((POSITION[-1], every)).entries[UNMADE]
+        return views.made(unmade, unmade.packed)
 
     return batch
 

@@ -30,7 +30,7 @@ def on_tensors(images: list[np.ndarray], codes, values, device: str, boxes=None)
     codes = np.array(codes, np.int64)
     operations = tensor_kernels.group_operations(codes, np.array(values, np.float64).reshape(*codes.shape, kernels.NUM_VALUES), size)
     arrays = {name: torch.from_numpy(array).to(device) for name, array in operations.arrays.items()}
-    tensor_kernels.apply_operations(made, operations.counts, arrays)
+    tensor_kernels.apply_grouped(made, operations.counts, arrays)
     if boxes is not None:
         made = tensor_kernels.cut_out(made, torch.tensor(boxes, dtype=torch.int32, device=device))
     return list(made.permute(0, 2, 3, 1).cpu().numpy())

@@ -19,10 +19,10 @@ from view_streams import Images, stream_of
 from usb_active.contracts.dataset import ImageDataset
 from usb_active.pool.sampling import SeededRows, collate_batch
 from usb_active.usb import device_views
-from usb_active.usb.data import RECIPE, PoolStream
+from usb_active.usb.data import UNMADE, PoolStream
 from usb_active.usb.device import device_remarks
 from usb_active.usb.device_loader import DeviceLoader, OnDevice, Sender
-from usb_active.usb.device_views import DevicePool, DeviceViews, Recipe
+from usb_active.usb.device_views import DevicePool, DeviceViews, UnmadeViews
 from usb_active.usb.transforms import ImageViews
 
 GPU = pytest.param("cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")])
@@ -31,14 +31,14 @@ BATCH = 7, np.array([30, 4, 4, 0, 19, 36, 11])
 
 
 def batches_of(stream, device, pool=None):
-    """A batch as made on the CPU, and its recipe with the views made of it on the device."""
+    """A batch as made on the CPU, the same with views made on the device, and what these were made of."""
     rows = SeededRows(stream, 2**33 + 5, 1, "train", "views")
     expected = rows.__getitems__(BATCH).entries
-    stream.makes_recipes, stream.kept = True, None if pool is None else (pool.places, pool.sides)
+    stream.leaves_unmade, stream.kept = True, None if pool is None else (pool.places, pool.sides)
     entries = rows.__getitems__(BATCH).entries
-    recipe = entries.pop(RECIPE)
-    made = DeviceViews(stream.base.views, torch.device(device), pool).made(recipe, recipe.packed.to(device))
-    return expected, {**entries, **made}, recipe
+    unmade = entries.pop(UNMADE)
+    made = DeviceViews(stream.base.views, torch.device(device), pool).made(unmade, unmade.packed.to(device))
+    return expected, {**entries, **made}, unmade
 
 
 def same(expected, made) -> bool:
@@ -54,8 +54,8 @@ def same(expected, made) -> bool:
 def test_a_batch_is_that_of_the_cpu_to_the_bit(algorithm, labeled, is_kept, device):
     stream = stream_of(Images(), algorithm, labeled)
     pool = DevicePool.of(stream.base, stream.idx, torch.device(device)) if is_kept else None
-    expected, made, recipe = batches_of(stream, device, pool)
-    assert same(expected, made) and ("images" in recipe.fields) != is_kept
+    expected, made, unmade = batches_of(stream, device, pool)
+    assert same(expected, made) and ("images" in unmade.fields) != is_kept
     assert {value.device.type for name, value in made.items() if name.startswith("x_")} == {device}
     assert all(value.is_contiguous() for value in made.values())
 
@@ -82,19 +82,19 @@ def test_views_that_an_algorithm_declares():
 def test_a_batch_of_several_sizes_is_made_on_the_cpu():
     stream = stream_of(Images(sizes=((12, 12), (12, 17))))
     expected = stream.collated_batch(np.arange(4), 3).entries
-    stream.makes_recipes = True
+    stream.leaves_unmade = True
     assert same(expected, stream.collated_batch(np.arange(4), 3).entries)
 
 
 def test_what_travels_is_bytes_that_can_be_pickled_and_are_aligned():
-    _, made, recipe = batches_of(stream_of(Images()), "cpu")
-    assert recipe.packed.dtype == torch.uint8 and all(first % 16 == 0 for first, *_ in recipe.fields.values())
-    again = pickle.loads(pickle.dumps(recipe))
-    assert again.plan == recipe.plan and torch.equal(again.packed, recipe.packed)
+    _, made, unmade = batches_of(stream_of(Images()), "cpu")
+    assert unmade.packed.dtype == torch.uint8 and all(first % 16 == 0 for first, *_ in unmade.fields.values())
+    again = pickle.loads(pickle.dumps(unmade))
+    assert again.plan == unmade.plan and torch.equal(again.packed, unmade.packed)
     views = DeviceViews(Images().views, torch.device("cpu"))
     assert all(torch.equal(value, made[name]) for name, value in views.made(again, again.packed).items())
     # A tenth of the views' float32.
-    assert len(recipe.packed) < 0.4 * sum(value.nbytes for name, value in made.items() if name.startswith("x_"))
+    assert len(unmade.packed) < 0.4 * sum(value.nbytes for name, value in made.items() if name.startswith("x_"))
 
 
 class NoWaiting(TorchDispatchMode):
@@ -111,26 +111,26 @@ class NoWaiting(TorchDispatchMode):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_nothing_is_asked_of_the_device_while_views_are_made(channels):
-    _, _, recipe = batches_of(stream_of(Images(channels=channels)), "cpu")
+    _, _, unmade = batches_of(stream_of(Images(channels=channels)), "cpu")
     views = DeviceViews(Images(channels=channels).views, torch.device("cpu"))
-    views.made(recipe, recipe.packed)
+    views.made(unmade, unmade.packed)
     with NoWaiting():
-        views.made(recipe, recipe.packed)
+        views.made(unmade, unmade.packed)
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_is_not_waited_for():
     stream, device = stream_of(Images()), torch.device("cuda")
-    expected, _, recipe = batches_of(stream, "cuda")
+    expected, _, unmade = batches_of(stream, "cuda")
     views, sender = DeviceViews(stream.base.views, device), Sender(device)
     for _ in range(3):  # allocations and the first use of a buffer
-        views.made(recipe, sender.send(recipe.packed).arrived())
+        views.made(unmade, sender.send(unmade.packed).arrived())
     torch.cuda.synchronize()
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        made = views.made(recipe, sender.send(recipe.packed).arrived())
+        made = views.made(unmade, sender.send(unmade.packed).arrived())
     finally:
         torch.cuda.set_sync_debug_mode(before)
     assert all(torch.equal(value.cpu(), expected[name]) for name, value in made.items())
@@ -218,13 +218,13 @@ ON_DEVICE = {"views_on": "device"}
 KEYS = {"remixmatch": {"kl_loss_ratio": 0.5, "rot_loss_ratio": 0.5}}
 
 
-def recipes_made(monkeypatch):
-    """Of each batch that a run makes at once: whether it is a recipe."""
+def unmade_batches(monkeypatch):
+    """Of each batch that a run makes at once: whether its views are left to be made."""
     made, whole = [], PoolStream.collated_batch
 
     def noting(stream, *given):
         batch = whole(stream, *given)
-        made.append(batch is not None and RECIPE in batch.entries)
+        made.append(batch is not None and UNMADE in batch.entries)
         return batch
 
     monkeypatch.setattr(PoolStream, "collated_batch", noting)
@@ -234,7 +234,7 @@ def recipes_made(monkeypatch):
 @pytest.mark.parametrize("algorithm", ["flexmatch", "mixmatch", "remixmatch", "supervised"])
 def test_trainings_end_with_the_same_weights(algorithm, tmp_path, monkeypatch, caplog):
     train(settings(tmp_path, "cpu", algorithm=algorithm, **KEYS.get(algorithm, {})))
-    made = recipes_made(monkeypatch)
+    made = unmade_batches(monkeypatch)
     train(settings(tmp_path, "device", active=ON_DEVICE, algorithm=algorithm, **KEYS.get(algorithm, {})))
     # Of ReMixMatch and of a supervised training only the labelled ones.
     assert sum(made) == 2 * 12 * (2 if algorithm in ("flexmatch", "mixmatch") else 1)
@@ -323,7 +323,7 @@ def test_a_cpu_is_told_that_it_is_slower_so(tmp_path):
     assert device_remarks(config_of(settings(tmp_path))) == []
 
 
-def test_a_recipe_is_of_a_plan_with_views():
+def test_where_no_view_is_shown_none_is_left_to_be_made():
     stream = stream_of(Images(), "supervised")
-    stream.makes_recipes = True
-    assert not any(isinstance(value, Recipe) for value in stream.collated_batch(np.arange(3), 0).entries.values())
+    stream.leaves_unmade = True
+    assert not any(isinstance(value, UnmadeViews) for value in stream.collated_batch(np.arange(3), 0).entries.values())

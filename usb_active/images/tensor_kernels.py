@@ -50,7 +50,7 @@ class Operations:
 
 
 def group_operations(codes: NDArray[np.int64], values: NDArray[np.float64], size: int) -> Operations:
-    """Sort operations as `apply_operations` takes them.
+    """Sort operations as `apply_grouped` takes them.
 
     Args:
         codes: (M, n), see `kernels.apply_operations`.
@@ -120,7 +120,7 @@ def _looked_up(table: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     return table.index_select(0, where.flatten()).view(where.shape)
 
 
-def apply_operations(images: torch.Tensor, counts: Sequence[Sequence[int]], arrays: Mapping[str, torch.Tensor]) -> None:
+def apply_grouped(images: torch.Tensor, counts: Sequence[Sequence[int]], arrays: Mapping[str, torch.Tensor]) -> None:
     """Do what `group_operations` gave, step by step, in place.
 
     Args:

@@ -141,8 +141,9 @@ def draw(seed: int, plan: Plan, sides: Sequence[tuple[int, int]], size: int, fli
     drawn = Drawn.nothing(len(sides), len(plan.kinds))
     codes, least, largest = (np.array(values) for values in zip(*view_draws.OPERATIONS, strict=True))
     of_numpy = twister.numpy_stream(seed)
+    streams = twister.python_stream(seed), of_numpy, of_numpy.copy()
     twister.draw_views(
-        twister.python_stream(seed), of_numpy, of_numpy.copy(), np.array(plan.kinds, np.int64) == STRONG, np.array(sides, np.int64), size, flip, codes.astype(np.int64),
+        *streams, np.array(plan.kinds, np.int64) == STRONG, np.array(sides, np.int64), size, flip, codes.astype(np.int64),
         least.astype(np.float64), largest.astype(np.float64), view_draws.LARGEST_CUTOUT, drawn.places, drawn.operations, drawn.magnitudes,
         drawn.boxes,
     )  # fmt: skip

@@ -19,11 +19,11 @@ from usb_active.errors import UsageError, name_some
 from usb_active.pool.inference import eval_views
 from usb_active.pool.sampling import CollatedBatch, TravellingRows
 from usb_active.usb.batched_views import Plan, can_batch, plan_of, views_of
-from usb_active.usb.device_views import Recipe, recipe_of
+from usb_active.usb.device_views import UnmadeViews, unmade_views
 from usb_active.usb.unlabeled import View, view_functions
 
-# Where a batch has, in place of its views, the recipe for them.
-RECIPE = "recipe of the views"
+# Where a batch has, in place of its views, what they are to be made of.
+UNMADE = "views to be made"
 
 
 class PoolStream(BasicDataset):
@@ -33,7 +33,7 @@ class PoolStream(BasicDataset):
     `idx[row]` is the dataset index.
 
     Attributes:
-        makes_recipes: whether views of whole batches are made on the device, of what `recipe_of` gives.
+        leaves_unmade: whether the views of whole batches are left to be made on the device (`unmade_views`).
         kept: then, where images are kept there: (N,) where each sample of the data set is among them, and their height and width.
     """
 
@@ -52,7 +52,7 @@ class PoolStream(BasicDataset):
         self.declared = declared if isinstance(declared, Mapping) and labels is None else None
         self.own_views = None if self.declared is None else view_functions(views, self.declared, algorithm)
         # An algorithm's own functions get the sample itself.
-        self.makes_recipes = False
+        self.leaves_unmade = False
         self.kept: tuple[np.ndarray, tuple[int, int]] | None = None
         self._takes_pixels = all(isinstance(view, str) for view in (self.declared or {}).values())
 
@@ -94,11 +94,11 @@ class PoolStream(BasicDataset):
         if self.plan is None:
             return None
         views = self._views(self.plan, rows, seed)
-        entries: dict[str, Any] = {RECIPE: views} if isinstance(views, Recipe) else {}
+        entries: dict[str, Any] = {UNMADE: views} if isinstance(views, UnmadeViews) else {}
         for name in self.plan.names:
             if name in self.plan.outputs:
                 # The loader puts them there.
-                entries |= {} if RECIPE in entries else {name: views[self.plan.outputs[name]]}
+                entries |= {} if UNMADE in entries else {name: views[self.plan.outputs[name]]}
             elif name == "y_lb":
                 entries[name] = default_collate([self.base.task.target(self.targets[row]) for row in rows])
             else:
@@ -109,12 +109,12 @@ class PoolStream(BasicDataset):
         if not plan.outputs:
             return ()
         views = self.base.views
-        if self.makes_recipes and self.kept is not None:
+        if self.leaves_unmade and self.kept is not None:
             places, sides = self.kept
-            return recipe_of(views, places[self.idx[rows]], plan, seed, sides)
+            return unmade_views(views, places[self.idx[rows]], plan, seed, sides)
         samples = [self._sample(int(row)) for row in rows]
-        recipe = recipe_of(views, samples, plan, seed) if self.makes_recipes else None
-        return views_of(views, samples, plan, seed) if recipe is None else recipe
+        unmade = unmade_views(views, samples, plan, seed) if self.leaves_unmade else None
+        return views_of(views, samples, plan, seed) if unmade is None else unmade
 
     def __sample__(self, row: int) -> tuple[Any, Any]:
         """USB's way to a row: what its views are made of, which under `active.cache_images` has the size of a view already."""

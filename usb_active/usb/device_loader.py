@@ -11,8 +11,8 @@ import torch
 
 from usb_active.contracts.dataset import Dataset
 from usb_active.pool.sampling import Loader
-from usb_active.usb.data import RECIPE, PoolStream
-from usb_active.usb.device_views import DevicePool, DeviceViews, Recipe
+from usb_active.usb.data import UNMADE, PoolStream
+from usb_active.usb.device_views import DevicePool, DeviceViews, UnmadeViews
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class OnDevice:
             idx = np.unique(np.concatenate([stream.idx for stream in self._streams.values()]))
             pool = DevicePool.of(self._dataset, idx, self.device)
             for stream in self._streams.values():
-                stream.makes_recipes, stream.kept = True, None if pool is None else (pool.places, pool.sides)
+                stream.leaves_unmade, stream.kept = True, None if pool is None else (pool.places, pool.sides)
             self._views = DeviceViews(self._dataset.views, self.device, pool)
         return self._views
 
@@ -100,19 +100,19 @@ class DeviceLoader(Loader):
     def _made(self, batches: Iterator[dict[str, Any]], views: DeviceViews) -> Iterator[dict[str, Any]]:
         sent = self._next(batches)
         while sent is not None:
-            batch, recipe, on_its_way = sent
-            if recipe is not None and on_its_way is not None:
-                batch |= views.made(recipe, on_its_way.arrived())
+            batch, unmade, on_its_way = sent
+            if unmade is not None and on_its_way is not None:
+                batch |= views.made(unmade, on_its_way.arrived())
             # The GPU is busy with this one now.
             sent = self._next(batches)
             yield batch
 
-    def _next(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], Recipe | None, _Sent | None] | None:
+    def _next(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], UnmadeViews | None, _Sent | None] | None:
         batch = next(batches, None)
         if batch is None:
             return None
-        recipe = batch.pop(RECIPE, None)
-        if recipe is None:
+        unmade = batch.pop(UNMADE, None)
+        if unmade is None:
             self._shared.say_unequal()
             return batch, None, None
-        return batch, recipe, self._sender.send(recipe.packed)
+        return batch, unmade, self._sender.send(unmade.packed)

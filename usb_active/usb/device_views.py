@@ -25,12 +25,12 @@ logger = logging.getLogger("usb_active")
 # Up to so many bytes of images are kept on the device; of a GPU's free memory, no more than this share.
 POOL_BYTES = 2**30
 POOL_SHARE = 0.25
-# Every array of a recipe begins at a multiple of this, so that its bytes can be read as numbers of any type.
+# Every array in the bytes that are sent begins at a multiple of this, so that its bytes can be read as numbers of any type.
 _ALIGNED = 16
 
 
 @dataclass(frozen=True)
-class Recipe:
+class UnmadeViews:
     """The views of a batch that are still to be made.
 
     Attributes:
@@ -56,9 +56,9 @@ class Recipe:
         return found
 
 
-def recipe_of(
+def unmade_views(
     views: ImageViews, samples: Sequence[Any] | NDArray[np.int64], plan: Plan, seed: int, sides: tuple[int, int] | None = None
-) -> Recipe | None:
+) -> UnmadeViews | None:
     """What the views of a batch are made of, as `batched_views.views_of` makes them; None where its images differ in size.
 
     Args:
@@ -85,7 +85,7 @@ def recipe_of(
         rows = np.flatnonzero(np.repeat(is_strong, len(samples)))
         counts, boxes = grouped.counts, by_view(drawn.boxes).astype(np.int32)
         arrays |= {**grouped.arrays, "order": rows[grouped.arrays["order"]], "boxes": boxes}
-    return Recipe(*_packed(arrays), counts, sides, plan)
+    return UnmadeViews(*_packed(arrays), counts, sides, plan)
 
 
 def by_view(drawn: NDArray[Any]) -> NDArray[Any]:
@@ -161,7 +161,7 @@ def _room(device: torch.device) -> float:
 
 
 class DeviceViews:
-    """Makes the views of recipes on a device, and keeps there what every batch needs.
+    """Makes views on a device, and keeps there what every batch needs.
 
     Args:
         views: of the data set.
@@ -174,22 +174,22 @@ class DeviceViews:
         self._levels = torch.from_numpy(views.levels).to(device)
         self._reflections: dict[int, torch.Tensor] = {}
 
-    def made(self, recipe: Recipe, packed: torch.Tensor) -> dict[str, torch.Tensor]:
+    def made(self, unmade: UnmadeViews, packed: torch.Tensor) -> dict[str, torch.Tensor]:
         """Argument of the step → (B, C, S, S) float32, to the bit what `batched_views.views_of` gives.
 
         Args:
-            packed: the recipe's, on the device.
+            packed: that of `unmade`, on the device.
         """
-        arrays = recipe.arrays(packed)
+        arrays = unmade.arrays(packed)
         images = self._pool.images if self._pool is not None and "images" not in arrays else arrays["images"]
-        rows, columns = map(self._reflection, recipe.sides)
+        rows, columns = map(self._reflection, unmade.sides)
         pixels = tensor_kernels.crops(images, arrays["places"], rows, columns, self._size)
-        if recipe.counts:
-            tensor_kernels.apply_operations(pixels, recipe.counts, arrays)
+        if unmade.counts:
+            tensor_kernels.apply_grouped(pixels, unmade.counts, arrays)
             pixels = tensor_kernels.cut_out(pixels, arrays["boxes"])
         out = tensor_kernels.normalised(pixels, self._levels)
-        of_view = out.view(len(recipe.plan.kinds), -1, *out.shape[1:])
-        return {name: of_view[number] for name, number in recipe.plan.outputs.items()}
+        of_view = out.view(len(unmade.plan.kinds), -1, *out.shape[1:])
+        return {name: of_view[number] for name, number in unmade.plan.outputs.items()}
 
     def _reflection(self, side: int) -> torch.Tensor:
         if side not in self._reflections:
