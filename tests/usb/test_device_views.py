@@ -194,16 +194,20 @@ def test_a_loader_has_the_views_of_the_cpu_in_order(kept, workers, monkeypatch):
     assert said == [] and (stream.kept is not None) == kept
 
 
-def test_the_next_batch_is_on_its_way_before_the_step_of_this_one():
-    asked = []
+@pytest.mark.parametrize(("threads", "expected"), [(False, [2, 3, 4, 4]), (True, [3, 4, 4, 4])])
+def test_the_next_batch_is_on_its_way_before_the_step_of_this_one(threads, expected):
+    """Where a thread makes batches, one more is being made."""
+    asked, images = [], Images()
+    images.loads_in_threads = threads
 
     def batches():
-        for number in range(3):
+        for number in range(4):
             asked.append(number)
             yield number, np.arange(4)
 
-    seen = [(len(asked), batch["idx_ulb"].tolist()) for batch in loader_of(stream_of(Images()), batches(), [])]
-    assert [count for count, _ in seen] == [2, 3, 3]
+    seen = [(len(asked), batch["idx_ulb"].tolist()) for batch in loader_of(stream_of(images), batches(), [])]
+    assert [count for count, _ in seen] == expected
+    assert [rows for _, rows in seen] == [[0, 1, 2, 3]] * 4
 
 
 def test_that_sizes_differ_is_said():
