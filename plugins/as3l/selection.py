@@ -83,8 +83,8 @@ def typiclust(
 
     Differs from the authors' public code in three ways. Distances are plain, as in the paper; the code's are squared. Neighbours are
     sought among all members of a cluster, labelled and picked ones too: how dense a place is does not change when it is labelled; the code
-    looks among the others, at half of them where they are fewer than 40. When every cluster has had its pick, the one with the fewest labels
-    and picks goes on; the code begins its list again, so that a cluster with labels gets a second pick as soon as one without.
+    looks among the others, at half of them where they are fewer than 40. When every cluster has had its pick, the one with the fewest
+    labels and picks goes on; the code begins its list again, so that a cluster with labels gets a second pick as soon as one without.
 
     Args:
         features: (N, D), finite.

@@ -40,7 +40,9 @@ class Graph:
 
     def product(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """W x for x (N, B)."""
-        out = np.empty_like(x)
+        # Some columns of an array are in another order in memory.
+        x = np.ascontiguousarray(x)
+        out = np.empty(x.shape)
         with threads_for(self.matrix.nnz * x.shape[1]):
             product(self.matrix.indptr, self.matrix.indices, self.matrix.data, x, out)
         return out

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from numba import get_num_threads, njit, prange, set_num_threads
 from threadpoolctl import ThreadpoolController
 
@@ -79,12 +80,53 @@ def find_asymmetry(indptr, indices, data, tolerance):
     return -1, -1
 
 
+@njit(inline="always")
+def _eight(indices, data, begin, end, x, width, column, out, place):
+    """Eight neighbouring columns of a row of W x, from `place` on in `out`: sums that stay in registers."""
+    a = b = c = d = e = f = g = h = 0.0
+    for at in range(begin, end):
+        weight, other = data[at], np.uint64(indices[at]) * width + column
+        a += weight * x[other]
+        b += weight * x[other + np.uint64(1)]
+        c += weight * x[other + np.uint64(2)]
+        d += weight * x[other + np.uint64(3)]
+        e += weight * x[other + np.uint64(4)]
+        f += weight * x[other + np.uint64(5)]
+        g += weight * x[other + np.uint64(6)]
+        h += weight * x[other + np.uint64(7)]
+    for number, total in enumerate((a, b, c, d, e, f, g, h)):
+        out[place + np.uint64(number)] = total
+
+
+@njit(inline="always")
+def _two(indices, data, begin, end, x, width, column, out, place):
+    a = b = 0.0
+    for at in range(begin, end):
+        weight, other = data[at], np.uint64(indices[at]) * width + column
+        a += weight * x[other]
+        b += weight * x[other + np.uint64(1)]
+    out[place], out[place + np.uint64(1)] = a, b
+
+
 @njit(parallel=True, cache=True)
 def product(indptr, indices, data, x, out):
-    """out = W x for x (N, B)."""
+    """out = W x for contiguous x (N, B).
+
+    Every sum is in the order of the row's entries, as scipy's is. Indices are unsigned: of a signed one numba asks whether it is negative,
+    which takes longer than the product.
+    """
+    width, x, out = np.uint64(x.shape[1]), x.reshape(x.size), out.reshape(out.size)
     for row in prange(len(indptr) - 1):
-        out[row, :] = 0
-        for at in range(indptr[row], indptr[row + 1]):
-            weight, other = data[at], indices[at]
-            for column in range(x.shape[1]):
-                out[row, column] += weight * x[other, column]
+        begin, end = np.uint64(indptr[row]), np.uint64(indptr[row + 1])
+        first, column = np.uint64(row) * width, np.uint64(0)
+        while column + np.uint64(8) <= width:
+            _eight(indices, data, begin, end, x, width, column, out, first + column)
+            column += np.uint64(8)
+        while column + np.uint64(2) <= width:
+            _two(indices, data, begin, end, x, width, column, out, first + column)
+            column += np.uint64(2)
+        if column < width:
+            total = 0.0
+            for at in range(begin, end):
+                total += data[at] * x[np.uint64(indices[at]) * width + column]
+            out[first + column] = total
