@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from usb_active.plugins.jlp.functional import certainty
+from usb_active.plugins.jlp.functional import certainty, weighted_order
 
 from usb_active import UsageError, generator, overrides
 from usb_active.numerics.arrays import named, nonfinite_rows, unit_rows
@@ -57,6 +57,11 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
     of a few thousand the 50 nearest reach into other classes, which costs 5 points on digits.
     `lp_inputs` is ours (see `beside_inputs`): the graph is then also, or only, that of the images themselves, in their evaluation view.
     Wrong labels that a network has learned come back from a graph of its features; a graph of the images does not follow it.
+    The authors' public code, which the figures probably come from, differs from the text (`yaml_configs/jlp/*_authors.yaml`). Its form is
+    `lp_weighting: class`, `lp_graph: sum` (A + Aᵀ, reciprocal edges twice), `lp_weighted_loss: true` (the cross-entropy of a pseudo-label
+    times w / max w), `lp_replacement: false` (an epoch draws every sample once at most, as long as there are others),
+    `lp_supervised_epochs: 0` and `lp_drop_last: true` (a supervised epoch ends before a batch that would be incomplete). Not as
+    there: its propagation stops after 20 steps, and its features are taken with augmentation.
     The supervised epochs too have batches of `lp_labeled`. Weight decay is USB's, which leaves out biases and batch norms.
     USB's `uratio`, `ulb_loss_ratio`, `use_cat` and `num_warmup_iter` have no part in it.
     """
@@ -81,6 +86,8 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
         # None: this epoch is supervised.
         self.pseudo_labels: torch.Tensor | None = None
         self.cumulated_weights: torch.Tensor | None = None
+        # Without replacement: (epoch, round) and its order of the rows, made again from the weights where need be.
+        self._order: tuple[tuple[int, int], np.ndarray] | None = None
         self.solution: torch.Tensor | None = None
         # (L + U, D) what the network sees, read once; nothing that a checkpoint must hold.
         self._inputs: np.ndarray | None = None
@@ -133,7 +140,8 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
         if args.lp_semi:
             per_epoch = ceil(args.lp_epoch * unlabeled / (args.batch_size - args.lp_labeled))
         else:
-            per_epoch = ceil(labeled / args.batch_size)
+            batches = labeled / args.batch_size
+            per_epoch = max(1, int(batches)) if args.lp_drop_last else ceil(batches)
         return args.epoch, args.epoch * per_epoch
 
     def make_sampler(self, split: str, epoch: int, start: int) -> Iterator[np.ndarray]:
@@ -147,16 +155,32 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
         return self._labeled_batches.batch if split == "lb" else self.pseudo_labeled_batch
 
     def pseudo_labeled_batch(self, number: int) -> np.ndarray:
-        """Rows of the unlabelled stream, drawn with replacement by weight."""
+        """Rows of the unlabelled stream, drawn by weight."""
         if self.cumulated_weights is None:
             # Nothing looks at this one: see `unused_fields`.
             return np.zeros(1, dtype=np.int64)
         # On the CPU from the first; a checkpoint brings it back on the training's device.
         self.cumulated_weights = self.cumulated_weights.cpu()
-        cumulated = self.cumulated_weights.numpy()
-        draws = generator(self.args.seed, self._cycle, "lp", "pseudo-labeled", number).random(self.args.batch_size - self.args.lp_labeled)
+        cumulated, size = self.cumulated_weights.numpy(), self.args.batch_size - self.args.lp_labeled
+        if not self.args.lp_replacement:
+            first = self.epoch * self.num_iter_per_epoch
+            return self._without_replacement(np.diff(cumulated, prepend=0), (number - first) * size, size)
+        draws = generator(self.args.seed, self._cycle, "lp", "pseudo-labeled", number).random(size)
         # To the right, so that a draw of exactly zero does not fall on a row without weight.
         return np.searchsorted(cumulated, draws * cumulated[-1], side="right")
+
+    def _without_replacement(self, weights: np.ndarray, first: int, size: int) -> np.ndarray:
+        """Draws `first` … of an epoch. When all rows with a weight have been drawn, another round of them begins."""
+        there = int(np.count_nonzero(weights))
+        parts = []
+        while size:
+            number, offset = divmod(first, there)
+            if self._order is None or self._order[0] != (self.epoch, number):
+                rng = generator(self.args.seed, self._cycle, "lp", "order", self.epoch, number)
+                self._order = (self.epoch, number), weighted_order(weights, rng)
+            parts.append(self._order[1][offset : offset + size])
+            first, size = first + len(parts[-1]), size - len(parts[-1])
+        return np.concatenate(parts)
 
     # ------------------------------------------------------------------------------------------ an epoch
     def begin_epoch(self) -> None:
@@ -169,7 +193,7 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
         # A checkpoint in the middle of an epoch holds what the epoch began with.
         if self.it > self.epoch * self.num_iter_per_epoch:
             return
-        self.pseudo_labels = self.cumulated_weights = None
+        self.pseudo_labels = self.cumulated_weights = self._order = None
         if self.args.lp_semi and self.epoch >= self.args.lp_supervised_epochs:
             self._propagate()
 
@@ -268,19 +292,31 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
 
     # ------------------------------------------------------------------------------------------ a step
     def train_step(self, x_lb: torch.Tensor, y_lb: torch.Tensor, idx_ulb: torch.Tensor, x_ulb_w: torch.Tensor) -> tuple[dict, dict]:
-        """Mean cross-entropy over the mini-batch, pseudo-labels and labels alike ("Different than [15]", §IV)."""
+        """Mean cross-entropy over the mini-batch, pseudo-labels and labels alike ("Different than [15]", §IV).
+
+        With `lp_weighted_loss` that of a pseudo-label is multiplied by its weight, of which the largest is 1; labels have 1.
+        """
         with self.amp_cm():
             if self.pseudo_labels is None:
                 outputs, targets = self.model(x_lb), y_lb
             else:
                 outputs = self.model(torch.cat([x_lb, x_ulb_w]))
                 targets = torch.cat([y_lb, self.pseudo_labels.to(y_lb.device)[idx_ulb]])
-            loss = self.ce_loss(outputs["logits"], targets, reduction="mean")
+            if self.pseudo_labels is not None and self.args.lp_weighted_loss:
+                losses = self.ce_loss(outputs["logits"], targets, reduction="none")
+                loss = torch.cat([losses[: len(x_lb)], losses[len(x_lb) :] * self._loss_weights(idx_ulb).to(losses)]).mean()
+            else:
+                loss = self.ce_loss(outputs["logits"], targets, reduction="mean")
         feats = {"x_lb": outputs["feat"][: len(x_lb)]}
         if self.pseudo_labels is not None:
             feats["x_ulb_w"] = outputs["feat"][len(x_lb) :]
         values = {"total_loss": loss.item(), **getattr(self, "propagated", {})}
         return self.process_out_dict(loss=loss, feat=feats), self.process_log_dict(**values)
+
+    def _loss_weights(self, rows: torch.Tensor) -> torch.Tensor:
+        """w / max w of these rows (B,) of the unlabelled stream."""
+        weights = torch.diff(self.cumulated_weights, prepend=self.cumulated_weights.new_zeros(1))
+        return (weights / weights.max())[rows.to(weights.device)]
 
     @staticmethod
     def get_argument() -> list[Argument]:
@@ -297,6 +333,13 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
             Argument(
                 "--lp_weighting", str, "class", "what counts alike: every label (the paper), or every class", WEIGHTINGS, former="label"
             ),
+            Argument(
+                "--lp_weighted_loss", str2bool, False, "weigh the loss of pseudo-labels by their certainty (authors' code)", former=False
+            ),
+            Argument(
+                "--lp_replacement", str2bool, True, "draw pseudo-labelled samples with replacement; false: the authors' code", former=True
+            ),
+            Argument("--lp_drop_last", str2bool, False, "leave out a supervised epoch's incomplete batch (authors' code)", former=False),
             Argument("--lp_inputs", float, 0.0, "share of the images in the similarity; 0: the paper", valid="[0, 1]", former=0.0),
         ]
 

@@ -24,7 +24,22 @@ from usb_active.numerics.propagation.graph import Graph
 # Beyond it, most of a block would be solved for one by one.
 LARGEST_TOL = 1e-2
 
-__all__ = ["certainty", "diffuse", "joint_label_propagation", "label_matrix", "left_open", "propagate", "rows_to_probs"]
+__all__ = [
+    "certainty", "diffuse", "joint_label_propagation", "label_matrix", "left_open", "propagate", "rows_to_probs", "weighted_order",
+]  # fmt: skip
+
+
+def weighted_order(weights: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rows with a weight above zero, drawn one after the other without replacement, each next with probability proportional to its weight.
+
+    By exponential clocks: row i rings at rate w_i, and the order of the rings is that law (Efraimidis and Spirakis 2006).
+
+    Args:
+        weights: (U,), at least 0.
+        rng: what draws them.
+    """
+    there = np.flatnonzero(weights > 0)
+    return there[np.argsort(rng.standard_exponential(len(there)) / weights[there], kind="stable")]
 
 
 def certainty(probs: ArrayLike) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import permutations
 from math import ceil, cos, pi
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 import torch
 from killer import KILLED, assert_same_end, directory, finish, run
 from run_helpers import config_of, settings, train
-from usb_active.plugins.jlp.functional import certainty, diffuse, propagate
+from usb_active.plugins.jlp.functional import certainty, diffuse, propagate, weighted_order
 
 from usb_active.errors import UsageError
 from usb_active.numerics.neighbors import affinity
@@ -269,6 +270,57 @@ def test_the_loss_is_the_plain_mean_over_labels_and_pseudo_labels(trained):
     assert out["feat"]["x_lb"].shape[0] == 2 and out["feat"]["x_ulb_w"].shape[0] == 3
 
 
+def test_the_loss_of_a_pseudo_label_may_be_weighed_by_its_certainty(trained, monkeypatch):
+    """w / max w, as in the authors' code; labels weigh one, and the sum is divided by the size of the batch."""
+    algorithm, _ = trained
+    labeled, unlabeled = (algorithm.dataset_dict[name] for name in ("train_lb", "train_ulb"))
+    rows = torch.tensor([5, 9])
+    x_lb, x_ulb = torch.stack([labeled[0]["x_lb"]]), torch.stack([unlabeled[int(i)]["x_ulb_w"] for i in rows])
+    weights = torch.zeros(len(unlabeled), dtype=torch.float64)
+    weights[[5, 9, 20]] = torch.tensor([0.1, 0.4, 0.8], dtype=torch.float64)
+    monkeypatch.setattr(algorithm, "cumulated_weights", torch.cumsum(weights, 0))
+    monkeypatch.setattr(algorithm.args, "lp_weighted_loss", True)
+    algorithm.model.eval()
+    out, _ = algorithm.base_class.train_step(algorithm, x_lb, torch.tensor([3]), rows, x_ulb)
+    with torch.no_grad():
+        logs = torch.log_softmax(algorithm.model(torch.cat([x_lb, x_ulb]))["logits"], dim=1)
+    classes = [3, *algorithm.pseudo_labels[rows].tolist()]
+    expected = -sum(w * float(logs[i, c]) for i, (w, c) in enumerate(zip([1, 0.1 / 0.8, 0.4 / 0.8], classes, strict=True))) / 3
+    assert out["loss"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_order_without_replacement_has_its_law():
+    """Weights 1, 2 and 5: the first is i with probability w_i / 8, and then j with w_j / (8 - w_i)."""
+    weights, drawn = np.array([1.0, 0.0, 2.0, 5.0]), Counter()
+    rng, total = np.random.default_rng(0), 20_000
+    for _ in range(total):
+        drawn[tuple(weighted_order(weights, rng).tolist())] += 1
+    assert set(drawn) == set(permutations((0, 2, 3)))
+    for (first, second, _), count in drawn.items():
+        probability = weights[first] / 8 * weights[second] / (8 - weights[first])
+        assert abs(count / total - probability) < 4 * np.sqrt(probability * (1 - probability) / total)
+
+
+def test_draws_without_replacement_are_distinct_within_an_epoch_until_all_are_drawn(trained, monkeypatch):
+    algorithm, _ = trained
+    weights = torch.zeros(POOL, dtype=torch.float64)
+    weights[: 12 * 3 - 6] = torch.linspace(1, 4, 30, dtype=torch.float64)
+    monkeypatch.setattr(algorithm, "cumulated_weights", torch.cumsum(weights, 0))
+    monkeypatch.setattr(algorithm, "_order", None)
+    monkeypatch.setattr(algorithm.args, "lp_replacement", False)
+    first = algorithm.epoch * algorithm.num_iter_per_epoch
+    batches = [algorithm.pseudo_labeled_batch(first + number) for number in range(5)]
+    assert {len(batch) for batch in batches} == {12}
+    # Two rounds of the 30 that have a weight.
+    in_order = np.concatenate(batches)
+    assert sorted(in_order[:30]) == sorted(in_order[30:]) == list(range(30)) and in_order[:30].tolist() != in_order[30:].tolist()
+    # Any of them by itself, as a resumed run asks.
+    monkeypatch.setattr(algorithm, "_order", None)
+    assert np.array_equal(algorithm.pseudo_labeled_batch(first + 2), batches[2])
+    monkeypatch.setattr(algorithm, "epoch", algorithm.epoch + 1)
+    assert not np.array_equal(algorithm.pseudo_labeled_batch(first + algorithm.num_iter_per_epoch), batches[0])
+
+
 def test_a_class_without_a_label_yet_is_no_error(tmp_path):
     # Three random labels of ten classes.
     algorithm, seen = watched(lp(tmp_path, active={"initial": {"name": "random", "size": 3}, "cycles": 0}))
@@ -288,13 +340,22 @@ def test_without_semi_an_epoch_goes_once_through_the_labelled(tmp_path):
         assert len(first) == labeled and max(first.values()) <= 2
 
 
+def test_an_incomplete_batch_may_be_left_out(tmp_path):
+    """100 labels and batches of 32 are 96 draws in the authors' code; here 30 in batches of 8. An epoch has a batch at least."""
+    _, seen = watched(lp(tmp_path, active={"cycles": 1}, lp_semi=False, batch_size=8, lp_drop_last=True))
+    assert Counter(step.cycle for step in seen) == {0: 4 * 2, 1: 4 * 3}
+    _, seen = watched(lp(tmp_path, "few", active={"cycles": 0}, lp_semi=False, batch_size=64, lp_drop_last=True))
+    assert len(seen) == 4 and len(seen[0].idx_lb) == 20
+
+
 # ------------------------------------------------------------------------------------------ resume, and USB's own loop
 @pytest.mark.slow
-def test_killed_in_the_middle_of_an_epoch(tmp_path):
+@pytest.mark.parametrize("keys", [{}, {"lp_replacement": False, "lp_weighted_loss": True, "lp_graph": "sum"}], ids=["printed", "authors"])
+def test_killed_in_the_middle_of_an_epoch(tmp_path, keys):
     from killer import PLUGIN
 
     active = {"acquisition": {"name": "jlp", "k": 10}, "cycles": 2}
-    data = lp(tmp_path, active=active, plugins=[str(PLUGIN)], lp_supervised_epochs=0)
+    data = lp(tmp_path, active=active, plugins=[str(PLUGIN)], lp_supervised_epochs=0, **keys)
     uninterrupted = finish({**data, "save_name": "uninterrupted"})
     assert run(data, "train").code == KILLED
     # What the run resumes from lies within an epoch, and holds what that epoch began with.
