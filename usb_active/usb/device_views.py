@@ -5,7 +5,6 @@ The draws are those of `batched_views`, on the CPU, so that equal seeds give equ
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,9 @@ from numpy.typing import NDArray
 
 from usb_active.contracts.dataset import Dataset, sample_for_views
 from usb_active.images import tensor_kernels
-from usb_active.usb.batched_views import STRONG, Plan, draw, picture_of, values_of
+from usb_active.usb.batched_views import STRONG, Drawn, Plan, draw, picture_of, values_of
 from usb_active.usb.transforms import ImageViews
 from usb_active.usb.view_draws import reflected
-
-logger = logging.getLogger("usb_active")
 
 # Up to so many bytes of images are kept on the device; of a GPU's free memory, no more than this share.
 POOL_BYTES = 2**30
@@ -66,26 +63,28 @@ def unmade_views(
         seed: see `batched_views.draw`.
         sides: height and width of the images on the device.
     """
-    arrays: dict[str, NDArray[Any]] = {}
-    if sides is None:
-        images = [views.as_pixels(picture_of(sample)) for sample in samples]
-        if len({image.shape for image in images}) > 1:
+    if sides is not None:
+        at, images = np.asarray(samples), {}
+    else:
+        pixels = [views.as_pixels(picture_of(sample)) for sample in samples]
+        if len({image.shape for image in pixels}) > 1:
             return None
-        arrays["images"], sides = np.stack(images), images[0].shape[:2]
-        samples = np.arange(len(images))
-    size, kinds = views.img_size, np.array(plan.kinds)
-    drawn = draw(seed, plan, [tuple(side + 2 * views.padding for side in sides)] * len(samples), size, views.flip)
-    places = np.concatenate([np.broadcast_to(np.asarray(samples)[:, None, None], (*drawn.places.shape[:2], 1)), drawn.places], axis=2)
-    arrays["places"] = by_view(places).astype(np.int32)
-    counts: tuple[tuple[int, ...], ...] = ()
-    if STRONG in plan.kinds:
-        is_strong = kinds == STRONG
-        codes, values = values_of(drawn.of_views(is_strong), size)
-        grouped = tensor_kernels.group_operations(by_view(codes), by_view(values), size)
-        rows = np.flatnonzero(np.repeat(is_strong, len(samples)))
-        counts, boxes = grouped.counts, by_view(drawn.boxes).astype(np.int32)
-        arrays |= {**grouped.arrays, "order": rows[grouped.arrays["order"]], "boxes": boxes}
-    return UnmadeViews(*_packed(arrays), counts, sides, plan)
+        at, images, sides = np.arange(len(pixels)), {"images": np.stack(pixels)}, pixels[0].shape[:2]
+    drawn = draw(seed, plan, [tuple(side + 2 * views.padding for side in sides)] * len(at), views.img_size, views.flip)
+    places = np.concatenate([np.broadcast_to(at[:, None, None], (*drawn.places.shape[:2], 1)), drawn.places], axis=2)
+    counts, augmentation = _augmentation(drawn, np.array(plan.kinds) == STRONG, views.img_size)
+    return UnmadeViews(*_packed({**images, "places": by_view(places).astype(np.int32), **augmentation}), counts, sides, plan)
+
+
+def _augmentation(drawn: Drawn, is_strong: NDArray[np.bool_], size: int) -> tuple[tuple[tuple[int, ...], ...], dict[str, NDArray[Any]]]:
+    """What `tensor_kernels.apply_grouped` and `cut_out` take, of the strong views among all; nothing where there is none."""
+    if not is_strong.any():
+        return (), {}
+    codes, values = values_of(drawn.of_views(is_strong), size)
+    grouped = tensor_kernels.group_operations(by_view(codes), by_view(values), size)
+    rows = np.flatnonzero(np.repeat(is_strong, len(drawn.places)))
+    order = rows[grouped.arrays["order"]]
+    return grouped.counts, {**grouped.arrays, "order": order, "boxes": by_view(drawn.boxes).astype(np.int32)}
 
 
 def by_view(drawn: NDArray[Any]) -> NDArray[Any]:
