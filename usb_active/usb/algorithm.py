@@ -347,7 +347,7 @@ class ActiveMixin(DeviceMixin):
     def fit(self) -> None:
         """One cycle's training, by USB's own `train()`, from the iteration reached to the last."""
         self._say_why_uncompiled()
-        for why in self._loaders.one_by_one if self.session.config.active.views_on == "device" else ():
+        for why in self._loaders.why_one_by_one() if self.session.config.active.views_on == "device" else ():
             self._say_views_on_cpu(why)
         # USB stores epoch + 1, with which a run resumed in the middle of an epoch would train nothing.
         done = self.it >= self.num_train_iter

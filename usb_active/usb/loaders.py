@@ -50,7 +50,6 @@ class CycleLoaders:
         rows: name → the rows of a loader: "train_lb", "train_ulb", and "eval", "validation" where there are such samples.
         dataset_idx: training stream → (rows,) the dataset index of each row.
         loaders: name → loader; empty until `make`.
-        one_by_one: then, why batches of a training stream are not made at once, where they are not.
     """
 
     def __init__(self, algorithm: str, dataset: Dataset, split: Split, views: Mapping[str, View] | str | None, seed: int, cycle: int):
@@ -69,7 +68,6 @@ class CycleLoaders:
         }  # fmt: skip
         self.dataset_idx = {name: torch.from_numpy(stream.idx) for name, stream in streams.items()}
         self.loaders: dict[str, DataLoader] = {}
-        self.one_by_one: list[str] = []
 
     def make(
         self, args: Namespace, position: Position, make_sampler: Callable | None = None, device: torch.device | None = None,
@@ -88,9 +86,9 @@ class CycleLoaders:
             "train_lb": (args.batch_size, args.num_workers),
             "train_ulb": (int(args.batch_size * args.uratio), 2 * args.num_workers),
         }
-        # Here, so that workers that are forked have the plan, and what was compiled for it.
-        self.one_by_one = [why for name in training if (why := self.rows[name].why_one_by_one())]
-        shown = {name: self.rows[name] for name in training if self.rows[name].plan and self.rows[name].plan.outputs}
+        # Asked here, so that workers that are forked have the plan, and what was compiled for it.
+        plans = {name: self.rows[name].plan for name in training}
+        shown = {name: self.rows[name] for name, plan in plans.items() if plan is not None and plan.outputs}
         shared = None if device is None or say is None else OnDevice(self._dataset, shown, device, say)
         for name, rows in self.rows.items():
             if name in training:
@@ -111,6 +109,10 @@ class CycleLoaders:
             sampler = EpochSampler(own, stream.rows_of, lambda: epoch_position(position), sampler)
         rows = SeededRows(stream, self._seed, self._cycle, name, "views")
         return make_loader(rows, sampler, workers, self._dataset.collate, persistent=True, loader=loader)
+
+    def why_one_by_one(self) -> list[str]:
+        """For people, why batches of a training stream are not made at once, where they are not."""
+        return [why for name in _ROWS_OF.values() if (why := self.rows[name].why_one_by_one())]
 
     def _evaluation_rows(self, samples: Samples) -> EvaluationRows:
         return EvaluationRows(samples, self._dataset.views, self._dataset.task, self._dataset.collate)
