@@ -5,7 +5,8 @@ Run by hand (minutes): python benchmarks/acquisition.py [--n 50000 --dim 512 --b
 Every measurement is a process of its own, so that the peak of its resident memory is its own; ours and the
 reference take turns. Seconds are medians and exclude imports and the loading of the arrays. "Same picks"
 compares with a plain loop in double precision (k-center, cdal) or a full sort (scores); k-means++ and badge have none,
-being random. scikit-activeml's Badge makes all gradient embeddings: N·C·D numbers, and a pass over them for each pick.
+being random, and the rules for few labels are measured alone. scikit-activeml's Badge makes all gradient embeddings: N·C·D
+numbers, and a pass over them for each pick.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from numpy.typing import NDArray
 
 NUM_LABELED = 100
 SCORES = {"entropy": "entropy", "margin": "margin_sampling", "least_confidence": "least_confident"}
-METHODS = ("k_center_greedy", "kmeans_plus_plus", *SCORES, "badge", "cdal")
-RANDOM = ("kmeans_plus_plus", "badge")
+# Measured alone: their picks are compared with plain loops in tests/plugins/low_budget, on small pools.
+LOW_BUDGET = ("max_herding", "u_herding")
+METHODS = ("k_center_greedy", "kmeans_plus_plus", *SCORES, "badge", "cdal", *LOW_BUDGET)
+RANDOM = ("kmeans_plus_plus", "badge", *LOW_BUDGET)
 
 
 # ------------------------------------------------------------------------------------------------------- data
@@ -77,8 +80,21 @@ def ours(method: str, data: dict[str, NDArray], budget: int) -> Callable[[], NDA
         from usb_active.plugins.baselines.cdal import cdal
 
         return lambda: cdal(data["probs"], labeled, budget, rng)
+    if method in LOW_BUDGET:
+        return low_budget(method, data, budget)
     sign = -1 if method == "margin" else 1
     return lambda: F.top_k(sign * getattr(F, method)(data["probs"])[candidates], candidates, budget, rng)
+
+
+def low_budget(method: str, data: dict[str, NDArray], budget: int) -> Callable[[], NDArray]:
+    from usb_active.plugins.low_budget import functional as F
+
+    features, probs, labeled, rng = data["features"], data["probs"], data["labeled"], np.random.default_rng(0)
+    calls = {
+        "max_herding": lambda: F.max_herding(features, labeled, budget, rng),
+        "u_herding": lambda: F.u_herding(features, probs, labeled, budget, rng),
+    }
+    return calls[method]
 
 
 def reference(method: str, data: dict[str, NDArray], budget: int) -> Callable[[], NDArray]:
@@ -122,7 +138,7 @@ def reference_badge(data: dict[str, NDArray], budget: int) -> Callable[[], NDArr
 
 def reference_name(method: str) -> str | None:
     """The installed package that has the same method."""
-    if method == "cdal":
+    if method in ("cdal", *LOW_BUDGET):
         return None
     package, module = ("scikit-activeml", "skactiveml")
     if method == "kmeans_plus_plus":

@@ -140,3 +140,40 @@ def _entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
     logs = np.log(p, out=np.zeros_like(p), where=p > 0)
     # A probability that is a rounding above one would give a score below zero.
     return np.maximum(-np.einsum("nc,nc->n", p, logs), 0.0)
+
+
+def margin(probs: ArrayLike) -> NDArray[np.float64]:
+    """Difference of the two largest probabilities: low = uncertain (Scheffer et al. 2001).
+
+    Args:
+        probs: (N, C), C >= 2, rows summing to one.
+
+    Returns:
+        (N,) in [0, 1].
+
+    Raises:
+        ValueError: rows that are no distribution (names them).
+    """
+    if np.ndim(probs) == 2 and np.shape(probs)[1] < 2:
+        raise ValueError(f"probs: a margin needs at least 2 classes, got shape {np.shape(probs)}")
+    return score_rows(probs, _margin)
+
+
+def least_confidence(probs: ArrayLike) -> NDArray[np.float64]:
+    """One minus the largest probability: high = uncertain (Lewis & Gale 1994).
+
+    Args:
+        probs: (N, C), rows summing to one.
+
+    Returns:
+        (N,) in [0, 1 - 1/C].
+
+    Raises:
+        ValueError: rows that are no distribution (names them).
+    """
+    return score_rows(probs, lambda p: np.maximum(1.0 - p.max(axis=1), 0.0))
+
+
+def _margin(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    top = np.partition(p, p.shape[1] - 2, axis=1)[:, -2:]
+    return top[:, 1] - top[:, 0]

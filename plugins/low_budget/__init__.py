@@ -1,0 +1,12 @@
+"""Acquisitions that are made for few labels: coverage of the pool, and what mixes it with uncertainty."""
+
+from __future__ import annotations
+
+from usb_active import Declaration
+
+_COVERING = "usb_active.plugins.low_budget.acquisitions"
+
+PLUGINS = [
+    Declaration("acquisition", "max_herding", f"{_COVERING}:MaxHerding", "greedy coverage by a Gaussian kernel (Bae et al. 2024)"),
+    Declaration("acquisition", "u_herding", f"{_COVERING}:UHerding", "coverage of what is uncertain (Bae et al. 2025)"),
+]

@@ -1,0 +1,131 @@
+"""MaxHerding and UHerding: greedy coverage of the pool by a kernel, exact and lazy.
+
+W. Bae, J. Noh, D. J. Sutherland, "Generalized Coverage for More Robust Low-Budget Active Learning", ECCV 2024; and W. Bae, G. L. Oliveira,
+D. J. Sutherland, "Uncertainty Herding: One Active Learning Method for All Label Budgets", ICLR 2025. The features have length one, and
+k(x, y) = exp(-|x - y|^2 / bandwidth^2), as in the authors' code (no 2 in the denominator).
+
+Dimension letters: N pool, M candidates, L labelled, C classes, D feature dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from usb_active.plugins.low_budget.inputs import above_zero, checked_rows, tempered, unit_pool
+from usb_active.plugins.low_budget.kernel_gains import KernelGains
+
+from usb_active.numerics.arrays import check_range, checked_idx, entropy, least_confidence, margin, score_rows, unit_rows
+from usb_active.numerics.spaces import EuclideanSpace
+
+Uncertainty = Literal["margin", "entropy", "least_confidence"]
+_SCORES = {"margin": lambda p: 1 - margin(p), "entropy": entropy, "least_confidence": least_confidence}
+
+
+def max_herding(
+    features: ArrayLike,
+    labeled: ArrayLike,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    candidates: ArrayLike | None = None,
+    bandwidth: float = 1.0,
+) -> NDArray[np.int64]:
+    """MaxHerding (Bae et al. 2024, Algorithm 1): always the candidate that raises the generalized coverage most.
+
+    The coverage is the mean over the pool of the kernel to the nearest labelled or picked sample. Bandwidth 1 is the paper's (§3.2).
+
+    The picks are those of the plain loop in double precision; gains within 1e-9 of the largest count as equal, and equals follow
+    `rng.permutation(candidates)`. Gains only shrink, so old ones are upper bounds and few are computed again for a pick; memory is a
+    copy of the features in single precision, O(N) and blocks. The authors' code holds the kernel of all pairs and looks at a random part of
+    at most 35,000 samples for it; here all are looked at.
+
+    Args:
+        features: (N, D), finite.
+        labeled: (L,) idx of what covers already.
+        budget: how many to pick, 1..M.
+        rng: what draws the order of equals.
+        candidates: (M,) idx, by default all others.
+        bandwidth: above 0, in units of the distance between features of length one.
+
+    Returns:
+        idx (budget,) in the order of picking.
+
+    Raises:
+        ValueError: features that are not finite (names the rows), idx that are out of range, repeated, or both labelled and candidate,
+            a budget outside 1..M, and a bandwidth that is not above 0.
+    """
+    rows, labeled, candidates = unit_pool(features, labeled, candidates, budget)
+    gains = KernelGains(rows, np.ones(len(rows)), above_zero("bandwidth", bandwidth), labeled)
+    return gains.pick(rng.permutation(candidates), budget)
+
+
+def u_herding(
+    features: ArrayLike,
+    probs: ArrayLike,
+    labeled: ArrayLike,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    candidates: ArrayLike | None = None,
+    bandwidth: float | None = None,
+    uncertainty: Uncertainty = "margin",
+    temperature: float = 1.0,
+) -> NDArray[np.int64]:
+    """UHerding (Bae et al. 2025, Algorithm 1): MaxHerding with every sample weighed by its uncertainty, labelled ones by zero.
+
+    The bandwidth follows the paper's rule (§4.2): the smallest distance between labelled samples, so that it shrinks as labels come. As in
+    the authors' code copies do not count, and it is 1 with fewer than two labelled samples that differ.
+
+    The temperature is the caller's (1: as the model predicts). The paper fits it on a part of the labels, by a model that is trained
+    without these; here that would be a training more in every cycle.
+
+    Args:
+        features: (N, D), finite.
+        probs: (N, C), rows that are a distribution.
+        labeled: (L,) idx of what covers already.
+        budget: how many to pick, 1..M.
+        rng: what draws the order of equals.
+        candidates: (M,) idx, by default all others.
+        bandwidth: above 0; None: by the paper's rule.
+        uncertainty: "margin" (1 - difference of the two largest), "entropy" (nats) or "least_confidence" (1 - largest).
+        temperature: above 0, of the probabilities.
+
+    Returns:
+        idx (budget,) in the order of picking.
+
+    Raises:
+        ValueError: what `max_herding` raises it for, probs that are no distribution (names the rows) or another number of rows, an unknown
+            uncertainty, and a temperature that is not above 0.
+    """
+    if uncertainty not in _SCORES:
+        raise ValueError(f"uncertainty: {uncertainty!r}, expected 'margin', 'entropy' or 'least_confidence'")
+    rows, labeled, candidates = unit_pool(features, labeled, candidates, budget)
+    probs, temperature = checked_rows(probs, len(rows)), above_zero("temperature", temperature)
+    weights = np.maximum(score_rows(probs, lambda p: _SCORES[uncertainty](tempered(p, temperature))), 0.0)
+    weights[labeled] = 0
+    width = smallest_distance(rows[labeled]) if bandwidth is None else above_zero("bandwidth", bandwidth)
+    return KernelGains(rows, weights, width, labeled).pick(rng.permutation(candidates), budget)
+
+
+def smallest_distance(rows: NDArray, default: float = 1.0) -> float:
+    """The smallest Euclidean distance between rows (L, D) that differ; `default` where no two do."""
+    space, best = EuclideanSpace(rows) if len(rows) > 1 else None, np.inf
+    for at in range(1, len(rows)):
+        squared = space.squared(np.arange(at), np.full(at, at))
+        best = min(best, squared[squared > 0].min(initial=np.inf))
+    return default if not np.isfinite(best) else float(np.sqrt(best) / space.scale)
+
+
+def generalized_coverage(features: ArrayLike, chosen: ArrayLike, *, bandwidth: float = 1.0) -> float:
+    """The mean over the pool of the kernel to the nearest of the chosen samples (Bae et al. 2024, Eq. 3), in 0..1.
+
+    Args:
+        features: (N, D), finite.
+        chosen: (S,) idx; 0 where there are none.
+        bandwidth: as in `max_herding`.
+    """
+    rows, chosen = unit_rows(features), checked_idx("chosen", chosen)
+    check_range("chosen", chosen, len(rows))
+    return float(KernelGains(rows, np.ones(len(rows)), above_zero("bandwidth", bandwidth), chosen).covered.mean())

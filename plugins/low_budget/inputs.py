@@ -1,0 +1,64 @@
+"""What the rules are given, checked: one line says what is wrong.
+
+Dimension letters: N pool, M candidates, L labelled, C classes, D feature dimension.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from usb_active.numerics.arrays import check_probs, named, nonfinite_rows, score_rows, unit_rows
+from usb_active.numerics.greedy import checked_pool
+
+
+def unit_pool(
+    features: ArrayLike, labeled: ArrayLike, candidates: ArrayLike | None, budget: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Features (N, D) scaled to length one, labeled (L,) and candidates (M,; by default all others).
+
+    Raises:
+        ValueError: features that are not finite (names the rows), idx that are out of range, repeated, or both labelled and candidate,
+            and a budget outside 1..M.
+    """
+    features, labeled, candidates = finite_pool(features, labeled, candidates, budget)
+    return unit_rows(features), labeled, candidates
+
+
+def finite_pool(
+    features: ArrayLike, labeled: ArrayLike, candidates: ArrayLike | None, budget: int
+) -> tuple[NDArray, NDArray[np.int64], NDArray[np.int64]]:
+    """The same, the features as they are."""
+    features, labeled, candidates = checked_pool(features, labeled, candidates, budget)
+    bad = nonfinite_rows(features)
+    if len(bad):
+        raise ValueError(f"features: not finite in {named('row', bad)}")
+    return features, labeled, candidates
+
+
+def above_zero(name: str, value: float) -> float:
+    """The value, or a ValueError when it is no finite number above 0."""
+    if not value > 0 or not math.isfinite(value):
+        raise ValueError(f"{name}: {value!r}, expected a number above 0")
+    return float(value)
+
+
+def checked_rows(probs: ArrayLike, size: int) -> NDArray:
+    """Probs as an array of one row for each of the features' rows. ValueError: another number, or rows that are no distribution."""
+    probs = np.asarray(probs)
+    score_rows(probs, lambda p: np.zeros(len(p)))
+    if len(probs) != size:
+        raise ValueError(f"probs: {len(probs)} rows, expected one for each of the {size} rows of features")
+    return probs
+
+
+def tempered(probs: NDArray, temperature: float) -> NDArray[np.float64]:
+    """softmax(log probs / T) of probs (B, C): what a softmax of logits divided by T would have given."""
+    probs = probs.astype(np.float64)
+    check_probs(probs, np.arange(len(probs)))
+    if temperature != 1:
+        # Relative to the largest, so that no power vanishes altogether.
+        probs = (probs / probs.max(axis=1, keepdims=True)) ** (1 / temperature)
+    return probs / probs.sum(axis=1, keepdims=True)

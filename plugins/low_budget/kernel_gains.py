@@ -1,0 +1,160 @@
+"""What each candidate would add to a coverage by a Gaussian kernel, computed again only where an old value no longer decides.
+
+Dimension letters: N pool, M candidates, L labelled, D feature dimension, B rows of a block, P dimensions of a projection.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from usb_active.numerics.arrays import blocks
+from usb_active.numerics.ranking import leading
+from usb_active.numerics.spaces import square_norms
+
+# Gains that differ by less, relative to the largest, are equal.
+TIE = 1e-9
+# Rows and columns of a block of the kernel.
+_ROWS, _COLUMNS = 512, 2048
+# Dimensions that a first look is taken in, where the features have many more and these hold most of their variance.
+_COARSE, _MOST_LOST = 64, 0.2
+# How many candidates are looked at together, first; then twice as many, until the best is certain.
+_TOGETHER = {"coarse": 128, "single": 32, "double": 4}
+
+
+class KernelGains:
+    """Greedy maximisation of sum_n w_n max_s k(x_n, x_s), k(x, y) = exp(-|x - y|^2 / h^2).
+
+    A gain can only shrink as samples are picked (submodularity), so an old one bounds it. A candidate whose bound is the largest is
+    looked at more closely: in few dimensions (a projection makes distances smaller, so the kernel larger), in single precision, and at
+    last in double, which decides.
+
+    Attributes:
+        covered: (N,) the kernel to the nearest of what is labelled or picked.
+    """
+
+    def __init__(self, rows: NDArray[np.float32], weights: NDArray[np.float64], bandwidth: float, labeled: NDArray[np.int64]) -> None:
+        self.rows, self.weights, self.bandwidth = rows, weights, bandwidth
+        self.norms = np.concatenate([square_norms(rows[at].astype(np.float64)) for at in blocks(np.arange(len(rows)), rows.shape[1])])
+        self.covered = np.zeros(len(rows))
+        for at in _parts(labeled, _ROWS):
+            for columns in _parts(np.arange(len(rows)), _COLUMNS):
+                here = self.covered[columns]
+                np.maximum(here, self._kernel(at, columns).max(axis=0), out=here)
+                self.covered[columns] = here
+        screens = {"coarse": _projected(rows), "single": rows}
+        self.screens = {name: _Screen(part, bandwidth) for name, part in screens.items() if part is not None}
+        # Below this a gain is nothing but rounding.
+        self.nothing = 1e-15 * (1 + bandwidth**-2) * weights.sum()
+
+    def pick(self, order: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
+        """Picks (budget,) out of the candidates (M,), whose order decides between equals."""
+        bounds, picks = np.full(len(order), np.inf), np.empty(budget, np.int64)
+        for step in range(budget):
+            best = self._best(order, bounds)
+            picks[step], bounds[best] = order[best], -1.0
+            self.cover(picks[step])
+        return picks
+
+    def cover(self, sample: int) -> None:
+        """The sample covers from now on."""
+        for columns in _parts(np.arange(len(self.rows)), _ROWS * _COLUMNS):
+            self.covered[columns] = np.maximum(self.covered[columns], self._kernel(np.array([sample]), columns)[0])
+
+    def gains(self, idx: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(B,) what each would add, in double precision."""
+        out = np.zeros(len(idx))
+        for at in _parts(np.arange(len(idx)), _ROWS):
+            for columns in _parts(np.arange(len(self.rows)), _COLUMNS):
+                more = self._kernel(idx[at], columns)
+                more -= self.covered[columns]
+                out[at] += np.maximum(more, 0.0, out=more) @ self.weights[columns]
+        return out
+
+    def _best(self, order: NDArray[np.int64], bounds: NDArray[np.float64]) -> int:
+        """Position of the largest gain, the first of equals; `bounds` (M,) become tighter, and are -1 for what was picked."""
+        names = [*self.screens, "double"]
+        together = [_TOGETHER[name] for name in names]
+        level, floor = np.zeros(len(order), np.int8), 0.0
+        covered, weights = self.covered.astype(np.float32), self.weights.astype(np.float32)
+        total = float(self.covered @ self.weights)
+        while True:
+            left = np.flatnonzero((bounds > max(floor, self.nothing)) & (level < len(names)))
+            if not len(left):
+                break
+            now = level[left[np.argmax(bounds[left])]]
+            left = left[level[left] == now]
+            look = left[leading(bounds[left], min(together[now], len(left)))]
+            together[now] *= 2
+            if names[now] == "double":
+                found = self.gains(order[look])
+                floor = max(floor, (1 - TIE) * found.max())
+            else:
+                found = self.screens[names[now]].upper(order[look], covered, weights, total)
+            bounds[look] = np.minimum(bounds[look], found)
+            level[look] += 1
+        best = bounds.max()
+        return int(np.argmax(bounds >= ((1 - TIE) * best if best > self.nothing else 0.0)))
+
+    def _kernel(self, idx: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+        part = slice(columns[0], columns[-1] + 1)
+        squared = self.rows[idx].astype(np.float64) @ self.rows[part].T.astype(np.float64)
+        squared *= -2
+        squared += self.norms[idx, None]
+        squared += self.norms[part]
+        np.maximum(squared, 0.0, out=squared)
+        squared *= -(self.bandwidth**-2)
+        return np.exp(squared, out=squared)
+
+
+class _Screen:
+    """Upper bounds on gains from single precision, or from rows whose distances are smaller than the true ones."""
+
+    def __init__(self, rows: NDArray[np.float32], bandwidth: float) -> None:
+        scale = np.float32(bandwidth**-2)
+        norms = scale * square_norms(rows)
+        self.scale, self.dim = scale, rows.shape[1]
+        # The last columns make the product -|x - y|^2 / h^2.
+        self.columns = np.concatenate([rows, np.ones_like(norms)[:, None], -norms[:, None]], axis=1)
+        # How far rounding may move the kernel, relative to itself: that of D products of numbers whose squares sum to one or less, as if it
+        # were drawn (Higham & Mary 2019), four times over.
+        self.slack = 4 * (np.sqrt(self.dim) + 4) * 2.0**-24 * (1 + 2 * bandwidth**-2)
+
+    def upper(self, idx: NDArray[np.int64], covered: NDArray, weights: NDArray, total: float) -> NDArray[np.float64]:
+        """(B,); `total` is what is covered already, which the rounding of a covered sample is relative to."""
+        out = np.zeros(len(idx))
+        for at in _parts(np.arange(len(idx)), _ROWS):
+            own = self.columns[idx[at]]
+            factors = np.concatenate([2 * self.scale * own[:, : self.dim], own[:, -1:], own[:, -2:-1]], axis=1)
+            for columns in _parts(np.arange(len(covered)), _COLUMNS):
+                part = slice(columns[0], columns[-1] + 1)
+                kernel = factors @ self.columns[part].T
+                np.minimum(kernel, 0, out=kernel)
+                np.exp(kernel, out=kernel)
+                kernel -= covered[part]
+                out[at] += np.maximum(kernel, 0, out=kernel) @ weights[part]
+        return out + self.slack * (out + total)
+
+
+def _parts(idx: NDArray, size: int) -> list[NDArray]:
+    return [idx[at : at + size] for at in range(0, len(idx), size)]
+
+
+def _projected(rows: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """(N, P + 1): the leading principal components, and the length of what they leave out; None where they leave out much.
+
+    |x - y|^2 is that of the components and that of the rests, which is at least the square of the difference of their lengths.
+    """
+    if rows.shape[1] <= 2 * _COARSE:
+        return None
+    mean, every = rows.mean(axis=0, dtype=np.float64), list(blocks(np.arange(len(rows)), rows.shape[1]))
+    moments = sum((rows[at] - mean).T @ (rows[at] - mean) for at in every)
+    values, vectors = np.linalg.eigh(moments)
+    if values[:-_COARSE].sum() > _MOST_LOST * values.sum():
+        return None
+    out = np.empty((len(rows), _COARSE + 1), np.float32)
+    for at in every:
+        centred = rows[at] - mean
+        out[at, :-1] = centred @ vectors[:, -_COARSE:]
+        out[at, -1] = np.sqrt(np.maximum(square_norms(centred) - square_norms(out[at, :-1].astype(np.float64)), 0.0))
+    return out
