@@ -9,4 +9,5 @@ _COVERING = "usb_active.plugins.low_budget.acquisitions"
 PLUGINS = [
     Declaration("acquisition", "max_herding", f"{_COVERING}:MaxHerding", "greedy coverage by a Gaussian kernel (Bae et al. 2024)"),
     Declaration("acquisition", "u_herding", f"{_COVERING}:UHerding", "coverage of what is uncertain (Bae et al. 2025)"),
+    Declaration("acquisition", "prob_cover", f"{_COVERING}:ProbCover", "most samples in balls around labelled ones (Yehuda et al. 2022)"),
 ]

@@ -54,3 +54,25 @@ class UHerding(_Rule):
     def picks(self, view: PoolView, budget: int) -> np.ndarray:
         keys = self.config.model_dump()
         return functional.u_herding(view.features, view.probs, view.labeled, budget, view.rng, candidates=view.candidates, **keys)
+
+
+class ProbCover(_Rule):
+    """Greedily the ball that holds most samples that no ball holds yet (Yehuda et al. 2022); works as `initial` too.
+
+    Without `delta` it is the largest radius at which a share `purity` of the balls are pure, by clusters of k-means.
+    """
+
+    class Config(PluginConfig):
+        delta: float | None = Field(None, gt=0, allow_inf_nan=False)
+        purity: float = Field(0.95, gt=0, le=1)
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+
+    def picks(self, view: PoolView, budget: int) -> np.ndarray:
+        delta = self.config.delta
+        if delta is None:
+            delta = functional.purity_radius(view.features, view.num_classes, view.rng, purity=self.config.purity)
+        found = functional.prob_cover(view.features, view.labeled, budget, view.rng, delta=delta, candidates=view.candidates)
+        view.log("prob_cover/delta", delta)
+        view.log("prob_cover/coverage", found.coverage)
+        return found.idx
