@@ -14,8 +14,8 @@ from usb_active.numerics.spaces import square_norms
 
 # Gains that differ by less, relative to the largest, are equal.
 TIE = 1e-9
-# Rows and columns of a block of the kernel.
-_ROWS, _COLUMNS = 512, 2048
+# Rows and columns of a block of the kernel: it is gone through several times, and a megabyte stays in a core's cache.
+_ROWS, _COLUMNS = 256, 1024
 # Dimensions that a first look is taken in, where the features have many more and these hold most of their variance.
 _COARSE, _MOST_LOST = 64, 0.2
 # How many candidates are looked at together, first; then twice as many, until the best is certain.
@@ -58,17 +58,21 @@ class KernelGains:
 
     def cover(self, sample: int) -> None:
         """The sample covers from now on."""
+        idx, covered = np.array([sample]), self.covered.astype(np.float32)
         for columns in _parts(np.arange(len(self.rows)), _ROWS * _COLUMNS):
-            self.covered[columns] = np.maximum(self.covered[columns], self._kernel(np.array([sample]), columns)[0])
+            near = self._near(idx, columns, covered)
+            self.covered[near] = np.maximum(self.covered[near], self._kernel(idx, near)[0])
 
     def gains(self, idx: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(B,) what each would add, in double precision."""
+        """(B,) what each would add, in double precision, which is needed only where single precision cannot rule out that it adds."""
         out = np.zeros(len(idx))
+        covered = self.covered.astype(np.float32)
         for at in _parts(np.arange(len(idx)), _ROWS):
             for columns in _parts(np.arange(len(self.rows)), _COLUMNS):
-                more = self._kernel(idx[at], columns)
-                more -= self.covered[columns]
-                out[at] += np.maximum(more, 0.0, out=more) @ self.weights[columns]
+                near = self._near(idx[at], columns, covered)
+                more = self._kernel(idx[at], near)
+                more -= self.covered[near]
+                out[at] += np.maximum(more, 0.0, out=more) @ self.weights[near]
         return out
 
     def _best(self, order: NDArray[np.int64], bounds: NDArray[np.float64]) -> int:
@@ -96,12 +100,16 @@ class KernelGains:
         best = bounds.max()
         return int(np.argmax(bounds >= ((1 - TIE) * best if best > self.nothing else 0.0)))
 
+    def _near(self, idx: NDArray[np.int64], columns: NDArray[np.int64], covered: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Those of the columns whose kernel to any of `idx` may be above what they are covered by."""
+        single = self.screens["single"]
+        return columns[((1 + single.slack) * single.kernel(idx, columns) >= (1 - single.slack) * covered[columns]).any(axis=0)]
+
     def _kernel(self, idx: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
-        part = slice(columns[0], columns[-1] + 1)
-        squared = self.rows[idx].astype(np.float64) @ self.rows[part].T.astype(np.float64)
+        squared = self.rows[idx].astype(np.float64) @ self.rows[columns].T.astype(np.float64)
         squared *= -2
         squared += self.norms[idx, None]
-        squared += self.norms[part]
+        squared += self.norms[columns]
         np.maximum(squared, 0.0, out=squared)
         squared *= -(self.bandwidth**-2)
         return np.exp(squared, out=squared)
@@ -120,16 +128,22 @@ class _Screen:
         # were drawn (Higham & Mary 2019), four times over.
         self.slack = 4 * (np.sqrt(self.dim) + 4) * 2.0**-24 * (1 + 2 * bandwidth**-2)
 
+    def kernel(self, idx: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(B, K) in single precision."""
+        return np.exp(self._factors(idx) @ self.columns[columns[0] : columns[-1] + 1].T)
+
+    def _factors(self, idx: NDArray[np.int64]) -> NDArray[np.float32]:
+        own = self.columns[idx]
+        return np.concatenate([2 * self.scale * own[:, : self.dim], own[:, -1:], own[:, -2:-1]], axis=1)
+
     def upper(self, idx: NDArray[np.int64], covered: NDArray, weights: NDArray, total: float) -> NDArray[np.float64]:
         """(B,); `total` is what is covered already, which the rounding of a covered sample is relative to."""
         out = np.zeros(len(idx))
         for at in _parts(np.arange(len(idx)), _ROWS):
-            own = self.columns[idx[at]]
-            factors = np.concatenate([2 * self.scale * own[:, : self.dim], own[:, -1:], own[:, -2:-1]], axis=1)
+            factors = self._factors(idx[at])
             for columns in _parts(np.arange(len(covered)), _COLUMNS):
                 part = slice(columns[0], columns[-1] + 1)
                 kernel = factors @ self.columns[part].T
-                np.minimum(kernel, 0, out=kernel)
                 np.exp(kernel, out=kernel)
                 kernel -= covered[part]
                 out[at] += np.maximum(kernel, 0, out=kernel) @ weights[part]
