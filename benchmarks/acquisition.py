@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 NUM_LABELED = 100
 SCORES = {"entropy": "entropy", "margin": "margin_sampling", "least_confidence": "least_confident"}
 # Measured alone: their picks are compared with plain loops in tests/plugins/low_budget, on small pools.
-LOW_BUDGET = ("max_herding", "u_herding", "prob_cover")
+LOW_BUDGET = ("max_herding", "u_herding", "prob_cover", "dcom")
 METHODS = ("k_center_greedy", "kmeans_plus_plus", *SCORES, "badge", "cdal", *LOW_BUDGET)
 RANDOM = ("kmeans_plus_plus", "badge", *LOW_BUDGET)
 
@@ -91,7 +91,9 @@ def low_budget(method: str, data: dict[str, NDArray], budget: int) -> Callable[[
 
     features, probs, labeled, rng = data["features"], data["probs"], data["labeled"], np.random.default_rng(0)
     classes = probs.shape[1]
+    labels = probs[labeled].argmax(axis=1)
     calls = {
+        "dcom": lambda: F.dcom(features, probs, labeled, labels, budget, rng, delta=0.5).idx,
         "prob_cover": lambda: F.prob_cover(features, labeled, budget, rng, delta=F.purity_radius(features, classes, rng)).idx,
         "max_herding": lambda: F.max_herding(features, labeled, budget, rng),
         "u_herding": lambda: F.u_herding(features, probs, labeled, budget, rng),

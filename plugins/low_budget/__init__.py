@@ -10,4 +10,5 @@ PLUGINS = [
     Declaration("acquisition", "max_herding", f"{_COVERING}:MaxHerding", "greedy coverage by a Gaussian kernel (Bae et al. 2024)"),
     Declaration("acquisition", "u_herding", f"{_COVERING}:UHerding", "coverage of what is uncertain (Bae et al. 2025)"),
     Declaration("acquisition", "prob_cover", f"{_COVERING}:ProbCover", "most samples in balls around labelled ones (Yehuda et al. 2022)"),
+    Declaration("acquisition", "dcom", f"{_COVERING}:Dcom", "coverage and margin, by how much is covered (Mishal & Weinshall 2024)"),
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -76,3 +77,47 @@ class ProbCover(_Rule):
         view.log("prob_cover/delta", delta)
         view.log("prob_cover/coverage", found.coverage)
         return found.idx
+
+
+class Dcom(_Rule):
+    """Coverage by balls that are as large as they are pure, mixed with the margin by how much they cover (Mishal & Weinshall 2024).
+
+    A labelled sample keeps the radius that it got in the round after it was labelled. Without `delta`, the first radius is that of
+    `prob_cover`.
+    """
+
+    class Config(PluginConfig):
+        delta: float | None = Field(None, gt=0, allow_inf_nan=False)
+        max_delta: float = Field(1.1, gt=0, allow_inf_nan=False)
+        steepness: float = Field(50.0, gt=0, allow_inf_nan=False)
+        centre: float = Field(0.8, ge=0, le=1)
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "probs", "labels"})
+
+    def __init__(self, config: PluginConfig | None = None):
+        super().__init__(config)
+        # By sample.
+        self.radii: dict[int, float] = {}
+
+    def picks(self, view: PoolView, budget: int) -> np.ndarray:
+        keys = self.config.model_dump()
+        radii = np.array([self.radii.get(int(i), np.nan) for i in view.labeled])
+        if keys["delta"] is None and np.isnan(radii).all():
+            keys["delta"] = functional.purity_radius(view.features, view.num_classes, view.rng)
+        # Where some radius is known, the first one has no part any more.
+        keys["delta"] = keys["delta"] or keys["max_delta"]
+        found = functional.dcom(
+            view.features, view.probs, view.labeled, view.labels, budget, view.rng, radii=radii, candidates=view.candidates, **keys
+        )  # fmt: skip
+        self.radii = dict(zip(view.labeled.tolist(), found.radii.tolist(), strict=True))
+        view.log("dcom/coverage", found.coverage)
+        view.log("dcom/competence", found.competence)
+        if len(found.radii):
+            view.log("dcom/mean_radius", found.radii.mean())
+        return found.idx
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"samples": list(self.radii), "radii": list(self.radii.values())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.radii = dict(zip(state["samples"], state["radii"], strict=True))

@@ -22,7 +22,8 @@ class Balls:
     """
 
     def __init__(self, rows: NDArray[np.float32], radius: float) -> None:
-        self.rows, self.limit = rows, float(radius) ** 2
+        self.rows, self.radius = rows, float(radius)
+        self.limit = self.radius**2
         self.norms = square_norms(rows)
         # Of |x|^2 + |y|^2 - 2xy with lengths of at most one: Higham 2002, section 3.1.
         self.slack = 4 * (rows.shape[1] + 4) * 2.0**-24
@@ -36,12 +37,18 @@ class Balls:
         inside = squared < self.limit
         row, column = np.nonzero(np.abs(squared - self.limit) <= self.slack)
         for at in blocks(np.arange(len(row)), self.rows.shape[1]):
-            inside[row[at], column[at]] = self.squared(idx[row[at]], others[column[at]]) < self.limit
+            # Distances, not their squares: the radius may be one of them.
+            inside[row[at], column[at]] = np.sqrt(self.squared(idx[row[at]], others[column[at]])) < self.radius
         return inside
 
     def squared(self, idx: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float64]:
         """(B,) squared distances of the pairs, in double precision."""
         return square_norms(self.rows[idx].astype(np.float64) - self.rows[others])
+
+    def squared_to(self, sample: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(K,) squared distances of `others` to one sample."""
+        every = blocks(np.arange(len(others)), self.rows.shape[1])
+        return np.concatenate([self.squared(np.full(len(at), sample), others[at]) for at in every])
 
     def counts(self, idx: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
         """(B,): how many of `others` (K,) lie within the radius of each, itself included."""

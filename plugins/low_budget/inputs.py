@@ -54,6 +54,17 @@ def checked_rows(probs: ArrayLike, size: int) -> NDArray:
     return probs
 
 
+def checked_classes(labels: ArrayLike, size: int, num_classes: int) -> NDArray[np.int64]:
+    """Labels (L,) as int64. ValueError: another number of them, or outside 0..C-1."""
+    labels = np.asarray(labels)
+    if labels.shape != (size,):
+        raise ValueError(f"labels: expected one for each labelled sample, shape ({size},), got {labels.shape}")
+    bad = labels[(labels < 0) | (labels >= num_classes)]
+    if len(bad):
+        raise ValueError(f"labels: {named('label', bad)} outside the {num_classes} classes")
+    return labels.astype(np.int64)
+
+
 def tempered(probs: NDArray, temperature: float) -> NDArray[np.float64]:
     """softmax(log probs / T) of probs (B, C): what a softmax of logits divided by T would have given."""
     probs = probs.astype(np.float64)

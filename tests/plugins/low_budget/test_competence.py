@@ -1,0 +1,158 @@
+"""DCoM against the paper's loop, closed forms and invariants."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from usb_active.plugins.low_budget import functional as F
+
+from usb_active.testing import AcquisitionContract
+
+
+def make_rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def made(seed=0, n=60, d=4, c=3):
+    rng = make_rng(seed)
+    return rng.standard_normal((n, d)), rng.dirichlet(np.full(c, 0.5), size=n)
+
+
+def slow_radius(distances, same, purity, most):
+    """Every radius that could be the largest, the largest first; a ball holds what is nearer."""
+    for radius in sorted({most, *(d for d in distances if d < most)}, reverse=True):
+        ball = [s for d, s in zip(distances, same, strict=True) if d < radius]
+        if ball and sum(ball) / len(ball) >= purity:
+            return radius
+    return 0.0
+
+
+def slow_dcom(features, probs, labeled, labels, budget, order, radii, delta, most, steepness, centre):
+    rows = np.array([x / np.linalg.norm(x) for x in features])
+    size = len(rows)
+    d = np.array([[np.linalg.norm(x - y) for y in rows] for x in rows])
+
+    def covered(radii):
+        return {j for i, r in zip(labeled, radii, strict=True) for j in range(size) if d[i, j] < r}
+
+    known = [r for r in radii if not math.isnan(r)]
+    start = [(sum(known) / len(known) if known else delta) if math.isnan(r) else r for r in radii]
+    purity = 0.4 + 0.2 * len(covered(start)) / size
+    predicted = [int(np.argmax(p)) for p in probs]
+    grown = [
+        slow_radius(d[i], [p == y for p in predicted], purity, most) if math.isnan(r) else r
+        for i, y, r in zip(labeled, labels, radii, strict=True)
+    ]
+    done = covered(grown)
+    coverage = len(done) / size
+    competence = (1 + math.exp(-steepness * (1 - centre))) / (1 + math.exp(-steepness * (coverage - centre)))
+    radius = sum(grown) / len(grown) if grown else delta
+    unsure = [1 - (sorted(p)[-1] - sorted(p)[-2]) for p in probs]
+    unsure = [(u - min(unsure)) / (max(unsure) - min(unsure)) for u in unsure]
+    picks = []
+    for _ in range(budget):
+        left = [i for i in order if i not in picks]
+        degree = {i: sum(d[i, j] < radius and j not in done for j in range(size)) for i in left}
+        tops = max(unsure[i] for i in left) or 1, max(degree.values()) or 1
+        scores = [competence * unsure[i] / tops[0] + (1 - competence) * degree[i] / tops[1] for i in left]
+        picks.append(left[int(np.argmax(np.array(scores) >= max(scores) - 1e-12))])
+        done |= {j for j in range(size) if d[picks[-1], j] < radius}
+    return picks, grown, coverage, competence
+
+
+@pytest.mark.parametrize("num_labeled", [0, 1, 8])
+@pytest.mark.parametrize("centre", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("num_known", [0, 5])
+def test_picks_equal_the_plain_loop(num_labeled, centre, num_known):
+    features, probs = made(num_labeled + 1)
+    labeled = make_rng(3).permutation(60)[:num_labeled]
+    labels = make_rng(6).integers(0, 3, num_labeled)
+    radii = np.where(np.arange(num_labeled) < num_known, make_rng(7).random(num_labeled), np.nan)
+    candidates = np.setdiff1d(np.arange(5, 60), labeled)
+    keys = {"delta": 0.5, "max_delta": 1.1, "steepness": 6.0, "centre": centre}
+    found = F.dcom(features, probs, labeled, labels, 12, make_rng(4), radii=radii, candidates=candidates, **keys)
+    order = make_rng(4).permutation(candidates)
+    picks, grown, coverage, competence = slow_dcom(features, probs, labeled, labels, 12, order, radii, 0.5, 1.1, 6.0, centre)
+    assert found.idx.tolist() == picks
+    np.testing.assert_allclose(found.radii, grown, rtol=1e-6)
+    assert found.coverage == pytest.approx(coverage) and found.competence == pytest.approx(competence)
+
+
+def test_the_competence_is_one_where_all_is_covered_and_a_half_of_that_at_the_centre():
+    assert F.competence_score(1.0) == pytest.approx(1.0, rel=1e-15)
+    # At the centre the denominator is 2: (1 + exp(-50 · 0.2)) / 2.
+    assert F.competence_score(0.8) == pytest.approx((1 + math.exp(-10)) / 2, rel=1e-12)
+    assert F.competence_score(0.0) == pytest.approx(math.exp(-40), rel=1e-4)
+    assert F.competence_score(0.3, steepness=1e6) == 0.0
+    values = [F.competence_score(c) for c in np.linspace(0, 1, 50)]
+    assert values == sorted(values)
+
+
+def test_a_ball_grows_as_long_as_it_is_pure_enough():
+    # In order: right, right, wrong, right, wrong, wrong: shares 1, 1, 2/3, 3/4, 3/5, 1/2.
+    distances, same = np.array([0, 0.1, 0.2, 0.3, 0.4, 0.5]), np.array([True, True, False, True, False, False])
+    assert F.pure_radius(distances, same, 0.7, 1.1) == 0.4
+    assert F.pure_radius(distances, same, 0.6, 1.1) == 0.5
+    assert F.pure_radius(distances, same, 0.5, 1.1) == 1.1
+    assert F.pure_radius(distances, same, 0.6, 0.15) == 0.15
+    assert F.pure_radius(distances, ~same, 1.0, 1.1) == 0.0
+    # The second and the third as far: the ball holds both or none.
+    assert F.pure_radius(np.array([0, 0.2, 0.2, 0.3]), np.array([True, True, False, False]), 0.9, 1.1) == 0.2
+
+
+def test_where_all_is_covered_it_is_margin_sampling():
+    features, probs = made(2)
+    found = F.dcom(features, probs, [0], [1], 9, make_rng(), delta=0.5, radii=[2.5])
+    gaps = [sorted(p)[-1] - sorted(p)[-2] for p in probs]
+    assert found.competence == 1 and found.idx.tolist() == sorted(range(1, 60), key=lambda i: gaps[i])[:9]
+
+
+def test_where_nothing_is_covered_it_is_prob_cover():
+    features, probs = made(2)
+    found = F.dcom(features, probs, [], [], 9, make_rng(1), delta=0.4, steepness=1e4)
+    assert found.competence == 0 and found.idx.tolist() == F.prob_cover(features, [], 9, make_rng(1), delta=0.4).idx.tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": 60}, "^budget: 60, expected an integer from 1 to the 59 candidates$"),
+        ({"labels": [0, 1]}, r"^labels: expected one for each labelled sample, shape \(1,\), got \(2,\)$"),
+        ({"labels": [3]}, "^labels: label 3 outside the 3 classes$"),
+        ({"radii": [-1.0]}, r"^radii: expected \(1,\) numbers from 0 on, or NaN, one for each labelled sample, got shape \(1,\)$"),
+        ({"radii": [0.1, 0.2]}, r"^radii: expected \(1,\) numbers"),
+        ({"delta": 0}, "^delta: 0, expected a number above 0$"),
+        ({"max_delta": -1.0}, "^max_delta: -1.0, expected a number above 0$"),
+        ({"steepness": np.inf}, "^steepness: inf, expected a number above 0$"),
+        ({"centre": 1.5}, "^centre: 1.5, expected 0 to 1$"),
+        ({"probs": made()[1][:50]}, "^probs: 50 rows, expected one for each of the 60 rows of features$"),
+        ({"features": np.full((60, 2), np.nan)}, "^features: not finite in rows 0, 1, 2, 3, 4, ...$"),
+    ],
+)
+def test_bad_input_is_named(changes, message):
+    arguments = {"features": made()[0], "probs": made()[1], "labeled": [0], "labels": [1], "budget": 3, "rng": make_rng(), "delta": 0.5}
+    with pytest.raises(ValueError, match=message):
+        F.dcom(**(arguments | changes))
+
+
+class TestDcom(AcquisitionContract):
+    name = "dcom"
+    config = {"delta": 0.1}
+
+    def test_radii_are_kept_for_the_next_round(self, world):
+        plugin = self.plugin()
+        first = self.pick(world, 7, plugin)
+        kept = dict(plugin.radii)
+        assert sorted(kept) == world.pool.labeled.tolist() and all(0 <= r <= 1.1 for r in kept.values())
+        world.pool.set_labels(first, world.dataset.targets[first], 1)
+        view = self.view(world, plugin, cycle=2)
+        plugin.select(view, 7)
+        assert {i: plugin.radii[i] for i in kept} == kept and sorted(plugin.radii) == view.labeled.tolist()
+        assert set(view._source.metrics) >= {"dcom/coverage", "dcom/competence", "dcom/mean_radius"}
+
+
+class TestDcomByPurity(AcquisitionContract):
+    name = "dcom"
+    config = {"centre": 0.9}
