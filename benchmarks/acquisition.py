@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 NUM_LABELED = 100
 SCORES = {"entropy": "entropy", "margin": "margin_sampling", "least_confidence": "least_confident"}
 # Measured alone: their picks are compared with plain loops in tests/plugins/low_budget, on small pools.
-LOW_BUDGET = ("max_herding", "u_herding", "prob_cover", "dcom")
+LOW_BUDGET = ("max_herding", "u_herding", "prob_cover", "dcom", "power_margin", "clue", "drop_query", "bait")
 METHODS = ("k_center_greedy", "kmeans_plus_plus", *SCORES, "badge", "cdal", *LOW_BUDGET)
 RANDOM = ("kmeans_plus_plus", "badge", *LOW_BUDGET)
 
@@ -89,10 +89,18 @@ def ours(method: str, data: dict[str, NDArray], budget: int) -> Callable[[], NDA
 def low_budget(method: str, data: dict[str, NDArray], budget: int) -> Callable[[], NDArray]:
     from usb_active.plugins.low_budget import functional as F
 
-    features, probs, labeled, rng = data["features"], data["probs"], data["labeled"], np.random.default_rng(0)
+    features, probs, labeled, candidates = (data[name] for name in ("features", "probs", "labeled", "candidates"))
+    rng = np.random.default_rng(0)
     classes = probs.shape[1]
     labels = probs[labeled].argmax(axis=1)
+    # A classifier that is nothing but a matrix.
+    head = rng.standard_normal((features.shape[1], classes)).astype(np.float32)
     calls = {
+        "power_margin": lambda: F.power_margin(probs, budget, rng, candidates=candidates),
+        # As many dimensions as are exact without being told to: 128 with 10 classes.
+        "bait": lambda: F.bait(features, probs, labeled, budget, rng, projection=max(1, 1280 // classes)),
+        "clue": lambda: F.clue(features, probs, budget, rng, candidates=candidates),
+        "drop_query": lambda: F.drop_query(features, lambda x: (x @ head).argmax(axis=1), budget, rng, candidates=candidates).idx,
         "dcom": lambda: F.dcom(features, probs, labeled, labels, budget, rng, delta=0.5).idx,
         "prob_cover": lambda: F.prob_cover(features, labeled, budget, rng, delta=F.purity_radius(features, classes, rng)).idx,
         "max_herding": lambda: F.max_herding(features, labeled, budget, rng),

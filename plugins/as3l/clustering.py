@@ -5,13 +5,13 @@ Dimension letters: N pool, L labelled, D feature dimension, K clusters, G groups
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.sparse import csc_matrix
 
-from usb_active.numerics.arrays import blocks, named, nonfinite_rows
+from usb_active.numerics.arrays import blocks
 from usb_active.numerics.kmeans import kmeans_centres, nearest_centres
 
 # The paper names none of these. Iterations: faiss's own number. Starts: with few clusters single runs end in poor local optima
@@ -20,38 +20,6 @@ ITERATIONS = 25
 STARTS, CLUSTERS_STARTED = 10, 400
 # Rows to a centre that the starts look at, at least so many in all; and iterations over all rows that follow the best start.
 SAMPLE, LEAST_SAMPLE, REFINEMENTS = 64, 2048, 10
-
-
-def as_points(features: ArrayLike) -> NDArray[np.float32]:
-    """The features (N, D) about their mean and scaled by a power of two, which changes no cluster: so products in single
-    precision lose the fewest digits, and no square overflows.
-
-    Raises:
-        ValueError: another shape, or not finite (names the rows).
-    """
-    features = np.asarray(features)
-    if features.ndim != 2 or 0 in features.shape:
-        raise ValueError(f"features: expected shape (N, D), got {features.shape}")
-    mean, peak = np.zeros(features.shape[1]), 0.0
-    for block in _parts(features):
-        mean += (block / len(features)).sum(axis=0)
-        peak = max(peak, float(np.abs(block).max()))
-    scale = np.ldexp(1.0, -int(np.clip(np.frexp(peak)[1], -1000, 1000)))
-    points, start = np.empty(features.shape, dtype=np.float32), 0
-    for block in _parts(features):
-        points[start : start + len(block)] = block * scale - mean * scale
-        start += len(block)
-    return points
-
-
-def _parts(features: NDArray) -> Iterator[NDArray[np.float64]]:
-    """All rows in double precision, by blocks, if they are finite."""
-    for rows in blocks(np.arange(len(features)), features.shape[1]):
-        block = features[rows[0] : rows[-1] + 1].astype(np.float64)
-        if not np.isfinite(block).all():
-            # Those of the whole array, not of this block alone.
-            raise ValueError(f"features: not finite in {named('row', nonfinite_rows(features))}")
-        yield block
 
 
 def kmeans(points: NDArray[np.float32], clusters: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from usb_active.plugins.as3l.clustering import as_points, cluster_sums, kmeans
+from usb_active.plugins.as3l.clustering import cluster_sums, kmeans
 
 from usb_active.numerics.arrays import blocks, check_count, named
+from usb_active.numerics.kmeans import as_points
 
 # An epoch of N samples is as many steps as it has batches of this size.
 BATCH_SIZE = 256

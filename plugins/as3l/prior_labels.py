@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from usb_active.plugins.as3l.clustering import as_points, constrained_kmeans
+from usb_active.plugins.as3l.clustering import constrained_kmeans
 
 from usb_active.numerics.arrays import SUM_TOLERANCE, blocks, check_count, check_range, checked_idx, named
+from usb_active.numerics.kmeans import as_points
 
 Probs = NDArray[np.float32]
 # Of a bin's width. The confidences of a prior are averaged fractions, often of as many parts as there are bins.

@@ -10,11 +10,12 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from usb_active.plugins.as3l.clustering import as_points, kmeans, together
+from usb_active.plugins.as3l.clustering import kmeans, together
 
 from usb_active.numerics.arrays import blocks, check_count
 from usb_active.numerics.faiss_import import import_faiss
 from usb_active.numerics.greedy import checked_pool
+from usb_active.numerics.kmeans import as_points
 from usb_active.numerics.ranking import top_k
 from usb_active.numerics.spaces import square_norms
 

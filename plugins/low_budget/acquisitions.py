@@ -1,4 +1,4 @@
-"""The rules for few labels as plugins. What they compute is in `functional`."""
+"""The rules that cover the pool, as plugins. What they compute is in `functional`."""
 
 from __future__ import annotations
 
@@ -8,24 +8,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 from usb_active.plugins.low_budget import functional
+from usb_active.plugins.low_budget.rule import Rule
 
-from usb_active import Acquisition, PluginConfig, PoolView
-from usb_active.errors import errors_named
-
-
-class _Rule(Acquisition):
-    """A function of arrays, and its keys."""
-
-    def picks(self, view: PoolView, budget: int) -> np.ndarray:
-        """(budget,) idx."""
-        raise NotImplementedError(f"{type(self).__name__}.picks")
-
-    def select(self, view: PoolView, budget: int) -> np.ndarray:
-        with errors_named(f"acquisition '{self.name}'"):
-            return self.picks(view, budget)
+from usb_active import PluginConfig, PoolView
 
 
-class MaxHerding(_Rule):
+class MaxHerding(Rule):
     """Greedy coverage of the pool by a Gaussian kernel, from what is labelled (Bae et al. 2024); works as `initial` too."""
 
     class Config(PluginConfig):
@@ -42,7 +30,7 @@ class MaxHerding(_Rule):
         return picks
 
 
-class UHerding(_Rule):
+class UHerding(Rule):
     """The same, every sample weighed by its uncertainty (Bae et al. 2025). Without `bandwidth`: the smallest distance between labels."""
 
     class Config(PluginConfig):
@@ -57,7 +45,7 @@ class UHerding(_Rule):
         return functional.u_herding(view.features, view.probs, view.labeled, budget, view.rng, candidates=view.candidates, **keys)
 
 
-class ProbCover(_Rule):
+class ProbCover(Rule):
     """Greedily the ball that holds most samples that no ball holds yet (Yehuda et al. 2022); works as `initial` too.
 
     Without `delta` it is the largest radius at which a share `purity` of the balls are pure, by clusters of k-means.
@@ -79,7 +67,7 @@ class ProbCover(_Rule):
         return found.idx
 
 
-class Dcom(_Rule):
+class Dcom(Rule):
     """Coverage by balls that are as large as they are pure, mixed with the margin by how much they cover (Mishal & Weinshall 2024).
 
     A labelled sample keeps the radius that it got in the round after it was labelled. Without `delta`, the first radius is that of

@@ -5,9 +5,12 @@ Dimension letters: N rows, D feature dimension, K clusters.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from usb_active.numerics.arrays import blocks, named, nonfinite_rows
 from usb_active.numerics.faiss_import import import_faiss
 
 
@@ -36,3 +39,35 @@ def nearest_centres(rows: NDArray[np.float32], centres: ArrayLike) -> tuple[NDAr
     """Squared distance (N,) of every row to the nearest of the centres (K, D), and which one it is (N,)."""
     squared, found = import_faiss().knn(rows, np.ascontiguousarray(centres, dtype=np.float32), 1)
     return squared[:, 0], found[:, 0].astype(np.int64)
+
+
+def as_points(features: ArrayLike) -> NDArray[np.float32]:
+    """The features (N, D) about their mean and scaled by a power of two, which changes no cluster: so products in single
+    precision lose the fewest digits, and no square overflows.
+
+    Raises:
+        ValueError: another shape, or not finite (names the rows).
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(f"features: expected shape (N, D), got {features.shape}")
+    mean, peak = np.zeros(features.shape[1]), 0.0
+    for block in _parts(features):
+        mean += (block / len(features)).sum(axis=0)
+        peak = max(peak, float(np.abs(block).max()))
+    scale = np.ldexp(1.0, -int(np.clip(np.frexp(peak)[1], -1000, 1000)))
+    points, start = np.empty(features.shape, dtype=np.float32), 0
+    for block in _parts(features):
+        points[start : start + len(block)] = block * scale - mean * scale
+        start += len(block)
+    return points
+
+
+def _parts(features: NDArray) -> Iterator[NDArray[np.float64]]:
+    """All rows in double precision, by blocks, if they are finite."""
+    for rows in blocks(np.arange(len(features)), features.shape[1]):
+        block = features[rows[0] : rows[-1] + 1].astype(np.float64)
+        if not np.isfinite(block).all():
+            # Those of the whole array, not of this block alone.
+            raise ValueError(f"features: not finite in {named('row', nonfinite_rows(features))}")
+        yield block

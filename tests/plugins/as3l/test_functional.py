@@ -12,6 +12,8 @@ from sklearn.datasets import load_digits
 from usb_active.plugins.as3l import clustering, functional
 from usb_active.plugins.as3l.functional import class_coverage, expected_calibration_error, fine_tune, posterior, prior, select, typiclust
 
+from usb_active.numerics.kmeans import as_points
+
 
 def rng(seed=0):
     return np.random.default_rng(seed)
@@ -36,7 +38,7 @@ def squared(a, b):
 # ------------------------------------------------------------------------------------------ fine-tuning
 def targets(features, clusters, clusterings, generator):
     """(N, D) the mean over the runs of each sample's cluster mean."""
-    points, total = clustering.as_points(features), np.zeros(features.shape)
+    points, total = as_points(features), np.zeros(features.shape)
     for _ in range(clusterings):
         assignment = clustering.kmeans(points, clusters, generator)
         for i in range(len(features)):
@@ -119,13 +121,13 @@ def test_what_fine_tuning_refuses(change, message):
 def test_k_means_finds_blobs_whatever_their_scale_and_place():
     features, blob = blobs([5, 30, 200])
     for factor, shift in ((1, 0), (1e-25, 0), (1e25, 0), (1, 1e4)):
-        found = clustering.kmeans(clustering.as_points(factor * features.astype(np.float64) + shift), 3, rng())
+        found = clustering.kmeans(as_points(factor * features.astype(np.float64) + shift), 3, rng())
         assert len(set(zip(found.tolist(), blob.tolist(), strict=True))) == 3
 
 
 def test_the_sample_for_the_starts_is_refined_on_all_rows():
     # The starts look at 2048 of these 3000 rows. At the end every row has its nearest mean.
-    points = clustering.as_points(np.concatenate([cloud(1500), cloud(1500, seed=1) + 20]))
+    points = as_points(np.concatenate([cloud(1500), cloud(1500, seed=1) + 20]))
     found = clustering.kmeans(points, 2, rng())
     sums, counts = clustering.cluster_sums(points, found, 2)
     assert counts.tolist() == np.bincount(found).tolist()
@@ -174,7 +176,7 @@ def filled(pool):
 @pytest.mark.parametrize("pool", POOLS)
 def test_selection_as_slow_loops(pool, clusterings):
     features, generator = cloud(), rng(5)
-    points = clustering.as_points(features)
+    points = as_points(features)
     # As many clusters as labels and picks.
     clusters = len(pool.get("labeled", [])) + pool["budget"]
     runs = [clustering.kmeans(points, clusters, generator) for _ in range(clusterings)]
@@ -194,7 +196,7 @@ def test_typiclust_as_slow_loops(pool):
     features, generator = cloud(), rng(6)
     labeled, candidates = filled(pool)
     clusters = min(len(labeled) + pool["budget"], 12)
-    groups = clustering.kmeans(clustering.as_points(features), clusters, generator)
+    groups = clustering.kmeans(as_points(features), clusters, generator)
 
     def score(i):
         others = sorted(np.sqrt(squared(features[i], features[j])) for j in range(60) if groups[j] == groups[i] and j != i)

@@ -1,0 +1,199 @@
+"""BAIT: batches that lower the trace of the inverse Fisher information times the pool's (Ash et al. 2021).
+
+J. T. Ash, S. Goel, A. Krishnamurthy, S. Kakade, "Gone Fishing: Neural Active Learning with Fisher Embeddings", NeurIPS 2021.
+
+The Fisher information of the last layer's weights at a sample with features h and predictions p is I(x) = P ⊗ h h^T, P = diag(p) - p p^T.
+With M the information so far, A = M^-1 and F the pool's mean, only (C, C) blocks per sample are needed:
+B = (1 ⊗ h)^T A (1 ⊗ h) and Q = (1 ⊗ h)^T A F A (1 ⊗ h). By Woodbury's identity, adding I(x) lowers tr(A F) by
+tr((1 + P B)^-1 P Q), removing it raises it by tr((1 - P B)^-1 P Q), and either changes A, A F A and every B and Q by products of a few columns. No array of
+(N, C, D C), the factors of all I(x), is made.
+
+Dimension letters: N pool, M candidates, L labelled, C classes, D feature dimension, B rows of a block.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from usb_active.plugins.low_budget.inputs import above_zero, checked_rows, finite_pool
+
+from usb_active.numerics.arrays import check_count
+
+# D · C up to which it is exact without being told to: matrices of (D C, D C) are inverted.
+EXACT_UP_TO = 1280
+_TIE = 1e-9
+_ROWS = 4096  # of a block
+Array = NDArray[np.float64]
+
+
+def bait(
+    features: ArrayLike,
+    probs: ArrayLike,
+    labeled: ArrayLike,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    candidates: ArrayLike | None = None,
+    regularization: float = 1.0,
+    oversample: int = 2,
+    projection: int | None = None,
+) -> NDArray[np.int64]:
+    """BAIT (Ash et al. 2021, Algorithm 1): greedily `oversample` times the budget, then the least useful are given back.
+
+    M begins as regularization · 1 + the mean of I(x) over what is labelled; each forward step takes the candidate that lowers
+    tr(M^-1 F) most, F the mean over the pool, and adds its I(x); each backward step removes that which raises it least.
+
+    Exact, in double precision; values within 1e-9 of the best are equal, and equals follow `rng.permutation(candidates)`. Time is that of
+    (1 + oversample) budget · M · C^2 (D + C), memory 2 M C^2 numbers and a few matrices of (D C, D C). As in the paper and unlike the
+    authors' code, I(x) of a pick is not scaled by budget / (L + budget), nor that of the labelled by L / (L + budget).
+
+    Args:
+        features: (N, D), input of the last layer; finite.
+        probs: (N, C), rows that are a distribution.
+        labeled: (L,) idx; there may be none.
+        budget: how many to pick, 1..M.
+        rng: what draws the order of equals, and the projection.
+        candidates: (M,) idx, by default all others.
+        regularization: above 0; 1 as in the authors' code, which has 0.01 for CIFAR.
+        oversample: at least 1; 2 in the paper. With fewer candidates, all of them are taken first.
+        projection: the features are multiplied by a random Gaussian matrix (D, projection) / sqrt(projection), where D is larger than
+            that; where it is not, they are taken as they are. None: as they are, which is refused where D · C is more than 1280.
+
+    Returns:
+        idx (budget,) in the order of the forward steps.
+
+    Raises:
+        ValueError: features that are not finite and probs that are no distribution (names the rows), arrays of different lengths, idx
+            that are out of range, repeated, or both labelled and candidate, numbers out of range, and D · C above 1280 without a projection.
+    """
+    features, labeled, candidates = finite_pool(features, labeled, candidates, budget)
+    probs = checked_rows(probs, len(features)).astype(np.float64)
+    above_zero("regularization", regularization)
+    check_count("oversample", oversample)
+    order = rng.permutation(candidates)
+    rows = _projected(features, probs.shape[1], projection, rng)
+    inverse = np.linalg.inv(_mean_fisher(rows[labeled], probs[labeled]) + regularization * np.eye(rows.shape[1] * probs.shape[1]))
+    information = _Information(rows[order], probs[order], inverse, _mean_fisher(rows, probs))
+    picks: list[int] = []
+    for _ in range(min(oversample * budget, len(order))):
+        values = information.values(1)
+        values[picks] = -np.inf
+        picks.append(_first(values))
+        information.change(picks[-1], 1)
+    information = information.of(np.array(picks))
+    kept = list(range(len(picks)))
+    while len(kept) > budget:
+        least = _first(-information.values(-1)[kept])
+        information.change(kept.pop(least), -1)
+    return order[np.array(picks)[kept]]
+
+
+def _first(values: Array) -> int:
+    """Position of the largest, the first of equals."""
+    best = values.max()
+    return int(np.argmax(values >= best - _TIE * abs(best)))
+
+
+def _projected(features: NDArray, num_classes: int, projection: int | None, rng: np.random.Generator) -> Array:
+    """Features (N, D) in double precision, in fewer dimensions where that was asked for."""
+    dim = features.shape[1]
+    if projection is None:
+        if dim * num_classes > EXACT_UP_TO:
+            sizes = f"{dim} dimensions times {num_classes} classes are more than {EXACT_UP_TO}"
+            most = max(1, EXACT_UP_TO // num_classes)
+            raise ValueError(f"features: {sizes}; set projection, such as {most} ({dim}: as they are, in much time and memory)")
+        return features.astype(np.float64)
+    check_count("projection", projection)
+    if projection >= dim:
+        return features.astype(np.float64)
+    matrix = rng.standard_normal((dim, projection)) / np.sqrt(projection)
+    parts = [features[at : at + _ROWS].astype(np.float64) @ matrix for at in range(0, len(features), _ROWS)]
+    return np.concatenate(parts)
+
+
+def _mean_fisher(rows: Array, probs: Array) -> Array:
+    """(C D, C D): the mean of P ⊗ h h^T over rows (B, D) and probs (B, C); zeros of none."""
+    (size, dim), classes = rows.shape, probs.shape[1]
+    out = np.zeros((classes, dim, classes, dim))
+    for c in range(classes):
+        for other in range(c + 1):
+            weights = (probs[:, c] * ((c == other) - probs[:, other]) / max(size, 1))[:, None]
+            parts = [slice(at, at + _ROWS) for at in range(0, size, _ROWS)]
+            # Symmetric in h as well.
+            out[c, :, other] = out[other, :, c] = sum((rows[part] * weights[part]).T @ rows[part] for part in parts)
+    return out.reshape(classes * dim, classes * dim)
+
+
+class _Information:
+    """What adding or removing each sample would do, kept current as samples are added and removed.
+
+    Args:
+        rows: (M, D). probs: (M, C).
+        inverse: A, (C D, C D).
+        fisher: F, (C D, C D).
+    """
+
+    def __init__(self, rows: Array, probs: Array, inverse: Array, fisher: Array) -> None:
+        self.rows, self.probs, self.inverse = rows, probs, inverse
+        self.weighted = inverse @ fisher @ inverse
+        self.b, self.q = self._blocks(self.inverse), self._blocks(self.weighted)
+
+    def _blocks(self, matrix: Array) -> Array:
+        """(M, C, C): (1 ⊗ h)^T matrix (1 ⊗ h) of every row."""
+        dim, classes = self.rows.shape[1], self.probs.shape[1]
+        by_class, out = matrix.reshape(classes, dim, classes, dim), np.empty((len(self.rows), classes, classes))
+        for at in range(0, len(out), _ROWS):
+            rows = self.rows[at : at + _ROWS]
+            for c in range(classes):
+                for other in range(c + 1):
+                    values = np.einsum("nd,nd->n", rows @ by_class[c, :, other], rows)
+                    out[at : at + _ROWS, c, other] = out[at : at + _ROWS, other, c] = values
+        return out
+
+    def of(self, positions: NDArray[np.int64]) -> _Information:
+        """The same, of these samples alone."""
+        part = object.__new__(_Information)
+        part.rows, part.probs, part.inverse, part.weighted = self.rows[positions], self.probs[positions], self.inverse, self.weighted
+        part.b, part.q = self.b[positions], self.q[positions]
+        return part
+
+    def values(self, sign: int) -> Array:
+        """(M,) by how much adding (1) each lowers tr(A F), or removing (-1) it raises it."""
+        out = np.empty(len(self.rows))
+        for at in range(0, len(out), _ROWS):
+            part = slice(at, at + _ROWS)
+            system = sign * _times(self.probs[part], self.b[part])
+            system += np.eye(system.shape[1])
+            out[part] = np.trace(np.linalg.solve(system, _times(self.probs[part], self.q[part])), axis1=1, axis2=2)
+        return out
+
+    def change(self, position: int, sign: int) -> None:
+        """Add (1) or remove (-1) the information of a sample."""
+        h, p, q, classes = self.rows[position], self.probs[position], self.q[position].copy(), self.probs.shape[1]
+        fisher = np.diag(p) - np.outer(p, p)
+        middle = sign * np.linalg.solve(np.eye(classes) + sign * fisher @ self.b[position], fisher)
+        middle = (middle + middle.T) / 2
+        # A (1 ⊗ h) and A F A (1 ⊗ h), (C D, C).
+        columns, weighted = (m.reshape(len(m), classes, -1) @ h for m in (self.inverse, self.weighted))
+        for at in range(0, len(self.rows), _ROWS):
+            part = slice(at, at + _ROWS)
+            own, other = (self._with_columns(part, m) for m in (columns, weighted))
+            scaled = own @ middle
+            self.b[part] -= scaled @ own.transpose(0, 2, 1)
+            product = scaled @ (other - scaled @ q / 2).transpose(0, 2, 1)
+            self.q[part] -= product + product.transpose(0, 2, 1)
+        scaled = columns @ middle
+        product = scaled @ (weighted - scaled @ q / 2).T
+        self.inverse = self.inverse - scaled @ columns.T
+        self.weighted = self.weighted - product - product.T
+
+    def _with_columns(self, part: slice, columns: Array) -> Array:
+        """(B, C, C): (1 ⊗ h)^T columns (C D, C) of some rows."""
+        classes = columns.shape[1]
+        by_class = columns.reshape(classes, -1, classes)
+        return np.stack([self.rows[part] @ by_class[c] for c in range(classes)], axis=1)
+
+
+def _times(probs: Array, matrices: Array) -> Array:
+    """(B, C, C): (diag(p) - p p^T) times each matrix."""
+    return probs[:, :, None] * (matrices - np.einsum("nc,ncd->nd", probs, matrices)[:, None, :])

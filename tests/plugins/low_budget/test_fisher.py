@@ -1,0 +1,170 @@
+"""BAIT against explicit Fisher matrices, closed forms and invariants."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from usb_active.plugins.low_budget import fisher as B
+from usb_active.plugins.low_budget import functional as F
+
+from usb_active.testing import AcquisitionContract
+
+
+def make_rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def made(seed=0, n=24, d=3, c=3):
+    rng = make_rng(seed)
+    return rng.standard_normal((n, d)), rng.dirichlet(np.full(c, 0.5), size=n)
+
+
+def information(h, p):
+    """(C D, C D): the expectation over the class y ~ p of the gradient's outer product, class by class."""
+    total = 0
+    for y in range(len(p)):
+        residual = np.array([(y == c) - p[c] for c in range(len(p))])
+        gradient = np.outer(residual, h).ravel()
+        total = total + p[y] * np.outer(gradient, gradient)
+    return total
+
+
+def slow_bait(features, probs, labeled, budget, order, regularization, oversample):
+    every = [information(h, p) for h, p in zip(features.astype(float), probs.astype(float), strict=True)]
+    target, size = sum(every) / len(every), len(every[0])
+    m = regularization * np.eye(size) + (sum(every[i] for i in labeled) / len(labeled) if len(labeled) else 0)
+
+    def objective(matrix):
+        return np.trace(np.linalg.inv(matrix) @ target)
+
+    picks = []
+    for _ in range(min(oversample * budget, len(order))):
+        left = [i for i in order if i not in picks]
+        gains = np.array([objective(m) - objective(m + every[i]) for i in left])
+        picks.append(left[int(np.argmax(gains >= gains.max() * (1 - 1e-9)))])
+        m = m + every[picks[-1]]
+    while len(picks) > budget:
+        losses = np.array([objective(m - every[i]) - objective(m) for i in picks])
+        gone = picks.pop(int(np.argmax(losses <= losses.min() * (1 + 1e-9))))
+        m = m - every[gone]
+    return picks
+
+
+@pytest.mark.parametrize("num_labeled", [0, 1, 5])
+@pytest.mark.parametrize("regularization", [0.01, 1.0])
+@pytest.mark.parametrize("oversample", [1, 2])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_picks_equal_the_plain_loop(num_labeled, regularization, oversample, classes):
+    features, probs = made(num_labeled, c=classes)
+    labeled = make_rng(3).permutation(24)[:num_labeled]
+    candidates = np.setdiff1d(np.arange(2, 24), labeled)
+    keys = {"regularization": regularization, "oversample": oversample}
+    picks = F.bait(features.astype(np.float32), probs, labeled, 6, make_rng(4), candidates=candidates, **keys)
+    order = make_rng(4).permutation(candidates)
+    assert picks.tolist() == slow_bait(features.astype(np.float32), probs, labeled, 6, order, regularization, oversample)
+
+
+def test_the_information_is_that_of_the_gradients():
+    # By autograd: the gradient of the loss of each class with respect to the weights of a linear layer.
+    features, _ = made(2)
+    weight = torch.tensor(make_rng(1).standard_normal((3, 3)), requires_grad=True)
+    probs = (torch.tensor(features) @ weight.T).softmax(dim=1).detach().numpy()
+    expected = 0
+    for h, p in zip(features, probs, strict=True):
+        for y in range(3):
+            loss = torch.nn.functional.cross_entropy(torch.tensor(h) @ weight.T, torch.tensor(y))
+            (gradient,) = torch.autograd.grad(loss, weight)
+            expected = expected + p[y] * np.outer(gradient.numpy().ravel(), gradient.numpy().ravel()) / len(features)
+    np.testing.assert_allclose(B._mean_fisher(features, probs), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_updates_are_those_of_new_inverses():
+    features, probs = made(5)
+    m, target = 0.3 * np.eye(9), B._mean_fisher(features, probs)
+    found = B._Information(features, probs, np.linalg.inv(m), target)
+    for position, sign in ((3, 1), (7, 1), (3, 1), (7, -1), (11, 1), (3, -1)):
+        values = found.values(sign)
+        before = np.trace(np.linalg.inv(m) @ target)
+        m = m + sign * information(features[position], probs[position])
+        assert values[position] == pytest.approx(sign * (before - np.trace(np.linalg.inv(m) @ target)), rel=1e-9)
+        found.change(position, sign)
+        fresh = B._Information(features, probs, np.linalg.inv(m), target)
+        for name in ("inverse", "weighted", "b", "q"):
+            np.testing.assert_allclose(getattr(found, name), getattr(fresh, name), rtol=1e-9, atol=1e-11)
+
+
+def test_one_dimension_and_two_classes_in_closed_form():
+    # I(x) = p (1 - p) h^2 [[1, -1], [-1, 1]]: with v = p (1 - p) h^2 and M = 1, adding it makes the eigenvalue 1 into 1 + 2 v along
+    # (1, -1) / sqrt(2). The larger v, the better; the second pick the second largest; none is given back, being the best two.
+    h, p = np.array([1.0, 2.0, 3.0, 0.5]), np.array([0.5, 0.9, 0.01, 0.5])
+    v = p * (1 - p) * h**2
+    assert v.round(3).tolist() == [0.25, 0.36, 0.089, 0.062]
+    assert F.bait(h[:, None], np.stack([p, 1 - p], axis=1), [], 2, make_rng()).tolist() == [1, 0]
+
+
+def test_certain_samples_are_last_and_drawn_evenly():
+    features, counts = make_rng(0).standard_normal((12, 2)), Counter()
+    probs = np.eye(3)[np.arange(12) % 3]
+    probs[4] = [0.5, 0.25, 0.25]
+    for seed in range(400):
+        picks = F.bait(features, probs, [0], 2, make_rng(seed), oversample=1)
+        assert picks[0] == 4
+        counts[int(picks[1])] += 1
+    assert chisquare([counts[i] for i in range(1, 12) if i != 4]).pvalue > 1e-3
+
+
+def test_picks_do_not_depend_on_blocks_or_the_order_of_the_pool(monkeypatch):
+    features, probs = made(6, n=60)
+    expected = F.bait(features, probs, [3], 8, make_rng(0)).tolist()
+    monkeypatch.setattr(B, "_ROWS", 7)
+    assert F.bait(features, probs, [3], 8, make_rng(0)).tolist() == expected
+    order = make_rng(8).permutation(60)
+    picks = F.bait(features[order], probs[order], [int(np.flatnonzero(order == 3)[0])], 8, make_rng(5))
+    assert order[picks].tolist() == expected
+
+
+def test_a_projection_is_asked_for_and_never_silent():
+    features, probs = made(1, n=30, d=400, c=4)
+    message = "^features: 400 dimensions times 4 classes are more than 1280; set projection, such as 320 .400: as they are"
+    with pytest.raises(ValueError, match=message):
+        F.bait(features, probs, [], 3, make_rng())
+    small = features[:, :5]
+    rng = make_rng(2)
+    order = rng.permutation(30)
+    projected = small @ (rng.standard_normal((5, 2)) / np.sqrt(2))
+    expected = slow_bait(projected, probs, [], 3, order, 1.0, 2)
+    assert F.bait(small, probs, [], 3, make_rng(2), projection=2).tolist() == expected
+    # As many dimensions as there are: exact.
+    assert F.bait(small, probs, [], 3, make_rng(2), projection=5).tolist() == F.bait(small, probs, [], 3, make_rng(2)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": 24}, "^budget: 24, expected an integer from 1 to the 23 candidates$"),
+        ({"labeled": [24]}, "^labeled: index 24 outside the 24 rows of features$"),
+        ({"candidates": [0, 1]}, "^candidates: labelled already: index 0$"),
+        ({"regularization": 0}, "^regularization: 0, expected a number above 0$"),
+        ({"oversample": 0}, "^oversample: 0, expected an integer, at least 1$"),
+        ({"projection": 0}, "^projection: 0, expected an integer, at least 1$"),
+        ({"probs": made(n=20)[1]}, "^probs: 20 rows, expected one for each of the 24 rows of features$"),
+        ({"features": np.full((24, 2), np.nan)}, "^features: not finite in rows 0, 1, 2, 3, 4, ...$"),
+    ],
+)
+def test_bad_input_is_named(changes, message):
+    arguments = {"features": made()[0], "probs": made()[1], "labeled": [0], "budget": 3, "rng": make_rng()} | changes
+    with pytest.raises(ValueError, match=message):
+        F.bait(**arguments)
+
+
+class TestBait(AcquisitionContract):
+    name = "bait"
+
+    def test_it_is_the_function(self, world):
+        view = self.view(world, self.plugin())
+        expected = F.bait(view.features, view.probs, view.labeled, 7, make_rng(), candidates=view.candidates)
+        assert self.plugin().select(view, 7).tolist() == expected.tolist()
