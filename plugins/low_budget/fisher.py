@@ -5,8 +5,8 @@ J. T. Ash, S. Goel, A. Krishnamurthy, S. Kakade, "Gone Fishing: Neural Active Le
 The Fisher information of the last layer's weights at a sample with features h and predictions p is I(x) = P ⊗ h h^T, P = diag(p) - p p^T.
 With M the information so far, A = M^-1 and F the pool's mean, only (C, C) blocks per sample are needed:
 B = (1 ⊗ h)^T A (1 ⊗ h) and Q = (1 ⊗ h)^T A F A (1 ⊗ h). By Woodbury's identity, adding I(x) lowers tr(A F) by
-tr((1 + P B)^-1 P Q), removing it raises it by tr((1 - P B)^-1 P Q), and either changes A, A F A and every B and Q by products of a few columns. No array of
-(N, C, D C), the factors of all I(x), is made.
+tr((1 + P B)^-1 P Q), removing it raises it by tr((1 - P B)^-1 P Q), and either changes A, A F A and every B and Q by products of
+a few columns. No array of (N, C, D C), the factors of all I(x), is made.
 
 Dimension letters: N pool, M candidates, L labelled, C classes, D feature dimension, B rows of a block.
 """
@@ -64,7 +64,8 @@ def bait(
 
     Raises:
         ValueError: features that are not finite and probs that are no distribution (names the rows), arrays of different lengths, idx
-            that are out of range, repeated, or both labelled and candidate, numbers out of range, and D · C above 1280 without a projection.
+            that are out of range, repeated, or both labelled and candidate, numbers out of range, and D · C above 1280 without a
+            projection.
     """
     features, labeled, candidates = finite_pool(features, labeled, candidates, budget)
     probs = checked_rows(probs, len(features)).astype(np.float64)
