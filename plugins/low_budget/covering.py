@@ -17,7 +17,8 @@ from usb_active.plugins.low_budget.inputs import above_zero, unit_pool
 from usb_active.numerics.arrays import check_count, named, nonfinite_rows, unit_rows
 from usb_active.numerics.kmeans import kmeans_centres, nearest_centres
 
-_ITERATIONS, _STARTS = 25, 10  # of k-means, from random rows
+# Of k-means, from random rows. With many clusters single runs differ little.
+_ITERATIONS, _STARTS, _CLUSTERS_STARTED = 25, 10, 400
 
 
 class Covering(NamedTuple):
@@ -73,7 +74,7 @@ def prob_cover(
 def purity_radius(features: ArrayLike, clusters: int, rng: np.random.Generator, *, purity: float = 0.95) -> float:
     """The largest radius at which so many balls are pure (Yehuda et al. 2022, §4.2), without labels.
 
-    Pseudo-labels are the clusters of k-means (as many as classes; of ten starts from random rows, the best). A ball |x - y| < radius is
+    Pseudo-labels are the clusters of k-means (as many as classes; the best of up to ten starts from random rows). A ball |x - y| < radius is
     pure when all in it have its centre's pseudo-label, which is when the nearest sample of another one is at the radius or beyond. So the
     radius is an order statistic of those N distances, d(1) <= d(2) <= …: d(k + 1) with k = floor((1 - purity) N) balls that may be
     impure; at most 2, which no two samples are farther apart than. The paper looks for it on a grid. Copies in two clusters count as
@@ -102,7 +103,8 @@ def purity_radius(features: ArrayLike, clusters: int, rng: np.random.Generator, 
     if not 0 < purity <= 1:
         raise ValueError(f"purity: {purity!r}, expected above 0 and at most 1")
     rows = unit_rows(features)
-    centres = kmeans_centres(rows, clusters, int(rng.integers(2**31 - 1)), iterations=_ITERATIONS, starts=_STARTS)
+    starts = min(max(1, _CLUSTERS_STARTED // clusters), _STARTS)
+    centres = kmeans_centres(rows, clusters, int(rng.integers(2**31 - 1)), iterations=_ITERATIONS, starts=starts)
     distances = np.sort(nearest_stranger(rows, nearest_centres(rows, centres)[1]))
     # Of a share such as 0.95 · 60 = 57 that is no exact number in binary, the balls that may be impure are 3.
     radius = min(float(distances[min(int((1 - purity) * len(rows) + 1e-9), len(rows) - 1)]), 2.0)

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.low_budget.inputs import above_zero, checked_rows, tempered, unit_pool
-from usb_active.plugins.low_budget.kernel_gains import KernelGains
+from usb_active.plugins.low_budget.kernel_gains import KernelGains, kernel_to_nearest
 
 from usb_active.numerics.arrays import check_range, checked_idx, entropy, least_confidence, margin, score_rows, unit_rows
 from usb_active.numerics.spaces import EuclideanSpace
@@ -128,4 +128,4 @@ def generalized_coverage(features: ArrayLike, chosen: ArrayLike, *, bandwidth: f
     """
     rows, chosen = unit_rows(features), checked_idx("chosen", chosen)
     check_range("chosen", chosen, len(rows))
-    return float(KernelGains(rows, np.ones(len(rows)), above_zero("bandwidth", bandwidth), chosen).covered.mean())
+    return float(kernel_to_nearest(rows, chosen, above_zero("bandwidth", bandwidth)).mean())

@@ -35,13 +35,7 @@ class KernelGains:
 
     def __init__(self, rows: NDArray[np.float32], weights: NDArray[np.float64], bandwidth: float, labeled: NDArray[np.int64]) -> None:
         self.rows, self.weights, self.bandwidth = rows, weights, bandwidth
-        self.norms = np.concatenate([square_norms(rows[at].astype(np.float64)) for at in blocks(np.arange(len(rows)), rows.shape[1])])
-        self.covered = np.zeros(len(rows))
-        for at in _parts(labeled, _ROWS):
-            for columns in _parts(np.arange(len(rows)), _COLUMNS):
-                here = self.covered[columns]
-                np.maximum(here, self._kernel(at, columns).max(axis=0), out=here)
-                self.covered[columns] = here
+        self.covered = kernel_to_nearest(rows, labeled, bandwidth)
         screens = {"coarse": _projected(rows), "single": rows}
         self.screens = {name: _Screen(part, bandwidth) for name, part in screens.items() if part is not None}
         # Below this a gain is nothing but rounding.
@@ -106,13 +100,28 @@ class KernelGains:
         return columns[((1 + single.slack) * single.kernel(idx, columns) >= (1 - single.slack) * covered[columns]).any(axis=0)]
 
     def _kernel(self, idx: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
-        squared = self.rows[idx].astype(np.float64) @ self.rows[columns].T.astype(np.float64)
-        squared *= -2
-        squared += self.norms[idx, None]
-        squared += self.norms[columns]
-        np.maximum(squared, 0.0, out=squared)
-        squared *= -(self.bandwidth**-2)
-        return np.exp(squared, out=squared)
+        return _kernel(self.rows[idx], self.rows[columns], self.bandwidth)
+
+
+def kernel_to_nearest(rows: NDArray[np.float32], chosen: NDArray[np.int64], bandwidth: float) -> NDArray[np.float64]:
+    """(N,) the kernel of every row (N, D) to the nearest of the chosen ones (S,), in double precision; zeros without any."""
+    out = np.zeros(len(rows))
+    for at in _parts(chosen, _ROWS):
+        for columns in _parts(np.arange(len(rows)), _COLUMNS):
+            out[columns] = np.maximum(out[columns], _kernel(rows[at], rows[columns], bandwidth).max(axis=0))
+    return out
+
+
+def _kernel(rows: NDArray[np.float32], others: NDArray[np.float32], bandwidth: float) -> NDArray[np.float64]:
+    """(B, K)."""
+    rows, others = rows.astype(np.float64), others.astype(np.float64)
+    squared = rows @ others.T
+    squared *= -2
+    squared += square_norms(rows)[:, None]
+    squared += square_norms(others)
+    np.maximum(squared, 0.0, out=squared)
+    squared *= -(bandwidth**-2)
+    return np.exp(squared, out=squared)
 
 
 class _Screen:

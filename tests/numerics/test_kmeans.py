@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from usb_active.numerics.kmeans import kmeans_centres, nearest_centres
+from usb_active.numerics.kmeans import as_points, kmeans_centres, nearest_centres
 
 
 def made(size=200, dim=3):
@@ -61,3 +61,27 @@ def test_the_seed_decides_modulo_its_range():
     first = kmeans_centres(rows, 20, 3, iterations=2)
     assert np.array_equal(first, kmeans_centres(rows, 20, 3 + 2**31, iterations=2))
     assert not np.array_equal(first, kmeans_centres(rows, 20, 4, iterations=2))
+
+
+def test_points_are_the_features_about_their_mean_by_a_power_of_two():
+    # Mean (2, 3), largest value 5, so the scale is 2^-3.
+    points = as_points(np.array([[1.0, 5.0], [3.0, 1.0]]))
+    assert points.dtype == np.float32 and points.tolist() == [[-1 / 8, 2 / 8], [1 / 8, -2 / 8]]
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_points_neither_overflow_nor_vanish(scale):
+    features = np.random.default_rng(0).standard_normal((50, 3))
+    points = as_points(scale * features)
+    assert 0.1 < np.abs(points).max() <= 2
+    ratios = points / (features - features.mean(axis=0))
+    np.testing.assert_allclose(ratios, ratios[0, 0], rtol=1e-4)
+
+
+def test_points_are_refused_by_row():
+    features = np.ones((9, 2))
+    features[[3, 8], 1] = np.inf
+    with pytest.raises(ValueError, match="^features: not finite in rows 3, 8$"):
+        as_points(features)
+    with pytest.raises(ValueError, match=r"^features: expected shape \(N, D\), got \(4,\)$"):
+        as_points(np.ones(4))
