@@ -74,7 +74,7 @@ def prob_cover(
 def purity_radius(features: ArrayLike, clusters: int, rng: np.random.Generator, *, purity: float = 0.95) -> float:
     """The largest radius at which so many balls are pure (Yehuda et al. 2022, §4.2), without labels.
 
-    Pseudo-labels are the clusters of k-means (as many as classes; the best of up to ten starts from random rows). A ball |x - y| < radius is
+    Pseudo-labels are the clusters of k-means (as many as classes; the best of up to ten starts). A ball |x - y| < radius is
     pure when all in it have its centre's pseudo-label, which is when the nearest sample of another one is at the radius or beyond. So the
     radius is an order statistic of those N distances, d(1) <= d(2) <= …: d(k + 1) with k = floor((1 - purity) N) balls that may be
     impure; at most 2, which no two samples are farther apart than. The paper looks for it on a grid. Copies in two clusters count as
