@@ -84,16 +84,16 @@ class Dcom(Rule):
 
     def __init__(self, config: PluginConfig | None = None):
         super().__init__(config)
-        # By sample.
+        # By sample; and the first one, where it had to be found.
         self.radii: dict[int, float] = {}
+        self.delta: float | None = self.config.delta
 
     def picks(self, view: PoolView, budget: int) -> np.ndarray:
         keys = self.config.model_dump()
         radii = np.array([self.radii.get(int(i), np.nan) for i in view.labeled])
-        if keys["delta"] is None and np.isnan(radii).all():
-            keys["delta"] = functional.purity_radius(view.features, view.num_classes, view.rng)
-        # Where some radius is known, the first one has no part any more.
-        keys["delta"] = keys["delta"] or keys["max_delta"]
+        if self.delta is None:
+            self.delta = functional.purity_radius(view.features, view.num_classes, view.rng)
+        keys["delta"] = self.delta
         found = functional.dcom(
             view.features, view.probs, view.labeled, view.labels, budget, view.rng, radii=radii, candidates=view.candidates, **keys
         )  # fmt: skip
@@ -105,7 +105,9 @@ class Dcom(Rule):
         return found.idx
 
     def state_dict(self) -> dict[str, Any]:
-        return {"samples": list(self.radii), "radii": list(self.radii.values())}
+        delta = [] if self.delta is None else [self.delta]
+        return {"samples": list(self.radii), "radii": list(self.radii.values()), "delta": delta}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.radii = dict(zip(state["samples"], state["radii"], strict=True))
+        self.delta = state["delta"][0] if state["delta"] else None

@@ -61,7 +61,8 @@ def dcom(
     ball of the mean radius nothing covers yet, each relative to its largest.
 
     As in the authors' code the margins are scaled to 0..1 over the pool. Different: their radii come from a binary search
-    that stops within 0.05, and are rounded to two digits, as is their mean; ours are exact. Theirs makes no edges for the last N mod 700
+    that stops within 0.05, and are rounded to two digits, as is their mean; ours are exact. Where every radius is 0, as
+    after a training that predicts one class for all, the mean is taken to be `delta` (ours). Theirs makes no edges for the last N mod 700
     samples. Equals follow `rng.permutation(candidates)`; theirs are the last in the order of the pool.
 
     Args:
@@ -71,7 +72,7 @@ def dcom(
         labels: (L,) their classes, in 0..C-1.
         budget: how many to pick, 1..M.
         rng: what draws the order of equals.
-        delta: the radius while none is known, above 0: as for `prob_cover`.
+        delta: the radius while none above 0 is known, above 0: as for `prob_cover`.
         radii: (L,) those of earlier rounds, NaN for the samples that have none yet; by default none has.
         max_delta: what no ball is larger than, above 0. 1.1 as in the authors' code.
         steepness: k of the competence, above 0. 50 as in the authors' code.
@@ -93,7 +94,7 @@ def dcom(
     covered = _covered(rows, labeled, grown)
     coverage = float(covered.mean())
     competence = competence_score(coverage, steepness, centre)
-    radius = float(grown.mean()) if len(grown) else float(delta)
+    radius = float(grown.mean() if grown.any() else delta)
     order = rng.permutation(candidates)
     uncertainty = _scaled(1 - margin(probs))[order]
     degrees = Degrees(Balls(rows, radius), order, covered)

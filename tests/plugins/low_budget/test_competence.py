@@ -48,7 +48,7 @@ def slow_dcom(features, probs, labeled, labels, budget, order, radii, delta, mos
     done = covered(grown)
     coverage = len(done) / size
     competence = (1 + math.exp(-steepness * (1 - centre))) / (1 + math.exp(-steepness * (coverage - centre)))
-    radius = sum(grown) / len(grown) if grown else delta
+    radius = sum(grown) / len(grown) if any(grown) else delta
     unsure = [1 - (sorted(p)[-1] - sorted(p)[-2]) for p in probs]
     unsure = [(u - min(unsure)) / (max(unsure) - min(unsure)) for u in unsure]
     picks = []
@@ -115,6 +115,15 @@ def test_where_nothing_is_covered_it_is_prob_cover():
     assert found.competence == 0 and found.idx.tolist() == F.prob_cover(features, [], 9, make_rng(1), delta=0.4).idx.tolist()
 
 
+def test_where_every_radius_is_zero_balls_are_those_of_delta():
+    # The model predicts class 0 for all, and the labelled samples are of class 1: no ball is pure.
+    features, _ = made(2)
+    found = F.dcom(features, np.tile([0.8, 0.1, 0.1], (60, 1)), [0, 1], [1, 1], 9, make_rng(1), delta=0.4)
+    assert found.radii.tolist() == [0, 0] and found.coverage == 0
+    candidates = np.arange(2, 60)
+    assert found.idx.tolist() == F.prob_cover(features, [], 9, make_rng(1), delta=0.4, candidates=candidates).idx.tolist()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -156,3 +165,13 @@ class TestDcom(AcquisitionContract):
 class TestDcomByPurity(AcquisitionContract):
     name = "dcom"
     config = {"centre": 0.9}
+
+    def test_the_first_radius_is_found_once_and_kept(self, world):
+        plugin, restored = self.plugin(), self.plugin()
+        assert plugin.state_dict()["delta"] == []
+        first = self.pick(world, 7, plugin)
+        restored.load_state_dict(plugin.state_dict())
+        assert 0 < plugin.delta == restored.delta <= 2
+        world.pool.set_labels(first, world.dataset.targets[first], 1)
+        self.pick(world, 7, plugin, cycle=2)
+        assert plugin.delta == restored.delta
