@@ -38,8 +38,8 @@ def max_herding(
 
     The picks are those of the plain loop in double precision; gains within 1e-9 of the largest count as equal, and equals follow
     `rng.permutation(candidates)`. Gains only shrink, so old ones are upper bounds and few are computed again for a pick; memory is two
-    copies of the features in single precision, O(N) and blocks. The authors' code holds the kernel of all pairs and looks at a random part of
-    at most 35,000 samples for it; here all are looked at.
+    copies of the features in single precision, O(N) and blocks. The authors' code holds the kernel of all pairs, and for that looks at a
+    random part of at most 35,000 samples; here all are looked at.
 
     Args:
         features: (N, D), finite.
