@@ -129,8 +129,9 @@ class _Information:
     """What adding or removing each sample would do, kept current as samples are added and removed.
 
     Args:
-        rows: (M, D). probs: (M, C).
-        inverse: A, (C D, C D).
+        rows: (M, D) features.
+        probs: (M, C) predictions.
+        inverse: A, (C D, C D); changed in place.
         fisher: F, (C D, C D).
     """
 
@@ -154,7 +155,8 @@ class _Information:
     def of(self, positions: NDArray[np.int64]) -> _Information:
         """The same, of these samples alone."""
         part = object.__new__(_Information)
-        part.rows, part.probs, part.inverse, part.weighted = self.rows[positions], self.probs[positions], self.inverse, self.weighted
+        part.rows, part.probs = self.rows[positions], self.probs[positions]
+        part.inverse, part.weighted = self.inverse.copy(), self.weighted.copy()
         part.b, part.q = self.b[positions], self.q[positions]
         return part
 
@@ -176,23 +178,26 @@ class _Information:
         middle = (middle + middle.T) / 2
         # A (1 ⊗ h) and A F A (1 ⊗ h), (C D, C).
         columns, weighted = (m.reshape(len(m), classes, -1) @ h for m in (self.inverse, self.weighted))
+        factors = [_by_dimension(m) for m in (columns, weighted)]
         for at in range(0, len(self.rows), _ROWS):
             part = slice(at, at + _ROWS)
-            own, other = (self._with_columns(part, m) for m in (columns, weighted))
+            # (1 ⊗ h)^T of those two, for every row (B, C, C).
+            own, other = ((self.rows[part] @ m).reshape(-1, classes, classes) for m in factors)
             scaled = own @ middle
             self.b[part] -= scaled @ own.transpose(0, 2, 1)
             product = scaled @ (other - scaled @ q / 2).transpose(0, 2, 1)
             self.q[part] -= product + product.transpose(0, 2, 1)
         scaled = columns @ middle
         product = scaled @ (weighted - scaled @ q / 2).T
-        self.inverse = self.inverse - scaled @ columns.T
-        self.weighted = self.weighted - product - product.T
+        self.inverse -= scaled @ columns.T
+        self.weighted -= product
+        self.weighted -= product.T
 
-    def _with_columns(self, part: slice, columns: Array) -> Array:
-        """(B, C, C): (1 ⊗ h)^T columns (C D, C) of some rows."""
-        classes = columns.shape[1]
-        by_class = columns.reshape(classes, -1, classes)
-        return np.stack([self.rows[part] @ by_class[c] for c in range(classes)], axis=1)
+
+def _by_dimension(columns: Array) -> Array:
+    """(D, C C) of columns (C D, C), so that one product serves all classes."""
+    classes = columns.shape[1]
+    return np.ascontiguousarray(columns.reshape(classes, -1, classes).transpose(1, 0, 2)).reshape(-1, classes * classes)
 
 
 def _times(probs: Array, matrices: Array) -> Array:
