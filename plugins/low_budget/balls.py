@@ -23,19 +23,20 @@ class Balls:
 
     def __init__(self, rows: NDArray[np.float32], radius: float) -> None:
         self.rows, self.radius = rows, float(radius)
-        self.limit = self.radius**2
+        # No two are more than 2 apart, and whatever is above that decides the same.
+        self.limit = np.float32(min(self.radius, 2.1) ** 2)
         self.norms = square_norms(rows)
-        # Of |x|^2 + |y|^2 - 2xy with lengths of at most one: Higham 2002, section 3.1.
-        self.slack = 4 * (rows.shape[1] + 4) * 2.0**-24
+        # Of |x|^2 + |y|^2 - 2xy with lengths of at most one (Higham 2002, section 3.1), and of the limit.
+        self.slack = np.float32(8 * (rows.shape[1] + 4) * 2.0**-24)
 
     def within(self, idx: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(B, K): whether the pairs are within the radius."""
-        squared = self.rows[idx] @ self.rows[others].T
-        squared *= -2
-        squared += self.norms[idx, None]
-        squared += self.norms[others]
-        inside = squared < self.limit
-        row, column = np.nonzero(np.abs(squared - self.limit) <= self.slack)
+        # Twice the products less |y|^2 decide by |x|^2 less the limit: few passes over a block.
+        nearness = (2 * self.rows[idx]) @ self.rows[others].T
+        nearness -= self.norms[others]
+        least = self.norms[idx, None] - self.limit
+        inside = nearness > least + self.slack
+        row, column = np.nonzero(inside ^ (nearness >= least - self.slack))
         for at in blocks(np.arange(len(row)), self.rows.shape[1]):
             # Distances, not their squares: the radius may be one of them.
             inside[row[at], column[at]] = np.sqrt(self.squared(idx[row[at]], others[column[at]])) < self.radius
@@ -48,7 +49,7 @@ class Balls:
     def squared_to(self, sample: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
         """(K,) squared distances of `others` to one sample."""
         every = blocks(np.arange(len(others)), self.rows.shape[1])
-        return np.concatenate([self.squared(np.full(len(at), sample), others[at]) for at in every])
+        return np.concatenate([square_norms(self.rows[others[at]].astype(np.float64) - self.rows[sample]) for at in every])
 
     def counts(self, idx: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
         """(B,): how many of `others` (K,) lie within the radius of each, itself included."""
