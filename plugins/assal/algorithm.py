@@ -156,7 +156,9 @@ class Assal(OwnAlgorithm, AlgorithmBase):
         self.epoch_accuracies = torch.cat([self.epoch_accuracies, self.epoch_accuracies.new_tensor([accuracy])])
         if self.it + 1 < self.num_train_iter:
             return
-        keep_epochs(view, EPOCHS, self.epoch_accuracies.tolist())
+        # A training that was begun before they were kept lacks some.
+        if len(self.epoch_accuracies) == self.epochs:
+            keep_epochs(view, EPOCHS, self.epoch_accuracies.tolist())
         if not self._is_chosen_by():
             return
         problem = self.objective.chance(accuracy_of(self.last_sampler_counts.sum(dim=0)))
@@ -197,7 +199,9 @@ class SamplerHook(Hook):
 
     def after_train_step(self, algorithm: Assal) -> None:
         algorithm.step_sampler()
-        if (algorithm.it + 1) % algorithm.num_iter_per_epoch == 0 or algorithm.it + 1 == algorithm.num_train_iter:
+        done, last = algorithm.it + 1, algorithm.epoch + 1 >= algorithm.epochs
+        # The last epoch takes the remainder.
+        if done == (algorithm.num_train_iter if last else (algorithm.epoch + 1) * algorithm.num_iter_per_epoch):
             algorithm.end_epoch()
 
 

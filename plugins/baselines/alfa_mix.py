@@ -178,11 +178,17 @@ class LinearHead:
 
     def changes(self, features: NDArray, idx: NDArray, anchors: NDArray) -> Changes:
         width = max(features.shape[1], len(anchors), len(self.weight))
-        needed = np.concatenate([self.first_change(features[at], anchors) for at in blocks(idx, width)])
+        # No mixing goes beyond epsilon = 1.
+        most = 1 / math.sqrt(features.shape[1])
+        needed = np.concatenate([self.first_change(features[at], anchors, most) for at in blocks(idx, width)])
         return lambda eps, at: needed[at] < eps
 
-    def first_change(self, features: NDArray, anchors: NDArray) -> NDArray[np.float64]:
-        """(B,): the least eps that changes the prediction of features (B, D) with any anchor (C, D); inf for none."""
+    def first_change(self, features: NDArray, anchors: NDArray, most: float = np.inf) -> NDArray[np.float64]:
+        """(B,): the least eps that changes the prediction of features (B, D) with any anchor (C, D); inf for none.
+
+        Args:
+            most: above this any number of at least as much may stand for a value.
+        """
         weight, z = np.asarray(self.weight, np.float64), np.asarray(features, np.float64)
         logits = z @ weight.T + self.bias
         toward, gains = self._lines(logits, weight @ weight.T)
@@ -190,17 +196,23 @@ class LinearHead:
         lead = logits[np.arange(len(logits)), predicted][:, None] - logits
         squared = square_norms(z)[:, None] - 2 * z @ anchors.T + square_norms(anchors)
         distances = np.sqrt(np.maximum(squared, 0.0))
-        free = _crossings(lead, gains, predicted)
+        direction, free = toward @ weight, _crossings(lead, gains, predicted)
+        # Whatever coordinates stay, the step is no longer than one: no logit gains more on the predicted one than the length of the
+        # difference of their weights, but for rounding.
+        norms = square_norms(weight)
+        apart = np.sqrt(np.maximum(norms[:, None] + norms - 2 * weight @ weight.T, 0.0)) + 1e-6 * np.sqrt(norms.max())
+        np.fill_diagonal(apart, 0.0)
+        soonest = _crossings(lead, apart[predicted], predicted)
         needed = np.full(len(z), np.inf)
         for number, anchor in enumerate(anchors):
-            equal = is_equal(z, anchor)
+            crossing, near = free.copy(), soonest < np.minimum(most, needed) * distances[:, number]
+            equal = is_equal(z[near], anchor)
             columns = np.flatnonzero(equal.any(axis=0))
             if len(columns):
-                # What the logits would gain by the coordinates that stay.
-                staying = (toward @ weight[:, columns] * equal[:, columns]) @ weight[:, columns].T
-                crossing = _crossings(lead, gains - staying, predicted)
-            else:
-                crossing = free
+                rows = np.flatnonzero(near)[equal.any(axis=1)]
+                held = direction[np.ix_(rows, columns)] * equal[equal.any(axis=1)][:, columns]
+                crossing[rows] = _crossings(lead[rows], gains[rows] - held @ weight[:, columns].T, predicted[rows])
+            crossing[~near] = np.inf
             with np.errstate(divide="ignore", invalid="ignore"):
                 needed = np.minimum(needed, np.where(distances[:, number] > 0, crossing / distances[:, number], np.inf))
         return needed

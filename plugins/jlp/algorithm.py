@@ -76,6 +76,10 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
             wrong.append(f"lp_labeled: {args.lp_labeled} of a batch_size of {args.batch_size} leave no place for pseudo-labels")
         if args.lp_semi and args.lp_supervised_epochs >= args.epoch:
             wrong.append(f"lp_supervised_epochs: {args.lp_supervised_epochs}, but there are {args.epoch} epochs in all")
+        if args.lp_semi and args.lp_drop_last:
+            wrong.append("lp_drop_last: true, which is of an epoch through the labelled samples: lp_semi: false")
+        if not args.lp_semi and (args.lp_weighted_loss or not args.lp_replacement):
+            wrong.append("lp_weighted_loss: true and lp_replacement: false are of pseudo-labels, and lp_semi is false")
         if wrong:
             raise UsageError("\n".join(wrong))
         if not hasattr(self, "session"):
@@ -152,7 +156,16 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
 
     def _batch(self, split: str) -> Callable[[int], np.ndarray]:
         """Number of a batch of the training → rows of the stream."""
-        return self._labeled_batches.batch if split == "lb" else self.pseudo_labeled_batch
+        if split == "lb":
+            return self._distinct_batch if self.args.lp_drop_last else self._labeled_batches.batch
+        return self.pseudo_labeled_batch
+
+    def _distinct_batch(self, number: int) -> np.ndarray:
+        """Rows of the labelled stream; within an epoch none is there twice, and what its last batch leaves over is not carried on."""
+        epoch, size = number // self.num_iter_per_epoch, self._labeled_per_batch()
+        order = generator(self.args.seed, self._cycle, "lp", "labeled", "epoch", epoch).permutation(len(self.dataset_dict["train_lb"]))
+        first = (number - epoch * self.num_iter_per_epoch) * size
+        return order[first : first + size]
 
     def pseudo_labeled_batch(self, number: int) -> np.ndarray:
         """Rows of the unlabelled stream, drawn by weight."""

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usb_active.errors import UsageError
+from usb_active.images.ahead import go_on
 from usb_active.pool.sampling import (
     CollatedBatch,
     EpochSampler,
@@ -243,6 +244,53 @@ def test_an_error_comes_when_its_batch_is_asked_for_and_ends_the_thread():
     with pytest.raises(UsageError, match="^batch 1 is broken$"):
         next(loader)
     assert not any(thread.is_alive() for thread in rows.threads)
+
+
+def test_an_error_of_what_draws_the_batches_comes_after_those_it_has_drawn():
+    def batches():
+        yield 0, np.arange(4)
+        raise UsageError("make_sampler: ended")
+
+    loader, rows = iter(ahead(Whole(), batches())), []
+    with pytest.raises(UsageError, match="^make_sampler: ended$"):
+        rows.extend(batch["rows"].tolist() for batch in loader)
+    assert rows == [[0, 1, 2, 3]]
+    # The batch's own error is the first.
+    with pytest.raises(UsageError, match="^batch 0 is broken$"):
+        next(iter(ahead(Whole(broken=0), batches())))
+
+
+def test_a_batch_that_nobody_waits_for_is_given_up():
+    """Within the batch: a run that is interrupted must not wait for hundreds of photographs."""
+    begun = threading.Event()
+
+    class Endless(Whole):
+        def collated_batch(self, rows, seed):
+            while self.made:
+                begun.set()
+                go_on()
+            return super().collated_batch(rows, seed)
+
+    rows = Endless()
+    loader = iter(ahead(rows))
+    next(loader)
+    assert begun.wait(30)
+    loader.close()
+    assert len(rows.made) == 1 and not any(thread.is_alive() for thread in rows.threads)
+
+
+def test_whatever_an_algorithm_makes_its_batches_of_is_not_asked_ahead():
+    rows, asked = SeededRows(Whole(), 0, "x"), []
+    rows.runs_ahead = False
+
+    def batches():
+        for batch in SequentialSampler(12, 4):
+            asked.append(len(asked))
+            yield batch
+
+    loader = iter(make_loader(rows, batches(), 0, None))
+    next(loader)
+    assert len(asked) == 1
 
 
 def test_a_loader_that_is_left_ends_its_thread():

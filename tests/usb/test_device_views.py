@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from view_streams import Images, stream_of
 
 from usb_active.contracts.dataset import ImageDataset
+from usb_active.errors import UsageError
 from usb_active.pool.sampling import SeededRows, collate_batch
 from usb_active.usb import device_views
 from usb_active.usb.data import UNMADE, PoolStream
@@ -93,7 +94,7 @@ def test_what_travels_is_bytes_that_can_be_pickled_and_are_aligned():
     assert again.plan == unmade.plan and torch.equal(again.packed, unmade.packed)
     views = DeviceViews(Images().views, torch.device("cpu"))
     assert all(torch.equal(value, made[name]) for name, value in views.made(again, again.packed).items())
-    # A tenth of the views' float32.
+    # The draws go with the images, whose bytes are an eighth of the views in float32.
     assert len(unmade.packed) < 0.4 * sum(value.nbytes for name, value in made.items() if name.startswith("x_"))
 
 
@@ -176,7 +177,7 @@ def test_images_of_several_sizes_of_files_or_beyond_the_limit_are_not(monkeypatc
 def loader_of(stream, batches, said, workers=0):
     shared = OnDevice(stream.base, {"train_ulb": stream}, torch.device("cpu"), said.append)
     rows = SeededRows(stream, 5, 0, "train_ulb", "views")
-    return DeviceLoader(shared, rows, batch_sampler=batches, num_workers=workers, collate_fn=partial(collate_batch, None))
+    return DeviceLoader(shared, True, rows, batch_sampler=batches, num_workers=workers, collate_fn=partial(collate_batch, None))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -197,8 +198,7 @@ def test_a_loader_has_the_views_of_the_cpu_in_order(kept, workers, monkeypatch):
 @pytest.mark.parametrize(("threads", "expected"), [(False, [2, 3, 4, 4]), (True, [3, 4, 4, 4])])
 def test_the_next_batch_is_on_its_way_before_the_step_of_this_one(threads, expected):
     """Where a thread makes batches, one more is being made."""
-    asked, images = [], Images()
-    images.loads_in_threads = threads
+    asked, images = [], type("Threaded", (Images,), {"loads_in_threads": threads})()
 
     def batches():
         for number in range(4):
@@ -208,6 +208,23 @@ def test_the_next_batch_is_on_its_way_before_the_step_of_this_one(threads, expec
     seen = [(len(asked), batch["idx_ulb"].tolist()) for batch in loader_of(stream_of(images), batches(), [])]
     assert [count for count, _ in seen] == expected
     assert [rows for _, rows in seen] == [[0, 1, 2, 3]] * 4
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_a_batch_that_cannot_be_loaded_is_said_when_it_is_asked_for(threads, monkeypatch):
+    monkeypatch.setattr(device_views, "POOL_BYTES", 0)
+
+    def load(images, index):
+        # Row 8 of the stream.
+        if index >= 11:
+            raise UsageError("image 11 is broken")
+        return Images.load(images, index)
+
+    images = type("Broken", (Images,), {"loads_in_threads": threads, "load": load})()
+    loader = iter(loader_of(stream_of(images), [(0, np.arange(4)), (1, np.arange(4, 8)), (2, np.arange(8, 12))], []))
+    assert [next(loader)["idx_ulb"].tolist()[0] for _ in range(2)] == [0, 4]
+    with pytest.raises(UsageError, match="^image 11 is broken$"):
+        next(loader)
 
 
 def test_that_sizes_differ_is_said():

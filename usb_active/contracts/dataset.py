@@ -78,7 +78,7 @@ class Dataset(Plugin):
         collate: a collate function for loaders, or None for torch's.
         kept_pixels: the core's, under `active.cache_images`; see `sample_for_views`.
         loads_in_threads: whether several threads may call `load`, and that of the test samples, at once: `active.cache_images` then does,
-            and with `num_workers: 0` a thread makes the next batch.
+            and with `num_workers: 0` a thread makes the next batch. A subclass that replaces `load` says it again.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -226,6 +226,19 @@ def are_image_views(views: Any) -> bool:
     replaced = {"weak", "eval", "as_pixels"} & vars(views).keys() if type(views) is ImageViews else True
     # A strong view that there is not is None.
     return not replaced and vars(views).get("strong") is None
+
+
+def may_load_in_threads(dataset: Any) -> bool:
+    """Whether several threads may call a data set's `load`: what says so must know the `load` that there is.
+
+    A subclass that replaces `load` says `loads_in_threads` again. False for what is no data set.
+    """
+    for cls in type(dataset).__mro__:
+        if "loads_in_threads" in vars(cls):
+            return bool(vars(cls)["loads_in_threads"])
+        if "load" in vars(cls):
+            return False
+    return False
 
 
 def sample_for_views(samples: Any, index: int, views: Any) -> Any:

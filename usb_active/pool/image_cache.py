@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from usb_active.contracts.dataset import Dataset, Samples, are_image_views
+from usb_active.contracts.dataset import Dataset, Samples, are_image_views, may_load_in_threads
 from usb_active.images.ahead import THREADS, read_ahead, with_progress
 from usb_active.images.decoded import DecodedImages, PixelFile
 from usb_active.pool.encoding import image_stamps, places_of
@@ -104,7 +104,7 @@ class ImageCache:
         # No image has fewer pixels than a square one; what the others have beyond that is asked of the disk as it comes.
         file.reserve(count * self._dataset.in_channels * views.img_size**2)
         starts, sides = [], []
-        threads = THREADS if self._dataset.loads_in_threads else 1
+        threads = THREADS if may_load_in_threads(self._dataset) else 1
         with closing(_decoded(parts, new, views.as_pixels, threads)) as images:
             for pixels in with_progress(images, "decoding images once", count):
                 starts.append(file.append(pixels))

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from usb_active.contracts.dataset import Dataset, are_image_views, sample_for_views
+from usb_active.contracts.dataset import Dataset, are_image_views, may_load_in_threads, sample_for_views
 from usb_active.errors import UsageError, name_some
+from usb_active.images.ahead import go_on
 from usb_active.pool import hidden
 from usb_active.pool.compiled import in_force
 from usb_active.pool.memory_format import as_channels_last, images_at_once, is_channels_last
@@ -40,16 +41,20 @@ class PoolRows(TravellingRows):
     def can_run_ahead(self) -> bool:
         """Whether another thread may make batches: the package's own eval views draw nothing."""
         data = self.dataset
-        return self.transform == "eval" and data.collate is None and data.loads_in_threads and are_image_views(data.views)
+        return self.transform == "eval" and data.collate is None and may_load_in_threads(data) and are_image_views(data.views)
 
     def __getitems__(self, batch: tuple[int, np.ndarray]) -> dict[str, torch.Tensor]:
         number, rows = batch
         idx = self.idx[rows]
         # The global generators belong to the thread that uses the batches.
         with nullcontext() if self.can_run_ahead else seeded_globals(self.seed, *self.position, self.transform, number):
-            samples = (sample_for_views(self.dataset, int(i), self.dataset.views) for i in idx)
+            samples = (self._sample(int(i)) for i in idx)
             x = self._eval_views(samples) if self.transform == "eval" else self._drawn_views(list(samples))
         return {"idx": torch.from_numpy(np.asarray(idx, dtype=np.int64)), "x": x}
+
+    def _sample(self, index: int) -> Any:
+        go_on()
+        return sample_for_views(self.dataset, index, self.dataset.views)
 
     def _eval_views(self, samples: Iterable[Any]) -> torch.Tensor:
         """(passes, B, …), all passes alike."""

@@ -135,7 +135,8 @@ class Loader(DataLoader):
     @property
     def runs_ahead(self) -> bool:
         """Whether a thread makes batches."""
-        return self.num_workers == 0 and getattr(self.dataset, "can_run_ahead", False)
+        # Of the class: an error within a property would be taken for a lack of it.
+        return self.num_workers == 0 and hasattr(type(self.dataset), "can_run_ahead") and self.dataset.can_run_ahead
 
     def _batch_of(self, batch: Batch) -> Any:
         return self.collate_fn(self.dataset.__getitems__(batch))
@@ -158,6 +159,9 @@ class SeededRows(TravellingRows):
     one by one after `seed_globals(…)`, whose seed for this batch it is told. None: one by one.
     """
 
+    # False where an algorithm makes its own batches: it may look at what the last step left.
+    runs_ahead = True
+
     def __init__(self, rows: Any, seed: int, *position: int | str):
         self.rows, self.seed, self.position = rows, seed, position
 
@@ -167,7 +171,7 @@ class SeededRows(TravellingRows):
     @property
     def can_run_ahead(self) -> bool:
         """Whether batches may be made in another thread than the training: they are made as a whole, without the global generators."""
-        return getattr(self.rows, "can_run_ahead", False)
+        return self.runs_ahead and hasattr(type(self.rows), "can_run_ahead") and self.rows.can_run_ahead
 
     def __getitems__(self, batch: Batch) -> list[Any] | CollatedBatch:
         number, rows = batch

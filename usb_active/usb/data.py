@@ -13,9 +13,10 @@ from PIL import Image
 from semilearn.datasets.cv_datasets.datasetbase import BasicDataset
 from torch.utils.data import default_collate
 
-from usb_active.contracts.dataset import Dataset, Samples, are_image_views, sample_for_views
+from usb_active.contracts.dataset import Dataset, Samples, are_image_views, may_load_in_threads, sample_for_views
 from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, name_some
+from usb_active.images.ahead import go_on
 from usb_active.pool.inference import eval_views
 from usb_active.pool.sampling import CollatedBatch, TravellingRows
 from usb_active.usb.batched_views import Plan, can_batch, plan_of, views_of
@@ -76,7 +77,7 @@ class PoolStream(BasicDataset):
     @property
     def can_run_ahead(self) -> bool:
         """Whether another thread may make batches: as wholes, from samples that several threads may load at once."""
-        return self.plan is not None and self.base.loads_in_threads
+        return self.plan is not None and may_load_in_threads(self.base)
 
     def why_one_by_one(self) -> str:
         """Why there is no plan, for people; empty where there is."""
@@ -121,6 +122,7 @@ class PoolStream(BasicDataset):
         return self._sample(row), None if self.targets is None else self.base.task.target(self.targets[row])
 
     def _sample(self, row: int) -> Any:
+        go_on()
         index = int(self.idx[row])
         return sample_for_views(self.base, index, self.base.views) if self._takes_pixels else self.base.load(index)
 

@@ -87,11 +87,16 @@ class OnDevice:
 
 
 class DeviceLoader(Loader):
-    """A loader of such a stream: the views in its batches are on the device."""
+    """A loader of such a stream: the views in its batches are on the device.
 
-    def __init__(self, shared: OnDevice, *arguments: Any, **options: Any):
+    Args:
+        shared: of the cycle's loaders.
+        looks_ahead: whether the next batch is asked for before this one is used; no where what makes batches may look at the training.
+    """
+
+    def __init__(self, shared: OnDevice, looks_ahead: bool, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
-        self._shared, self._sender = shared, Sender(shared.device)
+        self._shared, self._looks_ahead, self._sender = shared, looks_ahead, Sender(shared.device)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         views = self._shared.begin()
@@ -103,9 +108,18 @@ class DeviceLoader(Loader):
             batch, unmade, on_its_way = sent
             if unmade is not None and on_its_way is not None:
                 batch |= views.made(unmade, on_its_way.arrived())
-            # The GPU is busy with this one now.
-            sent = self._next(batches)
+            if not self._looks_ahead:
+                yield batch
+                sent = self._next(batches)
+                continue
+            # The GPU is busy with this one now. What is wrong with the next one is said when that is asked for.
+            try:
+                sent, error = self._next(batches), None
+            except Exception as found:
+                error = found
             yield batch
+            if error is not None:
+                raise error
 
     def _next(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], UnmadeViews | None, _Sent | None] | None:
         batch = next(batches, None)

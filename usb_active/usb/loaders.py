@@ -92,7 +92,7 @@ class CycleLoaders:
         shared = None if device is None or say is None else OnDevice(self._dataset, shown, device, say)
         for name, rows in self.rows.items():
             if name in training:
-                loader = Loader if shared is None or name not in shown else partial(DeviceLoader, shared)
+                loader = Loader if shared is None or name not in shown else partial(DeviceLoader, shared, make_sampler is None)
                 self.loaders[name] = self._train_loader(name, *training[name], position, make_sampler, loader)
             else:
                 self.loaders[name] = self._evaluation_loader(rows, args.eval_batch_size, args.num_workers)
@@ -108,6 +108,7 @@ class CycleLoaders:
             own = partial(make_sampler, name.partition("_")[2])
             sampler = EpochSampler(own, stream.rows_of, lambda: epoch_position(position), sampler)
         rows = SeededRows(stream, self._seed, self._cycle, name, "views")
+        rows.runs_ahead = make_sampler is None
         return make_loader(rows, sampler, workers, self._dataset.collate, persistent=True, loader=loader)
 
     def why_one_by_one(self) -> list[str]:

@@ -87,6 +87,21 @@ def test_coordinates_that_are_those_of_the_anchor_stay(eps):
     np.testing.assert_array_equal(changed(torch_head(head), features, anchors, eps), expected)
 
 
+def test_what_is_beyond_the_largest_mixing_need_not_be_known():
+    """Neither is anything lost that is below it."""
+    rng = make_rng(3)
+    features, anchors = np.maximum(rng.standard_normal((300, 8)), 0), np.maximum(rng.standard_normal((5, 8)), 0)
+    head = A.LinearHead(rng.standard_normal((5, 8)), rng.standard_normal(5))
+    exact = head.first_change(features, anchors)
+    one_by_one = np.min([head.first_change(features, anchor[None]) for anchor in anchors], axis=0)
+    np.testing.assert_allclose(exact, one_by_one, rtol=1e-12)
+    for most in (0.1, 0.35):
+        known = head.first_change(features, anchors, most)
+        assert 0 < (exact < most).sum() < 300
+        np.testing.assert_allclose(known[exact < most], exact[exact < most], rtol=1e-12)
+        assert (known[exact >= most] >= most).all()
+
+
 def test_a_step_loses_what_the_staying_coordinates_had():
     # Logits (x + y, -x - y) at (3, 0); the gradient is along (-1, -1). The anchor (3, 4) is 4 away and has the same x: y alone moves, by
     # 4 eps / √2, and reaches the boundary x + y = 0 at -3. With both moving it would be half as far.

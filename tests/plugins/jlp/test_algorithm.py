@@ -344,6 +344,11 @@ def test_an_incomplete_batch_may_be_left_out(tmp_path):
     """100 labels and batches of 32 are 96 draws in the authors' code; here 30 in batches of 8. An epoch has a batch at least."""
     _, seen = watched(lp(tmp_path, active={"cycles": 1}, lp_semi=False, batch_size=8, lp_drop_last=True))
     assert Counter(step.cycle for step in seen) == {0: 4 * 2, 1: 4 * 3}
+    for cycle in (0, 1):
+        epochs = [[i for step in seen if (step.cycle, step.epoch) == (cycle, epoch) for i in step.idx_lb] for epoch in range(4)]
+        # None is drawn twice in an epoch, and other ones are left out in the next.
+        assert all(len(set(drawn)) == len(drawn) == (16, 24)[cycle] for drawn in epochs)
+        assert len({tuple(sorted(drawn)) for drawn in epochs}) > 1
     _, seen = watched(lp(tmp_path, "few", active={"cycles": 0}, lp_semi=False, batch_size=64, lp_drop_last=True))
     assert len(seen) == 4 and len(seen[0].idx_lb) == 20
 
@@ -417,6 +422,8 @@ def test_in_usbs_own_loop(tmp_path, share):
         ({"lp_graph": "both"}, "lp_graph: must be one of mutual, union, sum"),
         ({"lp_k": 0}, "lp_k: must be in"),
         ({"lp_inputs": 1.01}, r"lp_inputs: must be in \[0, 1\]"),
+        ({"lp_drop_last": True}, "lp_drop_last: true, which is of an epoch through the labelled samples: lp_semi: false"),
+        ({"lp_semi": False, "lp_replacement": False}, "lp_replacement: false are of pseudo-labels, and lp_semi is false"),
         ({"lp_weighting": "mean"}, "lp_weighting: must be one of label, class"),
     ],
 )
