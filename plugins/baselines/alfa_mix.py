@@ -205,7 +205,10 @@ class LinearHead:
         soonest = _crossings(lead, apart[predicted], predicted)
         needed = np.full(len(z), np.inf)
         for number, anchor in enumerate(anchors):
-            crossing, near = free.copy(), soonest < np.minimum(most, needed) * distances[:, number]
+            with np.errstate(invalid="ignore"):
+                # Of an anchor that is the sample there is no step: infinity times zero is below nothing.
+                near = soonest < np.minimum(most, needed) * distances[:, number]
+            crossing = free.copy()
             equal = is_equal(z[near], anchor)
             columns = np.flatnonzero(equal.any(axis=0))
             if len(columns):
