@@ -85,16 +85,70 @@ def test_the_information_is_that_of_the_gradients():
 def test_updates_are_those_of_new_inverses():
     features, probs = made(5)
     m, target = 0.3 * np.eye(9), B._mean_fisher(features, probs)
-    found = B._Information(features, probs, np.linalg.inv(m), target)
+    found = B._Information(features, probs, m, target)
     for position, sign in ((3, 1), (7, 1), (3, 1), (7, -1), (11, 1), (3, -1)):
         values = found.values(sign)
         before = np.trace(np.linalg.inv(m) @ target)
         m = m + sign * information(features[position], probs[position])
         assert values[position] == pytest.approx(sign * (before - np.trace(np.linalg.inv(m) @ target)), rel=1e-9)
         found.change(position, sign)
-        fresh = B._Information(features, probs, np.linalg.inv(m), target)
+        fresh = B._Information(features, probs, m, target)
         for name in ("inverse", "weighted", "b", "q"):
             np.testing.assert_allclose(getattr(found, name), getattr(fresh, name), rtol=1e-9, atol=1e-11)
+
+
+def large_features():
+    """Ten classes and lengths of about 28, as of a network without normalisation: M is ill-conditioned with little regularization."""
+    rng = make_rng(5)
+    return np.maximum(rng.standard_normal((120, 12)), 0) * 8, rng.dirichlet(np.full(6, 0.1), 120)
+
+
+def objective(matrix, target):
+    inverse = np.linalg.inv(np.linalg.cholesky(matrix))
+    return np.vdot(inverse.T @ inverse, target)
+
+
+@pytest.mark.parametrize("regularization", [1.0, 1e-3, 1e-5])
+def test_removals_stay_right_with_little_regularization(regularization):
+    features, probs = large_features()
+    target, every = B._mean_fisher(features, probs), [information(h, p) for h, p in zip(features, probs, strict=True)]
+    forward = F.bait(features, probs, range(10), 20, make_rng(1), regularization=regularization, oversample=1)
+    kept = F.bait(features, probs, range(10), 10, make_rng(1), regularization=regularization).tolist()
+    m = sum(every[:10]) / 10 + regularization * np.eye(72) + sum(every[i] for i in forward)
+    left = forward.tolist()
+    while len(left) > 10:
+        losses = np.array([objective(m - every[i], target) - objective(m, target) for i in left])
+        assert (losses > 0).all()
+        m = m - every[left.pop(int(losses.argmin()))]
+    assert kept == left
+
+
+@pytest.mark.parametrize("regularization", [1.0, 1e-2, 1e-4, 1e-6])
+def test_only_the_regularization_relative_to_the_features_matters(regularization):
+    features, probs = large_features()
+    expected = F.bait(features, probs, range(10), 20, make_rng(3), regularization=regularization).tolist()
+    assert F.bait(3 * features, probs, range(10), 20, make_rng(3), regularization=9 * regularization).tolist() == expected
+
+
+@pytest.mark.parametrize("exponent", [-500, 66, 500])
+def test_no_scale_of_features_overflows(exponent):
+    features, probs = made(2)
+    expected = F.bait(features, probs, [0], 6, make_rng(1), regularization=0.5).tolist()
+    scaled = F.bait(np.ldexp(features, exponent), probs, [0], 6, make_rng(1), regularization=float(np.ldexp(0.5, 2 * exponent)))
+    assert scaled.tolist() == expected
+    # A regularization that is infinite beside the features: the picks of one that is very large.
+    small = F.bait(np.ldexp(features, -500), probs, [0], 6, make_rng(1)).tolist()
+    assert small == F.bait(features, probs, [0], 6, make_rng(1), regularization=1e20).tolist()
+
+
+@pytest.mark.parametrize(
+    ("scale", "advice"), [(1e20, r"expected at least \d\.\de\+29, or features on a smaller scale"), (1e160, "scale the")]
+)
+def test_a_regularization_that_is_lost_is_named(scale, advice):
+    features, probs = made(2)
+    message = f"^regularization: 1.0 is lost in double precision beside features this large; {advice}"
+    with pytest.raises(ValueError, match=message):
+        F.bait(scale * features, probs, [0], 6, make_rng())
 
 
 def test_one_dimension_and_two_classes_in_closed_form():
