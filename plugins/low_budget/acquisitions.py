@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 from usb_active.plugins.low_budget import functional
+from usb_active.plugins.low_budget.inputs import LEAST_BANDWIDTH
 from usb_active.plugins.low_budget.rule import Rule
 
 from usb_active import PluginConfig, PoolView
@@ -17,7 +18,7 @@ class MaxHerding(Rule):
     """Greedy coverage of the pool by a Gaussian kernel, from what is labelled (Bae et al. 2024); works as `initial` too."""
 
     class Config(PluginConfig):
-        bandwidth: float = Field(1.0, gt=0, allow_inf_nan=False)
+        bandwidth: float = Field(1.0, ge=LEAST_BANDWIDTH, allow_inf_nan=False)
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
 
@@ -34,7 +35,7 @@ class UHerding(Rule):
     """The same, every sample weighed by its uncertainty (Bae et al. 2025). Without `bandwidth`: the smallest distance between labels."""
 
     class Config(PluginConfig):
-        bandwidth: float | None = Field(None, gt=0, allow_inf_nan=False)
+        bandwidth: float | None = Field(None, ge=LEAST_BANDWIDTH, allow_inf_nan=False)
         uncertainty: Literal["margin", "entropy", "least_confidence"] = "margin"
         temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
 

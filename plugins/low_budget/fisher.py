@@ -6,8 +6,8 @@ The Fisher information of the last layer's weights at a sample with features h a
 With M the information so far, A = M^-1 and F the pool's mean, only (C, C) blocks per sample are needed:
 B = (1 ⊗ h)^T A (1 ⊗ h) and Q = (1 ⊗ h)^T A F A (1 ⊗ h). By Woodbury's identity, adding I(x) lowers tr(A F) by
 tr((1 + P B)^-1 P Q), removing it raises it by tr((1 - P B)^-1 P Q), and either changes A, A F A and every B and Q by products of
-a few columns. No array of (N, C, D C), the factors of all I(x), is made. Such changes lose digits where little is left of a large B or Q, so
-M itself is kept, and all is computed anew from its Cholesky factor before that matters.
+a few columns. No array of (N, C, D C), the factors of all I(x), is made. Such changes lose digits where little is left of a large B
+or Q, so M itself is kept, and all is computed anew from its Cholesky factor before that matters.
 
 Dimension letters: N pool, M candidates, L labelled, C classes, D feature dimension, B rows of a block.
 """

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from usb_active.plugins.low_budget.inputs import above_zero, checked_rows, tempered, unit_pool
+from usb_active.plugins.low_budget.inputs import above_zero, checked_bandwidth, checked_rows, tempered, unit_pool
 from usb_active.plugins.low_budget.kernel_gains import KernelGains, kernel_to_nearest
 
 from usb_active.numerics.arrays import check_range, checked_idx, entropy, least_confidence, margin, score_rows, unit_rows
@@ -54,10 +54,10 @@ def max_herding(
 
     Raises:
         ValueError: features that are not finite (names the rows), idx that are out of range, repeated, or both labelled and candidate,
-            a budget outside 1..M, and a bandwidth that is not above 0.
+            a budget outside 1..M, and a bandwidth that is not above 0 or below 1e-100.
     """
     rows, labeled, candidates = unit_pool(features, labeled, candidates, budget)
-    gains = KernelGains(rows, np.ones(len(rows)), above_zero("bandwidth", bandwidth), labeled)
+    gains = KernelGains(rows, np.ones(len(rows)), checked_bandwidth(bandwidth), labeled)
     return gains.pick(rng.permutation(candidates), budget)
 
 
@@ -105,7 +105,7 @@ def u_herding(
     probs, temperature = checked_rows(probs, len(rows)), above_zero("temperature", temperature)
     weights = np.maximum(score_rows(probs, lambda p: _SCORES[uncertainty](tempered(p, temperature))), 0.0)
     weights[labeled] = 0
-    width = smallest_distance(rows[labeled]) if bandwidth is None else above_zero("bandwidth", bandwidth)
+    width = smallest_distance(rows[labeled]) if bandwidth is None else checked_bandwidth(bandwidth)
     return KernelGains(rows, weights, width, labeled).pick(rng.permutation(candidates), budget)
 
 
@@ -128,4 +128,4 @@ def generalized_coverage(features: ArrayLike, chosen: ArrayLike, *, bandwidth: f
     """
     rows, chosen = unit_rows(features), checked_idx("chosen", chosen)
     check_range("chosen", chosen, len(rows))
-    return float(kernel_to_nearest(rows, chosen, above_zero("bandwidth", bandwidth)).mean())
+    return float(kernel_to_nearest(rows, chosen, checked_bandwidth(bandwidth)).mean())

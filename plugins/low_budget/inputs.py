@@ -45,6 +45,17 @@ def above_zero(name: str, value: float) -> float:
     return float(value)
 
 
+# Of features of length one; its square must be a number, and one over it too.
+LEAST_BANDWIDTH = 1e-100
+
+
+def checked_bandwidth(value: float) -> float:
+    """The bandwidth of a kernel, or a ValueError when it is no finite number from 1e-100 on."""
+    if above_zero("bandwidth", value) < LEAST_BANDWIDTH:
+        raise ValueError(f"bandwidth: {value!r}, expected a number above 0, at least {LEAST_BANDWIDTH:g}")
+    return float(value)
+
+
 def checked_rows(probs: ArrayLike, size: int) -> NDArray:
     """Probs as an array of one row for each of the features' rows. ValueError: another number, or rows that are no distribution."""
     probs = np.asarray(probs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from usb_active.plugins.low_budget.balls import Balls
 
 from usb_active.numerics.arrays import blocks
 from usb_active.numerics.ranking import leading
@@ -20,6 +21,10 @@ _ROWS, _COLUMNS = 256, 1024
 _COARSE, _MOST_LOST = 64, 0.2
 # How many candidates are looked at together, first; then twice as many, until the best is certain.
 _TOGETHER = {"coarse": 128, "single": 32, "double": 4}
+# Bandwidths below this are decided by differences alone: the exponent has the rounding of a product times bandwidth^-2.
+_NARROW = 1e-2
+# Square root of 745, beyond which exp(-x) is zero; and how far rounding may move an exponent up to that, relative to the kernel.
+_REACH, _ROUNDING = 27.3, 1e-12
 
 
 class KernelGains:
@@ -27,7 +32,8 @@ class KernelGains:
 
     A gain can only shrink as samples are picked (submodularity), so an old one bounds it. A candidate whose bound is the largest is
     looked at more closely: in few dimensions (a projection makes distances smaller, so the kernel larger), in single precision, and at
-    last in double, which decides.
+    last in double, which decides. A narrow kernel (bandwidth below 0.01) is computed by differences in double for the pairs that
+    are near enough, and there alone a gain has no rounding that is not relative to the kernel.
 
     Attributes:
         covered: (N,) the kernel to the nearest of what is labelled or picked.
@@ -36,10 +42,9 @@ class KernelGains:
     def __init__(self, rows: NDArray[np.float32], weights: NDArray[np.float64], bandwidth: float, labeled: NDArray[np.int64]) -> None:
         self.rows, self.weights, self.bandwidth = rows, weights, bandwidth
         self.covered = kernel_to_nearest(rows, labeled, bandwidth)
-        screens = {"coarse": _projected(rows), "single": rows}
+        self.narrow = _ball(rows, bandwidth) if bandwidth < _NARROW else None
+        screens = {"coarse": _projected(rows), "single": rows} if self.narrow is None else {}
         self.screens = {name: _Screen(part, bandwidth) for name, part in screens.items() if part is not None}
-        # Below this a gain is nothing but rounding.
-        self.nothing = 1e-15 * (1 + bandwidth**-2) * weights.sum()
 
     def pick(self, order: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
         """Picks (budget,) out of the candidates (M,), whose order decides between equals."""
@@ -53,9 +58,13 @@ class KernelGains:
     def cover(self, sample: int) -> None:
         """The sample covers from now on."""
         idx, covered = np.array([sample]), self.covered.astype(np.float32)
-        for columns in _parts(np.arange(len(self.rows)), _ROWS * _COLUMNS):
-            near = self._near(idx, columns, covered)
-            self.covered[near] = np.maximum(self.covered[near], self._kernel(idx, near)[0])
+        for columns in blocks(np.arange(len(self.rows)), self.rows.shape[1]):
+            if self.narrow is not None:
+                _, near, kernel = _close(self.narrow, idx, columns, self.bandwidth)
+            else:
+                near = self._near(idx, columns, covered)
+                kernel = self._kernel(idx, near)[0]
+            self.covered[near] = np.maximum(self.covered[near], kernel)
 
     def gains(self, idx: NDArray[np.int64]) -> NDArray[np.float64]:
         """(B,) what each would add, in double precision, which is needed only where single precision cannot rule out that it adds."""
@@ -63,11 +72,33 @@ class KernelGains:
         covered = self.covered.astype(np.float32)
         for at in _parts(np.arange(len(idx)), _ROWS):
             for columns in _parts(np.arange(len(self.rows)), _COLUMNS):
+                if self.narrow is not None:
+                    out[at] += self._narrow_gains(idx[at], columns)
+                    continue
                 near = self._near(idx[at], columns, covered)
                 more = self._kernel(idx[at], near)
                 more -= self.covered[near]
                 out[at] += np.maximum(more, 0.0, out=more) @ self.weights[near]
         return out
+
+    def _narrow_gains(self, idx: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(B,) what each would add at the columns."""
+        row, near, kernel = _close(self.narrow, idx, columns, self.bandwidth)
+        more = kernel - self.covered[near]
+        more[more <= _ROUNDING * self.covered[near]] = 0.0
+        return np.bincount(row, more * self.weights[near], len(idx))
+
+    def _nothing(self, idx: NDArray[np.int64], total: float) -> NDArray[np.float64]:
+        """(B,) the gain up to which that of a candidate is nothing but rounding.
+
+        Rounding is relative to what is covered; but what a sample adds by covering itself is a gain, however small its weight is.
+        """
+        if self.narrow is not None:
+            return np.zeros(len(idx))
+        rounding = 1e-15 * (1 + self.bandwidth**-2)
+        left = 1 - self.covered[idx]
+        own = np.where(left > 16 * rounding, self.weights[idx] * left, 0.0)
+        return np.where(own > 0, np.minimum(own / 2, rounding * total), rounding * total)
 
     def _best(self, order: NDArray[np.int64], bounds: NDArray[np.float64]) -> int:
         """Position of the largest gain, the first of equals; `bounds` (M,) become tighter, and are -1 for what was picked."""
@@ -76,8 +107,9 @@ class KernelGains:
         level, floor = np.zeros(len(order), np.int8), 0.0
         covered, weights = self.covered.astype(np.float32), self.weights.astype(np.float32)
         total = float(self.covered @ self.weights)
+        nothing = self._nothing(order, total)
         while True:
-            left = np.flatnonzero((bounds > max(floor, self.nothing)) & (level < len(names)))
+            left = np.flatnonzero((bounds > np.maximum(floor, nothing)) & (level < len(names)))
             if not len(left):
                 break
             now = level[left[np.argmax(bounds[left])]]
@@ -91,8 +123,10 @@ class KernelGains:
                 found = self.screens[names[now]].upper(order[look], covered, weights, total)
             bounds[look] = np.minimum(bounds[look], found)
             level[look] += 1
-        best = bounds.max()
-        return int(np.argmax(bounds >= ((1 - TIE) * best if best > self.nothing else 0.0)))
+        adding = bounds > nothing
+        if not adding.any():
+            return int(np.argmax(bounds >= 0))
+        return int(np.argmax(adding & (bounds >= (1 - TIE) * bounds[adding].max())))
 
     def _near(self, idx: NDArray[np.int64], columns: NDArray[np.int64], covered: NDArray[np.float32]) -> NDArray[np.int64]:
         """Those of the columns whose kernel to any of `idx` may be above what they are covered by."""
@@ -106,10 +140,31 @@ class KernelGains:
 def kernel_to_nearest(rows: NDArray[np.float32], chosen: NDArray[np.int64], bandwidth: float) -> NDArray[np.float64]:
     """(N,) the kernel of every row (N, D) to the nearest of the chosen ones (S,), in double precision; zeros without any."""
     out = np.zeros(len(rows))
+    narrow = _ball(rows, bandwidth) if bandwidth < _NARROW else None
     for at in _parts(chosen, _ROWS):
         for columns in _parts(np.arange(len(rows)), _COLUMNS):
+            if narrow is not None:
+                _, near, kernel = _close(narrow, at, columns, bandwidth)
+                np.maximum.at(out, near, kernel)
+                continue
             out[columns] = np.maximum(out[columns], _kernel(rows[at], rows[columns], bandwidth).max(axis=0))
     return out
+
+
+def _ball(rows: NDArray[np.float32], bandwidth: float) -> Balls:
+    """Of the radius beyond which the kernel is zero."""
+    return Balls(rows, _REACH * bandwidth)
+
+
+def _close(
+    balls: Balls, idx: NDArray[np.int64], columns: NDArray[np.int64], bandwidth: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Of the pairs whose kernel is not zero: position in `idx`, sample of `columns`, and the kernel by differences."""
+    row, column = np.nonzero(balls.within(idx, columns))
+    near, squared = columns[column], np.empty(len(row))
+    for at in blocks(np.arange(len(row)), balls.rows.shape[1]):
+        squared[at] = balls.squared(idx[row[at]], near[at])
+    return row, near, np.exp(-squared * bandwidth**-2)
 
 
 def _kernel(rows: NDArray[np.float32], others: NDArray[np.float32], bandwidth: float) -> NDArray[np.float64]:

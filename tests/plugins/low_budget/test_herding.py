@@ -11,6 +11,7 @@ from usb_active.plugins.low_budget import functional as F
 from usb_active.plugins.low_budget import kernel_gains as K
 from usb_active.plugins.low_budget.inputs import tempered
 
+from usb_active.numerics.arrays import unit_rows
 from usb_active.testing import AcquisitionContract
 
 
@@ -139,6 +140,35 @@ def test_picks_do_not_depend_on_blocks_or_on_projections(monkeypatch):
     assert F.max_herding(features, np.arange(9), 40, make_rng(0)).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("d", [64, 512])
+@pytest.mark.parametrize("bandwidth", [1e-2, 5e-3, 1e-3, 3e-4])
+def test_narrow_kernels_are_decided_in_double_precision(d, bandwidth):
+    # Fifteen near-copies at distances of about 1e-3.
+    features = make_rng(1).standard_normal((40, d))
+    features[5:20] = features[4] + 1e-3 * make_rng(2).standard_normal((15, d))
+    rows = unit_rows(features)
+    picks = F.max_herding(rows, [0], 12, make_rng(3), bandwidth=bandwidth)
+    assert picks.tolist() == slow_herding(unit_rows(rows), np.ones(40), [0], 12, make_rng(3).permutation(np.arange(1, 40)), bandwidth)
+
+
+@pytest.mark.parametrize("bandwidth", [1e-100, 1e-8, 1e-3, 1.0])
+def test_a_copy_adds_nothing_however_narrow_the_kernel_is(bandwidth):
+    features, _ = made(4)
+    features[10:40] = 2 * features[0]
+    assert not set(F.max_herding(features, [0], 29, make_rng(), bandwidth=bandwidth)) & set(range(10, 40))
+    assert F.generalized_coverage(features, [0], bandwidth=1e-100) == pytest.approx(31 / 60)
+
+
+@pytest.mark.parametrize("bandwidth", [1e-4, 0.02])
+def test_what_a_sample_adds_by_itself_counts_however_little_it_weighs(bandwidth):
+    # Half are copies of what is labelled and weigh 1; the others lie apart and weigh 1e-13, up to a millionth of that.
+    features = make_rng(0).standard_normal((60, 8))
+    features[:30] = features[0]
+    weights = np.where(np.arange(60) < 30, 1.0, 1e-13 * (1 + 1e-6 * np.arange(60)))
+    gains = K.KernelGains(unit_rows(features), weights, bandwidth, np.array([0]))
+    assert gains.pick(np.arange(1, 60), 30).tolist() == list(range(59, 29, -1))
+
+
 # ------------------------------------------------------------------------------------------ invariants
 def test_the_length_of_features_does_not_matter():
     features, _ = made(1)
@@ -179,6 +209,7 @@ def test_a_copy_of_a_labelled_sample_adds_nothing():
         ({"candidates": [0, 1]}, "^candidates: labelled already: index 0$"),
         ({"bandwidth": 0.0}, "^bandwidth: 0.0, expected a number above 0$"),
         ({"bandwidth": -1.0}, "^bandwidth: -1.0, expected a number above 0$"),
+        ({"bandwidth": 1e-200}, "^bandwidth: 1e-200, expected a number above 0, at least 1e-100$"),
         ({"bandwidth": np.inf}, "^bandwidth: inf, expected a number above 0$"),
         ({"temperature": 0.0}, "^temperature: 0.0, expected a number above 0$"),
         ({"uncertainty": "variance"}, "^uncertainty: 'variance', expected 'margin', 'entropy' or 'least_confidence'$"),
