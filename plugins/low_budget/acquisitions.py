@@ -32,7 +32,10 @@ class MaxHerding(Rule):
 
 
 class UHerding(Rule):
-    """The same, every sample weighed by its uncertainty (Bae et al. 2025). Without `bandwidth`: the smallest distance between labels."""
+    """The same, every sample weighed by its uncertainty (Bae et al. 2025). Without `bandwidth`: the smallest distance between labels.
+
+    `u_herding/bandwidth` has the bandwidth that was used.
+    """
 
     class Config(PluginConfig):
         bandwidth: float | None = Field(None, ge=LEAST_BANDWIDTH, allow_inf_nan=False)
@@ -43,7 +46,11 @@ class UHerding(Rule):
 
     def picks(self, view: PoolView, budget: int) -> np.ndarray:
         keys = self.config.model_dump()
-        return functional.u_herding(view.features, view.probs, view.labeled, budget, view.rng, candidates=view.candidates, **keys)
+        if keys["bandwidth"] is None:
+            keys["bandwidth"] = functional.label_bandwidth(view.features, view.labeled)
+        picks = functional.u_herding(view.features, view.probs, view.labeled, budget, view.rng, candidates=view.candidates, **keys)
+        view.log("u_herding/bandwidth", keys["bandwidth"])
+        return picks
 
 
 class ProbCover(Rule):

@@ -20,6 +20,8 @@ from usb_active.numerics.arrays import check_range, checked_idx, entropy, least_
 from usb_active.numerics.spaces import EuclideanSpace
 
 Uncertainty = Literal["margin", "entropy", "least_confidence"]
+# Distances of features of length one below which they are copies: rounding to single precision, or an image that was saved anew.
+_COPIES = 1e-3
 _SCORES = {"margin": lambda p: 1 - margin(p), "entropy": entropy, "least_confidence": least_confidence}
 
 
@@ -76,7 +78,8 @@ def u_herding(
     """UHerding (Bae et al. 2025, Algorithm 1): MaxHerding with every sample weighed by its uncertainty, labelled ones by zero.
 
     The bandwidth follows the paper's rule (§4.2): the smallest distance between labelled samples, so that it shrinks as labels come. As in
-    the authors' code copies do not count, and it is 1 with fewer than two labelled samples that differ.
+    the authors' code copies do not count, and it is 1 with fewer than two labelled samples that differ. Ours: what is less than 0.001 apart
+    is a copy too, because one pair of near-copies would make the kernel so narrow that nothing covers anything (`label_bandwidth`).
 
     The temperature is the caller's (1: as the model predicts). The paper fits it on a part of the labels, by a model that is trained
     without these; here that would be a training more in every cycle.
@@ -105,17 +108,38 @@ def u_herding(
     probs, temperature = checked_rows(probs, len(rows)), above_zero("temperature", temperature)
     weights = np.maximum(score_rows(probs, lambda p: _SCORES[uncertainty](tempered(p, temperature))), 0.0)
     weights[labeled] = 0
-    width = smallest_distance(rows[labeled]) if bandwidth is None else checked_bandwidth(bandwidth)
+    width = label_bandwidth(features, labeled) if bandwidth is None else checked_bandwidth(bandwidth)
     return KernelGains(rows, weights, width, labeled).pick(rng.permutation(candidates), budget)
 
 
+def label_bandwidth(features: ArrayLike, labeled: ArrayLike) -> float:
+    """The bandwidth of `u_herding` by the paper's rule: `smallest_distance` of the labelled features, scaled to length one.
+
+    Args:
+        features: (N, D), those of the labelled samples finite.
+        labeled: (L,) idx; there may be none.
+
+    Returns:
+        In 0.001..2; 1 with fewer than two labelled samples that differ.
+
+    Raises:
+        ValueError: idx that are out of range or repeated.
+    """
+    features, labeled = np.asarray(features), checked_idx("labeled", labeled)
+    check_range("labeled", labeled, len(features))
+    return smallest_distance(unit_rows(features[labeled]))
+
+
 def smallest_distance(rows: NDArray, default: float = 1.0) -> float:
-    """The smallest Euclidean distance between rows (L, D) that differ; `default` where no two do."""
+    """The smallest Euclidean distance between rows (L, D), of length one, that differ; `default` where no two do.
+
+    Distances below 0.001 count as those of copies: so much comes of rounding to single precision, or of an image that was saved anew.
+    """
     space, best = EuclideanSpace(rows) if len(rows) > 1 else None, np.inf
     for at in range(1, len(rows)):
-        squared = space.squared(np.arange(at), np.full(at, at))
-        best = min(best, squared[squared > 0].min(initial=np.inf))
-    return default if not np.isfinite(best) else float(np.sqrt(best) / space.scale)
+        distances = np.sqrt(space.squared(np.arange(at), np.full(at, at))) / space.scale
+        best = min(best, distances[distances >= _COPIES].min(initial=np.inf))
+    return float(best) if np.isfinite(best) else default
 
 
 def generalized_coverage(features: ArrayLike, chosen: ArrayLike, *, bandwidth: float = 1.0) -> float:

@@ -82,6 +82,17 @@ def test_the_bandwidth_is_the_smallest_distance_of_labelled_samples_that_differ(
     assert F.smallest_distance(unit[:1]) == F.smallest_distance(np.repeat(unit[:1], 3, axis=0)) == 1.0
 
 
+@pytest.mark.parametrize("apart", [0.0, 1e-8, 5e-4])
+def test_a_near_copy_among_the_labels_does_not_narrow_the_kernel(apart):
+    features = made(2)[0][:6]
+    expected = F.label_bandwidth(features, range(6))
+    near = features[0] + apart * np.linalg.norm(features[0]) * np.eye(5)[0]
+    assert F.label_bandwidth(np.vstack([features, near]), range(7)) == expected
+    # At right angles, and beyond a thousandth: a distance.
+    assert F.label_bandwidth(np.eye(2), [0, 1]) == pytest.approx(np.sqrt(2))
+    assert F.label_bandwidth([[1.0, 0], [1, 2e-3]], [0, 1]) == pytest.approx(2e-3, rel=1e-4)
+
+
 def test_equal_uncertainties_make_it_max_herding():
     features, _ = made(3)
     # Without labels nothing is weighed down either.
@@ -261,3 +272,23 @@ class TestUHerding(AcquisitionContract):
         view = self.view(world, self.plugin())
         expected = F.u_herding(view.features, view.probs, view.labeled, 7, make_rng(), candidates=view.candidates)
         assert self.plugin().select(view, 7).tolist() == expected.tolist()
+
+    def test_the_bandwidth_is_logged(self, world):
+        view = self.view(world, self.plugin())
+        self.plugin().select(view, 7)
+        assert view._source.metrics["u_herding/bandwidth"] == F.label_bandwidth(view.features, view.labeled)
+
+
+class TestUHerdingByKeys(AcquisitionContract):
+    name = "u_herding"
+    config = {"bandwidth": 0.2, "uncertainty": "entropy", "temperature": 3.0}
+
+    def test_the_keys_arrive(self, world):
+        view = self.view(world, self.plugin())
+        arrays = view.features, view.probs, view.labeled, 7
+        expected = F.u_herding(*arrays, make_rng(), candidates=view.candidates, **self.config).tolist()
+        assert self.plugin().select(view, 7).tolist() == expected
+        assert view._source.metrics["u_herding/bandwidth"] == 0.2
+        for key in self.config:
+            others = {k: v for k, v in self.config.items() if k != key}
+            assert F.u_herding(*arrays, make_rng(), candidates=view.candidates, **others).tolist() != expected
