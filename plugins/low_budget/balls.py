@@ -96,9 +96,12 @@ def parts(idx: NDArray, size: int) -> list[NDArray]:
 
 
 def nearest_stranger(rows: NDArray[np.float32], groups: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(N,) the distance of every row (N, D), of length one, to the nearest row of another group (N,); inf where there is but one."""
+    """(N,) the distance of every row (N, D), of length one, to the nearest row of another group (N,); inf where there is but one.
+
+    Products in single precision say which rows may be the nearest, differences in double precision which is: copies are 0 apart.
+    """
     balls, size = Balls(rows, 0.0), len(rows)
-    best, nearest = np.full(size, -np.inf, np.float32), np.full(size, -1)
+    best, squared = np.full(size, -np.inf, np.float32), np.full(size, np.inf)
     order = np.argsort(groups, kind="stable")
     # Every pair once: its product serves both rows. Of rows sorted by group, most blocks have one group or two.
     for at in parts(np.arange(size), _ROWS):
@@ -109,11 +112,9 @@ def nearest_stranger(rows: NDArray[np.float32], groups: NDArray[np.int64]) -> ND
             products = 2 * (rows[one] @ rows[other].T) - balls.norms[one, None] - balls.norms[other]
             products[groups[one][:, None] == groups[other]] = -np.inf
             for mine, theirs, values in ((one, other, products), (other, one, products.T)):
-                place = values.argmax(axis=1)
-                found = values[np.arange(len(mine)), place]
-                closer = found > best[mine]
-                best[mine[closer]], nearest[mine[closer]] = found[closer], theirs[place[closer]]
-    out = np.full(size, np.inf)
-    for at in blocks(np.flatnonzero(nearest >= 0), rows.shape[1]):
-        out[at] = np.sqrt(balls.squared(at, nearest[at]))
-    return out
+                best[mine] = np.maximum(best[mine], values.max(axis=1))
+                # Both, the best and the one that is nearer in truth, may be wrong by the slack.
+                row, column = np.nonzero(np.isfinite(values) & (values >= (best[mine] - 2 * balls.slack)[:, None]))
+                for pairs in blocks(np.arange(len(row)), rows.shape[1]):
+                    np.minimum.at(squared, mine[row[pairs]], balls.squared(mine[row[pairs]], theirs[column[pairs]]))
+    return np.sqrt(squared)

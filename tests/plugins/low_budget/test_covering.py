@@ -107,6 +107,18 @@ def test_strangers_are_those_of_the_plain_loop(monkeypatch):
     assert np.isinf(B.nearest_stranger(rows.astype(np.float32), np.zeros(90, int))).all()
 
 
+def test_strangers_that_are_near_copies_are_told_apart_in_double_precision():
+    # Bunches far narrower than what a product of 256 numbers in single precision resolves, each with rows of several groups.
+    features = np.repeat(made(1, n=8, d=256), 5, axis=0) + 3e-4 * made(2, n=40, d=256) * make_rng(3).random((40, 1))
+    rows, groups = unit(features).astype(np.float32), np.arange(40) % 3
+    rows[7] = rows[5]
+    distances = np.linalg.norm(rows[:, None].astype(float) - rows, axis=2)
+    distances[groups[:, None] == groups] = np.inf
+    found = B.nearest_stranger(rows, groups)
+    np.testing.assert_allclose(found, distances.min(axis=1), rtol=1e-12)
+    assert found[5] == found[7] == 0
+
+
 @pytest.mark.parametrize("purity", [0.5, 0.8, 0.95, 1.0])
 def test_it_is_the_largest_radius_of_that_purity(purity):
     # Three bunches on the circle, which k-means finds.
