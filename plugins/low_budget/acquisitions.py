@@ -79,7 +79,9 @@ class Dcom(Rule):
     """Coverage by balls that are as large as they are pure, mixed with the margin by how much they cover (Mishal & Weinshall 2024).
 
     A labelled sample keeps the radius that it got in the round after it was labelled. Without `delta`, the first radius is that of
-    `prob_cover`.
+    `prob_cover`. The radius is a distance of that round's features, so it takes features that do not change (`features: pretrain`,
+    `pixels` or those of a file), which the authors have. `dcom/coverage` is that of the labelled samples before the picks;
+    `prob_cover/coverage` is after them.
     """
 
     class Config(PluginConfig):

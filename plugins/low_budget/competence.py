@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.low_budget.balls import Balls, Degrees
 from usb_active.plugins.low_budget.inputs import above_zero, checked_classes, checked_rows, unit_pool
 
-from usb_active.numerics.arrays import margin
+from usb_active.numerics.arrays import margin, named
 
 # The purity that a ball must have: so much, and so much more when everything is covered (authors' code).
 _PURITY, _PURITY_OF_COVERAGE = 0.4, 0.2
@@ -60,6 +60,9 @@ def dcom(
     competence * uncertainty + (1 - competence) * degree: one minus the margin of its two likeliest classes, and how many samples in a
     ball of the mean radius nothing covers yet, each relative to its largest.
 
+    Radii that are kept from round to round are distances of the features of their round: as in the authors' experiments these should not
+    change, as those of a pretrained network do not.
+
     As in the authors' code the margins are scaled to 0..1 over the pool. Different: their radii come from a binary search
     that stops within 0.05, and are rounded to two digits, as is their mean; ours are exact. Where every radius is 0, as
     after a training that predicts one class for all, the mean is taken to be `delta` (ours). Theirs makes no edges for the last N mod 700
@@ -72,7 +75,8 @@ def dcom(
         labels: (L,) their classes, in 0..C-1.
         budget: how many to pick, 1..M.
         rng: what draws the order of equals.
-        delta: the radius while none above 0 is known, above 0: as for `prob_cover`.
+        delta: above 0, as for `prob_cover`: the radius of samples without one in the coverage that sets the purity wanted, while no sample
+            has a radius; and that of the balls of the picks, where nothing is labelled or all radii found are 0.
         radii: (L,) those of earlier rounds, NaN for the samples that have none yet; by default none has.
         max_delta: what no ball is larger than, above 0. 1.1 as in the authors' code.
         steepness: k of the competence, above 0. 50 as in the authors' code.
@@ -90,7 +94,7 @@ def dcom(
         above_zero(name, value)
     if not 0 <= centre <= 1:
         raise ValueError(f"centre: {centre!r}, expected 0 to 1")
-    grown = _grown(rows, probs.argmax(axis=1), labeled, labels, _known(radii, len(labeled)), delta, max_delta)
+    grown = _grown(rows, probs.argmax(axis=1), labeled, labels, _known(radii, labeled), delta, max_delta)
     covered = _covered(rows, labeled, grown)
     coverage = float(covered.mean())
     competence = competence_score(coverage, steepness, centre)
@@ -129,14 +133,19 @@ def pure_radius(distances: NDArray[np.float64], same: NDArray[np.bool_], purity:
     shares = np.cumsum(same[near]) / np.arange(1, len(near) + 1)
     # Where the next one is as far, the ball cannot end between the two.
     ends = np.append(distances[near[1:]], max_delta)
-    pure = np.flatnonzero((shares >= purity) & (ends > distances[near]))
+    # A purity such as 0.4 + 0.2 is a hair more than 3/5 in binary.
+    pure = np.flatnonzero((shares >= purity - _TIE) & (ends > distances[near]))
     return float(ends[pure[-1]]) if len(pure) else 0.0
 
 
-def _known(radii: ArrayLike | None, count: int) -> NDArray[np.float64]:
+def _known(radii: ArrayLike | None, labeled: NDArray[np.int64]) -> NDArray[np.float64]:
+    count = len(labeled)
     known = np.full(count, np.nan) if radii is None else np.array(radii, np.float64)
-    if known.shape != (count,) or np.isinf(known).any() or (known < 0).any():
-        raise ValueError(f"radii: expected ({count},) numbers from 0 on, or NaN, one for each labelled sample, got shape {known.shape}")
+    if known.shape != (count,):
+        raise ValueError(f"radii: expected one for each labelled sample, shape ({count},), got {known.shape}")
+    bad = np.isinf(known) | (known < 0)
+    if bad.any():
+        raise ValueError(f"radii: {known[bad][0]:g} first for {named('sample', labeled[bad])}, expected numbers from 0 on, or NaN")
     return known
 
 

@@ -66,10 +66,14 @@ def checked_rows(probs: ArrayLike, size: int) -> NDArray:
 
 
 def checked_classes(labels: ArrayLike, size: int, num_classes: int) -> NDArray[np.int64]:
-    """Labels (L,) as int64. ValueError: another number of them, or outside 0..C-1."""
+    """Labels (L,) as int64. ValueError: another number of them, no integers, or outside 0..C-1."""
     labels = np.asarray(labels)
     if labels.shape != (size,):
         raise ValueError(f"labels: expected one for each labelled sample, shape ({size},), got {labels.shape}")
+    if size and not np.issubdtype(labels.dtype, np.integer):
+        whole = np.asarray(labels, np.float64) % 1 == 0
+        first = "" if whole.all() else f", such as {labels[~whole][0]!s} first in {named('row', np.flatnonzero(~whole))}"
+        raise ValueError(f"labels: expected integers, got {labels.dtype}{first}")
     bad = labels[(labels < 0) | (labels >= num_classes)]
     if len(bad):
         raise ValueError(f"labels: {named('label', bad)} outside the {num_classes} classes")

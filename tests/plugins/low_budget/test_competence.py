@@ -102,6 +102,12 @@ def test_a_ball_grows_as_long_as_it_is_pure_enough():
     assert F.pure_radius(np.array([0, 0.2, 0.2, 0.3]), np.array([True, True, False, False]), 0.9, 1.1) == 0.2
 
 
+def test_a_purity_of_exactly_three_fifths_is_enough_where_that_is_wanted():
+    # 0.4 + 0.2 · 1 is 0.6000000000000001. The first three of five are right.
+    distances, same = np.array([0, 0.1, 0.2, 0.3, 0.4]), np.array([True, True, True, False, False])
+    assert F.pure_radius(distances, same, 0.4 + 0.2 * 1.0, 1.1) == 1.1
+
+
 def test_where_all_is_covered_it_is_margin_sampling():
     features, probs = made(2)
     found = F.dcom(features, probs, [0], [1], 9, make_rng(), delta=0.5, radii=[2.5])
@@ -130,8 +136,12 @@ def test_where_every_radius_is_zero_balls_are_those_of_delta():
         ({"budget": 60}, "^budget: 60, expected an integer from 1 to the 59 candidates$"),
         ({"labels": [0, 1]}, r"^labels: expected one for each labelled sample, shape \(1,\), got \(2,\)$"),
         ({"labels": [3]}, "^labels: label 3 outside the 3 classes$"),
-        ({"radii": [-1.0]}, r"^radii: expected \(1,\) numbers from 0 on, or NaN, one for each labelled sample, got shape \(1,\)$"),
-        ({"radii": [0.1, 0.2]}, r"^radii: expected \(1,\) numbers"),
+        ({"labels": [np.nan]}, "^labels: expected integers, got float64, such as nan first in row 0$"),
+        ({"labels": [0.7]}, "^labels: expected integers, got float64, such as 0.7 first in row 0$"),
+        ({"labels": [1.0]}, "^labels: expected integers, got float64$"),
+        ({"labeled": [4], "radii": [-1.0]}, "^radii: -1 first for sample 4, expected numbers from 0 on, or NaN$"),
+        ({"labeled": [4], "radii": [np.inf]}, "^radii: inf first for sample 4, expected numbers from 0 on, or NaN$"),
+        ({"radii": [0.1, 0.2]}, r"^radii: expected one for each labelled sample, shape \(1,\), got \(2,\)$"),
         ({"delta": 0}, "^delta: 0, expected a number above 0$"),
         ({"max_delta": -1.0}, "^max_delta: -1.0, expected a number above 0$"),
         ({"steepness": np.inf}, "^steepness: inf, expected a number above 0$"),
@@ -162,6 +172,23 @@ class TestDcom(AcquisitionContract):
         assert set(view._source.metrics) >= {"dcom/coverage", "dcom/competence", "dcom/mean_radius"}
 
 
+class TestDcomByKeys(AcquisitionContract):
+    name = "dcom"
+    config = {"delta": 0.1, "max_delta": 0.05, "steepness": 3.0, "centre": 0.3}
+
+    def test_the_keys_arrive(self, world):
+        view = self.view(world, self.plugin())
+        arrays = view.features, view.probs, view.labeled, view.labels, 7
+        expected = F.dcom(*arrays, make_rng(), candidates=view.candidates, **self.config)
+        plugin = self.plugin()
+        assert plugin.select(view, 7).tolist() == expected.idx.tolist()
+        assert list(plugin.radii.values()) == expected.radii.tolist()
+        assert view._source.metrics["dcom/competence"] == expected.competence
+        for key in ("max_delta", "steepness", "centre"):
+            others = {k: v for k, v in self.config.items() if k != key}
+            assert F.dcom(*arrays, make_rng(), candidates=view.candidates, **others).competence != expected.competence
+
+
 class TestDcomByPurity(AcquisitionContract):
     name = "dcom"
     config = {"centre": 0.9}
@@ -172,6 +199,7 @@ class TestDcomByPurity(AcquisitionContract):
         first = self.pick(world, 7, plugin)
         restored.load_state_dict(plugin.state_dict())
         assert 0 < plugin.delta == restored.delta <= 2
+        assert len(plugin.radii) == len(world.pool.labeled) and restored.radii == plugin.radii
         world.pool.set_labels(first, world.dataset.targets[first], 1)
         self.pick(world, 7, plugin, cycle=2)
         assert plugin.delta == restored.delta
