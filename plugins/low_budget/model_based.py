@@ -62,14 +62,17 @@ class DropQuery(Rule):
 
 
 class Bait(Rule):
-    """Batches that lower the trace of the inverse Fisher information of the last layer times the pool's (Ash et al. 2021)."""
+    """Batches that lower the trace of the inverse Fisher information of the last layer times the pool's (Ash et al. 2021).
+
+    The Fisher information is that of the head's weights, so the features must be the head's input.
+    """
 
     class Config(PluginConfig):
         regularization: float = Field(1.0, gt=0, allow_inf_nan=False)
         oversample: int = Field(2, ge=1)
         projection: int | None = Field(None, ge=1)
 
-    needs: ClassVar[frozenset[str]] = frozenset({"features", "probs"})
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "probs", "head"})
 
     def picks(self, view: PoolView, budget: int) -> np.ndarray:
         keys = self.config.model_dump()

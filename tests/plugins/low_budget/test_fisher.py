@@ -11,6 +11,8 @@ from scipy.stats import chisquare
 from usb_active.plugins.low_budget import fisher as B
 from usb_active.plugins.low_budget import functional as F
 
+from usb_active.errors import UsageError
+from usb_active.loop.setup import check_needs
 from usb_active.testing import AcquisitionContract
 
 
@@ -222,3 +224,26 @@ class TestBait(AcquisitionContract):
         view = self.view(world, self.plugin())
         expected = F.bait(view.features, view.probs, view.labeled, 7, make_rng(), candidates=view.candidates)
         assert self.plugin().select(view, 7).tolist() == expected.tolist()
+
+    def test_features_that_are_no_input_of_the_head_are_refused(self):
+        with pytest.raises(UsageError, match="'bait' asks the model's classifier about features, .*'pixels'.*give `features: model`"):
+            check_needs({"acquisition": self.plugin()}, {"acquisition": self.source("pixels")}, None, False)
+
+
+class TestBaitByKeys(AcquisitionContract):
+    name = "bait"
+    config = {"regularization": 0.01, "oversample": 1, "projection": 4}
+    # The projection is drawn.
+    deterministic = False
+
+    def test_the_keys_arrive(self, world):
+        view = self.view(world, self.plugin())
+        arrays = view.features, view.probs, view.labeled, 7
+
+        def picks(keys):
+            return F.bait(*arrays, self.view(world, self.plugin()).rng, candidates=view.candidates, **keys).tolist()
+
+        expected = picks(self.config)
+        assert self.plugin().select(view, 7).tolist() == expected
+        for key in self.config:
+            assert picks({k: v for k, v in self.config.items() if k != key}) != expected
