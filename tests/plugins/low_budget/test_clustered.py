@@ -199,6 +199,20 @@ class TestClue(AcquisitionContract):
         assert self.plugin().select(view, 7).tolist() == expected.tolist()
 
 
+class TestClueByKeys(AcquisitionContract):
+    name = "clue"
+    config = {"temperature": 0.1}
+    deterministic = False
+
+    def test_the_key_arrives(self, world):
+        view = self.view(world, self.plugin())
+
+        def picks(**keys):
+            return F.clue(view.features, view.probs, 7, self.view(world, self.plugin()).rng, candidates=view.candidates, **keys).tolist()
+
+        assert self.plugin().select(view, 7).tolist() == picks(temperature=0.1) != picks()
+
+
 class TestDropQuery(AcquisitionContract):
     name = "drop_query"
     config = {"rate": 0.9}

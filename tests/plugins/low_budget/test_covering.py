@@ -207,6 +207,21 @@ class TestProbCoverByPurity(AcquisitionContract):
         assert 0 < view._source.metrics["prob_cover/delta"] <= 2
 
 
+class TestProbCoverByKeys(AcquisitionContract):
+    name = "prob_cover"
+    config = {"purity": 0.5}
+    deterministic = False
+
+    def test_the_key_arrives(self, world):
+        view = self.view(world, self.plugin())
+
+        def radius(**keys):
+            return F.purity_radius(view.features, view.num_classes, self.view(world, self.plugin()).rng, **keys)
+
+        self.plugin().select(view, 7)
+        assert view._source.metrics["prob_cover/delta"] == radius(purity=0.5) != radius()
+
+
 def test_errors_of_the_arithmetic_name_the_plugin(tmp_path):
     contract, world = TestProbCover(), World(tmp_path)
     with pytest.raises(ValueError, match="acquisition 'prob_cover': budget: 46, expected an integer from 1 to the 45 candidates"):
