@@ -11,7 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.low_budget.inputs import above_zero
 
 from usb_active.numerics.arrays import check_budget, checked_idx, checked_split, margin, named
-from usb_active.numerics.ranking import leading
+
+# Of beta: times the logarithm of any number it is finite.
+_LARGEST = 1e290
 
 
 def power_margin(
@@ -70,10 +72,10 @@ def power_sample(
     if len(bad):
         raise ValueError(f"scores: expected finite numbers from 0 on, not so for {named('sample', bad)}")
     noise = rng.gumbel(size=len(scores))
-    logs = np.log(scores, out=np.zeros_like(scores), where=scores > 0)
-    keys = beta * logs + noise
-    # Below all others, in the order of their noise alone.
     zero = scores == 0
-    if zero.any():
-        keys[zero] = noise[zero] - noise[zero].max() + keys[~zero].min(initial=0.0) - 1
-    return candidates[leading(keys, budget)]
+    logs = np.log(scores, out=np.zeros_like(scores), where=~zero)
+    # Relative to the largest, so that its noise is whole for any beta; and no product overflows.
+    keys = min(beta, _LARGEST) * (logs - (0.0 if zero.all() else logs[~zero].max())) + noise
+    keys[zero] = 0.0
+    # Zeros below all others, and what is too far below the largest for its noise to be kept, are in the order of their noise alone.
+    return candidates[np.lexsort((-noise, -keys, zero))[:budget]]

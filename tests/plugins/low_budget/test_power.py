@@ -68,6 +68,18 @@ def test_a_high_power_is_the_top_and_a_low_one_uniform():
     assert chisquare([first[i] for i in range(3)]).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("beta", [1e18, 1e308])
+def test_equals_are_drawn_evenly_however_high_the_power_is(beta):
+    # The largest is first, then one of four equals, and zeros last.
+    scores, rng, counts = np.array([0.3, 0.3, 0, 0.3, 0.3, 0.7, 0]), make_rng(5), Counter()
+    for _ in range(400):
+        picks = F.power_sample(scores, np.arange(7), 7, rng, beta=beta).tolist()
+        assert picks[0] == 5 and set(picks[5:]) == {2, 6}
+        counts.update([("equal", picks[1]), ("zero", picks[5])])
+    assert chisquare([counts["equal", i] for i in (0, 1, 3, 4)]).pvalue > 1e-3
+    assert chisquare([counts["zero", i] for i in (2, 6)]).pvalue > 1e-3
+
+
 def test_the_scale_of_scores_does_not_matter():
     scores = make_rng(1).random(50)
     picks = [F.power_sample(scale * scores, np.arange(50), 20, make_rng(7), beta=2).tolist() for scale in (1e-100, 1, 1e100)]
