@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.low_budget.clusters import nearest_samples, weighted_kmeans
 from usb_active.plugins.low_budget.inputs import above_zero, checked_rows, finite_pool, tempered
 
-from usb_active.numerics.arrays import blocks, check_count, entropy, score_rows, unit_rows
+from usb_active.numerics.arrays import blocks, check_count, entropy, named, score_rows, unit_rows
 from usb_active.numerics.kmeans import as_points
 
 # Of features (B, D): the predicted classes (B,).
@@ -104,13 +104,14 @@ def drop_query(
         rate: above 0 and below 1.
 
     Raises:
-        ValueError: features that are not finite (names the rows), idx out of range or repeated, a budget outside 1..M, and passes or
-            a rate out of range.
+        ValueError: features that are not finite, or that single precision cannot hold when divided by 1 - rate (names the rows), idx out
+            of range or repeated, a budget outside 1..M, and passes or a rate out of range.
     """
     features, _, candidates = finite_pool(features, [], candidates, budget)
     check_count("passes", passes)
     if not 0 < rate < 1:
         raise ValueError(f"rate: {rate!r}, expected above 0 and below 1")
+    _check_single(features, rate)
     order = rng.permutation(candidates)
     found = np.flatnonzero(disagreements(features, order, classify, rng, passes=passes, rate=rate) > passes / 2)
     chosen = found
@@ -120,6 +121,15 @@ def drop_query(
     others = np.delete(np.arange(len(order)), chosen)
     # The candidates stand in random order: the first of the others are a uniform draw.
     return Disagreeing(order[np.concatenate([chosen, others[: budget - len(chosen)]])], len(found))
+
+
+def _check_single(features: NDArray, rate: float) -> None:
+    """ValueError that names the rows of features (N, D) that are no finite numbers in single precision once divided by 1 - rate."""
+    most = float(np.finfo(np.float32).max) * (1 - rate)
+    every = list(blocks(np.arange(len(features)), features.shape[1]))
+    bad = np.concatenate([at[(np.abs(features[at[0] : at[-1] + 1].astype(np.float64)) > most).any(axis=1)] for at in every])
+    if len(bad):
+        raise ValueError(f"features: too large for single precision in {named('row', bad)}, expected at most {most:.2g}")
 
 
 def disagreements(

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.low_budget.balls import Balls, Degrees, nearest_stranger
-from usb_active.plugins.low_budget.inputs import above_zero, unit_pool
+from usb_active.plugins.low_budget.inputs import above_zero, checked_features, unit_pool
 
-from usb_active.numerics.arrays import check_count, named, nonfinite_rows, unit_rows
+from usb_active.numerics.arrays import check_count, unit_rows
 from usb_active.numerics.kmeans import kmeans_centres, nearest_centres
 
 # Of k-means, from random rows. With many clusters single runs differ little.
@@ -93,12 +93,7 @@ def purity_radius(features: ArrayLike, clusters: int, rng: np.random.Generator, 
         ValueError: features that are not finite (names the rows), K or a purity out of range, and more copies in different clusters
             than may be impure, so that there is no such radius.
     """
-    features = np.asarray(features)
-    if features.ndim != 2 or 0 in features.shape:
-        raise ValueError(f"features: expected shape (N, D), got {features.shape}")
-    bad = nonfinite_rows(features)
-    if len(bad):
-        raise ValueError(f"features: not finite in {named('row', bad)}")
+    features = checked_features(features)
     check_count("clusters", clusters, len(features), "rows of features")
     if not 0 < purity <= 1:
         raise ValueError(f"purity: {purity!r}, expected above 0 and at most 1")

@@ -13,10 +13,20 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from usb_active.plugins.low_budget.inputs import above_zero, checked_bandwidth, checked_rows, tempered, unit_pool
+from usb_active.plugins.low_budget.inputs import above_zero, checked_bandwidth, checked_features, checked_rows, tempered, unit_pool
 from usb_active.plugins.low_budget.kernel_gains import KernelGains, kernel_to_nearest
 
-from usb_active.numerics.arrays import check_range, checked_idx, entropy, least_confidence, margin, score_rows, unit_rows
+from usb_active.numerics.arrays import (
+    check_range,
+    checked_idx,
+    entropy,
+    least_confidence,
+    margin,
+    named,
+    nonfinite_rows,
+    score_rows,
+    unit_rows,
+)
 from usb_active.numerics.spaces import EuclideanSpace
 
 Uncertainty = Literal["margin", "entropy", "least_confidence"]
@@ -123,10 +133,13 @@ def label_bandwidth(features: ArrayLike, labeled: ArrayLike) -> float:
         In 0.001..2; 1 with fewer than two labelled samples that differ.
 
     Raises:
-        ValueError: idx that are out of range or repeated.
+        ValueError: idx that are out of range or repeated, and labelled features that are not finite (names their rows).
     """
     features, labeled = np.asarray(features), checked_idx("labeled", labeled)
     check_range("labeled", labeled, len(features))
+    bad = labeled[nonfinite_rows(features[labeled])]
+    if len(bad):
+        raise ValueError(f"features: not finite in {named('row', bad)}")
     return smallest_distance(unit_rows(features[labeled]))
 
 
@@ -149,7 +162,11 @@ def generalized_coverage(features: ArrayLike, chosen: ArrayLike, *, bandwidth: f
         features: (N, D), finite.
         chosen: (S,) idx; 0 where there are none.
         bandwidth: as in `max_herding`.
+
+    Raises:
+        ValueError: features of another shape or not finite (names the rows), idx out of range or repeated, and a bandwidth that is not
+            above 0 or below 1e-100.
     """
-    rows, chosen = unit_rows(features), checked_idx("chosen", chosen)
+    rows, chosen = unit_rows(checked_features(features)), checked_idx("chosen", chosen)
     check_range("chosen", chosen, len(rows))
     return float(kernel_to_nearest(rows, chosen, checked_bandwidth(bandwidth)).mean())

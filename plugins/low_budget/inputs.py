@@ -38,6 +38,17 @@ def finite_pool(
     return features, labeled, candidates
 
 
+def checked_features(features: ArrayLike) -> NDArray:
+    """Features as an array (N, D). ValueError: another shape, or not finite (names the rows)."""
+    features = np.asarray(features)
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(f"features: expected shape (N, D), got {features.shape}")
+    bad = nonfinite_rows(features)
+    if len(bad):
+        raise ValueError(f"features: not finite in {named('row', bad)}")
+    return features
+
+
 def above_zero(name: str, value: float) -> float:
     """The value, or a ValueError when it is no finite number above 0."""
     if not value > 0 or not math.isfinite(value):

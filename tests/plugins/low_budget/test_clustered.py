@@ -108,6 +108,13 @@ def test_only_candidates_are_clustered():
     assert sorted(every.tolist()) == candidates.tolist()
 
 
+@pytest.mark.parametrize("exponent", [-400, 400])
+def test_clue_takes_features_of_any_scale(exponent):
+    probs = probs_of(np.full(60, 0.3))
+    expected = F.clue(blobs(), probs, 5, make_rng(0)).tolist()
+    assert F.clue(np.ldexp(blobs(), exponent), probs, 5, make_rng(0)).tolist() == expected
+
+
 # ------------------------------------------------------------------------------------------ DropQuery
 def test_disagreements_are_those_of_the_same_masks():
     features, classify = make_rng(0).standard_normal((30, 4)), matrix()
@@ -178,6 +185,7 @@ def test_bad_input_of_clue_is_named(changes, message):
     [
         ({"budget": 61}, "^budget: 61, expected an integer from 1 to the 60 candidates$"),
         ({"passes": 0}, "^passes: 0, expected an integer, at least 1$"),
+        ({"features": 1e38 * blobs()}, "^features: too large for single precision in rows 0, 1, 2, 3, 4, ..., expected at most 8.5e.37$"),
         ({"rate": 1.0}, "^rate: 1.0, expected above 0 and below 1$"),
         ({"features": np.full((60, 2), np.inf)}, "^features: not finite in rows 0, 1, 2, 3, 4, ...$"),
     ],

@@ -240,6 +240,12 @@ def test_what_is_not_finite_is_named(value):
     features[[5, 6], 0] = value
     with pytest.raises(ValueError, match="^features: not finite in rows 5, 6$"):
         F.max_herding(features, [0], 3, make_rng())
+    with pytest.raises(ValueError, match="^features: not finite in rows 5, 6$"):
+        F.generalized_coverage(features, [0])
+    with pytest.raises(ValueError, match="^features: not finite in row 5$"):
+        F.label_bandwidth(features, [2, 5])
+    with pytest.raises(ValueError, match=r"^features: expected shape \(N, D\), got \(60,\)$"):
+        F.generalized_coverage(features[:, 1], [0])
 
 
 # ------------------------------------------------------------------------------------------ the plugins
