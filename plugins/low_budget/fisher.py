@@ -14,11 +14,13 @@ Dimension letters: N pool, M candidates, L labelled, C classes, D feature dimens
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.low_budget.inputs import above_zero, checked_rows, finite_pool
 
-from usb_active.numerics.arrays import blocks, check_count
+from usb_active.numerics.arrays import BLOCK, blocks, check_count
 
 # D · C up to which it is exact without being told to: matrices of (D C, D C) are inverted.
 EXACT_UP_TO = 1280
@@ -28,6 +30,9 @@ _ROWS = 4096  # of a block
 _STEPS, _DIGITS = 8, 1e6
 # Least regularization relative to the largest squared length of the features: below, little of it is left beside them in M.
 _LEAST = 1e-12
+# Bytes from which on it is said how much memory is taken.
+_MUCH = 8e9
+logger = logging.getLogger("usb_active")
 Array = NDArray[np.float64]
 
 
@@ -82,10 +87,19 @@ def bait(
     rows = _projected(features, exponent, probs.shape[1], projection, rng)
     matrix = _mean_fisher(rows[labeled], probs[labeled]) + _scaled(regularization, rows, exponent) * np.eye(rows.shape[1] * probs.shape[1])
     fisher = _mean_fisher(rows, probs)
+    _tell_memory(len(order), probs.shape[1])
     try:
         return order[_forward_and_back(rows[order], probs[order], matrix, fisher, budget, oversample)]
     except np.linalg.LinAlgError:
         raise _lost(regularization, rows, exponent, 1e-6) from None
+
+
+def _tell_memory(count: int, classes: int) -> None:
+    """One line before much is asked for: the matrices of every candidate."""
+    size = 2 * count * classes**2 * 8
+    if size > _MUCH:
+        told = size / 1e9, count, classes
+        logger.warning("bait: %.0f GB of memory for 2 matrices of each of %d candidates and %d classes; fewer candidates take less", *told)
 
 
 def _forward_and_back(rows: Array, probs: Array, matrix: Array, fisher: Array, budget: int, oversample: int) -> NDArray[np.int64]:
@@ -212,19 +226,22 @@ class _Information:
         """(M, C, C): (1 ⊗ h)^T matrix (1 ⊗ h) of every row."""
         dim, classes = self.rows.shape[1], self.probs.shape[1]
         by_class, out = matrix.reshape(classes, dim, classes, dim), np.empty((len(self.rows), classes, classes))
-        for at in range(0, len(out), _ROWS):
-            rows = self.rows[at : at + _ROWS]
+        for part in self._parts():
+            rows = self.rows[part]
             for c in range(classes):
                 for other in range(c + 1):
-                    values = np.einsum("nd,nd->n", rows @ by_class[c, :, other], rows)
-                    out[at : at + _ROWS, c, other] = out[at : at + _ROWS, other, c] = values
+                    out[part, c, other] = out[part, other, c] = np.einsum("nd,nd->n", rows @ by_class[c, :, other], rows)
         return out
+
+    def _parts(self) -> list[slice]:
+        """Of the samples, so many that their (C, C) matrices are a block."""
+        rows = max(1, min(_ROWS, BLOCK // self.probs.shape[1] ** 2))
+        return [slice(at, at + rows) for at in range(0, len(self.rows), rows)]
 
     def values(self, sign: int) -> Array:
         """(M,) by how much adding (1) each lowers tr(A F), or removing (-1) it raises it."""
         out = np.empty(len(self.rows))
-        for at in range(0, len(out), _ROWS):
-            part = slice(at, at + _ROWS)
+        for part in self._parts():
             system = sign * _times(self.probs[part], self.b[part])
             system += np.eye(system.shape[1])
             out[part] = np.trace(np.linalg.solve(system, _times(self.probs[part], self.q[part])), axis1=1, axis2=2)
@@ -244,8 +261,7 @@ class _Information:
         # A (1 ⊗ h) and A F A (1 ⊗ h), (C D, C).
         columns, weighted = (m.reshape(len(m), classes, -1) @ h for m in (self.inverse, self.weighted))
         factors = [_by_dimension(m) for m in (columns, weighted)]
-        for at in range(0, len(self.rows), _ROWS):
-            part = slice(at, at + _ROWS)
+        for part in self._parts():
             # (1 ⊗ h)^T of those two, for every row (B, C, C).
             own, other = ((self.rows[part] @ m).reshape(-1, classes, classes) for m in factors)
             scaled = own @ middle

@@ -176,11 +176,23 @@ def test_certain_samples_are_last_and_drawn_evenly():
 def test_picks_do_not_depend_on_blocks_or_the_order_of_the_pool(monkeypatch):
     features, probs = made(6, n=60)
     expected = F.bait(features, probs, [3], 8, make_rng(0)).tolist()
-    monkeypatch.setattr(B, "_ROWS", 7)
-    assert F.bait(features, probs, [3], 8, make_rng(0)).tolist() == expected
+    for name, value in (("_ROWS", 7), ("BLOCK", 27)):
+        monkeypatch.setattr(B, name, value)
+        assert F.bait(features, probs, [3], 8, make_rng(0)).tolist() == expected
     order = make_rng(8).permutation(60)
     picks = F.bait(features[order], probs[order], [int(np.flatnonzero(order == 3)[0])], 8, make_rng(5))
     assert order[picks].tolist() == expected
+
+
+def test_much_memory_is_said_before_it_is_taken(monkeypatch, caplog):
+    # 2 · 23 · 3 · 3 numbers of 8 bytes are 3312.
+    features, probs = made()
+    monkeypatch.setattr(B, "_MUCH", 3312)
+    F.bait(features, probs, [0], 2, make_rng())
+    assert not caplog.messages
+    monkeypatch.setattr(B, "_MUCH", 3311)
+    F.bait(features, probs, [0], 2, make_rng())
+    assert caplog.messages == ["bait: 0 GB of memory for 2 matrices of each of 23 candidates and 3 classes; fewer candidates take less"]
 
 
 def test_a_projection_is_asked_for_and_never_silent():
