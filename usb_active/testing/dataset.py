@@ -230,11 +230,12 @@ class DatasetContract(Contract):
         dataset = self.dataset(tmp_path)
         if not may_load_in_threads(dataset):
             pytest.skip("does not say loads_in_threads")
-        for samples in (dataset, *([dataset.test] if dataset.test is not None else [])):
+        parts: list[Dataset | Samples] = [dataset] if dataset.test is None else [dataset, dataset.test]
+        for samples in parts:
             indices = some_indices(len(samples))
             expected = [np.array(samples.load(index)) for index in indices]
             with ThreadPoolExecutor(4) as threads:
-                found = list(threads.map(lambda index, of=samples: np.array(of.load(index)), indices * 4))
+                found = [np.array(image) for image in threads.map(samples.load, indices * 4)]
             changed = [index for index, one, other in zip(indices * 4, found, expected * 4, strict=True) if not np.array_equal(one, other)]
             assert not changed, f"samples {sorted(set(changed))} are others where several threads load at once"
 
