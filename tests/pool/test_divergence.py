@@ -61,7 +61,8 @@ def test_a_rate_that_is_far_too_large(tmp_path, capsys, more):
     for _ in range(2):
         # Again: the same end, at once, and not a result from what the first one left.
         assert cli.main(["run", str(yaml)]) == 2
-        said = capsys.readouterr().err
+        # Beside the advice on a processor that imitates what `amp` computes in.
+        said = "".join(line for line in capsys.readouterr().err.splitlines(True) if "warning: " not in line)
         assert said.count("\n") == 1 and "the training of cycle 0 diverged and has no result: " in said
         assert " of the model are not finite" in said and "a smaller lr than " in said and "another save_name" in said
         assert ("amp: false" in said) == usb.get("amp", False) and ("clip_grad: 1" in said) == ("clip_grad" not in usb)

@@ -13,7 +13,9 @@ FOLDER = Path(__file__).resolve().parents[3] / "yaml_configs" / "jlp"
 ALL = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 DIGITS = [name for name in ALL if name.startswith("digits")]
 REFERENCES = [name for name in ALL if name.endswith("all_labels")]
-COLUMNS = [name for name in ALL if name not in DIGITS + REFERENCES]
+# In the form of the authors' public code; beside each the printed one.
+AUTHORS = [name for name in ALL if name.endswith("_authors")]
+COLUMNS = [name for name in ALL if name not in DIGITS + REFERENCES + AUTHORS]
 
 # Samples that can be queried, and classes.
 DATA = {"mnist": (60_000, 10), "svhn": (73_257, 10), "cifar10": (50_000, 10), "cifar100": (50_000, 100)}
@@ -66,6 +68,17 @@ def test_the_training_is_that_of_table_1(name):
     assert (usb["optim"], usb["lr"], usb["momentum"], usb["weight_decay"], usb["ema_m"]) == ("SGD", 0.2, 0.9, 2e-4, 0.0)
     assert usb["epoch"] == 200 and usb["lp_anneal"] * 200 == pytest.approx(210) and usb["lp_epoch"] == 0.5
     assert (usb["lp_k"], usb["lp_gamma"], usb["lp_graph"], usb["lp_alpha"], usb["lp_weighting"]) == (50, 3.0, "mutual", 0.99, "label")
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_the_authors_form_differs_in_what_their_code_does_alone(name):
+    printed, authors = load(name.removesuffix("_authors")), load(name)
+    differing = {key: value for key, value in authors.usb.items() if value != printed.usb[key] and key != "save_dir"}
+    assert differing == {
+        "lp_weighting": "class", "lp_graph": "sum", "lp_weighted_loss": True, "lp_replacement": False, "lp_supervised_epochs": 0,
+    }  # fmt: skip
+    assert authors.active.acquisition.config.graph == "sum" and printed.active.acquisition.config.graph == "mutual"
+    assert authors.active.initial == printed.active.initial and not authors.warnings
 
 
 @pytest.mark.parametrize("name", COLUMNS)
