@@ -31,7 +31,7 @@ OUTPUTS = ("features", "probs")
 class Pool:
     """Random images in memory."""
 
-    collate, loads_in_threads = None, False
+    collate = None
 
     def __init__(self, count: int):
         self.views = ImageViews(SIDE, 0.875, [0.5] * 3, [0.25] * 3)

@@ -36,7 +36,7 @@ POSITION = (0, 1, "train_ulb", "views", 5)
 class Pool:
     """Random images in memory."""
 
-    collate, kept_pixels, loads_in_threads = None, None, False
+    collate = kept_pixels = None
     task = SimpleNamespace(num_outputs=10, target=int)
 
     def __init__(self, channels: int, side: int, count: int):

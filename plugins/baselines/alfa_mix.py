@@ -210,10 +210,10 @@ class LinearHead:
                 near = soonest < np.minimum(most, needed) * distances[:, number]
             crossing = free.copy()
             equal = is_equal(z[near], anchor)
-            columns = np.flatnonzero(equal.any(axis=0))
+            touching, columns = equal.any(axis=1), np.flatnonzero(equal.any(axis=0))
             if len(columns):
-                rows = np.flatnonzero(near)[equal.any(axis=1)]
-                held = direction[np.ix_(rows, columns)] * equal[equal.any(axis=1)][:, columns]
+                rows = np.flatnonzero(near)[touching]
+                held = direction[np.ix_(rows, columns)] * equal[touching][:, columns]
                 crossing[rows] = _crossings(lead[rows], gains[rows] - held @ weight[:, columns].T, predicted[rows])
             crossing[~near] = np.inf
             with np.errstate(divide="ignore", invalid="ignore"):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
-from usb_active.numerics.arrays import blocks, named, nonfinite_rows
+from usb_active.numerics.arrays import blocks, checked_features, named
 from usb_active.numerics.kmeans import kmeans_centres, nearest_centres
 
 # A direction whose variance is this small beside the largest holds nothing but rounding; whitening would make it a feature.
@@ -134,12 +134,7 @@ def _nmi(joint: NDArray[np.float64]) -> float:
 
 
 def _checked(features: ArrayLike) -> NDArray:
-    features = np.asarray(features)
-    if features.ndim != 2 or 0 in features.shape:
-        raise ValueError(f"features: expected shape (N, D), got {features.shape}")
-    bad = nonfinite_rows(features)
-    if len(bad):
-        raise ValueError(f"features: not finite in {named('row', bad)}")
+    features = checked_features(features)
     far = np.flatnonzero(np.maximum(features.max(axis=1), -features.min(axis=1)) > _LARGEST)
     if len(far):
         raise ValueError(f"features: above {_LARGEST:.0e}, so that squares overflow in single precision, in {named('row', far)}")

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from usb_active.plugins.low_budget.balls import Balls, Degrees, nearest_stranger
-from usb_active.plugins.low_budget.inputs import above_zero, checked_features, unit_pool
+from usb_active.plugins.low_budget.inputs import above_zero, unit_pool
 
-from usb_active.numerics.arrays import check_count, unit_rows
+from usb_active.numerics.arrays import check_count, checked_features, unit_rows
 from usb_active.numerics.kmeans import kmeans_centres, nearest_centres
 
 # Of k-means, from random rows. With many clusters single runs differ little.

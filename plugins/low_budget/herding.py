@@ -13,11 +13,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from usb_active.plugins.low_budget.inputs import above_zero, checked_bandwidth, checked_features, checked_rows, tempered, unit_pool
+from usb_active.plugins.low_budget.inputs import above_zero, checked_bandwidth, checked_rows, tempered, unit_pool
 from usb_active.plugins.low_budget.kernel_gains import KernelGains, kernel_to_nearest
 
 from usb_active.numerics.arrays import (
     check_range,
+    checked_features,
     checked_idx,
     entropy,
     least_confidence,

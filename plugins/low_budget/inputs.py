@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from usb_active.numerics.arrays import check_probs, named, nonfinite_rows, score_rows, unit_rows
+from usb_active.numerics.arrays import check_finite, check_probs, named, score_rows, unit_rows
 from usb_active.numerics.greedy import checked_pool
 
 
@@ -32,21 +32,8 @@ def finite_pool(
 ) -> tuple[NDArray, NDArray[np.int64], NDArray[np.int64]]:
     """The same, the features as they are."""
     features, labeled, candidates = checked_pool(features, labeled, candidates, budget)
-    bad = nonfinite_rows(features)
-    if len(bad):
-        raise ValueError(f"features: not finite in {named('row', bad)}")
+    check_finite(features)
     return features, labeled, candidates
-
-
-def checked_features(features: ArrayLike) -> NDArray:
-    """Features as an array (N, D). ValueError: another shape, or not finite (names the rows)."""
-    features = np.asarray(features)
-    if features.ndim != 2 or 0 in features.shape:
-        raise ValueError(f"features: expected shape (N, D), got {features.shape}")
-    bad = nonfinite_rows(features)
-    if len(bad):
-        raise ValueError(f"features: not finite in {named('row', bad)}")
-    return features
 
 
 def above_zero(name: str, value: float) -> float:

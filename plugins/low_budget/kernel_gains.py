@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from usb_active.plugins.low_budget.balls import Balls
+from usb_active.plugins.low_budget.balls import Balls, parts
 
 from usb_active.numerics.arrays import blocks
 from usb_active.numerics.ranking import leading
@@ -70,8 +70,8 @@ class KernelGains:
         """(B,) what each would add, in double precision, which is needed only where single precision cannot rule out that it adds."""
         out = np.zeros(len(idx))
         covered = self.covered.astype(np.float32)
-        for at in _parts(np.arange(len(idx)), _ROWS):
-            for columns in _parts(np.arange(len(self.rows)), _COLUMNS):
+        for at in parts(np.arange(len(idx)), _ROWS):
+            for columns in parts(np.arange(len(self.rows)), _COLUMNS):
                 if self.narrow is not None:
                     out[at] += self._narrow_gains(idx[at], columns)
                     continue
@@ -141,8 +141,8 @@ def kernel_to_nearest(rows: NDArray[np.float32], chosen: NDArray[np.int64], band
     """(N,) the kernel of every row (N, D) to the nearest of the chosen ones (S,), in double precision; zeros without any."""
     out = np.zeros(len(rows))
     narrow = _ball(rows, bandwidth) if bandwidth < _NARROW else None
-    for at in _parts(chosen, _ROWS):
-        for columns in _parts(np.arange(len(rows)), _COLUMNS):
+    for at in parts(chosen, _ROWS):
+        for columns in parts(np.arange(len(rows)), _COLUMNS):
             if narrow is not None:
                 _, near, kernel = _close(narrow, at, columns, bandwidth)
                 np.maximum.at(out, near, kernel)
@@ -203,19 +203,15 @@ class _Screen:
     def upper(self, idx: NDArray[np.int64], covered: NDArray, weights: NDArray, total: float) -> NDArray[np.float64]:
         """(B,); `total` is what is covered already, which the rounding of a covered sample is relative to."""
         out = np.zeros(len(idx))
-        for at in _parts(np.arange(len(idx)), _ROWS):
+        for at in parts(np.arange(len(idx)), _ROWS):
             factors = self._factors(idx[at])
-            for columns in _parts(np.arange(len(covered)), _COLUMNS):
+            for columns in parts(np.arange(len(covered)), _COLUMNS):
                 part = slice(columns[0], columns[-1] + 1)
                 kernel = factors @ self.columns[part].T
                 np.exp(kernel, out=kernel)
                 kernel -= covered[part]
                 out[at] += np.maximum(kernel, 0, out=kernel) @ weights[part]
         return out + self.slack * (out + total)
-
-
-def _parts(idx: NDArray, size: int) -> list[NDArray]:
-    return [idx[at : at + size] for at in range(0, len(idx), size)]
 
 
 def _projected(rows: NDArray[np.float32]) -> NDArray[np.float32] | None:

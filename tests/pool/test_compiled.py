@@ -136,7 +136,7 @@ def test_one_that_was_compiled_by_others_stays_as_it_was(calls, network):
 
 
 class Images:
-    collate, loads_in_threads = None, False
+    collate = None
 
     class views:
         eval = staticmethod(lambda sample: sample)

@@ -271,7 +271,7 @@ def test_what_else_looks_at_a_sample_loads_it(tmp_path, reads):
     reads.clear()
     assert dataset.load(1).size == (12, 16) and isinstance(dataset.test.load(0), Image.Image)
     own = SimpleNamespace(eval=lambda sample: torch.tensor(sample.size))
-    rows = PoolRows(SimpleNamespace(load=dataset.load, views=own, collate=None, loads_in_threads=False), np.arange(3), "eval", 1, 0, ())
+    rows = PoolRows(SimpleNamespace(load=dataset.load, views=own, collate=None), np.arange(3), "eval", 1, 0, ())
     assert rows.__getitems__((0, np.arange(3)))["x"].shape == (1, 3, 2)
     assert EvaluationRows(dataset.test, own, dataset.task).__getitems__([0])[0]["x_lb"].shape == (2,)
     dataset.views = own

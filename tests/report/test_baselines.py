@@ -275,7 +275,7 @@ def test_a_test_set_that_is_gone_is_said(runs):
 # ---------------------------------------------------------------------------------------------- large sets
 def test_large_images_are_averaged():
     images = [np.random.default_rng(i).normal(size=(3, 65, 65)).astype(np.float32) for i in range(3)]
-    dataset = SimpleNamespace(name="large", collate=None, loads_in_threads=False, views=SimpleNamespace(eval=torch.from_numpy))
+    dataset = SimpleNamespace(name="large", collate=None, views=SimpleNamespace(eval=torch.from_numpy))
     rows = baseline_data._pixels(dataset, images.__getitem__, np.array([2, 0]))
     # 65 pixels in blocks of 3: 22 a side.
     assert rows.shape == (2, 3 * 22 * 22)

@@ -23,7 +23,7 @@ COUNT = 9
 class Images:
     """A data set of random images in memory."""
 
-    collate, loads_in_threads = None, False
+    collate = None
     task = SimpleNamespace(target=int)
 
     def __init__(self, channels: int = 3, sizes=((12, 12),), views=None):

@@ -31,7 +31,6 @@ def dataset(test: int = 6):
     """Sample i is the number i, of class i % 3."""
     return SimpleNamespace(
         task=Classification(("a", "b", "c")), views=SimpleNamespace(weak=noisy, strong=noisy, eval=as_tensor), collate=None,
-        loads_in_threads=False,
         test=Samples(lambda i: 100 + i, np.arange(test) % 3) if test else None, load=lambda i: i,
     )  # fmt: skip
 

@@ -25,6 +25,22 @@ def nonfinite_rows(features: NDArray) -> NDArray[np.int64]:
     return np.concatenate([np.empty(0, np.int64), *parts])
 
 
+def check_finite(features: NDArray) -> None:
+    """ValueError when features (N, D) are not finite (names the rows)."""
+    bad = nonfinite_rows(features)
+    if len(bad):
+        raise ValueError(f"features: not finite in {named('row', bad)}")
+
+
+def checked_features(features: ArrayLike) -> NDArray:
+    """Features as an array (N, D). ValueError: another shape, or not finite (names the rows)."""
+    features = np.asarray(features)
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(f"features: expected shape (N, D), got {features.shape}")
+    check_finite(features)
+    return features
+
+
 def unit_rows(features: ArrayLike) -> NDArray[np.float32]:
     """(N, D) rows of length one, computed in double precision; rows of zeros stay zeros."""
     features = np.asarray(features)
