@@ -41,8 +41,6 @@ class ArrayConfig(PluginConfig):
 class ArrayDataset(ImageDataset):
     """What sets whose images are arrays have in common: the choice of augmentation."""
 
-    loads_in_threads: ClassVar[bool] = True
-
     class Config(ArrayConfig):
         """augmentation alone."""
 
@@ -85,6 +83,7 @@ class Digits(ArrayDataset):
     """
 
     name = "digits"
+    loads_in_threads: ClassVar[bool] = True
     flip = False
 
     class Config(ArrayConfig):
@@ -137,6 +136,7 @@ class Mnist(ArrayDataset):
     """
 
     name = "mnist"
+    loads_in_threads: ClassVar[bool] = True
     flip = False
     # Of all pixels of the training images.
     _MEAN, _STD = 0.1307, 0.3081
@@ -187,6 +187,7 @@ class Mnist(ArrayDataset):
 class _TorchvisionDataset(ArrayDataset):
     """What USB's own sets have in common. A subclass names torchvision's class and implements `prepare`."""
 
+    loads_in_threads: ClassVar[bool] = True
     torchvision_name: ClassVar[str]
     folder: ClassVar[str]
     in_channels = 3
