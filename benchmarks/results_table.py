@@ -123,13 +123,17 @@ TRAINERS: dict[str, tuple[str, Mapping[str, Any]]] = {
 }
 OF_MODEL = " of the model"
 # Rules that choose by features.
-ON_FEATURES = ("as3l", "kmedoids", "typiclust", "coreset", "kmeanspp", "jlp")
+ON_FEATURES = (
+    *("as3l", "kmedoids", "typiclust", "coreset", "kmeanspp", "jlp"),
+    *("max_herding", "u_herding", "prob_cover", "dcom", "clue"),
+)
 # What asks the model's classifier about features: those that go into it, which are not the ones it is trained on.
-ON_HEAD = ("alfa_mix",)
+ON_HEAD = ("alfa_mix", "drop_query", "bait")
 STEPS = {"mnist5000": (40, 100), "digits": (40, 100), "cifar5000_features": (40, 250)}
 CYCLED = (
     *("random", "coreset", "margin", "badge", "typiclust", "cdal", "alfa_mix"),
     *("entropy", "kmeanspp", "jlp", "kmedoids", "as3l", "least_confidence", "pseudo_el2n"),
+    *("max_herding", "u_herding", "prob_cover", "dcom", "power_margin", "clue", "drop_query", "bait"),
 )
 
 
@@ -161,6 +165,7 @@ def other_plans() -> list[Plan]:
         ),
         *(Plan("digits", "lp", rule, STEPS["digits"], start="kmedoids") for rule in CYCLED),
         *(Plan("digits", "lp", rule, (40,)) for rule in ("typiclust", "as3l")),
+        *(Plan(of, "lp", rule, (40,)) for of in ("digits", "mnist5000") for rule in ("max_herding", "prob_cover")),
         *(Plan("digits", "flexmatch", rule, STEPS["digits"], start="kmedoids") for rule in ("assl", "assl_div")),
         *(Plan("cifar5000_features", "photos", rule, (count,)) for rule in ("random", "kmedoids") for count in (40, 250)),
         *(Plan("cifar5000_features", f"photos, {other}", "typiclust", (100,)) for other in ("supervised", "flexmatch")),
