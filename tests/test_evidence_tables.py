@@ -12,6 +12,7 @@ import pytest
 import yaml
 from run_helpers import ROOT
 
+from usb_active.config.settings import load_yaml_config
 from usb_active.config.study import Cell, read_study
 from usb_active.records import LabelRow
 from usb_active.storage.artifacts import save_artifact
@@ -320,4 +321,39 @@ def test_what_a_key_costs_is_taken_seed_by_seed(benchmarks, tmp_path, monkeypatc
     assert row_of(text, "exact")[-4:] == ["70.0 ± 24.8", "", "", "3"]
     assert row_of(text, "fast")[-4:] == ["76.0 ± 27.3", "+6.00 ± 2.48", "+1.20 ± 0.50", "3"]
     assert row_of(text, "amp")[-3:] == ["+0.00 ± 0.00"] * 2 + ["3"]
+    assert row_of(text, "1-NN")[:2] == ["31.0 ± 2.5"] * 2
+
+
+# ------------------------------------------------------------------------------------------------- jLP's two forms
+
+FORMS = [f"{form}, {alike}" for form in ("as printed", "as the authors' code") for alike in ("labels alike", "classes alike")]
+
+
+def test_the_forms_of_the_study_are_those_of_the_configurations(benchmarks):
+    keys = ("lp_graph", "lp_weighted_loss", "lp_replacement")
+    forms = {"mnist_b10_semi": "as printed", "mnist_b10_semi_authors": "as the authors' code"}
+    shipped = {form: tuple(load_yaml_config(f"jlp/{name}", []).usb[key] for key in keys) for name, form in forms.items()}
+    cells = [cell for cell in read_study("jlp_mnist").cells if cell.seed == 0]
+    assert [", ".join(benchmarks("jlp_forms_table").place_of(cell)) for cell in cells] == FORMS
+    for cell in cells:
+        form, _ = benchmarks("jlp_forms_table").place_of(cell)
+        assert tuple(cell.config.usb[key] for key in keys) == shipped[form]
+        assert (cell.config.usb["lp_supervised_epochs"] == 0) == (form == "as the authors' code")
+
+
+def test_what_a_form_and_a_weighting_gain_is_taken_seed_by_seed(benchmarks, tmp_path, monkeypatch):
+    made = benchmarks("jlp_forms_table")
+    monkeypatch.setattr(made, "cheap", lambda cell: dict.fromkeys(made.CHEAP, dict.fromkeys((10, 20, 30), 30.0 + cell.seed)))
+    cells = read_study(write(tmp_path, "jlp_mnist", seeds=3)).cells
+    for cell in cells:
+        gain = 4 + cell.seed if cell.place["lp_weighting"] == "class" else 0
+        gain += 10 if cell.place["lp_graph"] == "sum" else 0
+        finish(cell, [99.0, 60.0 + 10 * cell.seed + gain, 80.0 + 10 * cell.seed + gain])
+    text = made.forms_table(benchmarks("evidence").by_place(cells, made.place_of))
+    assert first_columns(text) == [["SEMI", *FORMS, *made.CHEAP.values()]]
+    # 4, 5, 6: deviation 1, times 4.303 / √3. The first training had no part in it.
+    assert row_of(text, FORMS[0])[-3:] == ["", "", "3"]
+    assert row_of(text, FORMS[1])[-3:] == ["+5.0 ± 2.5", "", "3"]
+    assert row_of(text, FORMS[2])[-3:] == ["", "+10.0 ± 0.0", "3"]
+    assert row_of(text, FORMS[3])[-3:] == ["+5.0 ± 2.5", "+10.0 ± 0.0", "3"]
     assert row_of(text, "1-NN")[:2] == ["31.0 ± 2.5"] * 2
