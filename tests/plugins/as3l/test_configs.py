@@ -27,6 +27,8 @@ EXPERIMENTS = {
     ("stl10", 20): "remove", ("stl10", 40): "remove",
 }  # fmt: skip
 GUIDED = [f"{data}_{labels}" for data, labels in EXPERIMENTS]
+# From random weights.
+STANDARD = [f"{name}_standard" for name in GUIDED]
 FLEXMATCH = {
     "algorithm": "flexmatch", "batch_size": 64, "uratio": 7, "ulb_loss_ratio": 1.0, "optim": "SGD", "lr": 0.03, "momentum": 0.9,
     "ema_m": 0.999, "hard_label": True, "p_cutoff": 0.95, "thresh_warmup": True, "num_warmup_iter": 0, "clip_grad": 0, "amp": False,
@@ -49,6 +51,8 @@ def parts(name: str) -> tuple[str, int]:
 
 def steps(name: str) -> int:
     """§4.1.3."""
+    if name in STANDARD:
+        return 1024 * 1024
     return 112 * (1024 if parts(name) == ("cifar10", 10) else 2304)
 
 
@@ -78,7 +82,7 @@ def same_but(one: RunConfig, other: RunConfig, *names: str) -> bool:
 
 # ------------------------------------------------------------------------------------------ the paper's table of settings
 def test_every_experiment_of_the_paper_has_a_file_and_there_is_no_other():
-    assert set(PAPER) == {*GUIDED, *(f"{name}_{kind}" for name in GUIDED for kind in ("flexmatch", "linear"))}
+    assert set(PAPER) == {*GUIDED, *(f"{name}_{kind}" for name in GUIDED for kind in ("flexmatch", "linear", "standard"))}
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -92,7 +96,7 @@ def test_data_and_network_are_the_papers(name):
     check_against_pool(config, expected["queryable"], expected["classes"])
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", [name for name in PAPER if name not in STANDARD])
 def test_the_features_are_simsiams(name):
     config = load(name)
     assert config.active.pretrain.name == "simsiam" and config.active.features.name == "pretrain"
@@ -145,6 +149,15 @@ def test_the_baselines_of_table_1_are_one_key_away(name):
     assert all(run.active.features.name == "pretrain" and run.active.initial.features is None for run in rules.values())
     scratch = [run for run in runs if run.active.pretrain is None]
     assert len(scratch) == 1 and same_but(load(name), scratch[0], "pretrain", "features")
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_standard_flexmatch_is_the_one_from_scratch_for_more_steps(name):
+    short = [load(f"{name}_flexmatch", *overrides) for overrides in commands(f"{name}_flexmatch")]
+    runs = [next(run for run in short if run.active.pretrain is None), load(f"{name}_standard")]
+    longer = ("epoch", "num_train_iter", "num_eval_iter", "save_dir", "save_name")
+    scratch, standard = ({key: value for key, value in run.resolved().items() if key not in longer} for run in runs)
+    assert scratch == standard and runs[1].usb["num_train_iter"] == 1_048_576
 
 
 @pytest.mark.parametrize("name", GUIDED)
