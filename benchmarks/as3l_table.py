@@ -4,6 +4,9 @@
     python benchmarks/as3l_table.py                  # all; some minutes
     python benchmarks/as3l_table.py --only pixels    # what needs no training
 
+    usb-active sweep as3l_oracle --jobs 2
+    python benchmarks/as3l_table.py as3l_oracle --only oracle    # how good a prior must be to help
+
 The trainings are the study `as3l`. For a seed all of them start from one SimSiam network.
 Analogues of the paper's tables: trainings by sampling (Table 1) and by prior (Table 3); without training, on pixels and on the
 features of those networks, sampling (Tables 4 and 5, Fig. 4) and the sizes of the clusterings (Table 6).
@@ -34,9 +37,12 @@ from usb_active.numerics.greedy import k_center_greedy
 from usb_active.numerics.neighbors import affinity
 from usb_active.numerics.propagation import propagate
 from usb_active.report.tables import table
+from usb_active.storage.run_dir import RunDir
 
 LABELS = (10, 20, 40)
 PARTS = ("trainings", "pixels", "learned")
+# Of a study of its own.
+ORACLE = "oracle"
 # Of a training of the study, and how often that the longer one is.
 STEPS, TIMES = 600, {5: "five"}
 # Of selections on pixels; of those on a network's features, so many for each network.
@@ -190,7 +196,8 @@ def place_name(cell: Cell) -> tuple[str, str, str]:
 
 
 def _called(block: Mapping[str, Any]) -> str:
-    return block["name"] + ("" if block.get("fine_tune", True) else " not fine-tuned")
+    share = f" {100 * block['correct']:g} %" if "correct" in block else ""
+    return block["name"] + share + ("" if block.get("fine_tune", True) else " not fine-tuned")
 
 
 def training_table(cells: Iterable[Cell]) -> str:
@@ -203,6 +210,20 @@ def training_table(cells: Iterable[Cell]) -> str:
         gains = ["" if of is last[place] else with_interval(paired(last[place], of), sign=True) for of in references]
         rows.append([", ".join(place), with_interval(last[place].values()), *gains, with_interval(best[place].values())])
     return table(["labels, sampling, prior", "last", "minus no prior", "minus stratified, no prior", "best (optimistic)"], rows) + "\n"
+
+
+def oracle_table(cells: Iterable[Cell]) -> str:
+    """By prior: how many of its rows were right, last and best accuracy of the training, and its gain, seed by seed."""
+    found = by_place(cells, place_name)
+    last, best = ({place: _only(seeds, name) for place, seeds in found.items()} for name in ("accuracy", "best_accuracy"))
+    rows = []
+    for place, seeds in found.items():
+        logs = [RunDir.read(cell.run_path).metrics()[0].get("log", {}) for cell in seeds.values()]
+        right = with_interval(100 * log["prior_accuracy"] for log in logs if "prior_accuracy" in log)
+        reference = (*place[:2], "no prior")
+        gain = with_interval(paired(last[place], last.get(reference, {})), sign=True) if place != reference else ""
+        rows.append([", ".join(place), right, with_interval(last[place].values()), gain, with_interval(best[place].values())])
+    return table(["labels, sampling, prior", "prior right (%)", "last", "minus no prior", "best (optimistic)"], rows) + "\n"
 
 
 def _only(seeds: Mapping[int, Cell], name: str) -> dict[int, float]:
@@ -222,13 +243,14 @@ def learned(cells: Iterable[Cell]) -> list[Points]:
 
 def main() -> None:
     parser = table_parser(__doc__, "as3l")
-    parser.add_argument("--only", choices=PARTS, help="one part of it")
+    parser.add_argument("--only", choices=(*PARTS, ORACLE), help="one part of it")
     args = parser.parse_args()
     parts = [args.only] if args.only else PARTS
     cells = [] if parts == ["pixels"] else finished_cells(args.study, args.overrides)
     features, targets = pixels()
     made = {
         "trainings": lambda: training_table(cells),
+        ORACLE: lambda: oracle_table(cells),
         "pixels": lambda: selection_tables([make_points(features)], DRAWS, targets),
         "learned": lambda: selection_tables(learned(cells), DRAWS_A_NETWORK, targets),
     }

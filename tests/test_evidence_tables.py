@@ -90,6 +90,23 @@ def test_the_rows_of_docs_as3l(benchmarks):
     assert page == ["labels, sampling, prior", *sorted(names, key=lambda name: int(name.split()[0]))]
 
 
+ORACLES = ["no prior", "as3l, remove", *(f"as3l_oracle {share} %, remove" for share in (60, 74, 90))]
+
+
+def test_the_rows_of_as3ls_oracles_hold_the_study_as3l_to_the_key(benchmarks):
+    made = benchmarks("as3l_table")
+    studies = ("as3l", "as3l_oracle")
+    cells = {study: {made.place_name(cell): cell for cell in read_study(study).cells if cell.seed == 0} for study in studies}
+    assert list(cells["as3l_oracle"]) == [("10 labels", "as3l", guide) for guide in ORACLES]
+
+    def plain(cell):
+        return {key: value for key, value in cell.config.resolved().items() if key not in ("save_dir", "save_name")}
+
+    both = [place for place in cells["as3l_oracle"] if place in cells["as3l"]]
+    assert both == [("10 labels", "as3l", guide) for guide in ORACLES[:2]]
+    assert all(plain(cells["as3l"][place]) == plain(cells["as3l_oracle"][place]) for place in both)
+
+
 # ------------------------------------------------------------------------------------------------- numbers
 
 
@@ -141,6 +158,23 @@ def test_last_and_best_of_as3l_and_their_references(benchmarks, tmp_path):
     assert row_of(text, "40 labels, as3l, llgc, remove") == ["94.0 ± 5.0", "+3.0 ± 2.5", "+13.0 ± 2.5", "95.0 ± 5.0"]
     assert row_of(text, "10 labels, stratified, no prior, five times as long")[1] == "+3.0 ± 2.5"
     assert row_of(text, "10 labels, as3l not fine-tuned, as3l not fine-tuned, remove")[1] == ""
+
+
+def test_what_an_oracle_gains_is_beside_how_many_of_its_rows_are_right(benchmarks, tmp_path):
+    made = benchmarks("as3l_table")
+    for cell in read_study(write(tmp_path, "as3l_oracle", seeds=3)).cells:
+        guide = made.place_name(cell)[2]
+        gain = 5 + cell.seed if "90 %" in guide else 0
+        line = {"cycle": 0, "num_labels": 10, "evaluated_on": "test", "accuracy": (80 + gain) / 100, "best_accuracy": 0.95}
+        log = {} if guide == "no prior" else {"log": {"prior_accuracy": 0.7 + 0.01 * cell.seed}}
+        with RunDir.open(cell.run_path, cell.config.stored()) as run:
+            run.append_metrics({**line, **log})
+    text = made.oracle_table(made.finished_cells(str(tmp_path / "as3l_oracle.yaml")))
+    assert first_columns(text) == [["labels, sampling, prior", *(f"10 labels, as3l, {guide}" for guide in ORACLES)]]
+    assert row_of(text, "10 labels, as3l, no prior") == ["–", "80.0 ± 0.0", "", "95.0 ± 0.0"]
+    # 70, 71, 72 and gains of 5, 6, 7: deviation 1, over √3, times t = 4.303.
+    assert row_of(text, "10 labels, as3l, as3l_oracle 90 %, remove") == ["71.0 ± 2.5", "86.0 ± 2.5", "+6.0 ± 2.5", "95.0 ± 0.0"]
+    assert row_of(text, "10 labels, as3l, as3l, remove")[2] == "+0.0 ± 0.0"
 
 
 def test_features_of_a_seed_are_those_of_any_run_that_has_them(benchmarks, tmp_path):

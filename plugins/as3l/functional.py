@@ -8,10 +8,10 @@ Dimension letters: N pool, M candidates, L labelled, C classes (in the paper's E
 from __future__ import annotations
 
 from usb_active.plugins.as3l.fine_tuning import LinearLayer, fine_tune, fit_layer
-from usb_active.plugins.as3l.prior_labels import class_coverage, expected_calibration_error, is_correct, posterior, prior
+from usb_active.plugins.as3l.prior_labels import class_coverage, expected_calibration_error, is_correct, partly_true, posterior, prior
 from usb_active.plugins.as3l.selection import select, typiclust
 
 __all__ = [
-    "LinearLayer", "class_coverage", "expected_calibration_error", "fine_tune", "fit_layer", "is_correct", "posterior", "prior",
-    "select", "typiclust",
+    "LinearLayer", "class_coverage", "expected_calibration_error", "fine_tune", "fit_layer", "is_correct", "partly_true",
+    "posterior", "prior", "select", "typiclust",
 ]  # fmt: skip

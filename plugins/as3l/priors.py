@@ -1,4 +1,5 @@
-"""Priors from few labels and the structure of the features: clusterings, and a neighbour graph. The arithmetic is elsewhere."""
+"""Priors from few labels and the structure of the features: clusterings, and a neighbour graph; and one that knows the truth, for
+studies. The arithmetic is elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from usb_active.plugins.as3l import functional
 from usb_active.plugins.as3l.shared_features import fine_tuned
 
 from usb_active import PluginConfig, PoolView, Prior, PriorTable, UsageError, When
-from usb_active.errors import errors_named
+from usb_active.errors import errors_named, name_some
 from usb_active.numerics.neighbors import affinity
 from usb_active.numerics.propagation import propagate
 
@@ -45,7 +46,8 @@ class AS3LPrior(_Spread):
 
     The layer is the one that this cycle's `as3l` selection made, if there was one with the same `clusterings` and `epochs`;
     otherwise it is made here, with as many clusters as there are labels. An update (§3.4) clusters the model's features as
-    they are (ours: those need no layer to have clusters). `ks` are the sizes, by default 1 … 6 times the number of classes.
+    they are (ours: those need no layer to have clusters). `ks` are the sizes, by default 1 … 6 times the number of classes. Each
+    clustering counts alike, with the share of each class in a cluster rather than with the number of its labels (ours, see `prior`).
     """
 
     class Config(PluginConfig):
@@ -89,6 +91,35 @@ class LLGCPrior(_Spread):
         graph = affinity(features, min(config.k, len(view) - 1), config.gamma, config.graph)
         probs = propagate(graph, view.labeled, view.labels, view.num_classes, config.alpha, config.tol)
         return probs.astype(np.float32)
+
+
+class OraclePrior(Prior):
+    """The true classes, but for a given share of wrong ones: to find out how good a prior must be to help. For studies alone.
+
+    One-hot rows. Of the samples without a label a share `correct`, to the nearest whole sample, has its true class; the others,
+    drawn by the run's seed anew in each cycle, have one of the other classes, each as likely. Labelled samples have their label.
+    During and after a training the table stays. Ours: errors of a real prior are neither independent nor spread evenly, so at the
+    same accuracy it may help less. All true classes must be known, and the oracle simulated.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"truth"})
+
+    class Config(PluginConfig):
+        correct: float = Field(0.9, ge=0, le=1)
+
+    def fit(self, view: PoolView, when: When) -> PriorTable | None:
+        if when != "start":
+            return None
+        unlabeled = view.unlabeled
+        unknown = unlabeled[view.truth[unlabeled] < 0]
+        if len(unknown):
+            raise UsageError(f"prior '{self.name}': needs the true class of every sample; unknown for samples {name_some(unknown)}")
+        probs = np.zeros((len(view), view.num_classes), dtype=np.float32)
+        with errors_named(f"prior '{self.name}'"):
+            probs[unlabeled] = functional.partly_true(view.truth[unlabeled], view.num_classes, self.config.correct, view.rng)
+        probs[view.labeled, view.labels] = 1
+        _log(view, probs, "")
+        return PriorTable(probs)
 
 
 def _log(view: PoolView, probs: np.ndarray, prefix: str) -> None:

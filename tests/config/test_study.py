@@ -254,7 +254,7 @@ def test_the_guide_lists_what_is_packaged_and_how_many_runs_it_is():
     assert sorted(rows) == sorted((path.stem, str(len(read_study(path).cells))) for path in SHIPPED)
 
 
-@pytest.mark.parametrize(("name", "pretrained"), [("jlp", 10), ("as3l", 29)])
+@pytest.mark.parametrize(("name", "pretrained"), [("jlp", 10), ("as3l", 29), ("as3l_oracle", 5)])
 def test_of_a_seed_all_cells_of_a_packaged_study_share_one_pretraining(name, pretrained):
     keys: dict[int, list[str]] = {}
     for cell in read_study(name).cells:

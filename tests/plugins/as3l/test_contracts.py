@@ -16,6 +16,10 @@ class TestAS3LOfGivenNumbers(PriorContract):
     config = {"fine_tune": False, "ks": [4, 9]}
 
 
+class TestAS3LOracle(PriorContract):
+    name = "as3l_oracle"
+
+
 class TestSimSiam(PretrainerContract):
     name = "simsiam"
     config = {"epochs": 3, "batch_size": 16, "lr": 0.5, "crop": 0.6, "projection_dim": 12, "prediction_dim": 3}
