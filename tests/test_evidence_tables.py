@@ -247,6 +247,48 @@ def test_rounds_are_grouped_by_how_many_virtual_labels_were_right(benchmarks, tm
     assert [row_of(text, name) for name in ("0 to 80 %", "80 to 90 %", "95 to 100 %")] == [["-2.0 ± 0.0 (3)"], ["–"], ["+2.0 ± 1.1 (6)"]]
 
 
+# ------------------------------------------------------------------------------------------------- ASSL's premise
+
+
+def leave_observations(cell: Cell, orders: list[list[float]], visits: int = 12) -> None:
+    """Leave a cell whose two trainings saw these uncertainties (four samples, idx 1 to 4) at steps 500, 1,000, 1,500 and 2,000."""
+    finish(cell, [40.0 + cell.seed, 50.0])
+    folder = cell.run_path / "analysis"
+    training = {"num_train_iter": np.array(2000), "visits": np.full(6, visits, dtype=np.int32)}
+    rest = {"labels": np.zeros(4, dtype=np.uint8), "confident": np.ones(4, dtype=bool)}
+    for cycle in range(2):
+        save_artifact(folder / f"cycle_{cycle:03d}_unlabeled", np.arange(1, 5))
+        save_artifact(folder / f"cycle_{cycle:03d}_training", training)
+        for step, order in zip(range(500, 2001, 500), orders, strict=True):
+            save_artifact(folder / f"cycle_{cycle:03d}_step_{step:08d}", {**rest, "uncertainty": np.array(order, dtype=np.float32)})
+
+
+def test_the_premise_of_assl_is_shown_by_training_and_rule(benchmarks, tmp_path):
+    made = benchmarks("assl_premise_table")
+    cells = read_study(write(tmp_path, "assl_premise")).cells
+    up, down, swapped = [0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1], [0.2, 0.1, 0.3, 0.4]
+    for cell in cells:
+        leave_observations(cell, [up, up, down, swapped if cell.seed else up])
+    text = made.premise_table(cells)
+    rules = ["random", "assl", "pseudo_el2n"]
+    assert first_columns(text) == [["labels, rule", *(f"{labels} labels, {rule}" for labels in (100, 110) for rule in rules)]]
+    # One swap of neighbours among four: 1 − 6·2 / (4·15) = 0.8.
+    kept, turned = "1.00 (1.00 to 1.00)", "-1.00 (-1.00 to -1.00)"
+    back, overall = "-0.90 (-1.00 to -0.80)", "0.90 (0.80 to 1.00)"
+    row = [cell.replace("\\", "") for cell in row_of(text, "100 labels, assl")]
+    assert row == [kept, turned, back, overall, "3.0", "40.5 (40.0 to 41.0)"]
+
+
+def test_trainings_that_were_observed_at_other_steps_are_no_table(benchmarks, tmp_path):
+    cells = read_study(write(tmp_path, "assl_premise", seeds=1)).cells[:1]
+    leave_observations(cells[0], [[0.1, 0.2, 0.3, 0.4]] * 4)
+    path = cells[0].run_path / "analysis" / "cycle_001_training.npz"
+    path.unlink()
+    save_artifact(path.with_suffix(""), {"num_train_iter": np.array(1000), "visits": np.full(6, 1, dtype=np.int32)})
+    with pytest.raises(SystemExit, match="expected the same two or more observed steps in all trainings"):
+        benchmarks("assl_premise_table").premise_table(cells)
+
+
 # ------------------------------------------------------------------------------------------------- ASSAL
 
 

@@ -47,11 +47,12 @@ def _introduction(cycles: Sequence[Cycle], observed: Sequence[Cycle], config: An
 
 
 def _summary(cycles: Sequence[Cycle]) -> str:
-    header = ["cycle", "samples", "observations", "mean TI", "never changed (%)", "mean correlation of u and u before", "of u and TI"]
+    of_u = ["mean correlation of u and u before", "of the last u and the first", "of u and TI"]
+    header = ["cycle", "samples", "observations", "mean TI", "never changed (%)", *of_u]
     rows = [
         [
             cycle.number, len(cycle.instability), len(cycle.steps), f"{_mean(cycle.instability):.3f}",
-            f"{100 * _mean(cycle.instability == 0):.1f}", _number(_mean_defined(cycle.correlations)),
+            f"{100 * _mean(cycle.instability == 0):.1f}", _number(_mean_defined(cycle.correlations)), _number(cycle.overall),
             _number(rank_correlation(cycle.instability, cycle.uncertainty)),
         ]
         for cycle in cycles

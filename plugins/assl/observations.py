@@ -37,6 +37,7 @@ class Cycle:
         number: the cycle.
         steps: those after which it was observed.
         correlations: (T,) Spearman's correlation of the uncertainty at each step and the one before; None where undefined.
+        overall: that of the uncertainty at the last step and the first; None where undefined, as with fewer than two steps.
         instability: (U,) Eq. 2.
         uncertainty: (U,) at the last observation.
         confident: (U,) the share of the observations in which a sample's largest probability was above the threshold.
@@ -47,6 +48,7 @@ class Cycle:
     number: int
     steps: tuple[int, ...]
     correlations: tuple[float | None, ...]
+    overall: float | None
     instability: NDArray[np.int64]
     uncertainty: NDArray[np.float32]
     confident: NDArray[np.float64]
@@ -63,10 +65,10 @@ def _read_cycle(folder: Path, number: int, interval: int) -> Cycle:
     training = dict(_load(folder / training_name(number)))
     steps = tuple(range(interval, int(training.pop("num_train_iter")) + 1, interval))
     if not steps:
-        return Cycle(number, (), (), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0), {})
+        return Cycle(number, (), (), None, np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0), {})
     idx = np.asarray(_load(folder / pool_name(number)))
     instability, confident, correlations = np.zeros(len(idx), dtype=np.int64), np.zeros(len(idx)), []
-    before = None
+    first = before = None
     for step in steps:
         now = _load(folder / step_name(number, step))
         confident += now["confident"]
@@ -74,9 +76,10 @@ def _read_cycle(folder: Path, number: int, interval: int) -> Cycle:
             # Two at a time: many observations of a large pool need not fit into memory.
             instability += temporal_instability(np.stack([before["labels"], now["labels"]]))
             correlations.append(rank_correlation(before["uncertainty"], now["uncertainty"]))
-        before = now
+        first, before = now if first is None else first, now
     watched = {name: values[idx] for name, values in training.items()}
-    return Cycle(number, steps, tuple(correlations), instability, before["uncertainty"], confident / len(steps), watched)
+    overall = rank_correlation(first["uncertainty"], before["uncertainty"]) if len(steps) > 1 else None
+    return Cycle(number, steps, tuple(correlations), overall, instability, before["uncertainty"], confident / len(steps), watched)
 
 
 def _load(path: Path):

@@ -107,6 +107,9 @@ def test_what_is_kept_is_what_the_ema_model_predicts(recorded):
         flips = [sum(np.argmax(a[i]) != np.argmax(b[i]) for a, b in zip(seen, seen[1:], strict=False)) for i in seen[0]]
         assert cycle.instability.tolist() == flips and max(flips) > 0
         np.testing.assert_allclose(cycle.uncertainty, [u_of(row) for row in seen[-1].values()], atol=1e-5)
+        for places, found in (((0, 1), cycle.correlations[0]), ((0, 3), cycle.overall)):
+            ranks = [np.argsort(np.argsort([u_of(row) for row in seen[place].values()])) for place in places]
+            assert found == pytest.approx(np.corrcoef(ranks)[0, 1], abs=1e-3)
         confident = [sum(max(rows[i]) > 0.3 for rows in seen) / 4 for i in seen[0]]
         np.testing.assert_allclose(cycle.confident, confident)
 
@@ -135,6 +138,9 @@ def test_the_report_shows_what_was_seen(recorded, tmp_path):
     correlations = tables["Rank correlation of consecutive observations (Fig. 3b)"]
     assert correlations[0] == ["step", "cycle 0", "cycle 1"] and [row[0] for row in correlations[1:]] == ["6", "9", "12"]
     assert [row[1] for row in correlations[1:]] == [f"{value:.3f}" for value in cycles[0].correlations]
+    (summary,) = (rows for rows in tables.values() if rows[0][:1] == ["cycle"] and "of the last u and the first" in rows[0])
+    last = summary[0].index("of the last u and the first")
+    assert [row[last] for row in summary[1:]] == [f"{cycle.overall:.3f}" for cycle in cycles]
     fig4 = {row[0]: row[1] for row in tables["Uncertainty by temporal instability (Fig. 4)"][1:]}
     for flips in range(4):
         inside = cycles[0].uncertainty[cycles[0].instability == flips]
@@ -254,7 +260,7 @@ def test_two_samples_by_hand(tmp_path):
     assert cycle.confident.tolist() == [1, 0]
     np.testing.assert_allclose(cycle.uncertainty, np.array([0.04, 0.1]) * 2**0.5, rtol=1e-5)
     # Sample 3 is the less certain at every step.
-    assert cycle.correlations == (pytest.approx(1), pytest.approx(1))
+    assert cycle.correlations == (pytest.approx(1), pytest.approx(1)) and cycle.overall == pytest.approx(1)
     np.testing.assert_allclose(cycle.watched["uncertainty"], cycle.uncertainty, rtol=1e-5)
     assert cycle.watched["inconsistency"] == pytest.approx([0, 0], abs=1e-6)
 
