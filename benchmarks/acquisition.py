@@ -5,15 +5,13 @@ Run by hand (minutes): python benchmarks/acquisition.py [--n 50000 --dim 512 --b
 Every measurement is a process of its own, so that the peak of its resident memory is its own; ours and the
 reference take turns. Seconds are medians and exclude imports and the loading of the arrays. "Same picks"
 compares with a plain loop in double precision (k-center, cdal) or a full sort (scores); k-means++ and badge have none,
-being random, and the rules for few labels are measured alone. scikit-activeml's Badge makes all gradient embeddings: N·C·D
-numbers, and a pass over them for each pick.
+being random, nor have the rules for few labels. What scikit-activeml does differently is said in acquisition_peers.py; its MaxHerding and
+ProbCover hold all pairs (4 N² bytes and more), so measure them with --n 5000 or so.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import importlib.util
 import json
 import os
 import resource
@@ -25,11 +23,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from acquisition_peers import SCORES, reference, reference_name
 from numpy.typing import NDArray
 
 NUM_LABELED = 100
-SCORES = {"entropy": "entropy", "margin": "margin_sampling", "least_confidence": "least_confident"}
-# Measured alone: their picks are compared with plain loops in tests/plugins/low_budget, on small pools.
+# Their picks are compared with plain loops in tests/plugins/low_budget, on small pools.
 LOW_BUDGET = ("max_herding", "u_herding", "prob_cover", "dcom", "power_margin", "clue", "drop_query", "bait")
 METHODS = ("k_center_greedy", "kmeans_plus_plus", *SCORES, "badge", "cdal", *LOW_BUDGET)
 RANDOM = ("kmeans_plus_plus", "badge", *LOW_BUDGET)
@@ -107,57 +105,6 @@ def low_budget(method: str, data: dict[str, NDArray], budget: int) -> Callable[[
         "u_herding": lambda: F.u_herding(features, probs, labeled, budget, rng),
     }
     return calls[method]
-
-
-def reference(method: str, data: dict[str, NDArray], budget: int) -> Callable[[], NDArray]:
-    features, candidates = data["features"], data["candidates"]
-    if method == "kmeans_plus_plus":
-        from sklearn.cluster import kmeans_plusplus
-
-        # One trial a step: scikit-learn's default of several is another, greedy, algorithm.
-        return lambda: kmeans_plusplus(features, budget, random_state=0, n_local_trials=1)[1]
-    from skactiveml.pool import CoreSet, uncertainty_scores
-    from skactiveml.utils import simple_batch
-
-    if method == "badge":
-        return reference_badge(data, budget)
-    if method == "k_center_greedy":
-        labels = np.full(len(features), np.nan)
-        labels[data["labeled"]] = 0
-        return lambda: CoreSet(random_state=0).query(features, labels, batch_size=budget)
-    name, probs = SCORES[method], data["probs"]
-    return lambda: candidates[simple_batch(uncertainty_scores(probs[candidates], method=name), random_state=0, batch_size=budget)]
-
-
-def reference_badge(data: dict[str, NDArray], budget: int) -> Callable[[], NDArray]:
-    from skactiveml.base import SkactivemlClassifier
-    from skactiveml.pool import Badge
-
-    class Known(SkactivemlClassifier):
-        """Gives the probabilities that are there already."""
-
-        def fit(self, X, y, sample_weight=None):
-            return self
-
-        def predict_proba(self, X):
-            return data["probs"][data["candidates"]]
-
-    labels = np.full(len(data["features"]), np.nan)
-    labels[data["labeled"]] = 0
-    features, classes = data["features"].astype(np.float64), range(data["probs"].shape[1])
-    return lambda: Badge(random_state=0).query(features, labels, Known(classes=classes), fit_clf=False, batch_size=budget)
-
-
-def reference_name(method: str) -> str | None:
-    """The installed package that has the same method."""
-    if method in ("cdal", *LOW_BUDGET):
-        return None
-    package, module = ("scikit-activeml", "skactiveml")
-    if method == "kmeans_plus_plus":
-        package, module = ("scikit-learn", "sklearn")
-    if importlib.util.find_spec(module) is None:
-        return None
-    return f"{package} {importlib.metadata.version(package)}"
 
 
 def plain(method: str, data: dict[str, NDArray], budget: int) -> Callable[[], NDArray]:

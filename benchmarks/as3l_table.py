@@ -1,7 +1,7 @@
 """The tables of docs/as3l.md: AS3L's selection and prior on digits, and FlexMatch trained with them.
 
     usb-active sweep as3l --jobs 2
-    python benchmarks/as3l_table.py                  # all; some minutes
+    python benchmarks/as3l_table.py                  # all but the oracles'; some minutes
     python benchmarks/as3l_table.py --only pixels    # what needs no training
 
     usb-active sweep as3l_oracle --jobs 2

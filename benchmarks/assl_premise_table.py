@@ -5,7 +5,8 @@
 
 Spearman's correlation of the pseudo-EL2N of all unlabelled samples, by the EMA model on the plain view, between consecutive
 observations and between the first and the last. The paper sees almost none 5,000 steps apart, in which its trainer visits a sample
-46 times: what counts is the visits between two observations, not the steps.
+45 times: what counts is the visits between two observations, not the steps. The first training of a seed, before any rule has
+chosen, is the same under all rules, and has one row.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from usb_active.storage.run_dir import RunDir
 
 def observed(cell: Cell) -> list[Cycle]:
     """What the analysis of a cell saw of each training."""
-    (analysis,) = cell.config.active.analyses.values()
-    return read_cycles(analysis_folder(cell.run_path), analysis.config.interval)
+    analyses = [choice for choice in cell.config.active.analyses.values() if choice.name == "temporal_instability"]
+    if len(analyses) != 1:
+        raise SystemExit(f"expected `active.analysis` to be temporal_instability in {cell.name}; the table is for another study")
+    return read_cycles(analysis_folder(cell.run_path), analyses[0].config.interval)
 
 
 def with_range(values: Iterable[float | None], digits: int = 2) -> str:
@@ -51,18 +54,21 @@ def premise_table(cells: Iterable[Cell]) -> str:
     (steps,) = steps
     metrics = {rule: {seed: RunDir.read(cell.run_path).metrics() for seed, cell in seeds.items()} for rule, seeds in found.items()}
     trainings = range(min(len(cycles) for seeds in seen.values() for cycles in seeds.values()))
-    rows = [_row(rule, number, seen[rule], metrics[rule], len(steps)) for number in trainings for rule in seen]
+    shown = [(number, rule) for number in trainings for rule in (seen if number else list(seen)[:1])]
+    (length,) = {cell.config.usb["num_train_iter"] for seeds in found.values() for cell in seeds.values()}
+    rows = [_row(rule, number, seen[rule], metrics[rule], steps[0] / length) for number, rule in shown]
     pairs = [f"{before} and {after}" for before, after in zip(steps, steps[1:], strict=False)]
     return table(["labels, rule", *pairs, f"{steps[0]} and {steps[-1]}", "visits between two", "accuracy (%)"], rows) + "\n"
 
 
-def _row(rule: str, number: int, seen: Mapping[int, list[Cycle]], metrics: Mapping[int, list[dict]], observations: int) -> list[str]:
+def _row(rule: str, number: int, seen: Mapping[int, list[Cycle]], metrics: Mapping[int, list[dict]], share: float) -> list[str]:
+    """Of one training under a rule; `share`: of the training that lies between two observations."""
     cycles = [of_seed[number] for of_seed in seen.values()]
     lines = [of_seed[number] for of_seed in metrics.values()]
-    visits = [cycle.watched["visits"].mean() / observations for cycle in cycles if "visits" in cycle.watched]
+    visits = [cycle.watched["visits"].mean() * share for cycle in cycles if "visits" in cycle.watched]
     return [
-        f"{lines[0]['num_labels']} labels, {rule}",
-        *(with_range(cycle.correlations[place] for cycle in cycles) for place in range(observations - 1)),
+        f"{lines[0]['num_labels']} labels" + (f", {rule}" if number else ""),
+        *(with_range(cycle.correlations[place] for cycle in cycles) for place in range(len(cycles[0].correlations))),
         with_range(cycle.overall for cycle in cycles),
         f"{mean(visits):.1f}" if visits else "–",
         with_range((100 * line["accuracy"] for line in lines), 1),

@@ -1,4 +1,4 @@
-"""The table of docs/jlp.md on SEMI's two forms and two weightings, from the finished cells of the study `jlp_mnist`.
+"""A table of SEMI's two forms and two weightings (docs/jlp.md), from the finished cells of the study `jlp_mnist`.
 
     usb-active sweep jlp_mnist --set data_dir=FOLDER
     python benchmarks/jlp_forms_table.py --set data_dir=FOLDER
@@ -23,7 +23,13 @@ Place = tuple[str, str]
 
 
 def place_of(cell: Cell) -> Place:
-    """Form and weighting of a cell, as the page calls them."""
+    """Form and weighting of a cell, as the page calls them.
+
+    Raises:
+        SystemExit: the cell is of another study.
+    """
+    if "lp_weighted_loss" not in cell.place:
+        raise SystemExit(f"expected a form (lp_graph, lp_weighted_loss, …) in {cell.name}; the table is for another study")
     return FORMS[cell.place["lp_graph"]], ALIKE[cell.place["lp_weighting"]]
 
 

@@ -252,9 +252,10 @@ def test_rounds_are_grouped_by_how_many_virtual_labels_were_right(benchmarks, tm
 
 def leave_observations(cell: Cell, orders: list[list[float]], visits: int = 12) -> None:
     """Leave a cell whose two trainings saw these uncertainties (four samples, idx 1 to 4) at steps 500, 1,000, 1,500 and 2,000."""
+    length = cell.config.usb["num_train_iter"]
     finish(cell, [40.0 + cell.seed, 50.0])
     folder = cell.run_path / "analysis"
-    training = {"num_train_iter": np.array(2000), "visits": np.full(6, visits, dtype=np.int32)}
+    training = {"num_train_iter": np.array(length), "visits": np.full(6, visits, dtype=np.int32)}
     rest = {"labels": np.zeros(4, dtype=np.uint8), "confident": np.ones(4, dtype=bool)}
     for cycle in range(2):
         save_artifact(folder / f"cycle_{cycle:03d}_unlabeled", np.arange(1, 5))
@@ -265,18 +266,23 @@ def leave_observations(cell: Cell, orders: list[list[float]], visits: int = 12) 
 
 def test_the_premise_of_assl_is_shown_by_training_and_rule(benchmarks, tmp_path):
     made = benchmarks("assl_premise_table")
-    cells = read_study(write(tmp_path, "assl_premise")).cells
+    # 400 steps more than there are observations of.
+    study = yaml.safe_load((ROOT / "yaml_configs/studies/assl_premise.yaml").read_text(encoding="utf-8"))
+    longer = [{**study["include"][0], "num_train_iter": 2400}]
+    cells = read_study(write(tmp_path, "assl_premise", include=longer)).cells
     up, down, swapped = [0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1], [0.2, 0.1, 0.3, 0.4]
     for cell in cells:
         leave_observations(cell, [up, up, down, swapped if cell.seed else up])
     text = made.premise_table(cells)
-    rules = ["random", "assl", "pseudo_el2n"]
-    assert first_columns(text) == [["labels, rule", *(f"{labels} labels, {rule}" for labels in (100, 110) for rule in rules)]]
+    # The first training is one, whatever rule comes after it.
+    assert first_columns(text) == [["labels, rule", "100 labels", "110 labels, assl", "110 labels, pseudo_el2n"]]
     # One swap of neighbours among four: 1 − 6·2 / (4·15) = 0.8.
     kept, turned = "1.00 (1.00 to 1.00)", "-1.00 (-1.00 to -1.00)"
     back, overall = "-0.90 (-1.00 to -0.80)", "0.90 (0.80 to 1.00)"
-    row = [cell.replace("\\", "") for cell in row_of(text, "100 labels, assl")]
-    assert row == [kept, turned, back, overall, "3.0", "40.5 (40.0 to 41.0)"]
+    row = [cell.replace("\\", "") for cell in row_of(text, "110 labels, assl")]
+    # 12 visits in 2,400 steps.
+    assert row == [kept, turned, back, overall, "2.5", "50.0 (50.0 to 50.0)"]
+    assert row_of(text, "100 labels")[-1] == "40.5 (40.0 to 41.0)"
 
 
 def test_trainings_that_were_observed_at_other_steps_are_no_table(benchmarks, tmp_path):
@@ -287,6 +293,8 @@ def test_trainings_that_were_observed_at_other_steps_are_no_table(benchmarks, tm
     save_artifact(path.with_suffix(""), {"num_train_iter": np.array(1000), "visits": np.full(6, 1, dtype=np.int32)})
     with pytest.raises(SystemExit, match="expected the same two or more observed steps in all trainings"):
         benchmarks("assl_premise_table").premise_table(cells)
+    with pytest.raises(SystemExit, match="expected `active.analysis` to be temporal_instability in acquisition=random.*another study"):
+        benchmarks("assl_premise_table").premise_table(read_study(write(tmp_path, "assl")).cells[:1])
 
 
 # ------------------------------------------------------------------------------------------------- ASSAL

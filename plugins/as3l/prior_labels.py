@@ -38,7 +38,8 @@ def prior(
         - each histogram is divided by its number of labels before it is added. Otherwise a clustering would count by how many labels
           its cluster happens to hold, the coarse ones most, which mix the classes; only so is the calibration error low with 40
           labels, as in the paper's Table 6;
-        - the sum is divided by itself, not by the number of clusterings: a row says which class, not how many clusterings had a label;
+        - the sum is divided by its own total, not by the number of clusterings: a row says which class, not how many clusterings had a
+          label;
         - seeds by sample, not by class; a random K of them where K < L;
         - the rows of labelled samples are one-hot.
 

@@ -47,7 +47,8 @@ class AS3LPrior(_Spread):
     The layer is the one that this cycle's `as3l` selection made, if there was one with the same `clusterings` and `epochs`;
     otherwise it is made here, with as many clusters as there are labels. An update (§3.4) clusters the model's features as
     they are (ours: those need no layer to have clusters). `ks` are the sizes, by default 1 … 6 times the number of classes. Each
-    clustering counts alike, with the share of each class in a cluster rather than with the number of its labels (ours, see `prior`).
+    clustering in which a label arrived counts alike, with the share of each class in a cluster rather than with the number of its
+    labels (ours, see `prior`).
     """
 
     class Config(PluginConfig):
@@ -98,8 +99,9 @@ class OraclePrior(Prior):
 
     One-hot rows. Of the samples without a label a share `correct`, to the nearest whole sample, has its true class; the others,
     drawn by the run's seed anew in each cycle, have one of the other classes, each as likely. Labelled samples have their label.
-    During and after a training the table stays. Ours: errors of a real prior are neither independent nor spread evenly, so at the
-    same accuracy it may help less. All true classes must be known, and the oracle simulated.
+    During and after a training the table stays, with `then: update` too. Ours: errors of a real prior are neither independent nor
+    spread evenly, and its rows are seldom one-hot, so at the same accuracy it may help less, or more. All true
+    classes must be known, and the oracle simulated.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"truth"})

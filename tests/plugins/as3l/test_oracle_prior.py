@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from run_helpers import config_of, settings, train
+from run_helpers import checkpoint, config_of, settings, train, weights_equal
 from usb_active.plugins.as3l.functional import is_correct, partly_true
 
 from usb_active.config.choices import Problems, choose
 from usb_active.errors import UsageError
 from usb_active.loop.setup import build_parts, make
+from usb_active.pool.view import PoolView
 from usb_active.testing.pool import CLASSES, World
 
 
@@ -104,10 +106,9 @@ def test_the_table_stays_while_and_after_the_training(world):
 
 
 def test_samples_held_out_have_no_row(world):
-    held_out = np.array([0, 5])
-    view = view_of(world)
-    view.labeled, view.unlabeled = np.setdiff1d(view.labeled, held_out), np.setdiff1d(view.unlabeled, held_out)
-    view.labels = world.dataset.targets[view.labeled]
+    held_out = world.pool.labeled[:2]
+    source = replace(world.source(0), held_out=held_out)
+    view = PoolView(source, 0, "prior/start@0", frozenset({"truth"}), None)
     table = table_of(view, 1.0)
     assert not table[held_out].any() and np.delete(table, held_out, axis=0).any(axis=1).all()
 
@@ -128,9 +129,12 @@ def test_only_a_simulated_oracle_knows(world, tmp_path):
 
 def test_a_run_is_guided_by_it(tmp_path):
     block = {"initial": {"name": "random", "size": 10}, "cycles": 0, "prior": {"name": "as3l_oracle", "correct": 0.8}}
-    session = train(settings(tmp_path, "run", block, num_train_iter=4, num_eval_iter=4, epoch=2)).session
+    length = {"num_train_iter": 4, "num_eval_iter": 4, "epoch": 2, "p_cutoff": 0.3}
+    session = train(settings(tmp_path, "run", block, **length)).session
     unlabeled, table = session.pool.unlabeled, session.guidance.table.probs
     assert table.shape[1] == 10 > CLASSES
     right = is_correct(table, session.dataset.targets)[unlabeled]
     assert right.sum() == round(0.8 * len(unlabeled))
     assert session.run_dir.metrics()[-1]["log"]["prior_accuracy"] == pytest.approx(right.mean())
+    train(settings(tmp_path, "alone", {**block, "prior": None}, **length))
+    assert not weights_equal(checkpoint(tmp_path / "run", 0), checkpoint(tmp_path / "alone", 0))

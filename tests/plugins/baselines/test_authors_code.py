@@ -43,7 +43,7 @@ def test_cdal_picks_what_the_authors_code_picks(theirs):
     assert cdal(probs(19), [*LABELED, first], len(rest), np.random.default_rng(0)).tolist() == rest
 
 
-def test_badge_draws_by_the_law_of_the_authors_code(theirs):
+def test_distances_of_badge_give_the_law_of_the_authors_code(theirs):
     """`init_centers` of github.com/JordanAsh/badge at a2d18ac (2024-06-04): the probabilities of each pick, given those before it."""
     space, former = GradientSpace(features(), probs()), theirs["badge"].tolist()
     assert len(theirs["badge_probs"]) == len(former) - 1
