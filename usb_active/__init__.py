@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from usb_active.contracts.plugin import Plugin as Plugin
     from usb_active.contracts.plugin import PluginConfig as PluginConfig
     from usb_active.contracts.plugin import free_key as free_key
+    from usb_active.contracts.plugin import later_key as later_key
     from usb_active.contracts.plugin import overrides as overrides
     from usb_active.contracts.pretrainer import Pretrained as Pretrained
     from usb_active.contracts.pretrainer import Pretrainer as Pretrainer
@@ -113,6 +114,7 @@ _PUBLIC = {
     # Making plugins known.
     "Declaration": "usb_active.contracts.registry",
     "free_key": "usb_active.contracts.plugin",
+    "later_key": "usb_active.contracts.plugin",
     "overrides": "usb_active.contracts.plugin",
     "register": "usb_active.usb.registration",
     "register_usb_algorithms": "usb_active.usb.registration",

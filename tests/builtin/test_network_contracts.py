@@ -42,6 +42,11 @@ class TestCnn13(NetworkContract):
     config = {"width": 8}
 
 
+class TestCnn13OfTheAuthors(NetworkContract):
+    name = "cnn13"
+    config = {"width": 8, "weight_norm_head": True}
+
+
 class TestWrn(NetworkContract):
     name = "wrn_28_2"
 
@@ -49,6 +54,12 @@ class TestWrn(NetworkContract):
 @pytest.mark.slow
 class TestVitSmall(NetworkContract):
     name = "vit_small"
+
+
+@pytest.mark.slow
+class TestVitSmallOfAlfaMix(NetworkContract):
+    name = "vit_small"
+    config = {"patch_size": 16, "last_blocks": 4, "embedding": 256}
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def test_an_image_that_is_too_small_is_refused_with_the_least_size(size):
 
 
 def test_bad_keys_and_usbs_pretrained_weights_are_refused():
-    for config in ({"width": 0}, {"dropout": 1.0}, {"depth": 13}):
+    for config in ({"width": 0}, {"dropout": 1.0}, {"depth": 13}, {"weight_norm_head": 2}):
         with pytest.raises(ValidationError):
             Cnn13.Config(**config)
     plugin = Cnn13()
@@ -133,6 +133,29 @@ def test_only_the_direction_of_the_normed_weights_matters():
         for conv in convolutions(net):
             conv.parametrizations.weight.original1.mul_(4)
     torch.testing.assert_close(net(x)["feat"], before)
+
+
+def test_weight_normalisation_of_the_classifier_gives_each_class_a_length():
+    net, x = built(weight_norm_head=True).eval(), images()
+    out, head = net(x), net.classifier
+    length, direction = head.parametrizations.weight.original0, head.parametrizations.weight.original1
+    assert length.shape == (4, 1) and direction.shape == (4, 4)
+    weight = length * direction / direction.square().sum(dim=1, keepdim=True).sqrt()
+    torch.testing.assert_close(out["logits"], out["feat"] @ weight.T + head.bias)
+    assert torch.equal(net(out["feat"], only_fc=True), out["logits"])
+    # It begins with the weights of a plain classifier.
+    torch.testing.assert_close(out["logits"], built().eval()(x)["logits"])
+
+
+def test_a_normed_classifier_is_found_and_its_copy_is_its_own():
+    keys = classifier_keys(lambda classes: built(classes, weight_norm_head=True))
+    assert set(keys) == {"classifier.bias", *(f"classifier.parametrizations.weight.original{part}" for part in (0, 1))}
+    net, x = built(weight_norm_head=True).eval(), images()
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        twin.classifier.parametrizations.weight.original0.mul_(2)
+        bias = net.classifier.bias
+        torch.testing.assert_close(twin(x)["logits"] - bias, 2 * (net(x)["logits"] - bias))
 
 
 def test_a_pretrained_backbone_takes_another_classifier():

@@ -23,6 +23,8 @@ CASES = [
     (ResNet18, {"embedding": None}, 512),
     (VitSmall, {}, 384),
     (VitSmall, {"patch_size": 8}, 384),
+    (VitSmall, {"last_blocks": 4}, 1536),
+    (VitSmall, {"patch_size": 16, "last_blocks": 4, "embedding": 256}, 256),
     (Cnn13, {"width": 8}, 8),
 ]
 
@@ -54,7 +56,7 @@ def test_the_cifar_stem_keeps_the_resolution():
     assert net.body.maxpool(net.body.conv1(torch.zeros(1, 3, 32, 32))).shape == (1, 64, 32, 32)
 
 
-@pytest.mark.parametrize(("cls", "config", "width"), CASES[:4:3])
+@pytest.mark.parametrize(("cls", "config", "width"), [CASES[0], CASES[3], CASES[6]])
 def test_classifier_and_layer_groups_are_found(cls, config, width):
     net = built(cls, **config)
     assert set(classifier_keys(lambda classes: built(cls, classes=classes, **config))) == {"classifier.weight", "classifier.bias"}
@@ -63,6 +65,31 @@ def test_classifier_and_layer_groups_are_found(cls, config, width):
     optimizer = get_optimizer(net, "AdamW", 0.1, weight_decay=0.1, layer_decay=0.5)
     rates = {group["lr"] for group in optimizer.param_groups}
     assert len(rates) > 3 and max(rates) == pytest.approx(0.1)
+
+
+def test_features_of_the_last_blocks_are_their_normed_class_tokens_and_a_linear_layer():
+    net, x = built(VitSmall, patch_size=16, last_blocks=4, embedding=256).eval(), torch.randn(2, 3, 32, 32)
+    vit, tokens = net.body.vit, []
+    with torch.no_grad():
+        hidden = vit.patch_embed(x)
+        # The class token first, then the four patches of 16 pixels, each at its place.
+        hidden = torch.cat([vit.cls_token.expand(2, -1, -1), hidden], dim=1) + vit.pos_embed
+        for number, block in enumerate(vit.blocks):
+            hidden = block(hidden)
+            if number >= 8:
+                tokens.append(vit.norm(hidden)[:, 0])
+        features = torch.cat(tokens, dim=1)
+        assert hidden.shape == (2, 5, 384) and features.shape == (2, 1536)
+        linear = net.body.embedding
+        torch.testing.assert_close(net(x, only_feat=True), features @ linear.weight.T + linear.bias)
+
+
+def test_the_last_block_alone_is_the_usual_transformer():
+    usual, net = built(VitSmall).eval(), built(VitSmall, last_blocks=1, embedding=8).eval()
+    x = torch.randn(2, 3, 32, 32)
+    net.body.vit.load_state_dict(usual.body.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(net.body.embedding(usual(x, only_feat=True)), net(x, only_feat=True))
 
 
 def test_patches_must_tile_the_image():

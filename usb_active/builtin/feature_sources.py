@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from usb_active.contracts.features import Encoder, Features, ImageKind, Kept
-from usb_active.contracts.plugin import PluginConfig
+from usb_active.contracts.plugin import PluginConfig, later_key
 from usb_active.errors import UsageError, name_some, nearest
 from usb_active.numerics.arrays import nonfinite_rows
 from usb_active.pool.view import PoolView
@@ -82,12 +82,7 @@ class FileFeatures(Features):
 
     class Config(PluginConfig):
         path: Path
-        test_path: Path | None = None
-
-        @model_serializer(mode="wrap")
-        def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-            # Runs that began before there was the key are runs of the same configuration.
-            return {key: value for key, value in serialize(self).items() if key != "test_path" or value is not None}
+        test_path: Path | None = later_key(None)
 
     def check(self, num_samples: int, num_classes: int) -> None:
         self._read(self.config.path, num_samples)

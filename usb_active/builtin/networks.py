@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from usb_active.contracts.network import Network
-from usb_active.contracts.plugin import PluginConfig
+from usb_active.contracts.plugin import PluginConfig, later_key
 from usb_active.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,29 +45,42 @@ class Cnn13(Network):
     """The 13-layer network of papers on semi-supervised learning, in the form of the label propagation papers."""
 
     class Config(PluginConfig):
-        """width: the paper's 128 channels of the first layers and of the features; smaller for a CPU."""
+        """width: the paper's 128 channels of the first layers and of the features; smaller for a CPU.
+
+        weight_norm_head: weight normalisation of the classifier too, as the authors' public code has it, and that of Mean Teacher.
+        """
 
         width: int = Field(128, ge=1, le=4096)
         dropout: float = Field(0.5, ge=0, lt=1)
+        weight_norm_head: bool = later_key(False)
 
     def build(self, num_classes: int, img_size: int, in_channels: int, pretrained_path: str | None = None) -> torch.nn.Module:
         from usb_active.usb.paper_networks import cnn13
 
         refuse_pretrained(self.name, pretrained_path)
-        return cnn13(num_classes, img_size, in_channels, self.config.width, self.config.dropout)
+        return cnn13(num_classes, img_size, in_channels, self.config.width, self.config.dropout, self.config.weight_norm_head)
 
 
 class VitSmall(Network):
     """timm's ViT-S for any image size."""
 
     class Config(PluginConfig):
+        """patch_size: 16 pixels from 96 on, an eighth of the side below, unless given.
+
+        last_blocks: the features are the class tokens of so many last blocks, one behind the other. embedding: width of a linear layer on
+        top of them. The form of ALFA-Mix and the ASSL paper: `{last_blocks: 4, embedding: 256, patch_size: 16}`.
+        """
+
         patch_size: int | None = Field(None, ge=1, le=4096)
+        last_blocks: int = later_key(1, ge=1, le=12)
+        embedding: int | None = later_key(None, ge=1, le=65536)
 
     def build(self, num_classes: int, img_size: int, in_channels: int, pretrained_path: str | None = None) -> torch.nn.Module:
         from usb_active.usb.paper_networks import vit_small
 
         refuse_pretrained(self.name, pretrained_path)
-        return vit_small(num_classes, img_size, in_channels, self.config.patch_size)
+        keys = self.config
+        return vit_small(num_classes, img_size, in_channels, keys.patch_size, keys.last_blocks, keys.embedding)
 
 
 class Linear(Network):

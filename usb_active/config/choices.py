@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from usb_active.config.usb_keys import NOUNS, noun, quoting_hint, show
-from usb_active.contracts.plugin import PluginConfig
+from usb_active.contracts.plugin import PluginConfig, stored_keys
 from usb_active.contracts.registry import REGISTRY
 from usb_active.environment.usb_names import why_not
 from usb_active.errors import UsageError, nearest, printable
@@ -81,7 +81,7 @@ class PluginChoice:
     def resolved(self) -> dict[str, Any]:
         """The mapping that gives this choice again."""
         extra = {} if self.features is None else {"features": self.features.resolved()}
-        return {"name": self.name, **self.config.model_dump(mode="json"), **extra}
+        return {"name": self.name, **stored_keys(self.config), **extra}
 
 
 def choose(kind: str, value: Any, where: str, base: Path, problems: Problems, features: bool = False) -> PluginChoice | None:

@@ -69,7 +69,9 @@ def resnet18(num_classes: int, in_channels: int, stem: str, embedding: int | Non
 CNN13_SMALLEST = 12
 
 
-def cnn13(num_classes: int, img_size: int, in_channels: int, width: int = 128, dropout: float = 0.5) -> FeatureNet:
+def cnn13(
+    num_classes: int, img_size: int, in_channels: int, width: int = 128, dropout: float = 0.5, weight_norm_head: bool = False
+) -> FeatureNet:
     """The 13-layer network of Laine and Aila (2017) and Mean Teacher, with features normalised as in label propagation.
 
     Nine convolutions, each with weight normalisation, batch normalisation and leaky ReLU of slope 0.1: three of 3x3 with
@@ -80,6 +82,8 @@ def cnn13(num_classes: int, img_size: int, in_channels: int, width: int = 128, d
     Args:
         width: 128 in the papers.
         dropout: probability of zeroing, in the two places.
+        weight_norm_head: whether the classifier has weight normalisation too, a length for each class: not in the papers' text, but in the
+            public code of Mean Teacher (Tarvainen & Valpola 2017), on which that of the label propagation papers builds.
 
     Raises:
         UsageError: an image that is too small for the two poolings and the unpadded convolution.
@@ -101,7 +105,10 @@ def cnn13(num_classes: int, img_size: int, in_channels: int, width: int = 128, d
         _normed_convolution(2 * width, width, kernel=1, padding=0),
         _PooledDirection(),
     )
-    return FeatureNet(body, width, num_classes, r"0\.", r"(\d+)")
+    net = FeatureNet(body, width, num_classes, r"0\.", r"(\d+)")
+    if weight_norm_head:
+        weight_norm(net.classifier)
+    return net
 
 
 def _normed_convolution(in_channels: int, out_channels: int, kernel: int = 3, padding: int = 1) -> nn.Sequential:
@@ -119,11 +126,35 @@ class _PooledDirection(nn.Module):
         return nn.functional.normalize(x.mean(dim=(2, 3)), dim=1)
 
 
-def vit_small(num_classes: int, img_size: int, in_channels: int, patch_size: int | None) -> FeatureNet:
+VIT_SMALL_WIDTH = 384
+
+
+class _LastClassTokens(nn.Module):
+    """(B, channels, H, W) to (B, blocks · 384), or (B, embedding) by a linear layer: the class tokens of a transformer, normed."""
+
+    def __init__(self, vit: nn.Module, blocks: int, embedding: int | None):
+        super().__init__()
+        self.vit, self.last_blocks = vit, blocks
+        self.embedding = nn.Identity() if embedding is None else nn.Linear(blocks * VIT_SMALL_WIDTH, embedding)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # By position: as an image, with class tokens, normed. Their names differ between versions of timm.
+        outputs = self.vit.get_intermediate_layers(x, self.last_blocks, False, True, True)
+        return self.embedding(torch.cat([token[:, 0] for _, token in outputs], dim=1))
+
+
+def vit_small(
+    num_classes: int, img_size: int, in_channels: int, patch_size: int | None, last_blocks: int = 1, embedding: int | None = None
+) -> FeatureNet:
     """timm's ViT-S (384 features, 12 blocks, 6 heads), for any image size.
 
     Args:
         patch_size: pixels; None: 16 from 96 pixels on, else an eighth of the side (32 pixels: 4).
+        last_blocks: of how many last blocks, 1 to 12, the class tokens are the features, after the transformer's layer normalisation and
+            from the earliest block on. One is a ViT as usual; the public code of ALFA-Mix (Parvaneh et al. 2022), and so the ASSL paper,
+            has 4.
+        embedding: size of a linear layer between those tokens and the classifier, which then are the features (ALFA-Mix: 256); None: no
+            such layer.
 
     Raises:
         UsageError: the patches do not tile the image.
@@ -133,7 +164,11 @@ def vit_small(num_classes: int, img_size: int, in_channels: int, patch_size: int
     patch = patch_size or (16 if img_size >= 96 else max(1, img_size // 8))
     if img_size % patch:
         raise UsageError(f"net 'vit_small': patch_size: {patch} does not divide img_size {img_size}")
-    body = VisionTransformer(
-        img_size=img_size, patch_size=patch, in_chans=in_channels, num_classes=0, embed_dim=384, depth=12, num_heads=6
+    vit = VisionTransformer(
+        img_size=img_size, patch_size=patch, in_chans=in_channels, num_classes=0, embed_dim=VIT_SMALL_WIDTH, depth=12, num_heads=6
     )  # fmt: skip
-    return FeatureNet(body, 384, num_classes, "(?:cls_token|pos_embed|patch_embed)", r"blocks\.(\d+)")
+    first, blocks = "(?:cls_token|pos_embed|patch_embed)", r"blocks\.(\d+)"
+    if last_blocks == 1 and embedding is None:
+        return FeatureNet(vit, VIT_SMALL_WIDTH, num_classes, first, blocks)
+    body = _LastClassTokens(vit, last_blocks, embedding)
+    return FeatureNet(body, embedding or last_blocks * VIT_SMALL_WIDTH, num_classes, rf"vit\.{first}", rf"vit\.{blocks}")

@@ -79,6 +79,7 @@ def test_the_authors_form_differs_in_what_their_code_does_alone(name):
     }  # fmt: skip
     assert authors.active.acquisition.config.graph == "sum" and printed.active.acquisition.config.graph == "mutual"
     assert authors.active.initial == printed.active.initial and not authors.warnings
+    assert (authors.net.config.weight_norm_head, printed.net.config.weight_norm_head) == (True, False)
 
 
 @pytest.mark.parametrize("name", COLUMNS)
