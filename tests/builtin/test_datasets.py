@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from sklearn.datasets import load_digits
 from usb_active.builtin.array_datasets import Cifar10, Cifar100, Digits, ImageParts, Mnist, Stl10, Svhn, numbered_keys
 from usb_active.builtin.image_folder import ImageFolder
 from usb_active.contracts.dataset import Dataset, DatasetOptions, may_load_in_threads
+from usb_active.contracts.plugin import stored_keys
 from usb_active.errors import UsageError
 from usb_active.images import kernels
 from usb_active.images.checking import check_images
@@ -772,6 +774,68 @@ def test_translate_flip_refuses_what_it_cannot_do():
         Digits.Config(augmentation="shift")
 
 
+@pytest.mark.parametrize("augmentation", ["none", "translate"])
+def test_without_augmentation_the_weak_view_is_the_eval_view(tmp_path, augmentation):
+    write_folder(tmp_path, {"train/a": 2, "train/b": 2}, side=24)
+    for cls, options in ((Digits, DatasetOptions(img_size=12)), (ImageFolder, DatasetOptions(data_dir=tmp_path))):
+        dataset = cls(cls.Config(augmentation=augmentation), options)
+        image = dataset.load(1)
+        torch.manual_seed(0)
+        same = {torch.equal(dataset.views.weak(image), dataset.views.eval(image)) for _ in range(40)}
+        assert same == ({True} if augmentation == "none" else {True, False}), cls.name
+
+
+def test_without_augmentation_nothing_else_may_be_said_of_shifts_and_mirrors():
+    no_shift = "dataset 'digits': augmentation: none: shifts by 0 pixels, whatever crop_ratio; 0.5 given, leave it out"
+    assert refusal(Digits, Digits.Config(augmentation="none"), DatasetOptions(crop_ratio=0.5)) == no_shift
+    with pytest.raises(ValidationError, match="flip: true, but augmentation: none does not mirror; leave flip out"):
+        Digits.Config(augmentation="none", flip=True)
+    assert not Svhn.Config(augmentation="none", flip=False).flip
+
+
+# --- whether views are mirrored, and how many operations a strong one has ------------------------------------------
+
+
+def ways_of(dataset, view: str) -> int:
+    """How many views a lopsided image has where nothing is shifted."""
+    dataset.options = DatasetOptions(crop_ratio=1.0)
+    image = np.repeat(np.arange(dataset.img_size, dtype=np.uint8)[None, :], dataset.img_size, axis=0)
+    image = image if dataset.in_channels == 1 else np.repeat(image[:, :, None], 3, axis=2)
+    torch.manual_seed(0)
+    return len({getattr(dataset.views, view)(image).numpy().tobytes() for _ in range(30)})
+
+
+def test_sets_of_arrays_are_mirrored_as_their_key_says(tmp_path, monkeypatch):
+    monkeypatch.setattr("usb_active.usb.view_draws.OPERATIONS", ((kernels.IDENTITY, 0, 1),))
+    monkeypatch.setattr("usb_active.usb.view_draws.LARGEST_CUTOUT", 0.0)
+    write_svhn(tmp_path, monkeypatch, {"train": 3, "test": 2})
+    for cls, keys, usual in ((Svhn, {"svhn_split": "train"}, 2), (Digits, {}, 1)):
+        for flip, ways in ((None, usual), (False, 1), (True, 2)):
+            for view in ("weak", "strong"):
+                dataset = cls(cls.Config(flip=flip, **keys), DatasetOptions(data_dir=tmp_path))
+                assert ways_of(dataset, view) == ways, (cls.name, flip, view)
+    with pytest.raises(ValidationError, match="flip: false, but augmentation: translate_flip mirrors; use translate, or leave flip out"):
+        Svhn.Config(augmentation="translate_flip", flip=False)
+
+
+def test_a_strong_view_has_as_many_operations_as_the_data_set_says(tmp_path):
+    write_folder(tmp_path, {"train/a": 2, "train/b": 2}, side=24)
+    options = DatasetOptions(data_dir=tmp_path)
+    for cls in (Digits, ImageFolder):
+        views = {n: cls(cls.Config(**keys), options).views for n, keys in ((3, {}), (2, {"randaugment_n": 2}))}
+        assert {n: made.randaugment_n for n, made in views.items()} == {n: n for n in views}
+        # Two operations and the cutout begin with what three begin with; the generator stands elsewhere after them.
+        after = []
+        for made in views.values():
+            random.seed(5)
+            made.strong(np.zeros((24, 24, 3), np.uint8))
+            after.append(random.random())
+        assert after[0] != after[1]
+    for n in (0, 17, 2.5):
+        with pytest.raises(ValidationError):
+            Digits.Config(randaugment_n=n)
+
+
 # --- the views of a folder ---------------------------------------------------------------------------------------
 
 
@@ -827,8 +891,8 @@ def test_two_words_on_mirroring_are_refused(augmentation, flip, way_out):
 
 
 def test_keys_that_came_later_are_not_in_the_configuration_of_a_run_that_leaves_them_out():
-    assert not {"flip", "augmentation"} & set(ImageFolder.Config().model_dump())
-    assert ImageFolder.Config(flip=False).model_dump()["flip"] is False
+    assert not {"flip", "augmentation"} & set(stored_keys(ImageFolder.Config()))
+    assert stored_keys(ImageFolder.Config(flip=False))["flip"] is False
 
 
 @pytest.mark.parametrize("dataset", [Cifar10, Cifar100, Digits, ImageFolder, Mnist, Stl10, Svhn])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import run_helpers
 import torch
 import yaml
 from pydantic import Field
@@ -16,11 +17,12 @@ from usb_active.config.free_keys import FREE_KEYS, free_keys
 from usb_active.config.settings import load_yaml_config
 from usb_active.contracts import file_imports
 from usb_active.contracts.features import Kept, independent_sources, source_of
-from usb_active.contracts.plugin import free_key, free_names
+from usb_active.contracts.plugin import free_key, free_names, later_key, stored_keys
 from usb_active.contracts.registry import REGISTRY, Declaration
 from usb_active.loop.setup import check_directory
 from usb_active.report.method_names import method_settings
 from usb_active.storage.run_dir import RunDir
+from usb_active.storage.run_format import PINNED_FILE
 from usb_active.testing.pool import World
 
 PLUGIN = """
@@ -89,6 +91,33 @@ def test_a_free_key_is_a_field_as_any_other():
     for values in ({"needed": "x", "workers": -1}, {}):
         with pytest.raises(ValueError, match="workers|needed"):
             Config(**values)
+
+
+def test_a_later_key_is_kept_only_where_it_has_another_value():
+    class Config(PluginConfig):
+        alpha: float = 0.5
+        sizes: tuple[int, ...] = later_key((1, 2))
+        path: Path | None = later_key(None)
+
+    assert stored_keys(Config()) == stored_keys(Config(sizes=[1, 2], path=None)) == {"alpha": 0.5}
+    given = stored_keys(Config(sizes=[3], path="a.npy"))
+    assert given == {"alpha": 0.5, "sizes": [3], "path": "a.npy"} and stored_keys(Config(**given)) == given
+    # Plugins see it as any other key.
+    assert Config().model_dump() == {"alpha": 0.5, "sizes": (1, 2), "path": None} and not free_names(Config)
+
+
+def test_a_run_from_before_there_was_a_key_of_its_network_or_data_set_resumes(tmp_path):
+    # What runs kept before cnn13 had `weight_norm_head`, and digits `flip` and `randaugment_n`.
+    keys = {"net": {"name": "cnn13", "width": 4, "dropout": 0.5}, "dataset": {"name": "digits", "in_channels": 1, "augmentation": "usb"}}
+    begun = run_helpers.config_of(run_helpers.settings(tmp_path, **keys))
+    assert {key: begun.stored()[key] for key in keys} == keys
+    with RunDir.open(tmp_path / "run", {**begun.stored(), **keys}) as run:
+        run.write_json(PINNED_FILE, {"format": 2})
+    check_directory(begun)
+    for key, name, value in (("net", "weight_norm_head", True), ("dataset", "flip", True), ("dataset", "randaugment_n", 2)):
+        changed = run_helpers.config_of(run_helpers.settings(tmp_path, **{**keys, key: {**keys[key], name: value}}))
+        with pytest.raises(UsageError, match=rf"{key}\.{name}: .* -> {str(value).lower()}"):
+            check_directory(changed)
 
 
 def test_a_run_resumes_with_another_value_of_a_free_key(write, tmp_path):

@@ -53,7 +53,7 @@ def test_a_batch_is_its_rows_one_by_one(algorithm, labeled):
     assert (made is None) == (algorithm == "remixmatch" and not labeled)
 
 
-@pytest.mark.parametrize("keys", [{}, {"flip": False}, {"padding": 0}, {"padding": 4}])
+@pytest.mark.parametrize("keys", [{}, {"flip": False}, {"padding": 0}, {"padding": 4}, {"randaugment_n": 1}, {"randaugment_n": 2}])
 @pytest.mark.parametrize(
     ("channels", "side", "sizes"), [(1, 8, (8, 8)), (3, 8, (8, 11)), (3, 16, (9, 12)), (1, 28, (28, 28)), (3, 32, (40, 32))]
 )

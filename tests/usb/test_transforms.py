@@ -52,8 +52,11 @@ def image(height, width, channels=3, salt=0):
 class GreyAsRgb:
     """USB's RandAugment on a grey picture that is stored as RGB; the result read as grey again."""
 
+    def __init__(self, n=3, m=5):
+        self.augment = RandAugment(n, m)
+
     def __call__(self, picture):
-        return RandAugment(3, 5)(picture.convert("RGB")).convert("L")
+        return self.augment(picture.convert("RGB")).convert("L")
 
 
 def assert_same(ours, theirs, sample, seeds):
@@ -99,6 +102,24 @@ def test_a_padding_in_pixels_is_torchvisions_crop_with_that_padding(side, channe
     for ours, extra in ((views.weak, ()), (views.strong, (augment,))):
         shift = [T.RandomCrop(side, padding=4, padding_mode="reflect"), T.RandomHorizontalFlip()]
         assert_same(ours, T.Compose([*shift, *extra, T.ToTensor(), T.Normalize(mean, std)]), sample, 30)
+
+
+@pytest.mark.parametrize("m", [5, 10])
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_so_many_operations_are_usbs_randaugment_whatever_its_second_argument(n, m, channels):
+    mean, std, sample = MEAN[:channels], STD[:channels], image(12, 12, channels)
+    views = ImageViews(12, 0.875, mean, std, randaugment_n=n)
+    theirs = usb(12, 0.875, extra=[RandAugment(n, m) if channels == 3 else GreyAsRgb(n, m)], mean=mean, std=std)
+    assert_same(views.strong, theirs, sample, 60)
+    assert_same(views.strong_by_pillow, theirs, sample, 5)
+    assert_same(views.weak, usb(12, 0.875, mean=mean, std=std), sample, 5)
+
+
+def test_a_strong_view_has_at_least_one_operation():
+    for n in (0, -1, 1.5):
+        with pytest.raises(UsageError, match=f"randaugment_n: {n}; it must be an integer of at least 1"):
+            ImageViews(8, 0.875, [0.5], [0.5], randaugment_n=n)
 
 
 def test_a_padding_must_be_less_than_the_side():

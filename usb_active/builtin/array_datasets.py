@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from usb_active.builtin.augmentation import translation
+from usb_active.builtin.augmentation import Augmentation, ViewKeys, choose_views
 from usb_active.contracts.dataset import DatasetOptions, ImageDataset, Samples
 from usb_active.contracts.plugin import PluginConfig
 from usb_active.errors import UsageError, name_some
@@ -25,29 +25,21 @@ from usb_active.images.idx_files import find_idx, read_idx
 DIGIT_NAMES = tuple("0123456789")
 
 
-class ArrayConfig(PluginConfig):
-    """Keys of every set whose images are arrays.
+class ArrayConfig(ViewKeys):
+    """Keys of every set whose images are arrays: those of `ViewKeys`."""
 
-    Attributes:
-        augmentation: of the weak and the strong view. "usb": USB's, a shift by up to int(img_size · (1 − crop_ratio)) pixels,
-            mirrored but for single digits (digits, mnist). "translate_flip": that of Laine and Aila's networks, which the label
-            propagation papers use on all their sets (Simeoni et al. 2021, section VI.A): shifted by −4 … 4 pixels in both
-            directions, what comes in being a reflection, and mirrored half of the time, digits too.
-    """
-
-    augmentation: Literal["usb", "translate_flip"] = "usb"
+    # From the start, so that every run's configuration has it.
+    augmentation: Augmentation = "usb"
 
 
 class ArrayDataset(ImageDataset):
-    """What sets whose images are arrays have in common: the choice of augmentation."""
+    """What sets whose images are arrays have in common: the choice of their views."""
 
-    class Config(ArrayConfig):
-        """augmentation alone."""
+    Config = ArrayConfig
 
     def __init__(self, config: PluginConfig | None = None, options: DatasetOptions | None = None):
         super().__init__(config, options)
-        if self.config.augmentation == "translate_flip":
-            self.padding, self.flip = translation(self.name, self.config.augmentation, self.options, self.img_size), True
+        choose_views(self, self.config)
 
 
 class ImageParts:
@@ -282,7 +274,8 @@ class Cifar100(Cifar10):
 class Svhn(_TorchvisionDataset):
     """SVHN, cropped digits of 32×32: 73,257 of train, then 531,131 of extra, as in USB; 26,032 to test.
 
-    Papers on active learning use train alone: `svhn_split: train`. Views mirror the digits, because USB's do.
+    Papers on active learning use train alone: `svhn_split: train`. Views mirror the digits, because USB's do; FixMatch's do not:
+    `flip: false`.
     """
 
     name = folder = "svhn"

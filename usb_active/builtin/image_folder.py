@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usb_active.builtin.augmentation import translation
+from usb_active.builtin.augmentation import choose_views
 from usb_active.builtin.folder_config import IMAGENET_MEAN, IMAGENET_STD, FolderConfig, colour_of
 from usb_active.contracts.dataset import ImageDataset, Samples
 from usb_active.errors import UsageError, name_some, nearest
@@ -61,9 +61,7 @@ class ImageFolder(ImageDataset):
         self.class_names = self._find_class_names()
         self._use(self._listing)
         self.img_size = self.options.img_size or self._own_size()
-        self.flip = self.config.mirrors
-        if self.config.augmentation != "usb":
-            self.padding = translation(self.name, self.config.augmentation, self.options, self.img_size)
+        choose_views(self, self.config)
         self.test = self._find_test()
 
     @classmethod

@@ -20,6 +20,9 @@ from usb_active.images.decoded import DecodedImages
 from usb_active.images.reading import Reading
 from usb_active.storage.run_format import CURRENT
 
+# Operations of a strong view in all of USB's data sets.
+RANDAUGMENT_N = 3
+
 
 @dataclass(frozen=True)
 class DatasetOptions:
@@ -191,12 +194,14 @@ class ImageDataset(Dataset):
         std: (in_channels,) for normalisation.
         flip: whether the weak and the strong view may mirror the image.
         padding: pixels by which the weak and the strong view may shift the image; None: as `crop_ratio` says.
+        randaugment_n: how many operations RandAugment does to a strong view.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool = True
     padding: int | None = None
+    randaugment_n: int = RANDAUGMENT_N
 
     @classmethod
     def normalization(cls, config: PluginConfig) -> tuple[Sequence[float], Sequence[float]] | None:
@@ -213,7 +218,8 @@ class ImageDataset(Dataset):
         # Imported late: commands that only look at keys and labels must not wait for semilearn.
         from usb_active.usb.transforms import ImageViews
 
-        return ImageViews(self.img_size, self.options.crop_ratio, self.mean, self.std, flip=self.flip, padding=self.padding)
+        own = {"flip": self.flip, "padding": self.padding, "randaugment_n": self.randaugment_n}
+        return ImageViews(self.img_size, self.options.crop_ratio, self.mean, self.std, **own)
 
 
 def are_image_views(views: Any) -> bool:

@@ -116,9 +116,8 @@ class Drawn:
     boxes: NDArray[np.int64]
 
     @classmethod
-    def nothing(cls, samples: int, views: int) -> Drawn:
-        """Every crop from the corner, as it is, and no cutout."""
-        count = view_draws.NUM_OPERATIONS
+    def nothing(cls, samples: int, views: int, count: int) -> Drawn:
+        """Every crop from the corner, as it is; `count` times the identity, and no cutout."""
         return cls(
             np.zeros((samples, views, 3), np.int64), np.full((samples, views, count), kernels.IDENTITY, np.int64),
             np.zeros((samples, views, count)), np.tile(np.array(view_draws.NO_BOX, np.int64), (samples, views, 1)),
@@ -129,23 +128,22 @@ class Drawn:
         return Drawn(self.places[:, which], self.operations[:, which], self.magnitudes[:, which], self.boxes[:, which])
 
 
-def draw(seed: int, plan: Plan, sides: Sequence[tuple[int, int]], size: int, flip: bool) -> Drawn:
+def draw(seed: int, plan: Plan, sides: Sequence[tuple[int, int]], views: ImageViews) -> Drawn:
     """What USB's pipeline draws for a batch, its generators seeded as `seed_globals(…)` does by a position's seed.
 
     Args:
         seed: `position_seed(…)`.
         sides: of each sample, height and width of the reflected image.
-        size: side of a view.
-        flip: whether there are mirrored views.
+        views: their side, whether there are mirrored ones, and how many operations a strong one has.
     """
-    drawn = Drawn.nothing(len(sides), len(plan.kinds))
+    drawn = Drawn.nothing(len(sides), len(plan.kinds), views.randaugment_n)
     codes, least, largest = (np.array(values) for values in zip(*view_draws.OPERATIONS, strict=True))
     of_numpy = twister.numpy_stream(seed)
     streams = twister.python_stream(seed), of_numpy, of_numpy.copy()
     twister.draw_views(
-        *streams, np.array(plan.kinds, np.int64) == STRONG, np.array(sides, np.int64), size, flip, codes.astype(np.int64),
-        least.astype(np.float64), largest.astype(np.float64), view_draws.LARGEST_CUTOUT, drawn.places, drawn.operations, drawn.magnitudes,
-        drawn.boxes,
+        *streams, np.array(plan.kinds, np.int64) == STRONG, np.array(sides, np.int64), views.img_size, views.flip,
+        codes.astype(np.int64), least.astype(np.float64), largest.astype(np.float64), view_draws.LARGEST_CUTOUT,
+        drawn.places, drawn.operations, drawn.magnitudes, drawn.boxes,
     )  # fmt: skip
     return drawn
 
@@ -176,7 +174,7 @@ def views_of(views: ImageViews, samples: Sequence[Any], plan: Plan, seed: int) -
     """
     images = [views.as_pixels(picture_of(sample)) for sample in samples]
     reflections = [tuple(reflected(side, views.padding) for side in image.shape[:2]) for image in images]
-    drawn = draw(seed, plan, [tuple(map(len, both)) for both in reflections], views.img_size, views.flip)
+    drawn = draw(seed, plan, [tuple(map(len, both)) for both in reflections], views)
     codes, values = values_of(drawn, views.img_size)
     kinds = np.array(plan.kinds, np.int64)
     out = np.empty((len(kinds), len(images), views.in_channels, views.img_size, views.img_size), np.float32)

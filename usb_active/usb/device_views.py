@@ -70,7 +70,7 @@ def unmade_views(
         if len({image.shape for image in pixels}) > 1:
             return None
         at, images, sides = np.arange(len(pixels)), {"images": np.stack(pixels)}, pixels[0].shape[:2]
-    drawn = draw(seed, plan, [tuple(side + 2 * views.padding for side in sides)] * len(at), views.img_size, views.flip)
+    drawn = draw(seed, plan, [tuple(side + 2 * views.padding for side in sides)] * len(at), views)
     places = np.concatenate([np.broadcast_to(at[:, None, None], (*drawn.places.shape[:2], 1)), drawn.places], axis=2)
     counts, augmentation = _augmentation(drawn, np.array(plan.kinds) == STRONG, views.img_size)
     return UnmadeViews(*_packed({**images, "places": by_view(places).astype(np.int32), **augmentation}), counts, sides, plan)

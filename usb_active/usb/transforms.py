@@ -1,7 +1,7 @@
 """USB's weak, strong and evaluation views of an image, with the same random draws and less work.
 
 USB's CIFAR, SVHN and STL-10 share one pipeline: Resize(S) → RandomCrop(S, int(S·(1 − crop_ratio)), reflect)
-→ RandomHorizontalFlip → [RandAugment(3, 5)] → ToTensor → Normalize. Here the draws come first, from the global generators
+→ RandomHorizontalFlip → [RandAugment(n, 5)] → ToTensor → Normalize. Here the draws come first, from the global generators
 in USB's order, and all that is done to the pixels is one compiled pass, to the byte as Pillow does it: equal seeds give equal bits.
 """
 
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from semilearn.datasets.augmentation import RandAugment
 
+from usb_active.contracts.dataset import RANDAUGMENT_N
 from usb_active.environment.compiling import said_where_long
 from usb_active.errors import UsageError
 from usb_active.images import kernels
@@ -22,8 +23,8 @@ from usb_active.usb.view_draws import draw_augmentation, draw_crop, reflected
 from usb_active.usb.view_trial import agree_with_pillow
 
 MODES = {1: "L", 3: "RGB"}
-# RandAugment's own arguments in every USB data set: three operations; the magnitude is not read.
-RAND_AUGMENT = RandAugment(3, 5)
+# RandAugment's second argument in every USB data set. It is not read: magnitudes are drawn from the whole range of an operation.
+_MAGNITUDE = 5
 
 
 class ImageViews:
@@ -43,6 +44,7 @@ class ImageViews:
         flip: whether to flip left and right at random; False where direction has a meaning, as for digits.
         padding: pixels to pad by instead, less than `img_size`: the view is shifted by up to so many, evenly drawn.
         strong: whether there is a strong view; without, the attribute is None.
+        randaugment_n: how many operations RandAugment does to a strong view, at least one; 3 in USB's own data sets.
 
     Raises:
         UsageError: a value out of its range.
@@ -57,14 +59,17 @@ class ImageViews:
         flip: bool = True,
         strong: bool = True,
         padding: int | None = None,
+        randaugment_n: int = RANDAUGMENT_N,
     ):
         _check(img_size, crop_ratio, mean, std)
         if padding is not None and not 0 <= padding < img_size:
             raise UsageError(f"padding: {padding}; it must be 0 to {img_size - 1}: only what is less than img_size can be reflected")
+        if int(randaugment_n) != randaugment_n or randaugment_n < 1:
+            raise UsageError(f"randaugment_n: {randaugment_n!r}; it must be an integer of at least 1")
         self.img_size = int(img_size)
         self.padding = int(img_size * (1 - crop_ratio)) if padding is None else padding
         self.in_channels = len(mean)
-        self.flip = bool(flip)
+        self.flip, self.randaugment_n = bool(flip), int(randaugment_n)
         # Before a loader starts workers: forked, they have what was compiled here.
         kernels.prepare()
         self.levels = _levels(mean, std)
@@ -77,12 +82,12 @@ class ImageViews:
         return self._weak(image, *self._crop(image))
 
     def strong(self, sample: Any) -> torch.Tensor:
-        """A random crop, flipped or not, then USB's RandAugment: three operations and a cutout."""
+        """A random crop, flipped or not, then USB's RandAugment: `randaugment_n` operations and a cutout."""
         image = self.as_pixels(sample)
         if not agree_with_pillow():
             return self.strong_by_pillow(sample)
         rows, columns, flip = self._crop(image)
-        drawn, out = draw_augmentation(self.img_size, self.img_size), self._room()
+        drawn, out = draw_augmentation(self.img_size, self.img_size, self.randaugment_n), self._room()
         kernels.strong_view(image, rows, columns, flip, drawn.codes, drawn.values, drawn.box, self.levels, out)
         return torch.from_numpy(out)
 
@@ -164,7 +169,7 @@ class ImageViews:
         rows, columns, flip = self._crop(image)
         cropped = image.take(rows, axis=0).take(columns[::-1] if flip else columns, axis=1)
         picture = Image.fromarray(cropped if self.in_channels == 3 else cropped[:, :, 0])
-        augmented = RAND_AUGMENT(picture.convert("RGB")).convert(picture.mode)
+        augmented = RandAugment(self.randaugment_n, _MAGNITUDE)(picture.convert("RGB")).convert(picture.mode)
         every = reflected(self.img_size, 0)
         return self._weak(_with_channels(np.asarray(augmented)), every, every, False)
 

@@ -34,7 +34,6 @@ OPERATIONS: tuple[tuple[int, float, float], ...] = (
     (TRANSLATE_X, -0.3, 0.3),
     (TRANSLATE_Y, -0.3, 0.3),
 )
-NUM_OPERATIONS = 3
 LARGEST_CUTOUT = 0.5
 # Right and bottom before left and top: no cutout.
 NO_BOX = (0, 0, -1, -1)
@@ -98,16 +97,18 @@ def draw_crop(height: int, width: int, size: int, flip: bool, sources: Sources =
     return Crop(top, left, flip and float(torch.rand(1, generator=sources.torch)) < 0.5)
 
 
-def draw_augmentation(width: int, height: int, sources: Sources = GLOBAL) -> Augmentation:
+def draw_augmentation(width: int, height: int, count: int, sources: Sources = GLOBAL) -> Augmentation:
     """What `draw_operations` draws, as the kernels have it."""
-    chosen, box = draw_operations(width, height, sources)
+    chosen, box = draw_operations(width, height, count, sources)
     codes, values = zip(*(as_kernel(operation, magnitude, width, height) for operation, magnitude in chosen), strict=True)
     return Augmentation(np.array(codes, dtype=np.int64), np.array(values), box)
 
 
-def draw_operations(width: int, height: int, sources: Sources = GLOBAL) -> tuple[list[tuple[int, float]], tuple[int, int, int, int]]:
-    """USB's draws of RandAugment, in its order: the operations, their magnitudes, the size of the cutout and its centre."""
-    chosen = sources.python.choices(OPERATIONS, k=NUM_OPERATIONS)
+def draw_operations(
+    width: int, height: int, count: int, sources: Sources = GLOBAL
+) -> tuple[list[tuple[int, float]], tuple[int, int, int, int]]:
+    """USB's draws of RandAugment, in its order: `count` operations, their magnitudes, the size of the cutout and its centre."""
+    chosen = sources.python.choices(OPERATIONS, k=count)
     drawn = [(operation, least + float(largest - least) * sources.python.random()) for operation, least, largest in chosen]
     return drawn, draw_box(sources.python.random() * LARGEST_CUTOUT, width, height, sources)
 

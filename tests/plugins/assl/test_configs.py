@@ -117,13 +117,15 @@ def test_networks_and_pools_are_the_papers(name):
     if "_resnet18_" in name:
         assert config.net.name == "resnet18" and config.net.config.model_dump() == {"stem": "imagenet", "embedding": 256}
     else:
-        assert config.net.name == "vit_small" and config.usb["img_size"] % config.net.config.patch_size == 0
+        assert config.net.name == "vit_small" and config.net.config.model_dump() == {"patch_size": 16, "last_blocks": 4, "embedding": 256}
     expected = "image_folder" if name.startswith("miniimagenet") else name.split("_")[0]
     assert config.dataset.name == expected
     if expected == "svhn":
         assert (config.dataset.config.svhn_split, config.dataset.config.size) == ("train", 60_000)
-    elif expected != "image_folder":
-        assert config.dataset.config.augmentation == "usb"
+    # FixMatch mirrors all but SVHN's digits, and does two operations.
+    assert config.dataset.config.flip is (False if expected == "svhn" else None)
+    assert config.dataset.config.augmentation == "usb"
+    assert config.dataset.config.randaugment_n == (3 if name.endswith("_supervised") else 2)
 
 
 @pytest.mark.parametrize("name", [name for name in PAPER if re.search("_(randinit|coninit)$", name)])
@@ -157,6 +159,8 @@ def test_rules_differ_from_the_main_run_in_the_acquisition_alone(variant):
 @pytest.mark.parametrize("data", DATA)
 def test_supervised_differs_in_the_trainer_and_the_rule_alone(data):
     semi, supervised = (load(f"{data}_resnet18_{kind}").resolved() for kind in ("randinit", "supervised"))
+    # Without unlabelled images there is no strong view.
+    assert semi["dataset"].pop("randaugment_n") == 2 and "randaugment_n" not in supervised["dataset"]
     differing = {key for key in semi.keys() | supervised.keys() if semi.get(key) != supervised.get(key)}
     assert differing == {"algorithm", "uratio", "hard_label", "T", "p_cutoff", "save_dir", "save_name", "active"}
     assert without(semi, "active.acquisition")["active"] == without(supervised, "active.acquisition")["active"]
