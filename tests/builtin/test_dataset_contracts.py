@@ -34,6 +34,15 @@ class TestImageFolder(DatasetContract):
         return super().options(folder)
 
 
+class TestImageFolderWithAShareToTest(DatasetContract):
+    name = "image_folder"
+    config = {"test_share": 0.34}
+
+    def options(self, folder):
+        write_folder(folder, {"train/cat": 3, "train/dog": 4, "unlabeled": 3}, side=16)
+        return super().options(folder)
+
+
 class Published(DatasetContract):
     """Sets of which the files' checksums are known; those of the stand-ins take their place."""
 

@@ -836,6 +836,69 @@ def test_a_strong_view_has_as_many_operations_as_the_data_set_says(tmp_path):
             Digits.Config(randaugment_n=n)
 
 
+# --- a test set that is a share of each class --------------------------------------------------------------------
+
+
+def test_the_first_images_of_each_class_are_the_test_set(tmp_path):
+    write_folder(tmp_path, {"train/b": 10, "train/a": 7, "train/few": 3, "unlabeled": 4})
+    dataset = folder(tmp_path, test_share=0.25)
+    # A quarter, rounded down: 2 of 10, 1 of 7, none of 3.
+    assert list(dataset.test.keys) == ["train/a/000.png", "train/b/000.png", "train/b/001.png"]
+    assert dataset.test.targets.tolist() == [0, 1, 1] and Path(dataset.test.path(2)) == tmp_path / "train/b/001.png"
+    assert len(dataset) == 7 - 1 + 10 - 2 + 3 + 4 and not set(dataset.keys) & set(dataset.test.keys)
+    everything = folder(tmp_path)
+    assert sorted([*dataset.keys, *dataset.test.keys]) == list(everything.keys) and everything.test is None
+    for place, key in enumerate(dataset.test.keys):
+        assert np.array_equal(dataset.test.load(place), everything.load(list(everything.keys).index(key)))
+    assert [line for line in dataset.remarks() if "3 images, the first 25 % of each class by name, are the test set" in line]
+    again = folder(tmp_path, test_share=0.25)
+    assert list(again.keys) == list(dataset.keys) and list(again.test.keys) == list(dataset.test.keys)
+
+
+def test_a_share_is_counted_exactly(tmp_path):
+    # 0.29 · 100 is 28.999999999999996 in floating point.
+    write_folder(tmp_path, {"train/a": 100, "train/b": 1})
+    assert len(folder(tmp_path, test_share=0.29).test) == 29
+
+
+def test_a_bad_image_of_the_share_is_named_before_training(tmp_path):
+    write_folder(tmp_path, {"train/a": 5, "train/b": 5})
+    (tmp_path / "train/a/000.png").write_bytes(b"no image")
+    assert "train/a/000.png" in refusal(folder(tmp_path, test_share=0.2).verify)
+
+
+def test_a_share_that_cannot_be_taken_is_refused(tmp_path):
+    write_folder(tmp_path, {"train/a": 3, "train/b": 2})
+    message = refusal(folder, tmp_path, test_share=0.3)
+    assert message == f"test_share: 0.3 of no class in {tmp_path / 'train'} is one image (the largest has 3)"
+    write_folder(tmp_path, {"test/a": 1})
+    message = refusal(folder, tmp_path, test_share=0.5)
+    assert message == f"test_share: 0.5, but there is a folder {tmp_path / 'test'}; leave one of them out"
+    for share in (0, 1, -0.1, "half"):
+        with pytest.raises(ValidationError):
+            ImageFolder.Config(test_share=share)
+
+
+def test_the_split_of_a_run_stays_as_it_was(tmp_path):
+    write_folder(tmp_path, {"train/a": 10, "train/b": 10})
+    keys = list(folder(tmp_path, test_share=0.2).keys)
+    write_folder(tmp_path, {"unlabeled": 2})
+    grown = folder(tmp_path, test_share=0.2)
+    grown.align(keys, grow=True)
+    assert list(grown.keys) == [*keys, "unlabeled/000.png", "unlabeled/001.png"] and len(grown.test) == 4
+    # One that comes first by name: the second test image of the class would be trained on.
+    first = write_image(tmp_path / "train/a/0.png")
+    for grow in (False, True):
+        message = refusal(folder(tmp_path, test_share=0.2).align, keys, grow)
+        assert "with test_share another test set: train/a/001.png came or changed sides; put it back as it was" in message
+    first.unlink()
+    # One of the test set is gone, and the next one of the pool takes its place.
+    (tmp_path / "train/b/001.png").unlink()
+    write_image(tmp_path / "train/b/zzz.png")
+    message = refusal(folder(tmp_path, test_share=0.2).align, keys, True)
+    assert "train/b/002.png, train/b/zzz.png came or changed sides" in message
+
+
 # --- the views of a folder ---------------------------------------------------------------------------------------
 
 

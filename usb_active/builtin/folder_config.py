@@ -26,6 +26,8 @@ class FolderConfig(ViewKeys):
         std: one value per channel; ImageNet's unless given.
         verify: read every image once before training.
         background: the colour behind transparent pixels, a name or "#rrggbb".
+        test_share: the test set where there is no `test` folder: the first images by name of each class in `train`, this share of them
+            (rounded down). The others are the pool.
         value_range: the values that are black and white in images of more than 8 bits per channel; 0 and 65,535 unless given.
     """
 
@@ -37,6 +39,7 @@ class FolderConfig(ViewKeys):
     verify: bool = True
     background: str = later_key("white")
     value_range: tuple[int | float, int | float] | None = later_key(None)
+    test_share: float | None = later_key(None, gt=0, lt=1)
 
     @field_validator("background", mode="before")
     @classmethod

@@ -34,8 +34,8 @@ class ImageFolder(ImageDataset):
 
     Keys are paths below `data_dir`, accents composed (NFC) however the disk has them. The pool is in the order of its keys,
     classes in the order of their names unless `class_names` gives another; a class folder without an image is a class.
-    Without a `test` folder there is no test set. Every sample is queryable: a person can answer for `unlabeled/` too
-    (target −1); a simulated oracle cannot, and the core sees to that.
+    Without a `test` folder there is no test set, unless `test_share` takes it from `train`. Every sample is queryable: a person
+    can answer for `unlabeled/` too (target −1); a simulated oracle cannot, and the core sees to that.
 
     Hidden folders and those that archivers and file servers make are neither classes nor images. Runs that version 0.1.0
     began continue as it found and read their images: `options.run_format` says so.
@@ -58,6 +58,7 @@ class ImageFolder(ImageDataset):
         self._depth_said = False
         self._pool = self._list_pool()
         self._listing = self._by_key(self._pool.images)
+        self._held_out = self._hold_out()
         self.class_names = self._find_class_names()
         self._use(self._listing)
         self.img_size = self.options.img_size or self._own_size()
@@ -118,6 +119,9 @@ class ImageFolder(ImageDataset):
         found = {self._files.keys[index]: highest_value(self._files.path(index), self._reading) for index in self._some()}
         depth = describe_depth({key: info for key, info in found.items() if info})
         self._depth_said = bool(depth)
+        if self._held_out:
+            which = f"the first {100 * self.config.test_share:g} % of each class by name"
+            lines.append(f"{self.root / 'train'}: {len(self._held_out)} images, {which}, are the test set")
         return [*lines, *depth]
 
     def align(self, keys: Sequence[str], grow: bool) -> None:
@@ -125,9 +129,39 @@ class ImageFolder(ImageDataset):
         gone = [key for key in keys if key not in taken]
         used = set(taken.values())
         new = {key: path for key, path in self._listing.items() if path not in used}
+        if self._held_out:
+            # Which are the first images of a class depends on all of them: with others, test samples could come to be trained on.
+            self._refuse_another_split([key for key in gone if key in self._held_out] + [key for key in new if key.startswith("train/")])
         if gone:
             raise UsageError(self._describe_vanished(gone, new))
         self._use({**taken, **new} if grow else taken)
+
+    def _refuse_another_split(self, moved: list[str]) -> None:
+        if moved:
+            raise UsageError(
+                f"data_dir: {self.root / 'train'} has other images than when the run began, and with test_share another test set: "
+                f"{name_some(moved)} came or changed sides; put it back as it was (new images can go to unlabeled/)"
+            )
+
+    def _hold_out(self) -> dict[str, str]:
+        """Take the test set of `test_share` out of the listing: key → path."""
+        share = self.config.test_share
+        if share is None:
+            return {}
+        if (self.root / "test").is_dir():
+            raise UsageError(f"test_share: {share:g}, but there is a folder {self.root / 'test'}; leave one of them out")
+        held: dict[str, str] = {}
+        of_class: dict[str, list[str]] = {}
+        for key in self._listing:  # in the order of the keys
+            if key.startswith("train/"):
+                of_class.setdefault(key.split("/", 2)[1], []).append(key)
+        for keys in of_class.values():
+            # Rounded first: 0.29 of 100 is 28.999… in floating point.
+            held |= {key: self._listing.pop(key) for key in keys[: int(round(share * len(keys), 9))]}
+        if not held:
+            largest = max(map(len, of_class.values()), default=0)
+            raise UsageError(f"test_share: {share:g} of no class in {self.root / 'train'} is one image (the largest has {largest})")
+        return held
 
     def _locate(self, keys: Sequence[str]) -> dict[str, str]:
         """The paths of a run's keys, without those that are gone. On another disk, accents may be composed otherwise."""
@@ -230,13 +264,16 @@ class ImageFolder(ImageDataset):
         self._test_listing = Listing()
         folder = self.root / "test"
         if not folder.is_dir():
-            return None
+            return self._test_samples(self._held_out) if self._held_out else None
         self._test_listing = self._look_through("test")
         if not self._test_listing.images:
             raise UsageError(f"{folder} has no image; fill it, or remove it to go without a test set")
         _refuse_outside_classes(self._test_listing.images)
         self._refuse_unknown_classes("test", self.class_names)
-        paths = self._by_key(self._test_listing.images)
+        return self._test_samples(self._by_key(self._test_listing.images))
+
+    def _test_samples(self, paths: Mapping[str, str]) -> Samples:
+        """Key → path, as samples to evaluate on."""
         self._test_paths = list(paths.values())
         files = self._image_files(self._test_paths)
         return Samples(files.load, self._targets(list(paths)), list(paths), files.path)
