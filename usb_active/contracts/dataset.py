@@ -218,8 +218,10 @@ class ImageDataset(Dataset):
         # Imported late: commands that only look at keys and labels must not wait for semilearn.
         from usb_active.usb.transforms import ImageViews
 
-        own = {"flip": self.flip, "padding": self.padding, "randaugment_n": self.randaugment_n}
-        return ImageViews(self.img_size, self.options.crop_ratio, self.mean, self.std, **own)
+        return ImageViews(
+            self.img_size, self.options.crop_ratio, self.mean, self.std,
+            flip=self.flip, padding=self.padding, randaugment_n=self.randaugment_n,
+        )  # fmt: skip
 
 
 def are_image_views(views: Any) -> bool:
