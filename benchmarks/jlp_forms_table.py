@@ -5,14 +5,16 @@
 
 A row for each form and weighting, with the accuracy at each number of labels, and two differences, taken seed by seed, of the mean over the
 trainings after the first: from labels that count alike in the same form, and from the printed form with the same weighting. All rows have
-the same labels. The last rows are cheap classifiers on them.
+the same labels. The last rows are cheap classifiers on them. The second table needs no training: label propagation alone over the graph of
+the pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from evidence import CHEAP, Cell, above, accuracies, by_place, cheap, finished_cells, put, table_parser, with_interval
+from evidence import CHEAP, Cell, above, accuracies, by_place, cheap, finished_cells, pool_of, put, table_parser, with_interval
+from jlp_table import SHARES, propagation_table
 
 from usb_active.report.tables import table
 
@@ -49,6 +51,15 @@ def forms_table(places: Mapping[Place, Mapping[int, Cell]]) -> str:
     return table(["SEMI", *(f"{count} labels" for count in counts), "minus labels alike", "minus as printed", "seeds"], rows)
 
 
+def tables(cells: Sequence[Cell]) -> str:
+    """The Markdown of both."""
+    pool = pool_of(cells[0])
+    alone = [propagation_table(*pool, (*SHARES, (200, True))), propagation_table(*pool, ((200, False),), each=10)]
+    # One table: the second without its header.
+    propagated = "\n".join([alone[0], *alone[1].splitlines()[2:]])
+    return f"{forms_table(by_place(cells, place_of))}\n\n{propagated}\n"
+
+
 if __name__ == "__main__":
     arguments = table_parser(__doc__, "jlp_mnist").parse_args()
-    put(forms_table(by_place(finished_cells(arguments.study, arguments.overrides), place_of)), arguments.out)
+    put(tables(finished_cells(arguments.study, arguments.overrides)), arguments.out)

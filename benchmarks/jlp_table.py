@@ -10,7 +10,7 @@ they are. The third needs no training: label propagation alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -72,16 +72,28 @@ def gain_table(curves: Curves) -> str:
     return table(["gain, percentage points", "mean over rounds"], rows)
 
 
-def propagation_table(draws: int = 20) -> str:
-    """No training: accuracy of the labels that are propagated over the graph of pixels, by how many there are of each class."""
-    features, truth = pixels()
+# Numbers of labels, and whether every class has as many.
+SHARES = ((10, True), (20, True), (20, False), (50, True), (50, False))
+
+
+def propagation_table(
+    features: NDArray, truth: NDArray, shares: Sequence[tuple[int, bool]] = SHARES, each: int = 1, draws: int = 20
+) -> str:
+    """No training: accuracy of the labels that are propagated over the graph of some features, by how many there are of each class.
+
+    Args:
+        features: (N, D).
+        truth: (N,) the ten classes.
+        shares: numbers of labels, a multiple of ten, and whether classes have as many; else `each` of a class, and the rest at random.
+        draws: of the labels; the values are means over them.
+    """
     graph = affinity(features, 50)
     rows = []
-    for count, alike in ((10, True), (20, True), (20, False), (50, True), (50, False)):
+    for count, alike in shares:
         found: dict[str, list[float]] = {name: [] for name in WEIGHTINGS}
         for draw in range(draws):
             rng = np.random.default_rng([draw, count])
-            labeled = by_class(truth, count // 10 if alike else 1, rng)
+            labeled = by_class(truth, count // 10 if alike else each, rng)
             if not alike:
                 others = np.setdiff1d(np.arange(len(truth)), labeled)
                 labeled = np.append(labeled, rng.choice(others, count - len(labeled), replace=False))
@@ -89,7 +101,7 @@ def propagation_table(draws: int = 20) -> str:
             for name, values in found.items():
                 probs = propagate(graph, labeled, truth[labeled], 10, weighting=name)
                 values.append(100 * float((probs.argmax(axis=1) == truth)[rest].mean()))
-        how = f"{count // 10} of each class" if alike else f"1 of each class and {count - 10} at random"
+        how = f"{count // 10} of each class" if alike else f"{each} of each class and {count - 10 * each} at random"
         rows.append([f"{count} labels, {how}", *map(with_interval, found.values())])
     return table(["propagation alone", "labels alike (Eq. 8)", "classes alike"], rows)
 
@@ -105,7 +117,7 @@ def tables(cells: Iterable[Cell]) -> str:
     # Whatever else a study has comes last.
     order = dict.fromkeys([*((training, rule) for training in TRAININGS for rule in RULES), *found])
     curves = {place: {seed: accuracies(cell) for seed, cell in found[place].items()} for place in order if place in found}
-    return f"{accuracy_table(curves)}\n\n{gain_table(curves)}\n\n{propagation_table()}\n"
+    return f"{accuracy_table(curves)}\n\n{gain_table(curves)}\n\n{propagation_table(*pixels())}\n"
 
 
 def main() -> None:

@@ -129,7 +129,7 @@ def test_what_the_parts_of_jlp_gain(benchmarks, tmp_path, monkeypatch):
     matrix["active.acquisition"] = ["random", "jlp"]
     study = write(tmp_path, "jlp", matrix=matrix, exclude=[{"lp_semi": False, "lp_weighting": "class"}], seeds=[3, 5, 7])
     made = benchmarks("jlp_table")
-    monkeypatch.setattr(made, "propagation_table", lambda: "(propagation)")
+    monkeypatch.setattr(made, "propagation_table", lambda features, truth: "(propagation)")
     for cell in read_study(study).cells:
         base = 50 + 5 * cell.seed + (cell.place["active.acquisition"] == "jlp")
         gain = (cell.seed - 3) * cell.place["lp_semi"] + 10 * (cell.place["lp_weighting"] == "class")
