@@ -775,7 +775,7 @@ def test_translate_flip_refuses_what_it_cannot_do():
 
 
 @pytest.mark.parametrize("augmentation", ["none", "translate"])
-def test_without_augmentation_the_weak_view_is_the_eval_view(tmp_path, augmentation):
+def test_the_weak_view_of_a_square_image_is_the_eval_view_where_there_is_no_augmentation(tmp_path, augmentation):
     write_folder(tmp_path, {"train/a": 2, "train/b": 2}, side=24)
     for cls, options in ((Digits, DatasetOptions(img_size=12)), (ImageFolder, DatasetOptions(data_dir=tmp_path))):
         dataset = cls(cls.Config(augmentation=augmentation), options)
@@ -786,7 +786,7 @@ def test_without_augmentation_the_weak_view_is_the_eval_view(tmp_path, augmentat
 
 
 def test_without_augmentation_nothing_else_may_be_said_of_shifts_and_mirrors():
-    no_shift = "dataset 'digits': augmentation: none: shifts by 0 pixels, whatever crop_ratio; 0.5 given, leave it out"
+    no_shift = "dataset 'digits': augmentation: none: does not shift, so crop_ratio says nothing; 0.5 given, leave it out"
     assert refusal(Digits, Digits.Config(augmentation="none"), DatasetOptions(crop_ratio=0.5)) == no_shift
     with pytest.raises(ValidationError, match="flip: true, but augmentation: none does not mirror; leave flip out"):
         Digits.Config(augmentation="none", flip=True)
@@ -879,24 +879,33 @@ def test_a_share_that_cannot_be_taken_is_refused(tmp_path):
             ImageFolder.Config(test_share=share)
 
 
-def test_the_split_of_a_run_stays_as_it_was(tmp_path):
+def test_the_test_set_of_a_share_is_known_again_by_its_images(tmp_path):
     write_folder(tmp_path, {"train/a": 10, "train/b": 10})
-    keys = list(folder(tmp_path, test_share=0.2).keys)
+    first = folder(tmp_path, test_share=0.2)
+    keys, digest = list(first.keys), first.test_digest
+    # Neither changes the first 20 % of a class: 2 of 10, and of 11.
     write_folder(tmp_path, {"unlabeled": 2})
+    last = write_image(tmp_path / "train/a/zzz.png")
     grown = folder(tmp_path, test_share=0.2)
     grown.align(keys, grow=True)
-    assert list(grown.keys) == [*keys, "unlabeled/000.png", "unlabeled/001.png"] and len(grown.test) == 4
-    # One that comes first by name: the second test image of the class would be trained on.
-    first = write_image(tmp_path / "train/a/0.png")
-    for grow in (False, True):
-        message = refusal(folder(tmp_path, test_share=0.2).align, keys, grow)
-        assert "with test_share another test set: train/a/001.png came or changed sides; put it back as it was" in message
-    first.unlink()
-    # One of the test set is gone, and the next one of the pool takes its place.
+    new = ["train/a/zzz.png", "unlabeled/000.png", "unlabeled/001.png"]
+    assert list(grown.keys) == [*keys, *new] and (len(grown.test), grown.test_digest) == (4, digest)
+    last.unlink()
+    # One that comes first by name; and one of the test set that is gone.
+    added = write_image(tmp_path / "train/a/0.png")
+    assert folder(tmp_path, test_share=0.2).test_digest != digest
+    added.unlink()
     (tmp_path / "train/b/001.png").unlink()
-    write_image(tmp_path / "train/b/zzz.png")
-    message = refusal(folder(tmp_path, test_share=0.2).align, keys, True)
-    assert "train/b/002.png, train/b/zzz.png came or changed sides" in message
+    assert folder(tmp_path, test_share=0.2).test_digest != digest
+    # A test set of its own may change, as ever.
+    write_folder(tmp_path, {"test/a": 1})
+    assert folder(tmp_path).test_digest is None
+
+
+def test_classes_without_a_test_image_are_named(tmp_path):
+    write_folder(tmp_path, {"train/a": 10, "train/b": 1, "train/c": 1})
+    (line,) = [line for line in folder(tmp_path, test_share=0.5).remarks() if "too few" in line]
+    assert line.endswith("too few images for one in the test set, which says nothing of these classes: b, c")
 
 
 # --- the views of a folder ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from usb_active.report import embedding, summary_table, write_report
 from usb_active.report.curves import learning_curve
 from usb_active.report.galleries import gallery
 from usb_active.report.groups import group_runs
-from usb_active.report.method_names import method_names
+from usb_active.report.method_names import method_names, method_settings
 from usb_active.report.runs import RunRecord
 from usb_active.storage.run_dir import RunDir
 
@@ -655,3 +655,11 @@ def test_a_report_needs_neither_torch_nor_semilearn(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (tmp_path / "out" / "report.md").is_file()
+
+
+def test_a_key_that_came_later_is_called_by_its_default_where_a_run_has_none():
+    """Such a run keeps no value (`later_key`), which is not that its views are "none"."""
+    blocks = ["image_folder", {"name": "image_folder", "augmentation": "none"}]
+    settings = [method_settings({"algorithm": "flexmatch", "dataset": block, "active": {"acquisition": "random"}}) for block in blocks]
+    assert [of_run["dataset.augmentation"] for of_run in settings] == ["usb", "none"]
+    assert method_names(settings) == ["augmentation=usb", "augmentation=none"]

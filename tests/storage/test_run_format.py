@@ -64,3 +64,14 @@ def test_a_run_that_has_lost_it_is_refused(run):
     run.write_keys(["a", "b"])
     with pytest.raises(UsageError, match=r"dataset\.json is gone; restore it from a copy"):
         run_format(run)
+
+
+def test_a_run_with_another_test_set_from_its_own_images_is_refused(run):
+    dataset = build_dataset(config_of(settings(run.path.parent)))
+    dataset.test_digest = "a" * 64
+    pin(run, dataset)
+    assert json.loads((run.path / "dataset.json").read_text())["test_digest"] == "a" * 64
+    take_pinned(run, dataset)
+    dataset.test_digest = "b" * 64
+    with pytest.raises(UsageError, match=r"taken from the same images as the pool \(test_share\), and is another than when the run began"):
+        take_pinned(run, dataset)

@@ -26,7 +26,7 @@ class ViewKeys(PluginConfig):
             half of the time as `flip` says. "translate": shifted by −4 … 4 pixels in both directions, what comes in being a reflection, and
             not mirrored. "translate_flip": likewise, and mirrored half of the time, digits too: that of Laine and Aila's networks, which
             the label propagation papers use on all their sets (Simeoni et al. 2021, section VI.A). "none": neither shifted nor
-            mirrored, as ALFA-Mix trains; the strong view is RandAugment alone.
+            mirrored, as ALFA-Mix trains (of an image that is not square, a random square); the strong view is RandAugment alone.
         flip: whether the weak and the strong view are mirrored half of the time, under `augmentation: usb`. Unless given they are, except
             for the digits of `digits` and `mnist`. USB mirrors SVHN's digits, FixMatch does not: `flip: false`.
         randaugment_n: how many operations RandAugment does to a strong view, before the cutout: the n of USB's `RandAugment(n, m)`, 3 in
@@ -63,6 +63,7 @@ def choose_views(dataset: ImageDataset, keys: ViewKeys) -> None:
     who, ratio = f"dataset '{dataset.name}': augmentation: {keys.augmentation}", DatasetOptions.crop_ratio
     if dataset.options.crop_ratio != ratio:
         what = f"shifts by {dataset.padding} pixels, whatever crop_ratio"
+        what = what if dataset.padding else "does not shift, so crop_ratio says nothing"
         raise UsageError(f"{who}: {what}; {dataset.options.crop_ratio} given, leave it out")
     if dataset.img_size <= dataset.padding:
         least = f"reflecting {dataset.padding} pixels needs at least {dataset.padding + 1}"

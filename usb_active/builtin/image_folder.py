@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -122,6 +123,10 @@ class ImageFolder(ImageDataset):
         if self._held_out:
             which = f"the first {100 * self.config.test_share:g} % of each class by name"
             lines.append(f"{self.root / 'train'}: {len(self._held_out)} images, {which}, are the test set")
+            tested = {key.split("/", 2)[1] for key in self._held_out}
+            if few := sorted(filled - tested):
+                what = "too few images for one in the test set, which says nothing of these classes"
+                lines.append(f"{self.root / 'train'}: {what}: {name_some(few)}")
         return [*lines, *depth]
 
     def align(self, keys: Sequence[str], grow: bool) -> None:
@@ -129,19 +134,9 @@ class ImageFolder(ImageDataset):
         gone = [key for key in keys if key not in taken]
         used = set(taken.values())
         new = {key: path for key, path in self._listing.items() if path not in used}
-        if self._held_out:
-            # Which are the first images of a class depends on all of them: with others, test samples could come to be trained on.
-            self._refuse_another_split([key for key in gone if key in self._held_out] + [key for key in new if key.startswith("train/")])
         if gone:
             raise UsageError(self._describe_vanished(gone, new))
         self._use({**taken, **new} if grow else taken)
-
-    def _refuse_another_split(self, moved: list[str]) -> None:
-        if moved:
-            raise UsageError(
-                f"data_dir: {self.root / 'train'} has other images than when the run began, and with test_share another test set: "
-                f"{name_some(moved)} came or changed sides; put it back as it was (new images can go to unlabeled/)"
-            )
 
     def _hold_out(self) -> dict[str, str]:
         """Take the test set of `test_share` out of the listing: key → path."""
@@ -264,7 +259,11 @@ class ImageFolder(ImageDataset):
         self._test_listing = Listing()
         folder = self.root / "test"
         if not folder.is_dir():
-            return self._test_samples(self._held_out) if self._held_out else None
+            if self._held_out:
+                # Which are the first images of a class depends on all of them.
+                self.test_digest = hashlib.sha256("\n".join(map(nfc, self._held_out)).encode()).hexdigest()
+                return self._test_samples(self._held_out)
+            return None
         self._test_listing = self._look_through("test")
         if not self._test_listing.images:
             raise UsageError(f"{folder} has no image; fill it, or remove it to go without a test set")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from usb_active.contracts.plugin import free_names
+from usb_active.contracts.plugin import PluginConfig, free_names, later_defaults
 from usb_active.contracts.registry import INITIAL_KINDS, REGISTRY
 from usb_active.errors import UsageError
 
@@ -43,12 +43,18 @@ def free_keys(config: Mapping[str, Any]) -> tuple[str, ...]:
 
     A plugin that is not at hand, as of a run that came from elsewhere, declares none.
     """
-    own = [f"{where}.{name}" for where, kinds, plugin in _plugins(config) for name in _declared(kinds, plugin)]
+    own = [f"{where}.{name}" for where, kinds, plugin in _plugins(config) for name in free_names(_keys_of(kinds, plugin))]
     return (*FREE_KEYS, *own)
 
 
+def unsaid_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys that a run's configuration does not have where they have their default (`later_key`), with that default."""
+    found = {where: later_defaults(_keys_of(kinds, plugin)) for where, kinds, plugin in _plugins(config)}
+    return {f"{where}.{name}": value for where, keys in found.items() for name, value in keys.items()}
+
+
 def _plugins(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """(dotted key, kinds, name) of every plugin that has keys of its own there."""
+    """(dotted key, kinds, name) of every plugin that is given as a block."""
     active = config.get("active")
     blocks = [(where, kinds, config.get(where)) for where, kinds in _TOP.items()]
     if isinstance(active, Mapping):
@@ -56,7 +62,7 @@ def _plugins(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...], 
     blocks = [item for where, kinds, block in blocks for item in _each(where, kinds, block)]
     blocks += [(f"{where}.features", ("features",), block.get("features")) for where, _, block in blocks]
     for where, kinds, block in blocks:
-        if isinstance(block, Mapping) and isinstance(block.get("name"), str) and len(block) > 1:
+        if isinstance(block, Mapping) and isinstance(block.get("name"), str):
             yield where, kinds, block["name"]
 
 
@@ -66,8 +72,8 @@ def _each(where: str, kinds: tuple[str, ...], block: Any) -> Iterator[tuple[str,
     return ((key, kinds, item) for key, item in numbered if isinstance(item, Mapping))
 
 
-def _declared(kinds: tuple[str, ...], name: str) -> list[str]:
+def _keys_of(kinds: tuple[str, ...], name: str) -> type[PluginConfig]:
     try:
-        return free_names(REGISTRY.get(REGISTRY.kind_of(name, *kinds), name).Config)
+        return REGISTRY.get(REGISTRY.kind_of(name, *kinds), name).Config
     except UsageError:
-        return []  # not at hand, or it does not import; an error where the plugin itself is used
+        return PluginConfig  # not at hand, or it does not import; an error where the plugin itself is used

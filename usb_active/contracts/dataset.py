@@ -78,6 +78,8 @@ class Dataset(Plugin):
         views: an object with the callables `weak`, `strong`, `eval`: undecorated sample → tensor. Made when
             first asked for, because making it may import torch and semilearn.
         test: held-out samples for evaluation, or None.
+        test_digest: a checksum of the test set's keys where it is taken from the same images as the pool, else None. A run keeps it, and
+            is refused when it changes: other images in the folder would make another test set.
         collate: a collate function for loaders, or None for torch's.
         kept_pixels: the core's, under `active.cache_images`; see `sample_for_views`.
         loads_in_threads: whether several threads may call `load`, and that of the test samples, at once: `active.cache_images` then does,
@@ -94,6 +96,7 @@ class Dataset(Plugin):
     in_channels: int
     views: Any
     test: Samples | None = None
+    test_digest: str | None = None
     collate: Callable | None = None
     kept_pixels: DecodedImages | None = None
     _task: Task | None = None

@@ -68,15 +68,20 @@ _LATER: JsonDict = {"usb_active": "later"}
 def later_key(default: Any, **constraints: Any) -> Any:
     """A pydantic `Field` for a key that its plugin did not have from the start, with the default that changes nothing.
 
-    A run's configuration has it only where it has another value (`stored_keys`), so that runs from before there was the key resume.
+    A run's configuration has it only where it has another value (`stored_keys`), so that runs from before there was the key resume. For
+    keys of a plugin itself, not of a block within them; the default is one that validation leaves as it is.
     """
     return Field(default, json_schema_extra=_LATER, **constraints)
 
 
+def later_defaults(model: type[BaseModel]) -> dict[str, Any]:
+    """The keys that were declared by `later_key`, with their defaults: what a configuration without them means."""
+    return {name: info.default for name, info in model.model_fields.items() if info.json_schema_extra == _LATER}
+
+
 def stored_keys(config: BaseModel) -> dict[str, Any]:
     """A plugin's own keys as the configuration of a run keeps them: plain data, without those of `later_key` that have their default."""
-    later = [name for name, info in type(config).model_fields.items() if info.json_schema_extra == _LATER]
-    idle = {name for name in later if getattr(config, name) == type(config).model_fields[name].default}
+    idle = {name for name, default in later_defaults(type(config)).items() if getattr(config, name) == default}
     return {name: value for name, value in config.model_dump(mode="json").items() if name not in idle}
 
 

@@ -190,7 +190,8 @@ def take_pinned(run_dir: RunDir, dataset: Dataset) -> None:
     """Have the data set call its classes as the run does, whose files may be of a disk that composes accents in another way.
 
     Raises:
-        UsageError: image size, channels or classes are not those the run began with; names the key that brings them back.
+        UsageError: image size, channels or classes are not those the run began with; names the key that brings them back. Or the test set
+            is another, where it is taken from the images of the pool.
     """
     before = read_dataset(run_dir) or {}
     for name, now in _pinned(dataset).items():
@@ -200,6 +201,11 @@ def take_pinned(run_dir: RunDir, dataset: Dataset) -> None:
         if name == "class_names" and list(map(nfc, then)) == list(map(nfc, now)):
             dataset.class_names = tuple(then)
             continue
+        if name == "test_digest":
+            raise UsageError(
+                f"{run_dir.path}: the test set is taken from the same images as the pool (test_share), and is another than when the run "
+                "began: images came or went; put them back as they were (new ones can go to unlabeled/)"
+            )
         old, new = (f"[{', '.join(value)}]" if name == "class_names" else value for value in (then, now))
         where = "below `dataset:` in the YAML, and take away folders of other classes" if name == "class_names" else "in the YAML"
         raise UsageError(f"{run_dir.path}: the run began with {name}: {old}, and now it is {new}; to resume, write {name}: {old} {where}")
@@ -207,6 +213,7 @@ def take_pinned(run_dir: RunDir, dataset: Dataset) -> None:
 
 def _pinned(dataset: Dataset) -> dict[str, Any]:
     pinned = {"img_size": dataset.img_size, "in_channels": dataset.in_channels, "class_names": list(dataset.class_names)}
+    pinned |= {} if dataset.test_digest is None else {"test_digest": dataset.test_digest}
     return pinned if dataset.class_names else {**pinned, "task": dataset.task.record()}
 
 

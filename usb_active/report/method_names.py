@@ -29,14 +29,15 @@ def method_settings(config: dict, varied: Sequence[str] = ()) -> dict[str, Any]:
         config: of a run.
         varied: keys that stay whatever they change, and all below them.
     """
-    from usb_active.config.free_keys import free_keys
+    from usb_active.config.free_keys import free_keys, unsaid_keys
     from usb_active.config.settings import OBSERVING_KEYS
 
     active = dict(config.get("active") or {})
     # The short form of a choice, `acquisition: margin`, means the same as `{name: margin}`.
     active |= {key: {"name": active[key]} for key in CHOICES if isinstance(active.get(key), str)}
     free = (*RUN_KEYS, *free_keys(config), *OBSERVING_KEYS)
-    flat = _flatten({**config, "active": active})
+    whole = {**config, "active": active} | {key: {"name": config[key]} for key in ("dataset", "net") if isinstance(config.get(key), str)}
+    flat = unsaid_keys(whole) | _flatten(whole)
     return {key: flat[key] for key in flat if _below(key, varied) or not _below(key, free)}
 
 

@@ -75,6 +75,8 @@ class DatasetRecord(Record):
     # Of the pixels, where the data set normalises them; runs from before have neither.
     mean: list[float] | None = None
     std: list[float] | None = None
+    # Of the test set's keys, where it is taken from the images of the pool.
+    test_digest: str | None = None
     run: str | None = None
     task: TaskRecord | None = None
 

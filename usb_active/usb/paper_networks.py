@@ -152,7 +152,8 @@ def vit_small(
         patch_size: pixels; None: 16 from 96 pixels on, else an eighth of the side (32 pixels: 4).
         last_blocks: of how many last blocks, 1 to 12, the class tokens are the features, after the transformer's layer normalisation and
             from the earliest block on. One is a ViT as usual; the public code of ALFA-Mix (Parvaneh et al. 2022), and so the ASSL paper,
-            has 4.
+            has 4. (That code interpolates position embeddings of 224 pixels, and starts the classifier from N(0, 0.01); ours has
+            embeddings of the image's own size, and torch's start.)
         embedding: size of a linear layer between those tokens and the classifier, which then are the features (ALFA-Mix: 256); None: no
             such layer.
 
