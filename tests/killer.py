@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,9 @@ def settings(tmp_path: Path, name: str = "run", /, active: Mapping[str, Any] | N
     return run_helpers.settings(tmp_path, name, active=block, **{"plugins": [str(PLUGIN)], **usb})
 
 
-def run(data: Mapping[str, Any], point: str = "", act: str = "kill") -> Ended:
-    """`usb-active run` on these settings in a process of its own."""
-    process = start(data, point, act)
+def run(data: Mapping[str, Any], point: str = "", act: str = "kill", more: Sequence[str] = ()) -> Ended:
+    """`usb-active run` on these settings in a process of its own; `more`: further arguments."""
+    process = start(data, point, act, more)
     process.join(LIMIT_SECONDS)
     if process.exitcode is None:
         process.kill()
@@ -55,10 +55,10 @@ def run(data: Mapping[str, Any], point: str = "", act: str = "kill") -> Ended:
     return Ended(process.exitcode, *said(data))
 
 
-def start(data: Mapping[str, Any], point: str = "", act: str = "kill") -> multiprocessing.process.BaseProcess:
+def start(data: Mapping[str, Any], point: str = "", act: str = "kill", more: Sequence[str] = ()) -> multiprocessing.process.BaseProcess:
     """The process of `run`, which has just begun; it leads a process group as soon as it comes to our code."""
     yaml = run_helpers.write_yaml(_beside(data, "yaml"), data)
-    process = _server.Process(target=_command, args=(["run", str(yaml)], environment(point, act), *map(str, _texts(data))))
+    process = _server.Process(target=_command, args=(["run", str(yaml), *more], environment(point, act), *map(str, _texts(data))))
     process.start()
     return process
 

@@ -306,12 +306,12 @@ def _in_first_folder() -> None:
     _around(durable, "sync_folder", before=chosen)
 
 
-def _in_labels() -> None:
+def _in_labels(cycle: int = CYCLE) -> None:
     """After half of the rows are in the file."""
     original = journal.write_all
 
     def write_all(fd, data):
-        if b"\n%d," % CYCLE in b"\n" + data:
+        if b"\n%d," % cycle in b"\n" + data:
             original(fd, data[: len(data) // 2])
             fire()
             data = data[len(data) // 2 :]
@@ -346,6 +346,10 @@ POINTS = {
     "before_query": lambda: _around(RunDir, "save_query", before=lambda run, query: query.cycle == CYCLE),
     "query": lambda: _around(RunDir, "save_query", after=lambda run, query: query.cycle == CYCLE),
     "in_labels": _in_labels,
+    "before_first_labels": lambda: _around(RunDir, "write_json", after=_wrote("dataset.json")),
+    "in_first_labels": lambda: _in_labels(0),
+    "first_query": lambda: _around(RunDir, "save_query", after=lambda run, query: query.cycle == 0),
+    "first_start": lambda: _around(RunDir, "write_json", after=_wrote("cycle_000/start.json")),
     "labels": lambda: _around(RunDir, "append_rows", after=lambda run, rows: rows[0].cycle == CYCLE),
     "first_labels": lambda: _around(RunDir, "append_rows", after=lambda run, rows: rows[0].cycle == 0),
     "start": lambda: _around(RunDir, "write_json", after=_wrote(f"cycle_{CYCLE:03d}/start.json")),

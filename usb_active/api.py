@@ -12,11 +12,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from usb_active.config.labels_from import with_labels_of
 from usb_active.config.settings import RunConfig, config_from_dict, load_yaml_config
 from usb_active.errors import UsageError, plain, printable
 from usb_active.storage.paths import user_path
@@ -30,13 +32,17 @@ __all__ = ["Run", "TrainedModel", "load_config", "open_run", "run"]
 logger = logging.getLogger("usb_active")
 
 
-def load_config(config: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    config: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, labels_from: str | Path | None = None
+) -> RunConfig:
     """A checked configuration, for `run`.
 
     Args:
         config: the path of a YAML file; the name of a packaged one, such as "quickstart"; or the same as a dict. Relative paths of
             plugins' keys count from the YAML's folder, those of a dict from the working directory.
         overrides: texts as after the command's `--set`, put over it: `["active.budget=50", "seed=3"]`.
+        labels_from: a run directory, as after the command's `--from`: a new run begins with the labels and skips that it holds, in
+            place of `active.initial`. Give it again to resume that run.
 
     Returns:
         The configuration: `run_path` is where it runs, `resolved()` all of it as a dict. What was dropped is logged as a warning.
@@ -46,12 +52,14 @@ def load_config(config: str | Path | Mapping[str, Any], overrides: Sequence[str]
     """
     if isinstance(overrides, str):
         raise UsageError(f"overrides: must be a list of texts, as in ['{printable(overrides)}']")
+    source = None if labels_from is None else user_path(labels_from)
     if isinstance(config, Mapping):
         data = _yaml_value("config", config)
         changed = apply_overrides(data, overrides)
-        loaded = config_from_dict(data, base=Path.cwd(), source="config", overridden=changed)
+        read = partial(config_from_dict, base=Path.cwd(), source="config", overridden=changed)
+        loaded = read(data) if source is None else with_labels_of(read, data, source)
     elif isinstance(config, (str, os.PathLike)):
-        loaded = load_yaml_config(os.fspath(config), overrides)
+        loaded = load_yaml_config(os.fspath(config), overrides, source)
     else:
         raise UsageError(f"config: must be a path, the name of a packaged YAML, or a dict, not {type(config).__name__}")
     for line in loaded.warnings:

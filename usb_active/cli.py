@@ -132,6 +132,8 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
             metavar="KEY=VALUE",
             help="put a value over the file's, as in --set active.budget=50 --set seed=3; may be repeated",
         )
+        labels_from = "begin a new run with the labels and skips of another one, in place of `initial:`; the same command resumes it"
+        command.add_argument("--from", dest="labels_from", type=path_argument, metavar="RUN", help=labels_from)
         command.add_argument("-v", "--verbose", action="store_true", help="show what USB logs as well")
         command.set_defaults(handler=handler)
 
@@ -218,7 +220,7 @@ def _add_trust(command: argparse.ArgumentParser) -> None:
 def _load(args: argparse.Namespace):
     from usb_active.config.settings import load_yaml_config
 
-    config = load_yaml_config(args.config, args.overrides)
+    config = load_yaml_config(args.config, args.overrides, args.labels_from)
     show_warnings(config)
     return config
 

@@ -253,7 +253,7 @@ def test_a_state_that_is_not_empty_needs_its_plugin(tmp_path):
 # ---------------------------------------------------------------------------------------------- in one place
 def test_the_list_shows_the_kind():
     shown = command("list", "initial_labels").stdout.splitlines()
-    assert [line.split()[:2] for line in shown] == [["initial_labels", "file"], ["initial_labels", "known"]]
+    assert [line.split()[:2] for line in shown] == [["initial_labels", name] for name in ("file", "known", "other_run")]
     assert {"file", "known"} <= set(REGISTRY.names("initial_labels")) and not {"file", "known"} & set(REGISTRY.names("acquisition"))
 
 

@@ -160,7 +160,20 @@ class Renaming(Sound):
         return super().known_labels(view)
 
 
+class Contradicting(Sound):
+    """Refuses what it brings a label of."""
+
+    def known_skips(self, view):
+        return self.read()[:1, 0]
+
+
+class Wavering(Sound):
+    def known_skips(self, view):
+        return np.random.default_rng().permutation(np.arange(4, 20))[:8]
+
+
 SAMPLES = "test_labels_are_of_samples_and_classes_that_there_are"
+REFUSED = "test_refused_samples_are_there_and_have_no_label"
 AGAIN = "test_asked_again_it_brings_the_same"
 GENERATORS = "test_global_generators_are_neither_used_nor_changed"
 ALL = checks_of(InitialLabelsContract)
@@ -170,6 +183,8 @@ BROKEN = [
     Broken(SAMPLES, Twofold, also=ALL),
     Broken(SAMPLES, Texts, also=ALL),
     Broken(SAMPLES, CountingFromOne, also=ALL),
+    Broken(REFUSED, Contradicting),
+    Broken(REFUSED, Wavering),
     Broken("test_where_there_are_no_labels_it_says_so", Silent),
     Broken("test_where_there_are_no_labels_it_says_so", Speechless),
     Broken("test_where_there_are_no_labels_it_says_so", Unmarked),
@@ -178,7 +193,7 @@ BROKEN = [
     Broken("test_in_a_run_under_way_it_brings_the_same", Continuing),
     Broken(GENERATORS, Disturbing),
     Broken(GENERATORS, Chancy, also=[AGAIN, "test_in_a_run_under_way_it_brings_the_same"]),
-    Broken("test_its_files_are_unchanged", Consuming, also=[AGAIN, "test_in_a_run_under_way_it_brings_the_same", GENERATORS]),
+    Broken("test_its_files_are_unchanged", Consuming, also=[REFUSED, AGAIN, "test_in_a_run_under_way_it_brings_the_same", GENERATORS]),
     Broken("test_its_files_are_unchanged", Noting),
     Broken("test_the_pool_is_unchanged", Labelling),
     Broken("test_the_pool_is_unchanged", Correcting, also=[AGAIN, GENERATORS]),

@@ -41,6 +41,7 @@ _HERE = f"{__name__}."
 PLUGINS = [
     Declaration("initial_labels", "file", _HERE + "file_plugins:FileLabels", "labels of a CSV (key or index, label); no query"),
     Declaration("initial_labels", "known", _HERE + "file_plugins:KnownLabels", "the labels that the data set brings; no query"),
+    Declaration("initial_labels", "other_run", _HERE + "other_run:OtherRun", "the labels and skips of another run; no query"),
     Declaration("features", "model", _HERE + "feature_sources:ModelFeatures", "the task model of this cycle, EMA weights"),
     Declaration("features", "pretrain", _HERE + "feature_sources:PretrainFeatures", "the pretrained backbone"),
     Declaration("features", "pixels", _HERE + "feature_sources:PixelFeatures", "the normalised pixels, for tiny images"),

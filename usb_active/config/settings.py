@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from pydantic import BeforeValidator, Field, InstanceOf
 from usb_active.config.choices import PluginChoice, Problems, Strict, choose, choose_with, validate
 from usb_active.config.former_defaults import keep_former_defaults
 from usb_active.config.free_keys import free_keys
+from usb_active.config.labels_from import with_labels_of
 from usb_active.config.speed import check_speed
 from usb_active.config.train_on import check_train_on
 from usb_active.config.upper_bound import wants_all_labels
@@ -248,11 +250,12 @@ class RunConfig:
         return {**self.resolved(), **{name: absolute(self.usb[name]) for name in PATH_KEYS}}
 
 
-def load_yaml_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_yaml_config(path_or_name: str | Path, overrides: Sequence[str] = (), labels_from: Path | None = None) -> RunConfig:
     """The configuration of a file, or of a packaged YAML by its name.
 
     Args:
         overrides: `key=value` texts with dotted keys, put over the file; values are YAML.
+        labels_from: a run directory whose labels stand in place of `active.initial`: see `usb_active.config.labels_from`.
 
     Raises:
         UsageError: what is wrong, a line each.
@@ -260,7 +263,8 @@ def load_yaml_config(path_or_name: str | Path, overrides: Sequence[str] = ()) ->
     path = find_yaml(path_or_name)
     data = read_yaml(path)
     changed = apply_overrides(data, overrides)
-    return config_from_dict(data, base=path.resolve().parent, source=str(path_or_name), overridden=changed)
+    read = partial(config_from_dict, base=path.resolve().parent, source=str(path_or_name), overridden=changed)
+    return read(data) if labels_from is None else with_labels_of(read, data, labels_from)
 
 
 def config_from_dict(data: Mapping[str, Any], *, base: Path, source: str, overridden: Iterable[str] = ()) -> RunConfig:

@@ -1,6 +1,6 @@
 """The contract of labels that exist before a run begins. What chooses instead is an acquisition; both stand under `active.initial`.
 
-Dimension letters: P labels that are brought, N pool, C classes (0 where the data set's task has none).
+Dimension letters: P labels that are brought, S samples that are refused, N pool, C classes (0 where the data set's task has none).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from usb_active.contracts.acquisition import check_pseudo_labels, label_arrays
-from usb_active.contracts.plugin import Plugin
-from usb_active.errors import UsageError
+from usb_active.contracts.plugin import Plugin, optional
+from usb_active.errors import UsageError, name_some
 
 if TYPE_CHECKING:
     from usb_active.pool.view import PoolView
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class InitialLabels(Plugin):
     """Brings labels that exist already; the first training is on these, without a query. Override `known_labels`.
 
-    A run journals them as its query 0, once. `check` and every start of a run ask for them too, to say what is wrong before anything
-    runs: what is brought must not depend on when, or how often, it is asked for.
+    A run journals them as its query 0, once. Until then `check` and every start of a run ask for them too, to say what is wrong before
+    anything runs: what is brought must not depend on when, or how often, it is asked for.
     """
 
     kind: ClassVar[str] = "initial_labels"
@@ -42,6 +42,14 @@ class InitialLabels(Plugin):
         """
         raise NotImplementedError(f"{type(self).__name__}.known_labels")
 
+    @optional
+    def known_skips(self, view: PoolView) -> Any:
+        """idx (S,) distinct dataset indices of samples that were refused before, and are never to be asked for; by default none.
+
+        Asked for after `known_labels`, with the same view, and journalled together with what that brings.
+        """
+        return ()
+
 
 def check_initial_labels(returned: Any, num_samples: int, num_labels: int, who: str) -> dict[str, np.ndarray]:
     """What `known_labels` returned as `idx` (P,) and `labels` (P,) int64.
@@ -53,3 +61,25 @@ def check_initial_labels(returned: Any, num_samples: int, num_labels: int, who: 
     if len(checked["idx"]) == 0:
         raise UsageError(f"{who}: brings no label; a training needs at least one")
     return checked
+
+
+def check_initial_skips(returned: Any, labeled: np.ndarray, num_samples: int, who: str) -> np.ndarray:
+    """What `known_skips` returned as `idx` (S,) int64.
+
+    Args:
+        returned: by the plugin.
+        labeled: (P,) the samples that it brings labels of.
+        num_samples: of the pool.
+        who: for messages.
+
+    Raises:
+        UsageError: not integers, another shape, a sample twice or that does not exist, or one that is labelled as well.
+    """
+    idx = np.asarray(returned)
+    if idx.size == 0:
+        return np.empty(0, dtype=np.int64)
+    skipped = check_pseudo_labels(idx, np.zeros(idx.shape, dtype=np.int64), num_samples, 1, who)["idx"]
+    both = np.intersect1d(skipped, labeled)
+    if len(both):
+        raise UsageError(f"{who}: both labelled and skipped: {name_some(both)}")
+    return skipped

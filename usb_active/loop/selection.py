@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from usb_active.contracts.acquisition import check_picks, check_pseudo_labels, label_arrays
-from usb_active.contracts.initial_labels import InitialLabels, check_initial_labels
+from usb_active.contracts.initial_labels import InitialLabels, check_initial_labels, check_initial_skips
 from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError
 from usb_active.loop.ledger import Ledger
@@ -54,16 +54,19 @@ class Selection:
 
     def _take_known(self, plugin: InitialLabels) -> Query:
         known = self.known_labels(plugin)
-        idx, labels = known["idx"].tolist(), known["labels"].tolist()
-        self._ledger.journal({i: (0, plugin.name) for i in idx}, dict(zip(idx, labels, strict=True)), ())
-        return self._query(0, plugin, known["idx"])
+        idx, labels, skipped = (known[name].tolist() for name in ("idx", "labels", "skipped"))
+        asked = {i: (0, plugin.name) for i in (*idx, *skipped)}
+        self._ledger.journal(asked, dict(zip(idx, labels, strict=True)), skipped)
+        return self._query(0, plugin, np.concatenate([known["idx"], known["skipped"]]))
 
     def known_labels(self, plugin: InitialLabels) -> dict[str, np.ndarray]:
-        """`idx` (P,) and `labels` (P,), checked, that a plugin brings before the first training."""
+        """`idx` (P,), `labels` (P,) and `skipped` (S,), checked, that a plugin brings before the first training."""
         with seeded_globals(self._seed, 0, "initial"):
-            returned = plugin.known_labels(self._views.of("initial", 0, held_out=NOBODY))
-        who = f"initial '{plugin.name}': known_labels"
-        return check_initial_labels(returned, len(self._dataset), self._dataset.task.num_labels, who)
+            view = self._views.of("initial", 0, held_out=NOBODY)
+            returned, refused = plugin.known_labels(view), plugin.known_skips(view)
+        size, who = len(self._dataset), f"initial '{plugin.name}'"
+        known = check_initial_labels(returned, size, self._dataset.task.num_labels, f"{who}: known_labels")
+        return {**known, "skipped": check_initial_skips(refused, known["idx"], size, f"{who}: known_skips")}
 
     def _query(self, cycle: int, plugin: Any, idx: np.ndarray, probs: np.ndarray | None = None) -> Query:
         keys = tuple(self._dataset.keys[int(i)] for i in idx)

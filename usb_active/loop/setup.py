@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usb_active.config.labels_from import check_begun_from
 from usb_active.config.settings import RunConfig, check_against_pool
 from usb_active.config.upper_bound import check_upper_bound
 from usb_active.config.usb_keys import algorithm_class
@@ -173,6 +174,7 @@ def open_parts(parts: dict[str, Any], is_new: bool = False) -> Components:
 
 def check_directory(config: RunConfig) -> None:
     """UsageError when the run's directory holds a run of another configuration, or is none of a run."""
+    check_begun_from(config)
     check_reopening(config.run_path, config.stored(), free_keys=config.free_keys)
 
 
@@ -307,10 +309,17 @@ def check_files(config: RunConfig) -> None:
     choices = {**role_choices(active), "features": active.features}
     if active.pretrain is not None:
         choices["pretrain"] = active.pretrain
+    if has_taken_labels(config):
+        del choices["initial"]
     for where, choice in choices.items():
         for key, value in [*vars(choice.config).items(), *(vars(choice.features.config).items() if choice.features else ())]:
             if isinstance(value, Path) and not value.exists():
                 raise UsageError(f"{config.source}: active.{where}.{key}: there is no file {value}")
+
+
+def has_taken_labels(config: RunConfig) -> bool:
+    """Whether labels that existed already are in the run's journal, with the query that stands for them: they are not read again."""
+    return config.active.initial.brings_labels and (config.run_path / "queries" / "cycle_000.json").is_file()
 
 
 def queryable_mask(dataset: Dataset, oracle: Any) -> np.ndarray:

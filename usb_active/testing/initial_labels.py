@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
-from usb_active.contracts.initial_labels import InitialLabels, check_initial_labels
+from usb_active.contracts.initial_labels import InitialLabels, check_initial_labels, check_initial_skips
 from usb_active.errors import UsageError
 from usb_active.testing.contract import Contract, copies, files_below, generators_untouched, made, seed_generators, unchanged
 from usb_active.testing.pool import CLASSES, World
@@ -57,6 +58,12 @@ class InitialLabelsContract(Contract):
         checked = check_initial_labels(self.returned(plugin, world), len(world.dataset), CLASSES, self.shown_name)
         return list(zip(checked["idx"].tolist(), checked["labels"].tolist(), strict=True))
 
+    def refused(self, plugin: InitialLabels, world: World) -> list[int]:
+        """Dataset indices of the samples that are never to be asked for, checked; it is asked after it has brought its labels."""
+        labeled = [index for index, _ in self.brought(plugin, world)]
+        view = world.view(plugin.needs, made("features", self.features), cycle=0, role="initial")
+        return check_initial_skips(plugin.known_skips(view), np.array(labeled), len(world.dataset), self.shown_name).tolist()
+
     @pytest.fixture
     def fresh(self, tmp_path: Path) -> World:
         """A pool as it is before a run: no label, no model."""
@@ -72,6 +79,11 @@ class InitialLabelsContract(Contract):
     def test_labels_are_of_samples_and_classes_that_there_are(self, fresh: World, tmp_path: Path) -> None:
         """They go into the journal as they are: integers, each sample once, at least one."""
         assert self.brought(self.plugin(tmp_path), fresh)
+
+    def test_refused_samples_are_there_and_have_no_label(self, fresh: World, tmp_path: Path) -> None:
+        """They go into the journal beside the labels: integers, each sample once; the same ones in a new process."""
+        keys = self.files(tmp_path)
+        assert self.refused(self.make(keys), fresh) == self.refused(self.make(keys), fresh), "refuses other samples the second time"
 
     def test_where_there_are_no_labels_it_says_so(self, tmp_path: Path) -> None:
         """Of a pool whose labels are not known it brings those that it has from elsewhere, or refuses: a training needs one."""

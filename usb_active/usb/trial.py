@@ -17,7 +17,7 @@ from semilearn.algorithms import get_algorithm
 
 from usb_active.config.settings import RunConfig
 from usb_active.errors import UsageError, reason_of
-from usb_active.loop.setup import make_plugins, queryable_mask
+from usb_active.loop.setup import has_taken_labels, make_plugins, queryable_mask
 from usb_active.pool.batch_norm import tracking_layers
 from usb_active.pool.feature_inputs import FeatureInputs
 from usb_active.pool.inference import evaluating
@@ -83,12 +83,16 @@ def _check_known(session: Any, config: RunConfig) -> None:
     plugin, active = session.initial_labels, config.active
     if plugin is None:
         return
-    known = session.selection.known_labels(plugin)["idx"]
+    if has_taken_labels(config):
+        # They are in the journal, and are read from nowhere else; what they were read from may be gone.
+        return
+    found = session.selection.known_labels(plugin)
+    known = found["idx"]
     if (config.run_path / "queries").is_dir():
         # Under way: what is asked already counts, and the run says itself when no sample is left.
         return
     askable = queryable_mask(session.dataset, session.oracle)
-    left = int(np.delete(askable, known).sum())
+    left = int(np.delete(askable, np.concatenate([known, found["skipped"]])).sum())
     wanted = active.cycles * active.budget
     if wanted > left:
         simulated = ", and `oracle: dataset` knows no other labels" if session.oracle.simulated else ""

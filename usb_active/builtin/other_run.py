@@ -1,0 +1,84 @@
+"""Labels that another run has: `usb-active run NEW.yaml --from RUN`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from usb_active.contracts.initial_labels import InitialLabels
+from usb_active.contracts.plugin import PluginConfig
+from usb_active.contracts.task import Task
+from usb_active.errors import UsageError, printable
+from usb_active.pool.view import PoolView
+from usb_active.storage.labels_in_force import LabelsInForce, labels_in_force
+from usb_active.storage.paths import nfc
+from usb_active.storage.sample_keys import unique
+
+
+class OtherRun(InitialLabels):
+    """Starts from the labels that another run has, as they stand there; what was skipped there is not asked for either.
+
+    Its pool must be within this one, and its classes the same. Nothing of it is changed, and it may be under way.
+    """
+
+    class Config(PluginConfig):
+        path: Path = Field(description="the run directory; read before the first query, and never again")
+        run: str = Field("", description="the number by which that run is known again; --from fills it in")
+
+    def known_labels(self, view: PoolView) -> tuple[np.ndarray, np.ndarray]:
+        found, task = self._found, view.dataset.task
+        self._check_labels(found, view.dataset.class_names, task)
+        where = _positions(view.dataset.keys)
+        self._check_pool(found, where, view.dataset.name)
+        labels = [self._number(key, text, task) for key, text in found.labels.items()]
+        return _indices(found.labels, where), np.array(labels, dtype=np.int64)
+
+    def known_skips(self, view: PoolView) -> np.ndarray:
+        return _indices(self._found.skipped, _positions(view.dataset.keys))
+
+    @cached_property
+    def _found(self) -> LabelsInForce:
+        # Read once, so that labels and skips are of one moment of a run under way.
+        found = labels_in_force(self.config.path)
+        if self.config.run not in ("", found.number):
+            raise UsageError(f"{self.config.path} is another run than the one that was to be taken over; give its own directory")
+        return found
+
+    def _check_labels(self, found: LabelsInForce, class_names: Sequence[str], task: Task) -> None:
+        """UsageError when what may be given differs: of classes, how many and which first."""
+        own = "" if class_names else task.name
+        if found.task != own:
+            one, other = (f"of the task '{name}'" if name else "classes" for name in (found.task, own))
+            raise UsageError(f"{self.config.path}: its labels are {one}, and those of this pool {other}")
+        theirs, ours = dict.fromkeys(map(nfc, found.class_names)), dict.fromkeys(map(nfc, class_names))
+        differing = [*(name for name in theirs if name not in ours), *(name for name in ours if name not in theirs)]
+        if differing:
+            only = "only there" if differing[0] in theirs else "only here"
+            counts = f"{len(theirs)} classes there, {len(ours)} here, {len(differing)} in only one of them"
+            raise UsageError(f"{self.config.path}: other classes than this pool's: {counts}, first '{printable(differing[0])}' ({only})")
+
+    def _check_pool(self, found: LabelsInForce, where: dict[str, int], name: str) -> None:
+        lacking = [key for key in found.keys if nfc(key) not in where]
+        if lacking:
+            counts = f"{len(lacking)} of its {len(found.keys)} samples are not in the pool of dataset '{name}'"
+            raise UsageError(f"{self.config.path}: {counts}, first '{printable(lacking[0])}'; the pool must be the same")
+
+    def _number(self, key: str, text: str, task: Task) -> int:
+        # On another disk the accents of a class's folder may be composed otherwise.
+        names = {nfc(name): name for name in task.class_names} if not text.isascii() else {}
+        try:
+            return task.encode(names.get(nfc(text), text))
+        except ValueError:
+            raise UsageError(f"{self.config.path}: '{printable(key)}': {task.problem} '{printable(text)}'{task.hint(text)}") from None
+
+
+def _positions(keys: Sequence[str]) -> dict[str, int]:
+    return unique((nfc(key), index) for index, key in enumerate(keys))
+
+
+def _indices(keys: Iterable[str], where: dict[str, int]) -> np.ndarray:
+    return np.array([where[nfc(key)] for key in keys], dtype=np.int64)
