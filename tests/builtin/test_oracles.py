@@ -535,7 +535,8 @@ def test_lost_probabilities_of_an_earlier_query_do_not_matter(run, files):
 def test_instructions_say_where_what_and_how_to_go_on(asked):
     oracle, query = asked
     where, what = oracle.instructions(query, 2).splitlines()
-    assert where == f"2 of {len(query.idx)} labels are missing: fill the column 'label' of {oracle.csv_path(0)}"
+    files = f"{oracle.csv_path(0)} (pictures: {oracle.page_path(0)})"
+    assert where == f"2 of {len(query.idx)} labels are missing: fill the column 'label' of {files}"
     assert what == "with one of: cat, dog, Überhund; 'skip' refuses a sample; then run the same command again"
 
 

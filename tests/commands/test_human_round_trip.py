@@ -91,8 +91,9 @@ def desk(tmp_path, capsys) -> Desk:
 
 
 def waiting(desk: Desk, cycle: int, missing: str) -> list[str]:
+    files = f"{desk.sheet(cycle)} (pictures: {desk.sheet(cycle).with_suffix('.html')})"
     return [
-        f"{missing} labels are missing: fill the column 'label' of {desk.sheet(cycle)}",
+        f"{missing} labels are missing: fill the column 'label' of {files}",
         "with one of: cat, dog, guinea pig; 'skip' refuses a sample; then run the same command again",
     ]
 

@@ -356,7 +356,8 @@ def test_one_cell_fails_one_waits_and_one_is_done(tmp_path):
     log = study.folder / "logs" / f"{failed.name}.log"
     asked = waiting.run_path / "queries/cycle_000.csv"
     ends = out[out.rindex("waiting: ") :].splitlines()
-    assert ends[0] == f"waiting: {waiting.name}: 20 of 20 labels are missing: fill the column 'label' of {asked}"
+    missing = f"20 of 20 labels are missing: fill the column 'label' of {asked} (pictures: {asked.with_suffix('.html')})"
+    assert ends[0] == f"waiting: {waiting.name}: {missing}"
     assert ends[1].startswith(f"failed: {failed.name}: ") and "active.budget" in ends[1] and ends[1].endswith(f" ({log})")
     assert ends[2].startswith("3 cells: 1 done, 1 waiting for labels, 1 failed")
     assert asked.is_file() and len(RunDir.read(done.run_path).metrics()) == 2

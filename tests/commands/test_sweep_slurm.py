@@ -433,7 +433,8 @@ def test_with_submitits_local_executor(tmp_path):
     assert process.returncode == 1 and err == "", err
     ends = out[out.rindex("waiting: ") :].splitlines()
     asked = waiting.run_path / "queries/cycle_000.csv"
-    assert ends[0] == f"waiting: {waiting.name}: 20 of 20 labels are missing: fill the column 'label' of {asked}"
+    missing = f"20 of 20 labels are missing: fill the column 'label' of {asked} (pictures: {asked.with_suffix('.html')})"
+    assert ends[0] == f"waiting: {waiting.name}: {missing}"
     assert ends[1].startswith(f"failed: {failed.name}: ") and "active.budget" in ends[1]
     assert ends[2].startswith("3 cells: 1 done, 1 waiting for labels, 1 failed") and len(RunDir.read(done.run_path).metrics()) == 2
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usb_active.builtin.answer_files import csv_path, read_answers
+from usb_active.builtin.contact_sheet import NoImage, as_image, write_contact_sheet
 from usb_active.builtin.label_file import RowProblems, task_of
 from usb_active.contracts.oracle import Oracle
 from usb_active.contracts.plugin import PluginConfig, free_key
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 # Smaller images are enlarged to this, in pixels, so that a person can see them.
 _MIN_SIDE = 128
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 
 
 class DatasetOracle(Oracle):
@@ -66,8 +66,12 @@ class CsvOracle(Oracle):
         """The file of a query."""
         return csv_path(self.run_path, cycle)
 
+    def page_path(self, cycle: int) -> Path:
+        """The page with a query's pictures; there is none where samples are no images."""
+        return self.csv_path(cycle).with_suffix(".html")
+
     def ask(self, query: Query) -> None:
-        """Write the file, and images where samples are not files. What exists holds answers and stays."""
+        """Write the file, images where samples are not files, and a page with pictures. What exists holds answers and stays."""
         path = self.csv_path(query.cycle)
         make_folder(path.parent)
         files = [self._file(query, index) for index in query.idx.tolist()]
@@ -75,6 +79,8 @@ class CsvOracle(Oracle):
         if not path.exists():
             data = _sheet(query, files)
             atomic_write(path, lambda file: file.write(data))
+        if not self.page_path(query.cycle).exists():
+            write_contact_sheet(self.page_path(query.cycle), query, self.dataset.load, _suggestions(query))
 
     def collect(self, query: Query) -> Answers:
         """All that the files of this query and of earlier ones say; `pending` is what none of them answers.
@@ -99,8 +105,10 @@ class CsvOracle(Oracle):
         """Where the file is, what may stand in it, and how to continue."""
         task = self._task(query)
         skip = "; 'skip' refuses a sample" if task.can_skip else ""
+        page = self.page_path(query.cycle)
+        pictures = f" (pictures: {page})" if page.exists() else ""
         return (
-            f"{pending} of {len(query.idx)} labels are missing: fill the column 'label' of {self.csv_path(query.cycle)}\n"
+            f"{pending} of {len(query.idx)} labels are missing: fill the column 'label' of {self.csv_path(query.cycle)}{pictures}\n"
             f"with {task.expects}{skip}; then run the same command again{self._rows_that_miss(query)}"
         )
 
@@ -136,16 +144,22 @@ def _sheet(query: Query, files: list[Path]) -> bytes:
     """The file as it is first written: UTF-8 with a mark, by which Excel knows that it is UTF-8."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    probs = None if query.probs is None else _checked_probs(query)
-    more = [] if probs is None else ["suggestion", "confidence"]
+    suggestions = _suggestions(query)
+    more = [] if suggestions is None else ["suggestion", "confidence"]
     writer.writerow(["index", "key", "file", "label", *more])
     for row, (index, key, file) in enumerate(zip(query.idx.tolist(), query.keys, files, strict=True)):
-        suggestion: list[str] = []
-        if probs is not None:
-            best = int(np.argmax(probs[row]))
-            suggestion = [text_cell(query.class_names[best]), f"{probs[row, best]:.3f}"]
+        suggestion = [] if suggestions is None else [text_cell(suggestions[row][0]), f"{suggestions[row][1]:.3f}"]
         writer.writerow([index, text_cell(key), text_cell(str(file)), "", *suggestion])
     return text.getvalue().encode("utf-8-sig")
+
+
+def _suggestions(query: Query) -> list[tuple[str, float]] | None:
+    """(Q,) what the model takes each sample for, and with which probability; None where the query has no predictions."""
+    if query.probs is None:
+        return None
+    probs = _checked_probs(query)
+    best = np.argmax(probs, axis=1)
+    return [(query.class_names[label], float(row[label])) for label, row in zip(best.tolist(), probs, strict=True)]
 
 
 def _checked_probs(query: Query) -> np.ndarray:
@@ -162,14 +176,10 @@ def _image(sample: Any, index: int) -> Image.Image:
     """The sample as an image for people, its shorter side at least 128 pixels. UsageError when it is none."""
     from PIL import Image
 
-    if not isinstance(sample, Image.Image):
-        sample = np.asarray(sample)
-        if sample.dtype != np.uint8 or not (sample.ndim == 2 or sample.ndim == 3 and sample.shape[2] == 3):
-            got = f"{sample.dtype} of shape {sample.shape}"
-            raise UsageError(f"sample {index}: must be a PIL image or uint8 (H, W) or (H, W, 3), got {got}")
-        sample = Image.fromarray(sample)
-    if sample.mode not in _PNG_MODES:
-        sample = sample.convert("RGB")
+    try:
+        sample = as_image(sample)
+    except NoImage as error:
+        raise UsageError(f"sample {index}: must be a PIL image or uint8 (H, W) or (H, W, 3), got {error}") from error
     factor = -(-_MIN_SIDE // min(sample.size))
     if factor == 1:
         return sample
