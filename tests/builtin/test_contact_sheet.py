@@ -12,8 +12,10 @@ from data_makers import write_folder, write_image
 from PIL import Image
 from run_helpers import config_of, settings
 
+from usb_active.builtin import oracles
 from usb_active.builtin.contact_sheet import MOST, SIDE, write_contact_sheet
 from usb_active.builtin.oracles import CsvOracle
+from usb_active.errors import UsageError
 from usb_active.loop.setup import build_dataset
 from usb_active.records import Query
 
@@ -100,6 +102,45 @@ def test_large_ones_become_small(tmp_path):
 def test_any_kind_of_image_is_shown(tmp_path, mode, side):
     page = written(tmp_path, ["x"], lambda index: Image.new(mode, (side, side)))
     assert [max(picture.size) for picture in page.pictures] == [min(side, SIDE)]
+
+
+def drawn(kind: str) -> Image.Image:
+    """Eight rows, the upper half of them dark, the lower one light."""
+    dark = np.repeat(np.arange(8)[:, None] < 4, 8, axis=1)
+    if kind == "I;16":
+        return Image.fromarray(np.where(dark, 0x1000, 0xF000).astype(np.uint16))
+    if kind == "palette":
+        image = Image.fromarray(np.where(dark, 0, 1).astype(np.uint8), "P")
+        # Both colours are black, the second is transparent.
+        image.putpalette([0, 0, 0, 0, 0, 0])
+        image.info["transparency"] = 1
+        return image
+    if kind in ("LA", "RGBA"):
+        # Black, and transparent below.
+        return Image.merge(kind, [Image.new("L", (8, 8), 0)] * (len(kind) - 1) + [Image.fromarray(np.where(dark, 255, 0).astype(np.uint8))])
+    return Image.fromarray(np.where(dark, 20, 235).astype(np.uint8)).convert(kind)
+
+
+@pytest.mark.parametrize("kind", ["1", "L", "LA", "palette", "RGB", "RGBA", "CMYK", "I;16"])
+def test_what_is_drawn_is_seen(tmp_path, kind):
+    (picture,) = written(tmp_path, ["x"], lambda index: drawn(kind)).pictures
+    values = np.asarray(picture.convert("L"))
+    assert values[:3].max() < 60 and values[5:].min() > 195
+
+
+def test_a_page_that_cannot_be_written_keeps_nobody_from_answering(tmp_path, monkeypatch, caplog):
+    def full(*arguments):
+        raise UsageError("cannot write cycle_000.html: no space left on device")
+
+    monkeypatch.setattr(oracles, "write_contact_sheet", full)
+    oracle = CsvOracle()
+    oracle.setup(build_dataset(config_of(settings(tmp_path))), tmp_path)
+    query = query_of(["digits/0000", "digits/0002"], class_names=tuple("0123456789"))
+    oracle.ask(query)
+    assert oracle.csv_path(0).exists() and not oracle.page_path(0).exists() and "pictures" not in oracle.instructions(query, 2)
+    assert [record.message for record in caplog.records if "no page" in record.message] == [
+        "no page with pictures: cannot write cycle_000.html: no space left on device",
+    ]  # fmt: skip
 
 
 def test_one_that_cannot_be_read_has_the_reason_in_its_place(tmp_path):

@@ -76,6 +76,9 @@ def as_image(sample: Any) -> Image.Image:
         if sample.dtype != np.uint8 or not (sample.ndim == 2 or sample.ndim == 3 and sample.shape[2] == 3):
             raise NoImage(f"{sample.dtype} of shape {sample.shape}")
         sample = Image.fromarray(sample)
+    if sample.mode.startswith("I;16"):
+        # Pillow would cut off what is above 255.
+        sample = Image.fromarray((np.asarray(sample) >> 8).astype(np.uint8))
     return sample if sample.mode in _PNG_MODES else sample.convert("RGB")
 
 
@@ -113,12 +116,22 @@ def _picture(load: Callable[[int], Any], index: int) -> str:
 
 def _thumbnail(image: Image.Image) -> tuple[str, bytes, tuple[int, int]]:
     """Its format, its bytes, and the size that it is shown in: (width, height)."""
-    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    image = _flat(image)
     kind, buffer = ("png", io.BytesIO()) if max(image.size) <= SIDE else ("jpeg", io.BytesIO())
     image.thumbnail((SIDE, SIDE))
     image.save(buffer, format=kind.upper(), **({} if kind == "png" else {"quality": 85}))
     factor = SIDE // max(image.size)
     return kind, buffer.getvalue(), (image.width * factor, image.height * factor)
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """In mode L or RGB; what is transparent is white, as `image_folder` has it by default."""
+    from PIL import Image
+
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        seen = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
 def _text(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from usb_active.contracts.task import Task
+
+logger = logging.getLogger("usb_active")
 
 # Smaller images are enlarged to this, in pixels, so that a person can see them.
 _MIN_SIDE = 128
@@ -80,7 +83,14 @@ class CsvOracle(Oracle):
             data = _sheet(query, files)
             atomic_write(path, lambda file: file.write(data))
         if not self.page_path(query.cycle).exists():
+            self._show(query)
+
+    def _show(self, query: Query) -> None:
+        try:
             write_contact_sheet(self.page_path(query.cycle), query, self.dataset.load, _suggestions(query))
+        except UsageError as error:
+            # What is asked is in the CSV: a full disk shall not keep people from answering.
+            logger.warning("no page with pictures: %s", error)
 
     def collect(self, query: Query) -> Answers:
         """All that the files of this query and of earlier ones say; `pending` is what none of them answers.

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from usb_active.contracts.initial_labels import InitialLabels
-from usb_active.contracts.plugin import PluginConfig
+from usb_active.contracts.plugin import PluginConfig, free_key
 from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, printable
 from usb_active.pool.view import PoolView
@@ -26,7 +26,8 @@ class OtherRun(InitialLabels):
     """
 
     class Config(PluginConfig):
-        path: Path = Field(description="the run directory; read before the first query, and never again")
+        # Where it lies may change until its labels are taken; that it is the same one, its number says.
+        path: Path = free_key(description="the run directory; read before the first query, and never again")
         run: str = Field("", description="the number by which that run is known again; --from fills it in")
 
     def known_labels(self, view: PoolView) -> tuple[np.ndarray, np.ndarray]:
@@ -62,10 +63,10 @@ class OtherRun(InitialLabels):
             raise UsageError(f"{self.config.path}: other classes than this pool's: {counts}, first '{printable(differing[0])}' ({only})")
 
     def _check_pool(self, found: LabelsInForce, where: dict[str, int], name: str) -> None:
-        lacking = [key for key in found.keys if nfc(key) not in where]
+        lacking = [key for key in found.keys if key not in where and nfc(key) not in where]
         if lacking:
             counts = f"{len(lacking)} of its {len(found.keys)} samples are not in the pool of dataset '{name}'"
-            raise UsageError(f"{self.config.path}: {counts}, first '{printable(lacking[0])}'; the pool must be the same")
+            raise UsageError(f"{self.config.path}: {counts}, first '{printable(lacking[0])}'; all of them must be in it")
 
     def _number(self, key: str, text: str, task: Task) -> int:
         # On another disk the accents of a class's folder may be composed otherwise.
@@ -77,8 +78,10 @@ class OtherRun(InitialLabels):
 
 
 def _positions(keys: Sequence[str]) -> dict[str, int]:
-    return unique((nfc(key), index) for index, key in enumerate(keys))
+    """Key, as it is and with its accents composed, → index; what is composed counts only where no two keys become one."""
+    composed = unique((nfc(key), index) for index, key in enumerate(keys))
+    return composed | {key: index for index, key in enumerate(keys)}
 
 
 def _indices(keys: Iterable[str], where: dict[str, int]) -> np.ndarray:
-    return np.array([where[nfc(key)] for key in keys], dtype=np.int64)
+    return np.array([where[key] if key in where else where[nfc(key)] for key in keys], dtype=np.int64)

@@ -73,10 +73,12 @@ def _kept(run_path: Path, begun: Mapping[str, Any], path: Path) -> dict[str, Any
     """The keys that the run began with, if they are those of the run at `path`."""
     if begun.get("name") != OTHER_RUN:
         raise UsageError(f"{run_path} has begun without --from, with labels of its own; choose another save_name, or leave --from out")
-    known = Path(str(begun.get("path", "")))
-    # One that is gone, or was left on another machine, can only be told by its name.
-    there = (path / "config.yaml").is_file()
-    same = run_number(RunDir.read(path)) == begun.get("run") if there and path != known else path.name == known.name
+    known, number = Path(str(begun.get("path", ""))), begun.get("run")
+    # Of a run that is gone, or was left on another machine, there is no more than its name; and none may have a number.
+    by_number = bool(number) and (path / "config.yaml").is_file()
+    same = run_number(RunDir.read(path)) == number if by_number else path.name == known.name
     if not same:
         raise UsageError(f"{run_path} has begun with the labels of another run, {known}, and not of {path}; choose another save_name")
-    return {name: begun[name] for name in ("path", "run") if name in begun}
+    kept = {name: begun[name] for name in ("path", "run") if name in begun}
+    # Its labels are read where it lies now, until they have been taken.
+    return kept | {"path": str(path)} if by_number and not (run_path / "queries" / "cycle_000.json").is_file() else kept

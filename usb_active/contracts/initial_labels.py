@@ -75,7 +75,10 @@ def check_initial_skips(returned: Any, labeled: np.ndarray, num_samples: int, wh
     Raises:
         UsageError: not integers, another shape, a sample twice or that does not exist, or one that is labelled as well.
     """
-    idx = np.asarray(returned)
+    idx = np.asarray(returned) if isinstance(returned, (np.ndarray, list, tuple)) else None
+    if idx is None or idx.ndim != 1:
+        got = type(returned).__name__ if idx is None else f"shape {idx.shape}"
+        raise UsageError(f"{who}: must return the skipped samples as idx (S,), got {got}")
     if idx.size == 0:
         return np.empty(0, dtype=np.int64)
     skipped = check_pseudo_labels(idx, np.zeros(idx.shape, dtype=np.int64), num_samples, 1, who)["idx"]
