@@ -16,7 +16,7 @@ from run_helpers import ROOT, checkpoint, command, config_of, labels_of, setting
 from usb_active import InitialLabels, PluginConfig, UsageError, cli, free_key, register_plugin
 from usb_active.config.free_keys import free_keys
 from usb_active.contracts.acquisition import check_pseudo_labels, label_arrays
-from usb_active.contracts.initial_labels import check_initial_labels
+from usb_active.contracts.initial_labels import check_initial_labels, check_initial_skips
 from usb_active.contracts.registry import REGISTRY
 from usb_active.errors import nearest
 from usb_active.loop.plugin_states import PluginStates
@@ -269,3 +269,27 @@ def test_the_kind_is_asked_for_and_not_guessed_from_methods():
         if isinstance(node, ast.Compare) and any(getattr(side, "value", None) == "initial_labels" for side in node.comparators)
     ]  # fmt: skip
     assert not asked and compared == ["settings.py"]
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, r"x: must return the skipped samples as idx \(S,\), got NoneType"),
+        ({1, 2}, r"x: must return the skipped samples as idx \(S,\), got set"),
+        ([[1, 2]], r"x: must return the skipped samples as idx \(S,\), got shape \(1, 2\)"),
+        (np.empty((0, 3)), r"x: must return the skipped samples as idx \(S,\), got shape \(0, 3\)"),
+        ([1, 1], "x: .*1"),
+        ([9], "x: .*9"),
+        ([0.5], "x: "),
+        ([3, 4], "x: both labelled and skipped: 4"),
+    ],
+)
+def test_skips_that_are_none_are_refused_in_one_line(returned, message):
+    with pytest.raises(UsageError, match=f"^{message}") as caught:
+        check_initial_skips(returned, np.array([4, 5]), 9, "x")
+    assert "\n" not in str(caught.value)
+
+
+def test_skips_may_be_a_list_or_none_at_all():
+    assert check_initial_skips([3, 1], np.array([4]), 9, "x").tolist() == [3, 1]
+    assert check_initial_skips([], np.array([4]), 9, "x").dtype == np.int64

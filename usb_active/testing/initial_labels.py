@@ -99,7 +99,7 @@ class InitialLabelsContract(Contract):
 
     # ------------------------------------------------------------------------------------------ again
     def test_asked_again_it_brings_the_same(self, fresh: World, tmp_path: Path) -> None:
-        """`check` and every start of a run ask for them as well: what is checked must be what is journalled."""
+        """`check` and every start of a run before its first query ask for them as well: what is checked must be what is journalled."""
         keys = self.files(tmp_path)
         plugin = self.make(keys)
         first = self.brought(plugin, fresh)
@@ -107,7 +107,7 @@ class InitialLabelsContract(Contract):
         assert self.brought(self.make(keys), fresh) == first, "other labels in a new process"
 
     def test_in_a_run_under_way_it_brings_the_same(self, fresh: World, tmp_path: Path) -> None:
-        """A resumed run asks once more, with labels, refused samples and a model: what is brought must not depend on them."""
+        """A run that was stopped while it took them over asks once more, with some labels: what is brought must not depend on them."""
         keys, later = self.files(tmp_path), World(tmp_path / "later")
         same = self.brought(self.make(keys), later) == self.brought(self.make(keys), fresh)
         assert same, "other labels when some samples are labelled already"
