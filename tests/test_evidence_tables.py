@@ -72,7 +72,8 @@ def test_the_rows_of_docs_assl(benchmarks):
             if there:
                 rules = [rule for _, rule in benchmarks("evidence").by_place(there, made.place_name)]
                 tables.append([made.STARTS[start], *rules])
-    assert page == tables
+    # Whatever else has a table there is not of these studies.
+    assert [column for column in page if column[0] in made.STARTS.values()] == tables
 
 
 def test_the_rows_of_docs_jlp(benchmarks):
