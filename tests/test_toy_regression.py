@@ -283,7 +283,7 @@ def test_a_first_query_that_was_skipped_whole_is_told_in_words_of_any_task(tmp_p
         train(data)
     keys = json.loads((path / "queries" / "cycle_000.json").read_text())["keys"]
     assert cli.main(["labels", str(path), *(f"--skip={key}" for key in keys), "--trust-plugins"]) == 0
-    with pytest.raises(UsageError, match=r"^all samples of the first query were skipped, .* --set KEY=LABEL$"):
+    with pytest.raises(UsageError, match=r"^all samples that were asked for were skipped or taken back, .* --set KEY=LABEL$"):
         train(data)
 
 

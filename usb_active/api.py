@@ -150,8 +150,8 @@ class Run:
         """Every sample that was asked for or labelled, by cycle, as it stands now.
 
         Returns:
-            A table: cycle, index, key, label ("" without one), status ("labeled", "skipped" or "pending"), acquisition (what chose it),
-            time (UTC; "" where pending), corrections (how often the label was changed).
+            A table: cycle, index, key, label ("" without one), status ("labeled", "skipped", "retracted" or "pending"), acquisition (what
+            chose it), time (UTC; "" where pending), corrections (how often the label was changed).
 
         Raises:
             UsageError: files of the run that are damaged.

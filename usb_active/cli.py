@@ -179,7 +179,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_labels(commands: argparse._SubParsersAction) -> None:
-    text = "show what is labelled, skipped and pending, or correct a label"
+    text = "show what is labelled, skipped and pending, or correct or take back a label"
     command = commands.add_parser("labels", help=text, description=text)
     command.add_argument("run", type=path_argument, metavar="RUN", help="a run directory")
     command.add_argument("--csv", action="store_true", help="print every sample that was asked, as CSV")
@@ -192,6 +192,8 @@ def _add_labels(commands: argparse._SubParsersAction) -> None:
         help="give or correct a label by a new row of the journal; may be repeated",
     )
     command.add_argument("--skip", action="append", default=[], metavar="KEY", help="refuse a sample: never asked again; may be repeated")
+    back = "take the label, or the refusal, of a sample back: it is asked for again; may be repeated"
+    command.add_argument("--retract", action="append", default=[], metavar="KEY", help=back)
     edits = "take labels.csv as it is, where rows that a cycle began with were edited on purpose; they are checked and shown first"
     command.add_argument("--accept-edits", action="store_true", help=edits)
     _add_trust(command)
@@ -298,11 +300,13 @@ def _labels(args: argparse.Namespace) -> int:
 
     if args.accept_edits:
         labels.accept_edits(args.run, sys.stdout, trusted=args.trust_plugins)
-    if args.corrections or args.skip:
-        labels.correct(args.run, args.corrections, args.skip, sys.stdout, trusted=args.trust_plugins)
+    corrects = bool(args.corrections or args.skip or args.retract)
+    if corrects:
+        options = {"retractions": args.retract, "trusted": args.trust_plugins}
+        labels.correct(args.run, args.corrections, args.skip, sys.stdout, **options)
     if args.csv:
         labels.write_csv(args.run, sys.stdout)
-    elif not (args.corrections or args.skip or args.accept_edits):
+    elif not (corrects or args.accept_edits):
         labels.show_labels(args.run, sys.stdout)
     return OK
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# The two values of a row's `status`.
-LABELED, SKIPPED = "labeled", "skipped"
+# The values of a row's `status`. A retracted sample has no label any more and is no refused one: it may be asked for again.
+LABELED, SKIPPED, RETRACTED = "labeled", "skipped", "retracted"
 # The number that stands for a refused sample where others stand for labels.
 SKIP = -1
 
@@ -59,12 +59,12 @@ class LabelRow:
     """One row of labels.csv.
 
     Attributes:
-        cycle: the number of the query that asked for the sample.
+        cycle: the number of the query that asked for the sample, the last one where it was asked for again.
         index: the sample's dataset index.
         key: the sample's key.
-        label: the label's text, such as a class name; "" where `status` is "skipped".
-        status: "labeled" or "skipped".
-        acquisition: the name of what chose the sample; "correction" for a label given by `usb-active labels --set`.
+        label: the label's text, such as a class name; "" where `status` is another one than "labeled".
+        status: "labeled", "skipped" or "retracted".
+        acquisition: the name of what chose the sample; "correction" for a row that `usb-active labels` added.
         time: UTC, ISO, in seconds.
     """
 
@@ -75,6 +75,18 @@ class LabelRow:
     status: str
     acquisition: str
     time: str
+
+    @property
+    def answer(self) -> str | None:
+        """What the row says: a label's text, "" where the sample is refused, None where what was said is taken back."""
+        return None if self.status == RETRACTED else self.label
+
+
+def status_of(answer: str | None) -> str:
+    """The `status` of a row with this `answer`."""
+    if answer is None:
+        return RETRACTED
+    return LABELED if answer else SKIPPED
 
 
 @dataclass(frozen=True)

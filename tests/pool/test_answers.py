@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 
 from usb_active.contracts.task import Classification, OpenTask
 from usb_active.errors import UsageError
-from usb_active.pool.answers import CORRECTION, check_answers, merge_answers
-from usb_active.records import Answers, LabelRow
+from usb_active.pool.answers import CORRECTION, check_answers, emptied_answers, merge_answers
+from usb_active.records import Answers, LabelRow, status_of
 
 NAMES = ("cat", "dog", "cow")
 
 
-def row(index, label, acquisition="random"):
-    return LabelRow(0, index, f"k{index}", label, "labeled" if label else "skipped", acquisition, "")
+def row(index, label, acquisition="random", cycle=0):
+    return LabelRow(cycle, index, f"k{index}", label or "", status_of(label), acquisition, "")
 
 
-def merge(rows, labels=(), skipped=()):
-    return merge_answers(rows, dict(labels), skipped, Classification(NAMES))
+def merge(rows, labels=(), skipped=(), **more):
+    return merge_answers(rows, dict(labels), skipped, Classification(NAMES), **more)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,30 @@ def test_a_correction_stands_against_an_oracle_that_repeats_itself():
 def test_a_correction_of_what_was_never_answered_stands_until_an_answer_differs():
     assert merge([row(4, "cow", CORRECTION)], {4: 2}) == [(4, "cow")]
     assert merge([row(4, "cow", CORRECTION)], {4: 1}) == [(4, "dog")]
+
+
+def test_what_was_taken_back_is_no_news_until_an_answer_differs():
+    rows = [row(4, "dog"), row(4, None, CORRECTION)]
+    assert merge(rows, {4: 1}) == [] and merge(rows, {4: 1}, emptied={5}) == [], "it still stands where it was given"
+    assert merge(rows, {4: 0}) == [(4, "cat")] and merge(rows, (), {4}) == [(4, "")]
+    assert merge(rows, {4: 1}, anew={4}) == [(4, "dog")], "an oracle that answers a second question"
+
+
+def test_an_emptied_place_agrees_with_a_retraction_once():
+    rows = [row(4, "dog"), row(7, "cat"), row(4, None, CORRECTION)]
+    assert merge(rows, emptied={4, 7}) == [(4, None)], "of 7 nothing was taken back"
+    agreed = [*rows, row(4, None)]
+    assert merge(agreed, emptied={4}) == [] and merge(agreed, {4: 1}) == [(4, "dog")], "what is written there now is an answer"
+
+
+def test_answers_to_an_earlier_query_are_none_to_a_later_one():
+    rows = [row(4, "dog"), row(4, None, CORRECTION)]
+    assert merge(rows, {4: 1}, asked={4: 3}) == [(4, "dog")]
+    assert merge(rows, asked={4: 3}, emptied={4}) == []
+    assert emptied_answers(rows[:1], Answers(emptied=frozenset({4})), {4: 3}) == []
+    assert [one.index for one in emptied_answers(rows[:1], Answers(emptied=frozenset({4})), {4: 0})] == [4]
+    rows.append(row(4, "dog", cycle=3))
+    assert merge(rows, {4: 1}, asked={4: 3}) == []
 
 
 def test_a_sample_labelled_and_skipped_at_once_is_skipped():

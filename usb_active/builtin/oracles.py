@@ -16,7 +16,7 @@ from usb_active.builtin.label_file import RowProblems, task_of
 from usb_active.contracts.oracle import Oracle
 from usb_active.contracts.plugin import PluginConfig, free_key
 from usb_active.errors import UsageError, name_some
-from usb_active.records import Answers, Query
+from usb_active.records import RETRACTED, Answers, LabelRow, Query
 from usb_active.storage.durable import atomic_write, make_folder
 from usb_active.storage.journal import read_journal
 from usb_active.storage.run_dir import read_query
@@ -95,21 +95,23 @@ class CsvOracle(Oracle):
     def collect(self, query: Query) -> Answers:
         """All that the files of this query and of earlier ones say; `pending` is what none of them answers.
 
+        Of a sample that was asked for again, after its label was taken back, only the file of its last query counts.
+
         Raises:
             UsageError: a line for each problem, `file:row: what (value); valid: …`; the first ten.
         """
         problems = RowProblems()
         labels: dict[int, int] = {}
-        asked, skipped, emptied = set(), set(), set()
+        asked: set[int] = set()
+        skipped, emptied = frozenset[int](), frozenset[int]()
         earlier = (read_query(self.run_path, cycle, probs=False) for cycle in range(query.cycle))
         for one in (*filter(None, earlier), query):
-            found = read_answers(self.run_path, one, problems, self._task(one))
-            asked.update(one.idx.tolist())
-            labels |= found.labels
-            skipped |= found.skipped
-            emptied |= found.empty
+            found, own = read_answers(self.run_path, one, problems, self._task(one)), set(one.idx.tolist())
+            labels = {index: label for index, label in labels.items() if index not in own} | found.labels
+            skipped, emptied = skipped - own | found.skipped, emptied - own | found.empty
+            asked |= own
         problems.raise_if_any()
-        return Answers(labels, frozenset(skipped), frozenset(asked - labels.keys() - skipped), frozenset(emptied))
+        return Answers(labels, skipped, frozenset(asked - labels.keys() - skipped), emptied)
 
     def instructions(self, query: Query, pending: int) -> str:
         """Where the file is, what may stand in it, and how to continue."""
@@ -119,7 +121,7 @@ class CsvOracle(Oracle):
         pictures = f" (pictures: {page})" if page.exists() else ""
         return (
             f"{pending} of {len(query.idx)} labels are missing: fill the column 'label' of {self.csv_path(query.cycle)}{pictures}\n"
-            f"with {task.expects}{skip}; then run the same command again{self._rows_that_miss(query)}"
+            f"with {task.expects}{skip}; then run the same command again{self._rows_that_miss(query)}{self._taken_back(query)}"
         )
 
     def _task(self, query: Query) -> Task:
@@ -128,13 +130,27 @@ class CsvOracle(Oracle):
 
     def _rows_that_miss(self, query: Query) -> str:
         """A line on samples that cannot be answered for, because their rows have been removed."""
-        known = {row.index for row in read_journal(self.run_path / "labels.csv")}
+        known = {index for index, row in self._last_rows(query).items() if row.status != RETRACTED}
         missing = read_answers(self.run_path, query, RowProblems(), self._task(query)).missing - known
         if not missing:
             return ""
         keys = [key for index, key in zip(query.idx.tolist(), query.keys, strict=True) if index in missing]
         remedy = "put them back, or move the file away and a fresh one is written (labels that were taken stay)"
         return f"\n{len(keys)} of them have no row there any more: {name_some(keys)}; {remedy}"
+
+    def _taken_back(self, query: Query) -> str:
+        """A line on samples whose labels were taken back, and whose rows still say what they said: that is no new answer."""
+        taken_back = [row for row in self._last_rows(query).values() if row.status == RETRACTED]
+        found = read_answers(self.run_path, query, RowProblems(), self._task(query)) if taken_back else None
+        keys = [row.key for row in taken_back if found and (row.index in found.labels or row.index in found.skipped)]
+        if not keys:
+            return ""
+        way_out = f"write another one there, or say the same again: usb-active labels {self.run_path} --set KEY=LABEL"
+        return f"\n{len(keys)} of them were taken back and still have their old answer there: {name_some(keys)}; {way_out}"
+
+    def _last_rows(self, query: Query) -> dict[int, LabelRow]:
+        """The last row of each sample that was answered to a query, by index."""
+        return {row.index: row for row in read_journal(self.run_path / "labels.csv") if row.cycle == query.cycle}
 
     def _file(self, query: Query, index: int) -> Path:
         """What a person opens to see the sample: its own file, or an image, written unless it is there."""

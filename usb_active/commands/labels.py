@@ -1,4 +1,4 @@
-"""`usb-active labels RUN`: what is labelled, skipped and pending; and corrections, as new rows of the journal."""
+"""`usb-active labels RUN`: what is labelled, skipped, retracted and pending; and corrections, as new rows of the journal."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from usb_active.builtin.label_file import task_of
 from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, nearest, plain, printable
 from usb_active.pool.answers import CORRECTION, merge_answers
-from usb_active.records import LABELED, SKIP, SKIPPED, LabelRow, Query
+from usb_active.records import LABELED, RETRACTED, SKIP, SKIPPED, LabelRow, Query, status_of
 from usb_active.storage.journal_checks import check_labels, find_edits
 from usb_active.storage.paths import nfc
 from usb_active.storage.run_dir import RunDir, utc_now
 from usb_active.storage.sample_keys import KeyFinder
-from usb_active.storage.schemas import own_task, read_accepted
+from usb_active.storage.schemas import own_task, read_accepted, read_start
 from usb_active.storage.spreadsheet import text_cell
 
 PENDING = "pending"
@@ -28,7 +28,11 @@ PENDING = "pending"
 
 @dataclass(frozen=True)
 class Asked:
-    """A sample that was asked for or labelled, as it stands now. `acquisition` is what chose it; `corrections` counts its changes."""
+    """A sample that was asked for or labelled, as it stands now, in the last query that asked for it.
+
+    `acquisition` is what chose it; `corrections` counts its changes. `status` is "retracted" where an answer was taken back and no query
+    waits for another one.
+    """
 
     cycle: int
     index: int
@@ -45,20 +49,26 @@ def asked_samples(run: RunDir, queries: Sequence[Query]) -> list[Asked]:
     rows: dict[int, list[LabelRow]] = {}
     for row in run.rows():
         rows.setdefault(row.index, []).append(row)
-    # The acquisition is the query's, not the row's: the row may be a correction.
-    methods = {}
-    samples = []
-    for query in queries:
-        for index, key in zip(query.idx.tolist(), query.keys, strict=True):
-            methods[index] = query.acquisition
-            if index not in rows:
-                samples.append(Asked(query.cycle, index, key, "", PENDING, query.acquisition, "", 0))
+    asking = last_queries(queries)
+    keys = {index: key for query in queries for index, key in zip(query.idx.tolist(), query.keys, strict=True)}
+    unanswered = ((index, query) for index, query in asking.items() if index not in rows)
+    samples = [Asked(query.cycle, index, keys[index], "", PENDING, query.acquisition, "", 0) for index, query in unanswered]
+    waiting = None if not queries or read_start(run, queries[-1].cycle) is not None else queries[-1].cycle
     for index, own in rows.items():
-        first, last = own[0], own[-1]
-        method = methods.get(index, first.acquisition)
-        changes = sum(before.label != row.label for before, row in pairwise(own))
-        samples.append(Asked(first.cycle, index, last.key, last.label, last.status, method, last.time, changes))
+        last, query = own[-1], asking.get(index)
+        # The acquisition is the query's, not the row's: the row may be a correction.
+        cycle, method = (own[0].cycle, own[0].acquisition) if query is None else (query.cycle, query.acquisition)
+        # Asked for again, or not yet done with.
+        is_pending = last.status == RETRACTED and query is not None and (last.cycle < cycle or cycle == waiting)
+        changes = sum(before.answer != row.answer for before, row in pairwise(own))
+        status, time = (PENDING, "") if is_pending else (last.status, last.time)
+        samples.append(Asked(cycle, index, last.key, last.label, status, method, time, changes))
     return sorted(samples, key=lambda sample: sample.cycle)
+
+
+def last_queries(queries: Sequence[Query]) -> dict[int, Query]:
+    """Dataset index → the last query that asks for it. A sample is asked for again where its label was taken back."""
+    return {index: query for query in queries for index in query.idx.tolist()}
 
 
 def show_labels(path: Path, out: TextIO) -> None:
@@ -73,10 +83,11 @@ def show_labels(path: Path, out: TextIO) -> None:
     if not samples:
         print(f"{path}: nothing has been asked yet", file=out)
         return
-    rows: list[Sequence[str]] = [("cycle", "acquisition", "asked", LABELED, SKIPPED, PENDING)]
+    columns = [LABELED, SKIPPED, PENDING, *([RETRACTED] if any(sample.status == RETRACTED for sample in samples) else [])]
+    rows: list[Sequence[str]] = [("cycle", "acquisition", "asked", *columns)]
     for cycle in sorted({sample.cycle for sample in samples}):
-        rows.append(_counts(str(cycle), [sample for sample in samples if sample.cycle == cycle]))
-    rows.append(("total", "", *_counts("", samples)[2:]))
+        rows.append(_counts(str(cycle), [sample for sample in samples if sample.cycle == cycle], columns))
+    rows.append(("total", "", *_counts("", samples, columns)[2:]))
     _print_table(rows, out)
     labeled = Counter(sample.label for sample in samples if sample.status == LABELED)
     # Classes without a label are shown too: that is what one wants to see.
@@ -89,10 +100,10 @@ def show_labels(path: Path, out: TextIO) -> None:
         print(f"\n{corrected} corrected", file=out)
 
 
-def _counts(cycle: str, samples: Sequence[Asked]) -> tuple[str, ...]:
+def _counts(cycle: str, samples: Sequence[Asked], columns: Sequence[str]) -> tuple[str, ...]:
     status = Counter(sample.status for sample in samples)
     methods = ", ".join(dict.fromkeys(sample.acquisition for sample in samples))
-    return (cycle, methods, str(len(samples)), *(str(status[name]) for name in (LABELED, SKIPPED, PENDING)))
+    return (cycle, methods, str(len(samples)), *(str(status[name]) for name in columns))
 
 
 def _print_table(rows: Sequence[Sequence[str]], out: TextIO) -> None:
@@ -117,12 +128,15 @@ def write_csv(path: Path, out: TextIO) -> None:
         writer.writerow([sample.cycle, sample.index, key, label, sample.status, acquisition, sample.time])
 
 
-def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: TextIO, *, trusted: bool = False) -> None:
-    """Append rows to the journal that give or correct labels. All of them are checked before any is written.
+def correct(
+    path: Path, corrections: Sequence[str], skips: Sequence[str], out: TextIO, *, retractions: Sequence[str] = (), trusted: bool = False
+) -> None:
+    """Append rows to the journal that give, correct or take back labels. All of them are checked before any is written.
 
     Args:
         corrections: `KEY=LABEL` texts.
         skips: keys of samples to refuse.
+        retractions: keys of samples whose label, or refusal, is taken back.
         trusted: where labels are no classes, import the run's plugins even where they are not installed; see `usb_active.config.trust`.
 
     Raises:
@@ -136,16 +150,25 @@ def correct(path: Path, corrections: Sequence[str], skips: Sequence[str], out: T
         task = _own_task(run, trusted)
         classes = {name for query in queries for name in query.class_names} | {sample.label for sample in samples} - {""}
         labels = _Classes(classes) if task is None else _Texts(task)
-        wanted = [_parse(text, known, labels) for text in corrections] + [(known[key], "") for key in skips]
-        changed = [(sample, label) for sample, label in wanted if _standing(sample) != (label or SKIPPED)]
-        rows = [
-            LabelRow(sample.cycle, sample.index, sample.key, label, LABELED if label else SKIPPED, CORRECTION, utc_now())
-            for sample, label in changed
-        ]
-        run.append_rows([*_said_before(run, queries, {sample.index for sample, _ in changed}, task), *rows])
+        wanted: list[tuple[Asked, str | None]] = [_parse(text, known, labels) for text in corrections]
+        wanted += [(known[key], "") for key in skips] + [(known[key], None) for key in retractions]
+        said = _said_before(run, queries, {sample.index for sample, _ in wanted}, task)
+        unread = {row.index for row in said}
+        changed = [(sample, label) for sample, label in wanted if _changes(sample, label, sample.index in unread)]
+        touched = {sample.index for sample, _ in changed}
+        rows = [LabelRow(one.cycle, one.index, one.key, label or "", status_of(label), CORRECTION, utc_now()) for one, label in changed]
+        run.append_rows([*(row for row in said if row.index in touched), *rows])
     for sample, label in wanted:
-        old, new = _standing(sample), label or SKIPPED
-        print(plain(f"{sample.key}: {old}, unchanged" if old == new else f"{sample.key}: {old} -> {new}"), file=out)
+        old, new = _standing(sample), label or status_of(label)
+        change = _changes(sample, label, sample.index in unread)
+        print(plain(f"{sample.key}: {old} -> {new}" if change else f"{sample.key}: {old}, unchanged"), file=out)
+
+
+def _changes(sample: Asked, label: str | None, is_unread: bool) -> bool:
+    """Whether a correction (None: taken back) changes what stands. `is_unread`: there is an answer that no run has taken yet."""
+    if label is None and sample.status in (PENDING, RETRACTED):
+        return is_unread
+    return _standing(sample) != (label or status_of(label))
 
 
 def _own_task(run: RunDir, trusted: bool) -> Task | None:
@@ -171,17 +194,18 @@ def _said_before(run: RunDir, queries: Sequence[Query], idx: set[int], task: Tas
     The run will name what is wrong in other rows of the files; a correction is not held up by it. UsageError where two files contradict
     each other on one of these samples: whichever of them will be mended would be taken for the newer.
     """
-    rows = []
+    rows, asking = [], last_queries(queries)
+    asked = {index: query.cycle for index, query in asking.items()}
     for query in queries:
+        own = {index for index in idx if asking.get(index) is query}
         found = readable_answers(run.path, query, task)
-        if found.disputed & idx:
+        if found.disputed & own:
             read_answers(run.path, query, task=task)
-        labels = {index: label for index, label in found.labels.items() if index in idx}
-        news = merge_answers(run.rows(), labels, found.skipped & idx, task_of(query, task))
+        labels = {index: label for index, label in found.labels.items() if index in own}
+        more = {"emptied": found.empty & own, "asked": asked}
+        news = merge_answers(run.rows(), labels, found.skipped & own, task_of(query, task), **more)
         keys, now = dict(zip(query.idx.tolist(), query.keys, strict=True)), utc_now()
-        rows += [
-            LabelRow(query.cycle, index, keys[index], label, LABELED if label else SKIPPED, query.acquisition, now) for index, label in news
-        ]
+        rows += [LabelRow(query.cycle, index, keys[index], label or "", status_of(label), query.acquisition, now) for index, label in news]
     return rows
 
 

@@ -14,7 +14,7 @@ from usb_active.loop.setup import pin, queryable_mask
 from usb_active.pool.answers import check_answers, emptied_answers, merge_answers
 from usb_active.pool.pool import Pool
 from usb_active.pool.split import Split, classes_without_training, hold_out, make_split
-from usb_active.records import LABELED, SKIPPED, Answers, LabelRow, Query
+from usb_active.records import Answers, LabelRow, Query, status_of
 from usb_active.storage.journal_checks import check_labels_but_sums, journal_sums, read_starts
 from usb_active.storage.run_dir import RunDir, utc_now
 from usb_active.storage.run_format import FIRST, run_format
@@ -70,11 +70,15 @@ class Ledger:
         return sorted(self._starts)
 
     def prepare_query(self, cycle: int) -> None:
-        """The pool before a query: samples that were added to the data have joined it, and all earlier picks are taken."""
+        """The pool before a query: samples that were added to the data have joined it, and all earlier picks are taken.
+
+        But for those whose answers were taken back since they were asked for: they may be picked again.
+        """
         self._grow(cycle)
         self.replay()
         for earlier in range(cycle):
-            self.pool.set_pending(self.run_dir.query(earlier).idx)
+            idx = self.run_dir.query(earlier).idx
+            self.pool.set_pending(idx[self.pool.retracted[idx] < earlier])
 
     def _grow(self, cycle: int) -> None:
         before = len(self.dataset)
@@ -97,14 +101,19 @@ class Ledger:
         """Who made a query, in how many seconds, and what it logged."""
         return read_query_meta(self.run_dir, cycle) or {"acquisition": self.run_dir.query(cycle).acquisition, "seconds": None, "log": {}}
 
-    def collect(self, query: Query) -> None:
+    def collect(self, query: Query, is_known: bool = False) -> None:
         """Ask, and journal what is new.
+
+        Args:
+            query: the last one.
+            is_known: its labels existed already, and nobody is asked for them.
 
         Raises:
             WaitingForLabels: people have not answered yet.
             UsageError: everything was skipped, so that there is nothing to train on.
         """
-        pending = self._collect(query)
+        self.replay()
+        pending = 0 if is_known else self._collect(query)
         # A query without any answer yet is waited for in any case: the cycles would run out without a new label.
         partial = self.oracle.accepts_partial() and pending < len(query.idx) and len(self.pool.labeled) > 0
         if pending and not partial:
@@ -112,44 +121,43 @@ class Ledger:
             raise WaitingForLabels(self.oracle.instructions(query, pending), pending)
         if len(self.pool.labeled) == 0:
             way_out = f"give one a label: usb-active labels {self.run_dir.path} --set KEY=LABEL"
-            raise UsageError(f"all samples of the first query were skipped, so there is nothing to train on; {way_out}")
+            raise UsageError(f"all samples that were asked for were skipped or taken back, so there is nothing to train on; {way_out}")
 
     def _collect(self, query: Query) -> int:
         """How many of this query's samples are still without an answer."""
-        self.replay()
-        # Labels that existed already were not queried.
         if query.cycle > 0 or self._unanswered(query):
             self.oracle.ask(query)
             answers = self.oracle.collect(query)
             asked = self._asked(query.cycle)
             check_answers(answers, asked, self.dataset.task, f"oracle '{self.oracle.name}'")
-            self._warn_of_emptied(answers)
-            self.journal(asked, answers.labels, answers.skipped)
+            self._warn_of_emptied(answers, asked)
+            # What a computer says it says again when it is asked again; of people's files nobody knows when they were written.
+            anew = query.idx[self.pool.retracted[query.idx] >= 0].tolist() if self.oracle.simulated else ()
+            self.journal(asked, answers, anew)
             self.replay()
         return self._unanswered(query)
 
-    def _warn_of_emptied(self, answers: Answers) -> None:
-        emptied = emptied_answers(self.run_dir.rows(), answers)
+    def _warn_of_emptied(self, answers: Answers, asked: Mapping[int, tuple[int, str]]) -> None:
+        emptied = emptied_answers(self.run_dir.rows(), answers, _cycles(asked))
         if emptied:
             shown = name_some(f"{row.key} ({row.label or row.status})" for row in emptied)
-            way_out = f"to take one back: usb-active labels {self.run_dir.path} --skip KEY, or `skip` in its place"
+            way_out = f"to take one back: usb-active labels {self.run_dir.path} --retract KEY"
             logger.warning("answers that were given are gone, and their labels stay: %s; %s", shown, way_out)
 
     def _asked(self, cycle: int) -> dict[int, tuple[int, str]]:
-        """Whom the queries up to a cycle ask for: dataset index → (cycle of the query, its acquisition)."""
+        """Whom the queries up to a cycle ask for: dataset index → (cycle of the last query that does, its acquisition)."""
         queries = [self.run_dir.query(number) for number in range(cycle + 1)]
         return {int(index): (query.cycle, query.acquisition) for query in queries for index in query.idx}
 
     def _unanswered(self, query: Query) -> int:
         return int(((self.pool.labels < 0) & ~self.pool.skipped)[query.idx].sum())
 
-    def journal(self, asked: Mapping[int, tuple[int, str]], labels: Mapping[int, int], skipped: Collection[int]) -> None:
-        """Append the answers that are news. `asked`: dataset index → (cycle of the query, its acquisition)."""
-        now = utc_now()
-        rows = [
-            LabelRow(asked[i][0], i, self.dataset.keys[i], label, LABELED if label else SKIPPED, asked[i][1], now)
-            for i, label in merge_answers(self.run_dir.rows(), labels, skipped, self.dataset.task)
-        ]
+    def journal(self, asked: Mapping[int, tuple[int, str]], answers: Answers, anew: Collection[int] = ()) -> None:
+        """Append the answers that are news. `asked`: dataset index → (cycle of the query, its acquisition); `anew`: all of them are."""
+        now, rows_before, task = utc_now(), self.run_dir.rows(), self.dataset.task
+        more = {"emptied": answers.emptied, "asked": _cycles(asked), "anew": anew}
+        news = merge_answers(rows_before, answers.labels, answers.skipped, task, **more)
+        rows = [LabelRow(asked[i][0], i, self.dataset.keys[i], label or "", status_of(label), asked[i][1], now) for i, label in news]
         if rows:
             self.run_dir.append_rows(rows)
 
@@ -240,3 +248,8 @@ class Ledger:
         """How far the run is, for people and tools that look at it from outside."""
         counts = {"labels": len(self.pool.labeled), "skipped": int(self.pool.skipped.sum()), "pending": pending}
         self.run_dir.write_state({"cycle": cycle, "stage": stage, **counts})
+
+
+def _cycles(asked: Mapping[int, tuple[int, str]]) -> dict[int, int]:
+    """Dataset index → the cycle of the last query that asks for it."""
+    return {index: cycle for index, (cycle, _) in asked.items()}

@@ -17,7 +17,7 @@ from usb_active.loop.setup import Components
 from usb_active.loop.views import PoolViews
 from usb_active.pool.split import NOBODY
 from usb_active.randomness import seeded_globals
-from usb_active.records import Query
+from usb_active.records import Answers, Query
 from usb_active.storage.artifacts import check_array, load_artifact, save_artifact
 
 logger = logging.getLogger("usb_active")
@@ -56,7 +56,7 @@ class Selection:
         known = self.known_labels(plugin)
         idx, labels, skipped = (known[name].tolist() for name in ("idx", "labels", "skipped"))
         asked = {i: (0, plugin.name) for i in (*idx, *skipped)}
-        self._ledger.journal(asked, dict(zip(idx, labels, strict=True)), skipped)
+        self._ledger.journal(asked, Answers(dict(zip(idx, labels, strict=True)), frozenset(skipped)))
         return self._query(0, plugin, np.concatenate([known["idx"], known["skipped"]]))
 
     def known_labels(self, plugin: InitialLabels) -> dict[str, np.ndarray]:

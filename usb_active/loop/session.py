@@ -150,7 +150,7 @@ class Session:
         """
         record = self.ledger.start(query.cycle)
         if record is None:
-            self.ledger.collect(query)
+            self.ledger.collect(query, is_known=query.cycle == 0 and self.initial_labels is not None)
             self.logged.clear()
             if self.selection.has_pseudo_labels(query.cycle):
                 if query.cycle > 0:

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from usb_active.contracts.task import Task, valid_numbers
 from usb_active.errors import UsageError, name_some
-from usb_active.records import Answers, LabelRow
+from usb_active.records import RETRACTED, Answers, LabelRow
 
-# In the journal's column `acquisition`: a row that a person added with `usb-active labels --set`.
+# In the journal's column `acquisition`: a row that a person added with `usb-active labels`.
 CORRECTION = "correction"
 
 
@@ -27,24 +27,56 @@ def check_answers(answers: Answers, asked: Collection[int], task: Task, who: str
         raise UsageError(f"{who}: both labelled and skipped: {name_some(both)}")
 
 
-def merge_answers(rows: Sequence[LabelRow], labels: Mapping[int, int], skipped: Collection[int], task: Task) -> list[tuple[int, str]]:
-    """The answers that are news: (dataset index, the label's text; "" for skipped), in the order given.
+def merge_answers(
+    rows: Sequence[LabelRow],
+    labels: Mapping[int, int],
+    skipped: Collection[int],
+    task: Task,
+    *,
+    emptied: Collection[int] = (),
+    asked: Mapping[int, int] | None = None,
+    anew: Collection[int] = (),
+) -> list[tuple[int, str | None]]:
+    """The answers that are news: (dataset index, the label's text; "" for skipped, None for taken back), in the order given.
 
     An answer is news when it differs from the last one that came from the oracle. A correction made in the journal itself so stands
     against an oracle that merely repeats itself; and where the oracle comes round to a correction, that is written down too, or its
-    going back later could not be told from repeating what it said at first.
+    going back later could not be told from repeating what it said at first. So it is with a retraction: an answer that still stands
+    where it was given is no news, and where it has been emptied since, whatever is written there later is.
+
+    Args:
+        rows: the journal.
+        labels: dataset index → label.
+        skipped: refused samples.
+        task: what the labels are.
+        emptied: samples in whose place for an answer nothing stands.
+        asked: dataset index → the cycle of the query that asked for it last; only what was answered to that one is compared.
+        anew: samples of which every answer is news.
     """
-    answered = last_answers(rows)
-    given = {int(index): task.decode(label) for index, label in labels.items()} | {int(index): "" for index in skipped}
-    return [(index, label) for index, label in given.items() if label != answered.get(index)]
+    answered, standing = last_answers(rows, asked), {row.index: row.answer for row in rows}
+    given: dict[int, str | None] = {int(index): task.decode(label) for index, label in labels.items()}
+    given |= {int(index): "" for index in skipped}
+    given |= {index: None for index in sorted(emptied) if index in answered and standing[index] is None}
+    return [(index, label) for index, label in given.items() if index in anew or label != answered.get(index)]
 
 
-def last_answers(rows: Sequence[LabelRow]) -> dict[int, str]:
-    """Dataset index → what its oracle said last: a label's text, "" for skipped. Corrections are nothing that an oracle said."""
-    return {row.index: row.label for row in rows if row.acquisition != CORRECTION}
+def last_answers(rows: Sequence[LabelRow], asked: Mapping[int, int] | None = None) -> dict[int, str]:
+    """Dataset index → what its oracle said last: a label's text, "" for skipped. What it took back is nothing that it says.
+
+    Corrections are nothing that an oracle said, nor are, with `asked` (dataset index → cycle), answers to earlier queries.
+    """
+    said: dict[int, str] = {}
+    for row in rows:
+        if row.acquisition == CORRECTION or asked is not None and asked.get(row.index, row.cycle) != row.cycle:
+            continue
+        if row.answer is None:
+            said.pop(row.index, None)
+        else:
+            said[row.index] = row.answer
+    return said
 
 
-def emptied_answers(rows: Sequence[LabelRow], answers: Answers) -> list[LabelRow]:
-    """The rows that stand of samples whose answer was given and has been taken away since."""
-    answered, standing = last_answers(rows), {row.index: row for row in rows}
-    return [standing[index] for index in sorted(answers.emptied) if index in answered]
+def emptied_answers(rows: Sequence[LabelRow], answers: Answers, asked: Mapping[int, int] | None = None) -> list[LabelRow]:
+    """The rows that stand of samples whose answer was given and has been taken away since. `asked` as for `merge_answers`."""
+    answered, standing = last_answers(rows, asked), {row.index: row for row in rows}
+    return [standing[index] for index in sorted(answers.emptied) if index in answered and standing[index].status != RETRACTED]

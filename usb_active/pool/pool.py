@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usb_active.errors import UsageError, name_some, printable
+from usb_active.records import RETRACTED, SKIPPED
 
 if TYPE_CHECKING:
     from usb_active.contracts.task import Task
@@ -26,6 +27,7 @@ class Pool:
         labels: (N,) int64, as the data set's task numbers them (class indices), -1 none.
         skipped: (N,) bool, refused by the oracle.
         pending: (N,) bool, asked and not answered.
+        retracted: (N,) int32, the query's cycle whose answer was taken back and not given again, -1 none.
         round: (N,) int32, the query's cycle that brought the label, -1 none.
         first_label: (N,) the first label that a sample ever got, whatever became of it; -1 none. It never changes again.
         first_cycle: (N,) the first cycle that could train on it; -1 none. It never changes again.
@@ -39,6 +41,7 @@ class Pool:
         self.labels = np.full(size, -1, dtype=np.int64)
         self.skipped = np.zeros(size, dtype=bool)
         self.pending = np.zeros(size, dtype=bool)
+        self.retracted = np.full(size, -1, dtype=np.int32)
         self.round = np.full(size, -1, dtype=np.int32)
         self.first_label = np.full(size, -1, dtype=np.int64)
         self.first_cycle = np.full(size, -1, dtype=np.int32)
@@ -57,8 +60,11 @@ class Pool:
         for line, row in enumerate(rows, start=2):
             if not 0 <= row.index < len(pool):
                 raise UsageError(f"labels.csv:{line}: no sample {row.index}; valid: 0 to {len(pool) - 1}")
-            if row.status == "skipped":
+            if row.status == SKIPPED:
                 pool._refuse(row.index)
+                continue
+            if row.status == RETRACTED:
+                pool._retract(row.index, row.cycle)
                 continue
             try:
                 label = task.encode(row.label)
@@ -85,7 +91,7 @@ class Pool:
 
     @property
     def candidates(self) -> np.ndarray:
-        """(M,) int64 indices that may be picked, ascending: queryable, no label, not skipped, not pending."""
+        """(M,) int64 indices that may be picked, ascending: queryable, no label, not skipped, not pending; retracted ones too."""
         return np.flatnonzero((self.labels < 0) & self.queryable & ~self.skipped & ~self.pending)
 
     def set_labels(self, idx: np.ndarray, labels: np.ndarray, cycle: int) -> None:
@@ -105,6 +111,10 @@ class Pool:
         """The oracle refuses samples idx (K,): never asked again. A label they had is taken back."""
         self._refuse(self._check(idx, "skip"))
 
+    def retract(self, idx: np.ndarray, cycle: int) -> None:
+        """What was said of samples idx (K,), asked for in a cycle, is taken back: no label, not skipped, and to be asked for again."""
+        self._retract(self._check(idx, "retract"), cycle)
+
     def set_pending(self, idx: np.ndarray) -> None:
         """Samples idx (K,) are asked, beside those pending already. One labelled or skipped stays so."""
         idx = self._check(idx, "set_pending")
@@ -114,11 +124,17 @@ class Pool:
         self.labels[idx] = labels
         self.round[idx] = cycle
         self.skipped[idx] = self.pending[idx] = False
+        self.retracted[idx] = -1
 
     def _refuse(self, idx: int | np.ndarray) -> None:
-        self.labels[idx] = self.round[idx] = -1
+        self.labels[idx] = self.round[idx] = self.retracted[idx] = -1
         self.skipped[idx] = True
         self.pending[idx] = False
+
+    def _retract(self, idx: int | np.ndarray, cycle: int) -> None:
+        self.labels[idx] = self.round[idx] = -1
+        self.skipped[idx] = self.pending[idx] = False
+        self.retracted[idx] = cycle
 
     def _check(self, idx: np.ndarray, who: str) -> np.ndarray:
         idx = np.asarray(idx)

@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from usb_active.errors import UsageError, printable
-from usb_active.records import LABELED, SKIPPED, LabelRow
+from usb_active.records import LABELED, RETRACTED, SKIPPED, LabelRow
 from usb_active.storage.durable import no_os_error, read_bytes, sync_folder, write_all
 
 logger = logging.getLogger("usb_active")
@@ -149,8 +149,8 @@ def _problem(cycle: str, index: str, label: str, status: str) -> str | None:
     for name, text in (("cycle", cycle), ("index", index)):
         if not (text.isascii() and text.isdigit()):
             return f"{name} is '{printable(text)}', must be a whole number"
-    if status not in (LABELED, SKIPPED):
-        return f"status is '{printable(status)}', must be '{LABELED}' or '{SKIPPED}'"
+    if status not in (LABELED, SKIPPED, RETRACTED):
+        return f"status is '{printable(status)}', must be '{LABELED}', '{SKIPPED}' or '{RETRACTED}'"
     if bool(label) != (status == LABELED):
         return f"label is '{printable(label)}' though status is '{status}'"
     return None

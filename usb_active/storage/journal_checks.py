@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usb_active.errors import SHOWN, UsageError, name_some, printable
-from usb_active.records import SKIP, LabelRow, Query
+from usb_active.records import RETRACTED, SKIP, LabelRow, Query
 from usb_active.storage.journal import whole_rows
 from usb_active.storage.run_format import PINNED_FILE
 from usb_active.storage.schemas import QUERY_REMEDY, read_accepted, read_dataset, read_start
@@ -159,7 +159,7 @@ def _shortage(journal: Journal, start: Start) -> str:
     has = "it is gone" if not journal.path.exists() else f"the file has {journal.num_rows} rows"
     return (
         f"{journal.path}:{line}: rows are missing: {has}, and cycle {start.cycle} began with {start.rows} ({start.where}); "
-        f"restore it from a copy (to refuse a sample: usb-active labels {journal.path.parent} --skip KEY)"
+        f"restore it from a copy (to take a label back: usb-active labels {journal.path.parent} --retract KEY)"
     )
 
 
@@ -233,13 +233,16 @@ def check_answered(
 ) -> None:
     """Whom a cycle asked has a row among those it began with, but for the answers that were pending then.
 
+    A retracted sample has none until it is answered again, by whichever query asks for it.
+
     Args:
         complete: where a start says nothing of pending answers, as in runs of version 0.1.0, there can have been none.
     """
     answered: set[int] = set()
     done = 0
     for start in starts:
-        answered.update(row.index for row in rows[done : start.rows])
+        for row in rows[done : start.rows]:
+            (answered.discard if row.status == RETRACTED else answered.add)(row.index)
         done = max(done, start.rows)
         pending = 0 if start.pending is None and complete else start.pending
         if pending is None:

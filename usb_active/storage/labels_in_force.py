@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from usb_active.errors import UsageError
-from usb_active.records import LABELED, LabelRow
+from usb_active.records import LABELED, SKIPPED, LabelRow
 from usb_active.storage.durable import read_bytes
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.run_dir import RunDir
@@ -17,7 +17,7 @@ from usb_active.storage.schemas import read_dataset
 
 @dataclass(frozen=True)
 class LabelsInForce:
-    """What stands in a run's journal: the last row of each sample.
+    """What stands in a run's journal: the last row of each sample; a retracted one is a sample without a label like any other.
 
     Attributes:
         number: by which the run is known again, wherever its directory lies.
@@ -57,7 +57,7 @@ def labels_in_force(path: Path) -> LabelsInForce:
     labels = {row.key: row.label for row in standing.values() if row.status == LABELED}
     if not labels:
         raise UsageError(f"{path} holds no label yet: there is nothing to begin with")
-    skipped = tuple(row.key for row in standing.values() if row.status != LABELED)
+    skipped = tuple(row.key for row in standing.values() if row.status == SKIPPED)
     task = (pinned.get("task") or {}).get("name", "")
     return LabelsInForce(run_number(run), tuple(run.keys() or ()), tuple(pinned.get("class_names", ())), task, labels, skipped)
 
