@@ -156,7 +156,7 @@ class Run:
         Raises:
             UsageError: files of the run that are damaged.
         """
-        from usb_active.commands.labels import Asked, asked_samples
+        from usb_active.commands.asked import Asked, asked_samples
         from usb_active.storage.journal_checks import check_labels
 
         columns = [field.name for field in fields(Asked)]

@@ -189,7 +189,7 @@ def _add_labels(commands: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="KEY=LABEL",
-        help="give or correct a label by a new row of the journal; may be repeated",
+        help="give or correct the label of any image of the pool by a new row of the journal; may be repeated",
     )
     command.add_argument("--skip", action="append", default=[], metavar="KEY", help="refuse a sample: never asked again; may be repeated")
     back = "take the label, or the refusal, of a sample back: it is asked for again; may be repeated"

@@ -64,7 +64,8 @@ class LabelRow:
         key: the sample's key.
         label: the label's text, such as a class name; "" where `status` is another one than "labeled".
         status: "labeled", "skipped" or "retracted".
-        acquisition: the name of what chose the sample; "correction" for a row that `usb-active labels` added.
+        acquisition: the name of what chose the sample; "correction" for a row that `usb-active labels` added, and "volunteered" where no
+            query had asked for the sample.
         time: UTC, ISO, in seconds.
     """
 

@@ -94,8 +94,9 @@ def test_csv_has_every_sample_as_it_stands(run_path, capsys):
     [
         ("--set", "train/0", "--set train/0: must be KEY=LABEL"),
         ("--set", "train/0=cats", "--set train/0=cats: unknown class 'cats'; did you mean 'cat'?"),
-        ("--set", "train/6=cat", "'train/6' has neither been asked for nor labelled; did you mean 'train/"),
-        ("--skip", "train/6", "'train/6' has neither been asked for nor labelled; did you mean 'train/"),
+        ("--set", "train/66=cat", "'train/66' is no sample of the pool; did you mean 'train/6'?"),
+        ("--skip", "trian/6", "'trian/6' is no sample of the pool; did you mean 'train/6'?"),
+        ("--retract", "x=z", "'x=z' is no sample of the pool; did you mean 'x=y'?"),
     ],
 )
 def test_wrong_corrections_write_nothing(run_path, capsys, option, text, message):

@@ -132,11 +132,17 @@ class ActiveKeys(Strict):
         False, description="true: weak views are forwarded apart, without gradients (USB's use_cat: false); changes what BatchNorm sees"
     )
     compile: bool = Field(False, description="true: torch.compile for steps and for scoring the pool; changes rounding, needs a compiler")
+    charge_volunteered: bool = Field(
+        False,
+        description="true: a query asks for as many labels less as were given unasked before it; what exceeds its budget, later ones do",
+    )
     baselines: bool = Field(True, description="the report compares with cheap classifiers on the same labels; off: it does not")
 
 
 # Keys that there were not from the start.
-LATER_KEYS = ("batch_norm", "train_on", "cache_images", "views_on", "fast", "channels_last", "weak_no_grad", "compile")
+LATER_KEYS = (
+    "batch_norm", "train_on", "cache_images", "views_on", "fast", "channels_last", "weak_no_grad", "compile", "charge_volunteered",
+)  # fmt: skip
 # The roles that always have a plugin, and which one they have unless the YAML says otherwise.
 DEFAULT_PLUGINS = {"oracle": "dataset", "features": "model"}
 

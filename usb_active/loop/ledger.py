@@ -11,7 +11,7 @@ import numpy as np
 from usb_active.config.upper_bound import wants_all_labels, with_known_labels
 from usb_active.errors import UsageError, WaitingForLabels, name_some
 from usb_active.loop.setup import pin, queryable_mask
-from usb_active.pool.answers import check_answers, emptied_answers, merge_answers
+from usb_active.pool.answers import charge, check_answers, emptied_answers, merge_answers, volunteered_labels
 from usb_active.pool.pool import Pool
 from usb_active.pool.split import Split, classes_without_training, hold_out, make_split
 from usb_active.records import Answers, LabelRow, Query, status_of
@@ -160,6 +160,13 @@ class Ledger:
         rows = [LabelRow(asked[i][0], i, self.dataset.keys[i], label or "", status_of(label), asked[i][1], now) for i, label in news]
         if rows:
             self.run_dir.append_rows(rows)
+
+    def charged(self, cycle: int) -> int:
+        """How many labels that nobody asked for are charged to the query of a cycle."""
+        active = self._config.active
+        if cycle == 0 or not active.charge_volunteered:
+            return 0
+        return charge(volunteered_labels(self.run_dir.rows(), self._asked(cycle - 1)), cycle, active.budget)
 
     # ------------------------------------------------------------------------------------------ the start of a training
     def start(self, cycle: int) -> dict[str, Any] | None:

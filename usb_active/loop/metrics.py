@@ -37,7 +37,9 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
     metric = task.metric
     split = "eval" if f"eval/{metric.score}" in last else "validation"
     asked = ledger.pool
-    queried = asked.labels[(asked.round == cycle) & (asked.labels >= 0)]
+    # Not those of the same round that nobody asked for.
+    answers = asked.labels[session.run_dir.query(cycle, probs=False).idx]
+    queried = answers[answers >= 0]
     meta = ledger.query_meta(cycle)
     return {
         "cycle": cycle,

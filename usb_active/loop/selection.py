@@ -42,7 +42,10 @@ class Selection:
         plugin = self._plugins[role]
         with seeded_globals(self._seed, cycle, role):
             view = self._views.of(role, cycle, held_out=NOBODY)
-            wanted = self._active.initial.size if cycle == 0 else self._active.budget
+            charged = self._ledger.charged(cycle)
+            wanted = (self._active.initial.size if cycle == 0 else self._active.budget) - charged
+            if charged:
+                logger.info("cycle %d: %d labels were given unasked and are charged, so %d are asked for", cycle, charged, wanted)
             budget = min(wanted, len(view.candidates))
             if budget < wanted:
                 logger.warning("cycle %d: %d labels wanted, but only %d samples are left to ask", cycle, wanted, budget)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from usb_active.contracts.task import Task, valid_numbers
 from usb_active.errors import UsageError, name_some
-from usb_active.records import RETRACTED, Answers, LabelRow
+from usb_active.records import LABELED, RETRACTED, Answers, LabelRow
 
 # In the journal's column `acquisition`: a row that a person added with `usb-active labels`.
 CORRECTION = "correction"
+# The same of a sample that no query had asked for.
+VOLUNTEERED = "volunteered"
 
 
 def check_answers(answers: Answers, asked: Collection[int], task: Task, who: str) -> None:
@@ -67,13 +69,46 @@ def last_answers(rows: Sequence[LabelRow], asked: Mapping[int, int] | None = Non
     """
     said: dict[int, str] = {}
     for row in rows:
-        if row.acquisition == CORRECTION or asked is not None and asked.get(row.index, row.cycle) != row.cycle:
+        if row.acquisition in (CORRECTION, VOLUNTEERED) or asked is not None and asked.get(row.index, row.cycle) != row.cycle:
             continue
         if row.answer is None:
             said.pop(row.index, None)
         else:
             said[row.index] = row.answer
     return said
+
+
+def volunteered_labels(rows: Iterable[LabelRow], asked: Collection[int]) -> list[int]:
+    """For each label that stands and that nobody asked for, the cycle of the last query there was when it was given.
+
+    Args:
+        rows: the journal.
+        asked: all samples that queries ask for.
+    """
+    first: dict[int, LabelRow] = {}
+    last: dict[int, LabelRow] = {}
+    for row in rows:
+        first.setdefault(row.index, row)
+        last[row.index] = row
+    given = [row for index, row in first.items() if row.acquisition == VOLUNTEERED and index not in asked]
+    return [row.cycle for row in given if last[row.index].status == LABELED]
+
+
+def charge(volunteered: Sequence[int], cycle: int, budget: int) -> int:
+    """By how many labels less the query of a cycle asks for, where labels that nobody asked for are charged to the budget.
+
+    A query takes up to its budget of what was given before it, and leaves the rest to the queries after it.
+
+    Args:
+        volunteered: of `volunteered_labels`.
+        cycle: the query's.
+        budget: of every query but the first, which asks for all of its samples.
+    """
+    owed = charged = 0
+    for number in range(1, cycle + 1):
+        owed += sum(before == number - 1 for before in volunteered) - charged
+        charged = min(budget, owed)
+    return charged
 
 
 def emptied_answers(rows: Sequence[LabelRow], answers: Answers, asked: Mapping[int, int] | None = None) -> list[LabelRow]:
