@@ -194,6 +194,8 @@ def _add_labels(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--skip", action="append", default=[], metavar="KEY", help="refuse a sample: never asked again; may be repeated")
     back = "take the label, or the refusal, of a sample back: it is asked for again; may be repeated"
     command.add_argument("--retract", action="append", default=[], metavar="KEY", help=back)
+    history = "print all that was said of a sample: when, what, by whom, and which trainings began with it; may be repeated"
+    command.add_argument("--history", action="append", default=[], metavar="KEY", help=history)
     edits = "take labels.csv as it is, where rows that a cycle began with were edited on purpose; they are checked and shown first"
     command.add_argument("--accept-edits", action="store_true", help=edits)
     _add_trust(command)
@@ -304,9 +306,13 @@ def _labels(args: argparse.Namespace) -> int:
     if corrects:
         options = {"retractions": args.retract, "trusted": args.trust_plugins}
         labels.correct(args.run, args.corrections, args.skip, sys.stdout, **options)
+    if args.history:
+        from usb_active.commands.history import show_history
+
+        show_history(args.run, args.history, sys.stdout)
     if args.csv:
         labels.write_csv(args.run, sys.stdout)
-    elif not (corrects or args.accept_edits):
+    elif not (corrects or args.accept_edits or args.history):
         labels.show_labels(args.run, sys.stdout)
     return OK
 

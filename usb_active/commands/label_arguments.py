@@ -62,10 +62,14 @@ class KnownSamples:
 
     def __getitem__(self, key: str) -> Asked:
         """The sample of a key. UsageError when it is none of the pool, or when nothing can be said of it yet."""
+        return self.check(self.need(key))
+
+    def need(self, key: str) -> Asked:
+        """The sample of a key, whatever is to be said of it. UsageError when it is none of the pool."""
         sample = self.get(key)
         if sample is None:
             raise UsageError(f"'{printable(key)}' is no sample of the pool{self.near(key)}")
-        return self.check(sample)
+        return sample
 
     def check(self, sample: Asked) -> Asked:
         """The sample. UsageError where it was not asked for and there is no query yet, of whose cycle a label of it could be."""

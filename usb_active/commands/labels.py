@@ -43,13 +43,13 @@ def show_labels(path: Path, out: TextIO) -> None:
     if volunteered:
         rows.append(("", VOLUNTEERED, "0", *_counts("", volunteered, columns)[3:]))
     rows.append(("total", "", str(len(asked)), *_counts("", samples, columns)[3:]))
-    _print_table(rows, out)
+    print_table(rows, out)
     labeled = Counter(sample.label for sample in samples if sample.status == LABELED)
     # Classes without a label are shown too: that is what one wants to see.
     names = dict.fromkeys(name for query in queries for name in query.class_names)
     if names:
         print(file=out)
-        _print_table([("class", LABELED), *((name, str(labeled[name])) for name in dict.fromkeys([*names, *labeled]))], out)
+        print_table([("class", LABELED), *((name, str(labeled[name])) for name in dict.fromkeys([*names, *labeled]))], out)
     corrected = sum(sample.corrections > 0 for sample in samples)
     if corrected:
         print(f"\n{corrected} corrected", file=out)
@@ -61,7 +61,8 @@ def _counts(cycle: str, samples: Sequence[Asked], columns: Sequence[str]) -> tup
     return (cycle, methods, str(len(samples)), *(str(status[name]) for name in columns))
 
 
-def _print_table(rows: Sequence[Sequence[str]], out: TextIO) -> None:
+def print_table(rows: Sequence[Sequence[str]], out: TextIO) -> None:
+    """Print columns under their heads, numbers to the right."""
     rows = [[plain(text) for text in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

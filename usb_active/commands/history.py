@@ -1,0 +1,62 @@
+"""`usb-active labels RUN --history KEY`: all that was ever said of a sample, and which trainings began with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from usb_active.commands.asked import asked_samples
+from usb_active.commands.label_arguments import KnownSamples
+from usb_active.commands.labels import print_table
+from usb_active.errors import plain
+from usb_active.records import LabelRow, Query
+from usb_active.storage.journal_checks import Start, check_labels, read_starts
+from usb_active.storage.run_dir import RunDir
+
+
+def show_history(path: Path, keys: Sequence[str], out: TextIO) -> None:
+    """Print, of each of these samples, which queries asked for it, and every row of the journal with the trainings that began with it.
+
+    Raises:
+        UsageError: no run at `path`, or a damaged one; a key that is not of its pool.
+    """
+    run = RunDir.read(path)
+    queries = check_labels(run)
+    rows, starts = run.rows(), read_starts(run)
+    known = KnownSamples(asked_samples(run, queries), run.keys() or (), queries)
+    for number, sample in enumerate([known.need(key) for key in keys]):
+        blank = "\n" if number else ""
+        print(blank + plain(f"{sample.key} (sample {sample.index}): {sample.standing}"), file=out)
+        asking = [query for query in queries if sample.index in query.idx]
+        print(plain(_asked(asking)), file=out)
+        lines = trained_on(rows, starts, sample.index)
+        if lines:
+            cells = ((row.time, row.label or row.status, row.acquisition, str(row.cycle), _cycles(on)) for row, on in lines)
+            print_table([("time", "what", "by", "cycle", "trainings that began with it"), *cells], out)
+
+
+def trained_on(rows: Sequence[LabelRow], starts: Sequence[Start], index: int) -> list[tuple[LabelRow, list[int]]]:
+    """The rows of a sample, oldest first, each with the cycles whose training began while it was the last one."""
+    own = [(at, row) for at, row in enumerate(rows) if row.index == index]
+    ends = [*(at for at, _ in own), len(rows)][1:]
+    ranges = zip(own, ends, strict=True)
+    return [(row, sorted(start.cycle for start in starts if at < start.rows <= until)) for (at, row), until in ranges]
+
+
+def _asked(asking: Sequence[Query]) -> str:
+    if not asking:
+        return "no query has asked for it"
+    return "asked for " + ", ".join(f"in cycle {query.cycle} by {query.acquisition}" for query in asking)
+
+
+def _cycles(cycles: Sequence[int]) -> str:
+    """`cycle 0, 3 to 7`; "none" of none."""
+    groups: list[list[int]] = []
+    for cycle in cycles:
+        if groups and cycle == groups[-1][-1] + 1:
+            groups[-1].append(cycle)
+        else:
+            groups.append([cycle])
+    texts = [f"{group[0]} to {group[-1]}" if len(group) > 1 else str(group[0]) for group in groups]
+    return f"cycle {', '.join(texts)}" if texts else "none"
