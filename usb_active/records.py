@@ -11,6 +11,8 @@ import numpy as np
 LABELED, SKIPPED, RETRACTED = "labeled", "skipped", "retracted"
 # The number that stands for a refused sample where others stand for labels.
 SKIP = -1
+# The same for one whose answer is taken back.
+RETRACT = -2
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class Answers:
         pending: not answered yet.
         emptied: pending ones that have a place for an answer in which nothing stands: the core warns where an answer stood there
             before, which it keeps.
+        retracted: pending ones of which is said that no answer stands any more: what was answered is taken back.
     """
 
     labels: Mapping[int, int] = field(default_factory=dict)
     skipped: frozenset[int] = frozenset()
     pending: frozenset[int] = frozenset()
     emptied: frozenset[int] = frozenset()
+    retracted: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from usb_active.builtin.oracles import CsvOracle
 from usb_active.contracts.task import Classification
 from usb_active.errors import UsageError
 from usb_active.pool.answers import emptied_answers, merge_answers
-from usb_active.records import LABELED, SKIPPED, LabelRow, Query
+from usb_active.records import LabelRow, Query, status_of
 from usb_active.storage.run_dir import RunDir
 
 CLASSES = ("A", "B", "C")
@@ -25,9 +25,9 @@ KEYS = ("k0", "k1", "k2", "k3")
 class Desk:
     """A run that waits for four labels; `run` takes what is in the files, as a run does before it trains."""
 
-    def __init__(self, folder, capsys):
+    def __init__(self, folder, capsys, classes=CLASSES):
         self.path, self.capsys = folder / "run", capsys
-        self.query = Query(0, np.arange(4), KEYS, "random", CLASSES)
+        self.query = Query(0, np.arange(4), KEYS, "random", classes)
         with RunDir.open(self.path, {}) as run:
             run.save_query(self.query)
         self.oracle = CsvOracle(CsvOracle.Config())
@@ -44,8 +44,9 @@ class Desk:
         answers = self.oracle.collect(self.query)
         with RunDir.open(self.path, {}) as run:
             gone = [row.key for row in emptied_answers(run.rows(), answers)]
-            news = merge_answers(run.rows(), answers.labels, answers.skipped, Classification(CLASSES))
-            run.append_rows([LabelRow(0, i, KEYS[i], label, LABELED if label else SKIPPED, "random", "") for i, label in news])
+            more = {"emptied": answers.emptied, "retracted": answers.retracted}
+            news = merge_answers(run.rows(), answers.labels, answers.skipped, Classification(self.query.class_names), **more)
+            run.append_rows([LabelRow(0, i, KEYS[i], label or "", status_of(label), "random", "") for i, label in news])
         return self.standing(), gone
 
     def standing(self):
@@ -144,6 +145,35 @@ def test_an_emptied_cell_is_told(desk):
     assert desk.run()[1] == [], "a row that is gone is another matter"
 
 
+def test_the_word_retract_takes_a_label_back(desk):
+    desk.write("A", "skip", "C", "retract")
+    assert desk.run()[0] == ["A", "skipped", "C", ""], "where nothing stands there is nothing to take back"
+    desk.write(" Retract", "RETRACT", "C", "")
+    assert desk.run() == (["retracted", "retracted", "C", ""], [])
+    rows = len(RunDir.read(desk.path).rows())
+    assert desk.run() == (["retracted", "retracted", "C", ""], []) and len(RunDir.read(desk.path).rows()) == rows, "written once"
+    # A correction stands against the word that repeats itself.
+    desk.correct("--set", "k0=B")
+    assert desk.run()[0] == ["B", "retracted", "C", ""]
+    # An answer is one, also the same as the first.
+    desk.write("A", "skip", "C", "")
+    assert desk.run()[0] == ["A", "skipped", "C", ""]
+
+
+def test_a_correction_is_taken_back_by_the_word(desk):
+    desk.correct("--set", "k0=B")
+    desk.write("retract", "", "", "")
+    assert desk.run()[0][0] == "retracted"
+
+
+def test_a_class_may_be_called_retract(tmp_path, capsys):
+    desk = Desk(tmp_path, capsys, ("A", "Retract"))
+    desk.write("retract", "A", "", "")
+    assert desk.run()[0] == ["Retract", "A", "", ""]
+    desk.write("A", "RETRACT", "", "")
+    assert desk.run()[0] == ["A", "Retract", "", ""]
+
+
 def test_rows_that_are_gone_are_named(desk):
     desk.write("A", "", "", "")
     desk.run()
@@ -168,6 +198,17 @@ def save_workbook(desk, rows, seconds):
 
 
 HEADER = ("index", "key", "label")
+
+
+def test_a_workbook_says_it_too(desk):
+    desk.write("A", "B", "", "")
+    desk.run()
+    desk.write("", "B", "", "")
+    save_workbook(desk, [HEADER, (0, "k0", "retract"), (1, "k1", "retract")], 10)
+    with pytest.raises(UsageError, match=r"'k1' is 'retract' in cycle_000\.xlsx, and here it is another \('B'\)"):
+        desk.run()
+    desk.write("", "", "", "")
+    assert desk.run() == (["retracted", "retracted", "", ""], [])
 
 
 def test_the_files_complete_each_other(desk):

@@ -35,6 +35,13 @@ def test_a_label_that_the_task_does_not_know_is_one_line(task, label, message):
         check_answers(Answers({4: label}, []), [4, 5], task, "x")
 
 
+def test_an_answer_that_is_taken_back_is_none():
+    with pytest.raises(UsageError, match="^x: both answered and taken back: 4, 5$"):
+        check_answers(Answers({4: 1}, frozenset({5}), retracted=frozenset({4, 5})), [4, 5], Classification(NAMES), "x")
+    with pytest.raises(UsageError, match="^x: answers samples that were not asked: 6$"):
+        check_answers(Answers(retracted=frozenset({6})), [4, 5], Classification(NAMES), "x")
+
+
 def test_all_is_news_at_first():
     assert merge([], {4: 1, 2: 0}, {7}) == [(4, "dog"), (2, "cat"), (7, "")]
 
@@ -77,6 +84,17 @@ def test_an_emptied_place_agrees_with_a_retraction_once():
     assert merge(rows, emptied={4, 7}) == [(4, None)], "of 7 nothing was taken back"
     agreed = [*rows, row(4, None)]
     assert merge(agreed, emptied={4}) == [] and merge(agreed, {4: 1}) == [(4, "dog")], "what is written there now is an answer"
+
+
+def test_the_word_takes_back_what_stands_once():
+    assert merge([], retracted={4}) == [], "nothing stands"
+    assert merge([row(4, "dog")], retracted={4}) == [(4, None)] == merge([row(4, "", CORRECTION)], retracted={4})
+    taken = [row(4, "dog"), row(4, None)]
+    assert merge(taken, retracted={4}) == []
+    # A correction stands against an oracle that repeats itself, whatever it says.
+    corrected = [*taken, row(4, "cat", CORRECTION)]
+    assert merge(corrected, retracted={4}) == [] and merge(corrected, emptied={4}) == [] and merge(corrected, {4: 1}) == [(4, "dog")]
+    assert emptied_answers(corrected, Answers(emptied=frozenset({4}))) == []
 
 
 def test_answers_to_an_earlier_query_are_none_to_a_later_one():

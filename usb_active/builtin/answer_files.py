@@ -13,7 +13,7 @@ from usb_active.builtin.label_file import RowProblems, Sheet, read_sheet, task_o
 from usb_active.builtin.workbook import can_read
 from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, printable
-from usb_active.records import SKIP, Query
+from usb_active.records import RETRACT, SKIP, Query
 
 logger = logging.getLogger("usb_active")
 
@@ -24,6 +24,7 @@ class FoundAnswers:
 
     labels: dict[int, int]
     skipped: frozenset[int] = frozenset()
+    retracted: frozenset[int] = frozenset()
     empty: frozenset[int] = frozenset()
     missing: frozenset[int] = frozenset()
     # Those of which the two files say different things; they are in none of the others.
@@ -85,8 +86,9 @@ def _merged(sheets: Collection[Sheet]) -> FoundAnswers:
     labels = {index: label for sheet in sheets for index, label in sheet.labels.items() if index not in disputed}
     empty = frozenset().union(*(sheet.empty for sheet in sheets)).difference(times)
     missing = frozenset.intersection(*(sheet.missing for sheet in sheets))
-    skipped = frozenset(index for index, label in labels.items() if label == SKIP)
-    return FoundAnswers({index: label for index, label in labels.items() if label != SKIP}, skipped, empty, missing, disputed)
+    skipped, retracted = (frozenset(index for index, label in labels.items() if label == word) for word in (SKIP, RETRACT))
+    given = {index: label for index, label in labels.items() if label not in (SKIP, RETRACT)}
+    return FoundAnswers(given, skipped, retracted, empty, missing, disputed)
 
 
 def _say_disputes(sheets: Mapping[Path, Sheet], merged: FoundAnswers, query: Query, problems: RowProblems, task: Task) -> None:
@@ -100,4 +102,4 @@ def _say_disputes(sheets: Mapping[Path, Sheet], merged: FoundAnswers, query: Que
 
 
 def _shown(label: int, task: Task) -> str:
-    return "skip" if label == SKIP else printable(task.decode(label))
+    return {SKIP: "skip", RETRACT: "retract"}.get(label) or printable(task.decode(label))

@@ -16,7 +16,7 @@ from usb_active.builtin.workbook import workbook_rows
 from usb_active.contracts.label_texts import exact, fold, to_number
 from usb_active.contracts.task import Classification, Task
 from usb_active.errors import UsageError, name_some, printable
-from usb_active.records import SKIP, Query
+from usb_active.records import RETRACT, SKIP, Query
 from usb_active.storage.durable import read_bytes
 from usb_active.storage.sample_keys import KeyFinder
 from usb_active.storage.sample_keys import unique as _unique
@@ -127,7 +127,7 @@ class Sheet:
     """What a query's file says.
 
     Attributes:
-        labels: dataset index → label, or `SKIP`.
+        labels: dataset index → label, `SKIP` or `RETRACT`.
         empty: samples with a row and no label in it.
         missing: samples without a row.
     """
@@ -184,6 +184,8 @@ def task_of(query: Query, task: Task | None) -> Task:
 
 
 def _read_label(task: Task, row: _Row, problems: RowProblems) -> int | None:
+    if fold(row.label) == "retract" and "retract" not in map(fold, task.class_names):
+        return RETRACT
     label = task.read(row.label)
     if label is None:
         skip = ["skip"] if task.can_skip else []
@@ -196,7 +198,7 @@ def read_known_labels(path: Path, keys: Sequence[str], task: Task) -> dict[int, 
     """Labels that exist already, of any samples of the pool: dataset index → label.
 
     A key counts more than an index, which belongs to the pool it was made for. As in a run's own labels.csv a later row
-    replaces an earlier one, and one that is empty or says `skip` takes it back.
+    replaces an earlier one, and one that is empty, or says `skip` or `retract`, takes it back.
 
     Raises:
         UsageError: no such file, no label in it, or a line for each problem: `file:row: what (value); valid: …`.
@@ -213,7 +215,7 @@ def read_known_labels(path: Path, keys: Sequence[str], task: Task) -> dict[int, 
             continue
         found.pop(index, None)
         label = _read_label(task, row, problems) if row.label.strip() else None
-        if label not in (None, SKIP):
+        if label not in (None, SKIP, RETRACT):
             found[index] = label
     problems.raise_if_any()
     if not found:

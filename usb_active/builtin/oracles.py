@@ -103,15 +103,15 @@ class CsvOracle(Oracle):
         problems = RowProblems()
         labels: dict[int, int] = {}
         asked: set[int] = set()
-        skipped, emptied = frozenset[int](), frozenset[int]()
+        skipped, emptied, retracted = frozenset[int](), frozenset[int](), frozenset[int]()
         earlier = (read_query(self.run_path, cycle, probs=False) for cycle in range(query.cycle))
         for one in (*filter(None, earlier), query):
             found, own = read_answers(self.run_path, one, problems, self._task(one)), set(one.idx.tolist())
             labels = {index: label for index, label in labels.items() if index not in own} | found.labels
-            skipped, emptied = skipped - own | found.skipped, emptied - own | found.empty
+            skipped, emptied, retracted = skipped - own | found.skipped, emptied - own | found.empty, retracted - own | found.retracted
             asked |= own
         problems.raise_if_any()
-        return Answers(labels, skipped, frozenset(asked - labels.keys() - skipped), emptied)
+        return Answers(labels, skipped, frozenset(asked - labels.keys() - skipped), emptied, retracted)
 
     def instructions(self, query: Query, pending: int) -> str:
         """Where the file is, what may stand in it, and how to continue."""

@@ -163,7 +163,7 @@ def _said_before(run: RunDir, queries: Sequence[Query], idx: set[int], task: Tas
         if found.disputed & own:
             read_answers(run.path, query, task=task)
         labels = {index: label for index, label in found.labels.items() if index in own}
-        more = {"emptied": found.empty & own, "asked": asked}
+        more = {"emptied": found.empty & own, "retracted": found.retracted & own, "asked": asked}
         news = merge_answers(run.rows(), labels, found.skipped & own, task_of(query, task), **more)
         keys, now = dict(zip(query.idx.tolist(), query.keys, strict=True)), utc_now()
         rows += [LabelRow(query.cycle, index, keys[index], label or "", status_of(label), query.acquisition, now) for index, label in news]

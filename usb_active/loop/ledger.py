@@ -141,7 +141,7 @@ class Ledger:
         emptied = emptied_answers(self.run_dir.rows(), answers, _cycles(asked))
         if emptied:
             shown = name_some(f"{row.key} ({row.label or row.status})" for row in emptied)
-            way_out = f"to take one back: usb-active labels {self.run_dir.path} --retract KEY"
+            way_out = f"to take one back: usb-active labels {self.run_dir.path} --retract KEY, or `retract` in its place"
             logger.warning("answers that were given are gone, and their labels stay: %s; %s", shown, way_out)
 
     def _asked(self, cycle: int) -> dict[int, tuple[int, str]]:
@@ -155,7 +155,7 @@ class Ledger:
     def journal(self, asked: Mapping[int, tuple[int, str]], answers: Answers, anew: Collection[int] = ()) -> None:
         """Append the answers that are news. `asked`: dataset index → (cycle of the query, its acquisition); `anew`: all of them are."""
         now, rows_before, task = utc_now(), self.run_dir.rows(), self.dataset.task
-        more = {"emptied": answers.emptied, "asked": _cycles(asked), "anew": anew}
+        more = {"emptied": answers.emptied, "retracted": answers.retracted, "asked": _cycles(asked), "anew": anew}
         news = merge_answers(rows_before, answers.labels, answers.skipped, task, **more)
         rows = [LabelRow(asked[i][0], i, self.dataset.keys[i], label or "", status_of(label), asked[i][1], now) for i, label in news]
         if rows:

@@ -16,7 +16,7 @@ VOLUNTEERED = "volunteered"
 
 def check_answers(answers: Answers, asked: Collection[int], task: Task, who: str) -> None:
     """UsageError when an oracle answers what was not asked, gives a label that does not exist, or labels what it skips."""
-    answered = {*answers.labels, *answers.skipped}
+    answered = {*answers.labels, *answers.skipped, *answers.retracted}
     foreign = sorted(answered - set(asked))
     if foreign:
         raise UsageError(f"{who}: answers samples that were not asked: {name_some(foreign)}")
@@ -27,6 +27,9 @@ def check_answers(answers: Answers, asked: Collection[int], task: Task, who: str
     both = sorted(set(answers.labels) & set(answers.skipped))
     if both:
         raise UsageError(f"{who}: both labelled and skipped: {name_some(both)}")
+    both = sorted(set(answers.retracted) & {*answers.labels, *answers.skipped})
+    if both:
+        raise UsageError(f"{who}: both answered and taken back: {name_some(both)}")
 
 
 def merge_answers(
@@ -36,6 +39,7 @@ def merge_answers(
     task: Task,
     *,
     emptied: Collection[int] = (),
+    retracted: Collection[int] = (),
     asked: Mapping[int, int] | None = None,
     anew: Collection[int] = (),
 ) -> list[tuple[int, str | None]]:
@@ -52,30 +56,25 @@ def merge_answers(
         skipped: refused samples.
         task: what the labels are.
         emptied: samples in whose place for an answer nothing stands.
+        retracted: samples of which the oracle says that what stands is to be taken back.
         asked: dataset index → the cycle of the query that asked for it last; only what was answered to that one is compared.
         anew: samples of which every answer is news.
     """
     answered, standing = last_answers(rows, asked), {row.index: row.answer for row in rows}
     given: dict[int, str | None] = {int(index): task.decode(label) for index, label in labels.items()}
     given |= {int(index): "" for index in skipped}
-    given |= {index: None for index in sorted(emptied) if index in answered and standing[index] is None}
-    return [(index, label) for index, label in given.items() if index in anew or label != answered.get(index)]
+    given |= {index: None for index in sorted(emptied) if answered.get(index) is not None and standing[index] is None}
+    given |= {index: None for index in sorted(retracted) if index in answered or standing.get(index) is not None}
+    return [(index, label) for index, label in given.items() if index in anew or index not in answered or label != answered[index]]
 
 
-def last_answers(rows: Sequence[LabelRow], asked: Mapping[int, int] | None = None) -> dict[int, str]:
-    """Dataset index → what its oracle said last: a label's text, "" for skipped. What it took back is nothing that it says.
+def last_answers(rows: Sequence[LabelRow], asked: Mapping[int, int] | None = None) -> dict[int, str | None]:
+    """Dataset index → what its oracle said last: a label's text, "" for skipped, None where it took back what it had said.
 
     Corrections are nothing that an oracle said, nor are, with `asked` (dataset index → cycle), answers to earlier queries.
     """
-    said: dict[int, str] = {}
-    for row in rows:
-        if row.acquisition in (CORRECTION, VOLUNTEERED) or asked is not None and asked.get(row.index, row.cycle) != row.cycle:
-            continue
-        if row.answer is None:
-            said.pop(row.index, None)
-        else:
-            said[row.index] = row.answer
-    return said
+    own = (row for row in rows if row.acquisition not in (CORRECTION, VOLUNTEERED))
+    return {row.index: row.answer for row in own if asked is None or asked.get(row.index, row.cycle) == row.cycle}
 
 
 def volunteered_labels(rows: Iterable[LabelRow], asked: Collection[int]) -> list[int]:
@@ -114,4 +113,5 @@ def charge(volunteered: Sequence[int], cycle: int, budget: int) -> int:
 def emptied_answers(rows: Sequence[LabelRow], answers: Answers, asked: Mapping[int, int] | None = None) -> list[LabelRow]:
     """The rows that stand of samples whose answer was given and has been taken away since. `asked` as for `merge_answers`."""
     answered, standing = last_answers(rows, asked), {row.index: row for row in rows}
-    return [standing[index] for index in sorted(answers.emptied) if index in answered and standing[index].status != RETRACTED]
+    gone = [standing[index] for index in sorted(answers.emptied) if answered.get(index) is not None]
+    return [row for row in gone if row.status != RETRACTED]

@@ -54,6 +54,7 @@ class OracleContract(Contract):
         assert set().union(*states) == {5, 12, 27}, f"asked for 5, 12 and 27; the answers speak of {sorted(set().union(*states))}"
         assert sum(map(len, states)) == 3, "a sample is answered, refused or pending, and one of these alone"
         assert set(found.emptied) <= set(found.pending), "what was emptied is pending"
+        assert set(found.retracted) <= set(found.pending) - set(found.emptied), "what was taken back is pending"
 
     def test_labels_are_class_indices(self, asking: Asking) -> None:
         """The journal writes the class's name."""
