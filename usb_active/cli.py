@@ -196,6 +196,11 @@ def _add_labels(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--retract", action="append", default=[], metavar="KEY", help=back)
     history = "print all that was said of a sample: when, what, by whom, and which trainings began with it; may be repeated"
     command.add_argument("--history", action="append", default=[], metavar="KEY", help=history)
+    formats = "CSV, Label Studio's JSON, CVAT for images (XML), or a folder for each class"
+    command.add_argument("--import", dest="source", type=path_argument, metavar="FILE", help=f"take the labels of a file: {formats}")
+    command.add_argument("--export", type=path_argument, metavar="FILE", help=f"write all labels to a new file: {formats}")
+    said = "of --import and --export: csv, label-studio, cvat or folders, where the name of the file does not say it"
+    command.add_argument("--format", metavar="NAME", help=said)
     edits = "take labels.csv as it is, where rows that a cycle began with were edited on purpose; they are checked and shown first"
     command.add_argument("--accept-edits", action="store_true", help=edits)
     _add_trust(command)
@@ -306,15 +311,29 @@ def _labels(args: argparse.Namespace) -> int:
     if corrects:
         options = {"retractions": args.retract, "trusted": args.trust_plugins}
         labels.correct(args.run, args.corrections, args.skip, sys.stdout, **options)
+    _exchange(args)
     if args.history:
         from usb_active.commands.history import show_history
 
         show_history(args.run, args.history, sys.stdout)
     if args.csv:
         labels.write_csv(args.run, sys.stdout)
-    elif not (corrects or args.accept_edits or args.history):
+    elif not (corrects or args.accept_edits or args.history or args.source or args.export):
         labels.show_labels(args.run, sys.stdout)
     return OK
+
+
+def _exchange(args: argparse.Namespace) -> None:
+    if args.format is not None and not (args.source or args.export):
+        raise UsageError("--format is read only beside --import or --export")
+    if args.source or args.export:
+        from usb_active.commands import exchange
+
+        options = {"format_name": args.format, "trusted": args.trust_plugins}
+        if args.source:
+            exchange.import_labels(args.run, args.source, sys.stdout, **options)
+        if args.export:
+            exchange.export_labels(args.run, args.export, sys.stdout, **options)
 
 
 def _predict(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property
@@ -16,13 +16,13 @@ from usb_active.builtin.workbook import workbook_rows
 from usb_active.contracts.label_texts import exact, fold, to_number
 from usb_active.contracts.task import Classification, Task
 from usb_active.errors import UsageError, name_some, printable
-from usb_active.records import RETRACT, SKIP, Query
+from usb_active.records import RETRACT, SKIP, SKIPPED, Query
 from usb_active.storage.durable import read_bytes
 from usb_active.storage.sample_keys import KeyFinder
 from usb_active.storage.sample_keys import unique as _unique
 from usb_active.storage.spreadsheet import escaped, unescaped
 
-_COLUMNS = ("index", "key", "file", "label", "suggestion", "confidence")
+_COLUMNS = ("index", "key", "file", "label", "suggestion", "confidence", "status")
 
 
 class RowProblems:
@@ -47,6 +47,12 @@ class RowProblems:
             valid = (f"did you mean '{printable(folded[close[0]])}'? " if close else "") + name_some(valid, 20)
         self.lines.append(f"{where}: {what} ({_quoted(value)}); valid: {valid}")
 
+    def say(self, line: Callable[[], str]) -> None:
+        """A problem in words of one's own, which are made only where they are shown."""
+        self.count += 1
+        if self.count <= self.limit:
+            self.lines.append(line())
+
     def raise_if_any(self) -> None:
         """UsageError with the first lines and how many more there are."""
         if self.count > self.limit:
@@ -66,6 +72,7 @@ class _Row:
     index: str
     key: str
     label: str
+    status: str = ""
 
 
 class _Samples:
@@ -188,6 +195,9 @@ def _read_label(task: Task, row: _Row, problems: RowProblems) -> int | None:
         return RETRACT
     label = task.read(row.label)
     if label is None:
+        # As a file for spreadsheets holds it.
+        label = task.read(unescaped(exact(row.label)))
+    if label is None:
         skip = ["skip"] if task.can_skip else []
         valid = f"{task.valid}{', or skip' if skip else ''}" if isinstance(task.valid, str) else [*task.valid, *skip]
         problems.add(row.where, task.problem, row.label, valid, near=True)
@@ -203,6 +213,18 @@ def read_known_labels(path: Path, keys: Sequence[str], task: Task) -> dict[int, 
     Raises:
         UsageError: no such file, no label in it, or a line for each problem: `file:row: what (value); valid: …`.
     """
+    found = {index: label for index, label in read_answered(path, keys, task).items() if label != SKIP}
+    if not found:
+        raise UsageError(f"{path}: holds no label")
+    return found
+
+
+def read_answered(path: Path, keys: Sequence[str], task: Task) -> dict[int, int]:
+    """As `read_known_labels`, with the refusals: dataset index → label, or `SKIP`; a row of the status `skipped` is one too.
+
+    Raises:
+        UsageError: no such file, or a line for each problem: `file:row: what (value); valid: …`.
+    """
     data = read_bytes(path)
     if data is None:
         raise UsageError(f"{path}: no such file")
@@ -214,12 +236,11 @@ def read_known_labels(path: Path, keys: Sequence[str], task: Task) -> dict[int, 
         if index is None:
             continue
         found.pop(index, None)
-        label = _read_label(task, row, problems) if row.label.strip() else None
-        if label not in (None, SKIP, RETRACT):
+        is_skip = not row.label.strip() and fold(row.status) == SKIPPED
+        label = _read_label(task, row, problems) if row.label.strip() else SKIP if is_skip else None
+        if label not in (None, RETRACT):
             found[index] = label
     problems.raise_if_any()
-    if not found:
-        raise UsageError(f"{path}: holds no label")
     return found
 
 
@@ -258,8 +279,8 @@ def _below_header(path: Path, numbered: Iterable[tuple[int, list[str]]], problem
 
 def _row(where: str, cells: list[str], places: dict[str, int]) -> _Row:
     values = {name: cells[at] for name, at in places.items() if at < len(cells)}
-    index, key, label = (values.get(name, "") for name in ("index", "key", "label"))
-    return _Row(where, index.strip(), key.strip(), label)
+    index, key, label, status = (values.get(name, "") for name in ("index", "key", "label", "status"))
+    return _Row(where, index.strip(), key.strip(), label, status)
 
 
 def _header(where: str, cells: list[str], problems: RowProblems) -> dict[str, int]:

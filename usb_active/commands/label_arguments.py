@@ -54,6 +54,12 @@ class KnownSamples:
         at = self._finder.find(key)
         return self._at(self._pool.find(key)) if at is None else self._samples[at]
 
+    def in_pool(self, key: str) -> Asked | None:
+        """As `get`, where a bare name must be that of one sample of the whole pool, not only of those that were asked for."""
+        if not self._keys:
+            return self.get(key)
+        return self._at(self._by_key[key] if key in self._by_key else self._pool.find(key))
+
     def _at(self, index: int | None) -> Asked | None:
         if index is None or index in self._by_index:
             return None if index is None else self._by_index[index]
@@ -76,6 +82,11 @@ class KnownSamples:
         if sample.status == UNASKED and not self._queries:
             raise UsageError(f"'{printable(sample.key)}': nothing has been asked yet, and a label belongs to a query; start the run first")
         return sample
+
+    def called(self, names: Sequence[str]) -> list[str]:
+        """The keys whose file has one of these names; for a name that is not found, because more than one has it."""
+        bare = {name.replace("\\", "/").rpartition("/")[2] for name in names} - {""}
+        return [key for key in self._keys if key.rpartition("/")[2] in bare]
 
     def near(self, key: str) -> str:
         """What may follow a message on a key that is none."""

@@ -105,20 +105,40 @@ def correct(
         samples = asked_samples(run, queries)
         known = KnownSamples(samples, run.keys() or (), queries)
         task = task_of_run(run, trusted)
-        classes = {name for query in queries for name in query.class_names} | {sample.label for sample in samples} - {""}
-        labels = Classes(classes) if task is None else Texts(task)
+        labels = Classes(class_names(queries, samples)) if task is None else Texts(task)
         wanted: list[tuple[Asked, str | None]] = [parse_setting(text, known, labels) for text in corrections]
         wanted += [(known[key], "") for key in skips] + [(known[key], None) for key in retractions]
-        said = _said_before(run, queries, {sample.index for sample, _ in wanted}, task)
-        unread = {row.index for row in said}
-        changed = [(sample, label) for sample, label in wanted if _changes(sample, label, sample.index in unread)]
-        touched = {sample.index for sample, _ in changed}
-        rows = [LabelRow(one.cycle, one.index, one.key, label or "", status_of(label), _source(one), utc_now()) for one, label in changed]
-        run.append_rows([*(row for row in said if row.index in touched), *rows])
+        changed = take(run, queries, wanted, task)
     for sample, label in wanted:
         old, new = sample.standing, label or status_of(label)
-        change = _changes(sample, label, sample.index in unread)
-        print(plain(f"{sample.key}: {old} -> {new}" if change else f"{sample.key}: {old}, unchanged"), file=out)
+        print(plain(f"{sample.key}: {old} -> {new}" if (sample, label) in changed else f"{sample.key}: {old}, unchanged"), file=out)
+
+
+def class_names(queries: Sequence[Query], samples: Sequence[Asked]) -> tuple[str, ...]:
+    """The classes that queries name, and those of the labels that stand."""
+    return tuple(dict.fromkeys(name for query in queries for name in query.class_names)) or tuple(
+        sorted({sample.label for sample in samples} - {""})
+    )
+
+
+def take(
+    run: RunDir, queries: Sequence[Query], wanted: Sequence[tuple[Asked, str | None]], task: Task | None
+) -> set[tuple[Asked, str | None]]:
+    """Append rows that give or correct labels, all at once; those that change something.
+
+    Args:
+        run: open, so that nobody else writes.
+        queries: all there are.
+        wanted: each with a label's text, "" to refuse the sample, None to take back what was said of it.
+        task: what labels are, where they are no classes.
+    """
+    said = _said_before(run, queries, {sample.index for sample, _ in wanted}, task)
+    unread = {row.index for row in said}
+    changed = [(sample, label) for sample, label in wanted if _changes(sample, label, sample.index in unread)]
+    touched = {sample.index for sample, _ in changed}
+    rows = [LabelRow(one.cycle, one.index, one.key, label or "", status_of(label), _source(one), utc_now()) for one, label in changed]
+    run.append_rows([*(row for row in said if row.index in touched), *rows])
+    return set(changed)
 
 
 def _changes(sample: Asked, label: str | None, is_unread: bool) -> bool:
