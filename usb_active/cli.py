@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_list(commands)
     _add_report(commands)
+    _add_label(commands)
     _add_labels(commands)
     _add_predict(commands)
     _add_doctor(commands)
@@ -135,6 +136,9 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         labels_from = "begin a new run with the labels and skips of another one, in place of `initial:`; the same command resumes it"
         command.add_argument("--from", dest="labels_from", type=path_argument, metavar="RUN", help=labels_from)
         command.add_argument("-v", "--verbose", action="store_true", help="show what USB logs as well")
+        if name == "run":
+            in_browser = "where labels are awaited, ask for them in a browser, and go on (`usb-active label RUN --loop`)"
+            command.add_argument("--label", action="store_true", help=in_browser)
         command.set_defaults(handler=handler)
 
 
@@ -176,6 +180,18 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--reference", metavar="NAME", help=reference)
     _add_trust(command)
     command.set_defaults(handler=_report)
+
+
+def _add_label(commands: argparse._SubParsersAction) -> None:
+    text = "answer in a browser what a run asks: a page of this machine, by keyboard, mouse or touch"
+    command = commands.add_parser("label", help=text, description=text, epilog=EXIT_CODES, formatter_class=_Raw)
+    command.add_argument("run", type=path_argument, metavar="RUN", help="a run directory")
+    loop = "train when a batch is complete, show the learning curve, and go on with the next batch"
+    command.add_argument("--loop", action="store_true", help=loop)
+    command.add_argument("--port", type=int, default=0, metavar="N", help="the port on 127.0.0.1 (default: a free one)")
+    command.add_argument("--no-browser", action="store_true", help="print the address, and open no browser")
+    _add_trust(command)
+    command.set_defaults(handler=_label)
 
 
 def _add_labels(commands: argparse._SubParsersAction) -> None:
@@ -255,9 +271,20 @@ def _init(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     config = _load(args)
+    if args.label:
+        from usb_active.commands.label import LabelOptions, run_and_label
+
+        return run_and_label(config, _run_command(args), LabelOptions(loop=True, trusted=True), sys.stdout)
     from usb_active.commands.run import run_experiment
 
     return run_experiment(config, args.verbose)
+
+
+def _run_command(args: argparse.Namespace) -> list[str]:
+    """The arguments of the same `run`, without `--label`."""
+    overrides = [part for override in args.overrides for part in ("--set", override)]
+    labels_from = [] if args.labels_from is None else ["--from", str(args.labels_from)]
+    return ["run", args.config, *overrides, *labels_from, *(["--verbose"] if args.verbose else [])]
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -299,6 +326,13 @@ def _report(args: argparse.Namespace) -> int:
     options = {"analysis": args.analysis, "embed": args.embed, "trusted": args.trust_plugins}
     for path in write_report(args.runs, args.out, targets=args.targets, reference=args.reference, **options):
         print(path)
+    return OK
+
+
+def _label(args: argparse.Namespace) -> int:
+    from usb_active.commands.label import LabelOptions, label
+
+    label(args.run, LabelOptions(args.port, not args.no_browser, args.loop, args.trust_plugins), sys.stdout)
     return OK
 
 

@@ -116,7 +116,7 @@ def _picture(load: Callable[[int], Any], index: int) -> str:
 
 def _thumbnail(image: Image.Image) -> tuple[str, bytes, tuple[int, int]]:
     """Its format, its bytes, and the size that it is shown in: (width, height)."""
-    image = _flat(image)
+    image = flat(image)
     kind, buffer = ("png", io.BytesIO()) if max(image.size) <= SIDE else ("jpeg", io.BytesIO())
     image.thumbnail((SIDE, SIDE))
     image.save(buffer, format=kind.upper(), **({} if kind == "png" else {"quality": 85}))
@@ -124,7 +124,7 @@ def _thumbnail(image: Image.Image) -> tuple[str, bytes, tuple[int, int]]:
     return kind, buffer.getvalue(), (image.width * factor, image.height * factor)
 
 
-def _flat(image: Image.Image) -> Image.Image:
+def flat(image: Image.Image) -> Image.Image:
     """In mode L or RGB; what is transparent is white, as `image_folder` has it by default."""
     from PIL import Image
 

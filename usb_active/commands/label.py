@@ -1,0 +1,130 @@
+"""`usb-active label RUN`: answer in a browser what a run asks."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TextIO
+
+from usb_active.commands.labels import _said_before
+from usb_active.config.settings import RunConfig, load_yaml_config
+from usb_active.config.trust import check_plugins
+from usb_active.contracts.dataset import Dataset
+from usb_active.errors import UsageError
+from usb_active.labeling.pictures import Pictures
+from usb_active.labeling.service import WAITING, Plan, Service
+from usb_active.loop.setup import build_dataset, take_pinned
+from usb_active.storage.run_dir import RunDir
+
+_NEEDS = ("starlette", "uvicorn")
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """What the command line says: `port` 0 takes a free one; `browser`: open one; `loop`: train between batches; `trusted`: see
+    `usb_active.config.trust`."""
+
+    port: int = 0
+    browser: bool = True
+    loop: bool = False
+    trusted: bool = False
+
+
+def check_extra() -> None:
+    """UsageError where what serves the page is not installed."""
+    missing = [name for name in _NEEDS if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"label: {' and '.join(missing)} not installed; pip install 'usb-active[label]'")
+
+
+def label(path: Path, options: LabelOptions, out: TextIO, command: Sequence[str] = ()) -> None:
+    """Serve the page until it, or a signal, ends it.
+
+    Args:
+        path: the run's directory.
+        options: how.
+        out: where the address is printed.
+        command: arguments of `usb-active` that go on with the run; without them `run` of the run's own configuration.
+
+    Raises:
+        UsageError: the extra is missing; no run, or one that asks for nothing that the page can show; one that another process uses.
+    """
+    check_extra()
+    from usb_active.labeling.server import local_socket, serve
+
+    run = RunDir.read(path)
+    check_plugins(path, run.config.get("plugins"), options.trusted)
+    config = load_yaml_config(path / "config.yaml")
+    plan = Plan(
+        path,
+        unread=lambda run, queries, idx: _said_before(run, queries, idx, None),
+        pictures=lambda: Pictures(_samples(config, path).load),
+        command=command or _own_command(config, path),
+        loop=options.loop,
+    )
+    service, token = Service(plan), secrets.token_urlsafe(32)
+    try:
+        service.open()
+        with local_socket(options.port) as listening:
+            address = f"http://127.0.0.1:{listening.getsockname()[1]}/{token}/"
+
+            def ready() -> None:
+                print(f"label {path} at {address}", file=out)
+                print("Ctrl-C ends it; every answer is in labels.csv once the page says so", file=out, flush=True)
+                if options.browser:
+                    _open_browser(address)
+
+            serve(service, token, listening, ready)
+    finally:
+        service.close()
+    print(f"go on: {plan.next_command}", file=out)
+
+
+def run_and_label(config: RunConfig, command: Sequence[str], options: LabelOptions, out: TextIO) -> int:
+    """`usb-active run`, and the page whenever labels are awaited. The exit code of the first start, if it asks for none.
+
+    Args:
+        config: of the run.
+        command: the arguments of `usb-active` that run it.
+        options: of the page.
+        out: where the address is printed.
+    """
+    check_extra()
+    # In a process of its own: the page outlives it, and need not hold the memory that a training takes.
+    code = subprocess.run([sys.executable, "-m", "usb_active", *command], check=False).returncode
+    if code != WAITING:
+        return code if code >= 0 else 128 - code
+    label(config.run_path, options, out, command)
+    return 0
+
+
+def _samples(config: RunConfig, path: Path) -> Dataset:
+    """The data set in the run's own order."""
+    run = RunDir.read(path)
+    dataset = build_dataset(config, run)
+    take_pinned(run, dataset)
+    dataset.align(run.keys() or dataset.keys, grow=False)
+    return dataset
+
+
+def _own_command(config: RunConfig, path: Path) -> list[str]:
+    """`usb-active run` of the run's config.yaml; where the run was moved, with its place."""
+    path = path.absolute()
+    command = ["run", str(path / "config.yaml")]
+    if config.run_path.absolute() != path:
+        command += ["--set", f"save_dir={path.parent}", "--set", f"save_name={path.name}"]
+    return command
+
+
+def _open_browser(address: str) -> None:
+    """Unless there is only a browser for terminals, which would take this one."""
+    if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

@@ -1,0 +1,180 @@
+"""What the page talks to: the desk while people answer, a training while they wait, and what the page is told of both."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from usb_active.errors import UsageError
+from usb_active.labeling.class_keys import class_keys
+from usb_active.labeling.desk import Desk, Unread
+from usb_active.labeling.loop import LOG, Training, learning_curve
+from usb_active.labeling.pictures import Pictures
+
+# Between the last answer of a batch and the training, in seconds: for a second thought.
+GRACE = 8.0
+# So many images are held by a client at most; the exit code of `usb-active run` that asks for labels.
+MOST_HELD, WAITING = 200, 3
+
+
+class Moved(Exception):
+    """What the page shows is no longer there: it is to ask for everything anew."""
+
+
+@dataclass
+class Plan:
+    """What is served.
+
+    Attributes:
+        path: the run's directory.
+        unread: what people wrote into files of the run, see `Desk`.
+        pictures: makes the pictures of the run's samples, as they are when it is called.
+        command: arguments of `usb-active` that go on with the run.
+        loop: whether training starts when a batch is complete.
+    """
+
+    path: Path
+    unread: Unread
+    pictures: Callable[[], Pictures]
+    command: Sequence[str] = ()
+    loop: bool = False
+
+    @property
+    def next_command(self) -> str:
+        """What is to be typed when the labels are given."""
+        return shlex.join(["usb-active", *self.command])
+
+
+@dataclass
+class Service:
+    """The states of the page: "labeling", "training" (no one holds the run but the process that trains), "done", "failed".
+
+    Attributes:
+        round: counts the times that the desk was opened; places of samples hold for one.
+        problem: what the page says where something failed.
+    """
+
+    plan: Plan
+    stage: str = "labeling"
+    round: int = 0
+    problem: list[str] = field(default_factory=list)
+    desk: Desk | None = None
+    pictures: Pictures | None = None
+    training: Training | None = None
+    starts_at: float | None = None
+    is_over: bool = False
+
+    def open(self) -> None:
+        """Take the run. UsageError as `Desk`."""
+        self.desk = Desk(self.plan.path, self.plan.unread)
+        self.pictures = self.plan.pictures()
+        self.round += 1
+        self.stage = "labeling"
+
+    def close(self) -> None:
+        """Give the run back, and end a training: the same command resumes it."""
+        if self.desk is not None:
+            self.desk.close()
+        if self.training is not None:
+            self.training.stop()
+
+    # ------------------------------------------------------------------------------------------ time passes
+    def look(self, now: float) -> None:
+        """What has come to be due by now: a training that starts, or has ended."""
+        if self.stage == "labeling":
+            self._schedule(now)
+            if self.starts_at is not None and now >= self.starts_at:
+                self.train()
+        elif self.stage == "training":
+            self._ended()
+
+    def _schedule(self, now: float) -> None:
+        desk = self.desk
+        is_due = self.plan.loop and desk is not None and desk.is_asking and desk.is_complete
+        if not is_due:
+            self.starts_at = None
+        elif self.starts_at is None:
+            self.starts_at = now + GRACE
+
+    def train(self) -> None:
+        """Give the run to `usb-active run`, at once.
+
+        Raises:
+            UsageError: without `--loop`, or while answers are missing.
+        """
+        if not self.plan.loop:
+            raise UsageError(f"the page was started without --loop; end it, and then: {self.plan.next_command}")
+        if self.stage == "labeling" and self.desk is not None:
+            if not self.desk.is_complete:
+                raise UsageError(f"{len(self.desk.pending)} labels are missing")
+            self.desk.close()
+        self.desk, self.starts_at, self.problem = None, None, []
+        self.stage, self.training = "training", Training(self.plan.command, self.plan.path)
+
+    def _ended(self) -> None:
+        training = self.training
+        if training is None or training.code is None:
+            return
+        code, lines = training.code, training.lines()
+        self.training = None
+        if code not in (0, WAITING):
+            self.stage, self.problem = "failed", [*lines, f"exit code {code}; all of it is in {self.plan.path / LOG}"]
+            return
+        try:
+            self.open()
+        except UsageError as error:
+            self.stage, self.problem = "failed", str(error).split("\n")
+            return
+        if code == 0:
+            self.stage = "done"
+
+    # ------------------------------------------------------------------------------------------ what the page is told
+    def everything(self, now: float) -> dict[str, Any]:
+        """All that a page shows, once: the samples as lists, for there may be many."""
+        told: dict[str, Any] = {"title": self.plan.path.name, "loop": self.plan.loop, "command": self.plan.next_command}
+        desk = self.desk
+        if desk is not None:
+            names = list(desk.class_names)
+            told |= {"classes": names, "keys": class_keys(names), "batch": desk.batch, "cycle": desk.cycle, "asking": desk.is_asking}
+            told["samples"] = [
+                [sample.key, sample.cycle, sample.suggestion, None if sample.confidence is None else round(sample.confidence, 4)]
+                for sample in desk.samples
+            ]
+            told["answers"] = [desk.code(place) for place in range(len(desk.samples))]
+        return {**told, **self.news("", -1, now), "changes": []}
+
+    def news(self, client: str, version: int, now: float) -> dict[str, Any]:
+        """What has changed since the page knew `version` changes; the client says by it that it is there."""
+        told: dict[str, Any] = {"round": self.round, "stage": self.stage, "problem": self.problem}
+        desk = self.desk
+        if desk is not None:
+            desk.leases.renew(client, now)
+            told |= {"version": len(desk.history), "others": sorted(desk.leases.others(client, now)), "complete": desk.is_complete}
+            told["changes"] = list(desk.changed_since(version).items()) if version >= 0 else []
+        if self.starts_at is not None:
+            told["starts_in"] = max(0.0, self.starts_at - now)
+        if self.training is not None:
+            told |= {"seconds": now - self.training.started, "lines": self.training.lines()}
+        if self.stage != "labeling" or (desk is not None and desk.is_complete):
+            told["curve"] = learning_curve(self.plan.path)
+        return told
+
+    # ------------------------------------------------------------------------------------------ what people do
+    def at(self, round_: int) -> Desk:
+        """The desk of a round. Moved: it is closed, or another one."""
+        if self.desk is None or round_ != self.round:
+            raise Moved
+        return self.desk
+
+    def hold(self, client: str, wanted: Sequence[int], most: int, now: float) -> list[int]:
+        """Images for a client to look at, those that nobody else has."""
+        if self.desk is None:
+            raise Moved
+        return self.desk.leases.hold(client, wanted, min(most, MOST_HELD), now)
+
+    def finish(self) -> None:
+        """The server is to end."""
+        self.is_over = True
