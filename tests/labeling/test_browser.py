@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import csv
+import threading
+from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import Person, Server, missing
+from desks import NAMES, rows, unread, waiting_run
 from run_helpers import command, config_of, settings, write_yaml
 
+from usb_active.labeling.pictures import Pictures
+from usb_active.labeling.server import local_socket, serve
+from usb_active.labeling.service import Plan, Service
 from usb_active.loop.setup import build_dataset
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing() or "all is there")]
@@ -106,3 +114,83 @@ def test_two_batches_with_a_killed_server_between_the_labels(run_path, truth, pe
     standing = {key: label for key, label, _ in journal(run_path)}
     assert len(standing) == 35 and sum(label == "" for label in standing.values()) == 1
     assert all(standing[key] in ("", truth[key]) for key in given)
+
+
+@contextmanager
+def served(path: Path, names: Sequence[str], probs: np.ndarray):
+    """The page of a run that was made without any training; its address."""
+    load = lambda index: np.full((40, 40), 30 * index, dtype=np.uint8)  # noqa: E731
+    service = Service(Plan(waiting_run(path, names, probs), unread, lambda: Pictures(load), ["run"]))
+    service.open()
+    ready = threading.Event()
+    with local_socket() as listening:
+        thread = threading.Thread(target=serve, args=(service, "token", listening, ready.set))
+        thread.start()
+        assert ready.wait(60)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/token/"
+        service.finish()
+        thread.join()
+    service.close()
+
+
+def test_one_of_many_classes_is_found_by_typing_and_names_are_text(tmp_path, person):
+    names = ("<img src=x onerror=document.title='broken'>", "sunflower", *(f"class {number}" for number in range(60)), "flower")
+    with served(tmp_path / "run", names, np.full((3, len(names)), 1 / len(names))) as address:
+        person.open(address)
+        assert person.run("document.querySelectorAll('#classes img').length") == 0 and names[0] in person.text("classes")
+        # What begins with it comes before what merely holds it.
+        person.press("/", "f", "l", "o", "w", "\ue007")
+        person.wait(lambda: person.text("counts").startswith("1 of 3"), "nothing was given")
+        assert rows(tmp_path / "run")[-1][2] == "flower"
+        person.sees_image()
+        # The suggestion: of equal ones the first, whose name is markup.
+        person.gives("\ue007", "2 of 3")
+        assert rows(tmp_path / "run")[-1][2] == names[0] and names[0] in person.text("said")
+        assert not person.run("document.title").startswith("broken") and person.complaints() == []
+
+
+def test_suggestions_by_the_dialog_and_one_undo(tmp_path, person):
+    with served(tmp_path / "run", NAMES, np.array([[0.02, 0.97, 0.01], [0.8, 0.1, 0.1], [0.3, 0.3, 0.4]])) as address:
+        person.open(address)
+        person.driver.find_element("id", "accept-button").send_keys("\ue007")
+        person.wait(lambda: person.text("accept-count").startswith("1 of 3 images"), "no count")
+        person.driver.find_element("id", "accept-least").send_keys("\ue015" * 20)
+        person.wait(lambda: person.text("accept-count").startswith("2 of 3 images"), "no other count")
+        assert len(rows(tmp_path / "run")) == 2
+        person.driver.find_element("id", "accept-yes").send_keys("\ue007")
+        person.wait(lambda: person.text("counts").startswith("2 of 3"), "not accepted")
+        person.gives("u", "0 of 3")
+        assert [row[3] for row in rows(tmp_path / "run")[2:]] == ["labeled"] * 2 + ["retracted"] * 2
+
+
+def test_two_people_are_shown_different_images_and_see_what_the_other_says(tmp_path, person):
+    other = Person()
+    try:
+        with served(tmp_path / "run", NAMES, np.full((3, 3), 1 / 3)) as address:
+            person.open(address)
+            other.open(address)
+            assert person.text("key") == "train/5" and other.text("key") == "train/4"
+            other.gives("1", "1 of 3")
+            # The next of the first one is not what the other looks at now, nor what the other has labelled.
+            person.wait(lambda: person.text("counts").startswith("1 of 3"), "the other's answer is not seen")
+            assert other.sees_image() == "train/7"
+            person.gives("2", "2 of 3")
+            person.wait(lambda: person.text("rest-title") == "No image here" or person.text("key") == "train/5", "shown twice")
+            other.gives("3", "3 of 3")
+            person.wait(lambda: person.text("rest-title") == "The batch is complete", "not complete")
+            assert [row[2] for row in rows(tmp_path / "run")[2:]] == ["cat", "dog", "guinea pig"]
+    finally:
+        other.close()
+
+
+def test_the_grid(tmp_path, person):
+    with served(tmp_path / "run", NAMES, np.full((3, 3), 1 / 3)) as address:
+        person.open(address)
+        person.driver.find_element("id", "grid-button").send_keys("\ue007")
+        person.wait(lambda: person.run("document.querySelectorAll('.tile img').length") == 3, "no grid")
+        # To the second, which is labelled; the mark goes on to the third.
+        person.press("\ue014", "2")
+        selected = "document.querySelector('.tile[aria-selected=true]').getAttribute('aria-label')"
+        person.wait(lambda: person.run(selected).startswith("train/7"), "not the next one")
+        assert person.run("[...document.querySelectorAll('.tile')].map((tile) => tile.textContent)")[1] == "✓ dog"
+        assert rows(tmp_path / "run")[2:] == [(1, 4, "dog", "labeled", "correction")]

@@ -7,7 +7,9 @@ import { Zoom } from "./zoom.js";
 
 const $ = (id) => document.getElementById(id);
 const PER_PAGE = 60;
-const ENOUGH_FOR_BUTTONS = 60;
+const MOST_BUTTONS = 60;
+// So few classes are seen at once, and need not be looked for.
+const FEW = 12;
 
 let told = {};
 let samples = null;
@@ -269,7 +271,7 @@ function makeTile(one) {
   const tile = document.createElement("div");
   const label = samples.answer(one);
   const isOthers = samples.others.has(one);
-  const text = isOthers ? "somebody else" : label === PENDING ? samples.suggested(one) && `${samples.suggested(one)}?` : `✓ ${samples.name(label)}`;
+  const text = isOthers ? "somebody else" : label === PENDING ? samples.suggested(one) : `✓ ${samples.name(label)}`;
   tile.className = label === PENDING ? "tile" : "tile labeled";
   tile.setAttribute("role", "option");
   tile.setAttribute("aria-selected", String(one === place));
@@ -310,6 +312,7 @@ function makeClasses() {
     return button;
   });
   $("classes").replaceChildren(...buttons);
+  document.querySelector(".search").hidden = told.classes.length <= FEW;
   narrow();
 }
 
@@ -322,7 +325,7 @@ function found() {
 
 function narrow() {
   const labels = found();
-  const shown = new Set(labels.slice(0, ENOUGH_FOR_BUTTONS));
+  const shown = new Set(labels.slice(0, MOST_BUTTONS));
   for (const button of $("classes").children) {
     button.hidden = !shown.has(Number(button.dataset.label));
     button.style.order = labels.indexOf(Number(button.dataset.label));
@@ -398,7 +401,7 @@ const KEYS = {
   PageUp: () => isGrid && step(-PER_PAGE),
   "+": () => zoom.by(1.4),
   "-": () => zoom.by(1 / 1.4),
-  "/": () => $("search").focus(),
+  "/": () => told.classes?.length > FEW && $("search").focus(),
   "?": () => $("help").showModal(),
   Escape: () => isGrid && toggleGrid(false),
   Enter: () => samples && place >= 0 && samples.suggestion(place) !== null && answer(samples.suggestion(place)),

@@ -24,7 +24,7 @@ export class Samples {
 
   suggested(place) {
     const label = this.suggestion(place);
-    return label === null ? "" : `${this.classes[label]} ${Math.round(100 * this.confidence(place))} %`;
+    return label === null ? "" : `${this.classes[label]} (${Math.round(100 * this.confidence(place))} %)`;
   }
 
   get left() {
