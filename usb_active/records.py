@@ -9,6 +9,8 @@ import numpy as np
 
 # The values of a row's `status`. A retracted sample has no label any more and is no refused one: it may be asked for again.
 LABELED, SKIPPED, RETRACTED = "labeled", "skipped", "retracted"
+# In the journal's column `acquisition`: a sample that was drawn to measure the model by, whatever chose the rest of its query.
+AUDIT = "audit"
 # The number that stands for a refused sample where others stand for labels.
 SKIP = -1
 # The same for one whose answer is taken back.
@@ -68,8 +70,8 @@ class LabelRow:
         key: the sample's key.
         label: the label's text, such as a class name; "" where `status` is another one than "labeled".
         status: "labeled", "skipped" or "retracted".
-        acquisition: the name of what chose the sample; "correction" for a row that `usb-active labels` added, and "volunteered" where no
-            query had asked for the sample.
+        acquisition: the name of what chose the sample; "audit" of those that measure the model; "correction" for a row that
+            `usb-active labels` added, and "volunteered" where no query had asked for the sample.
         time: UTC, ISO, in seconds.
     """
 

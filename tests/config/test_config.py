@@ -300,7 +300,7 @@ def test_resolved_gives_the_same_configuration(overrides, tmp_path):
 
 def test_free_keys_are_keys():
     # What is left out at its default is given.
-    resolved = build(["active.cache_images=true", "active.views_on=device"]).resolved()
+    resolved = build(["active.cache_images=true", "active.views_on=device", "active.stop=[kappa]"]).resolved()
     for dotted in FREE_KEYS:
         node = resolved
         for part in dotted.split("."):

@@ -41,6 +41,9 @@ class OtherRun(InitialLabels):
     def known_skips(self, view: PoolView) -> np.ndarray:
         return _indices(self._found.skipped, _positions(view.dataset.keys))
 
+    def known_audit(self, view: PoolView) -> np.ndarray:
+        return _indices(self._found.audit, _positions(view.dataset.keys))
+
     @cached_property
     def _found(self) -> LabelsInForce:
         # Read once, so that labels and skips are of one moment of a run under way.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from usb_active.records import RETRACTED, LabelRow, Query
+from usb_active.records import AUDIT, RETRACTED, LabelRow, Query
+from usb_active.storage.audit_file import read_audit
 from usb_active.storage.run_dir import RunDir
 from usb_active.storage.schemas import read_start
 
@@ -43,7 +44,7 @@ def asked_samples(run: RunDir, queries: Sequence[Query]) -> list[Asked]:
     rows: dict[int, list[LabelRow]] = {}
     for row in run.rows():
         rows.setdefault(row.index, []).append(row)
-    asking = last_queries(queries)
+    asking, audit = last_queries(queries), set(read_audit(run).tolist())
     keys = {index: key for query in queries for index, key in zip(query.idx.tolist(), query.keys, strict=True)}
     unanswered = ((index, query) for index, query in asking.items() if index not in rows)
     samples = [Asked(query.cycle, index, keys[index], "", PENDING, query.acquisition, "", 0) for index, query in unanswered]
@@ -57,6 +58,7 @@ def asked_samples(run: RunDir, queries: Sequence[Query]) -> list[Asked]:
         changes = sum(before.answer != row.answer for before, row in pairwise(own))
         status, time = (PENDING, "") if is_pending else (last.status, last.time)
         samples.append(Asked(cycle, index, last.key, last.label, status, method, time, changes))
+    samples = [replace(sample, acquisition=AUDIT) if sample.index in audit else sample for sample in samples]
     return sorted(samples, key=lambda sample: sample.cycle)
 
 

@@ -15,7 +15,8 @@ from usb_active.commands.label_arguments import Classes, KnownSamples, Texts, pa
 from usb_active.contracts.task import Task
 from usb_active.errors import plain
 from usb_active.pool.answers import CORRECTION, VOLUNTEERED, merge_answers
-from usb_active.records import LABELED, RETRACTED, SKIPPED, LabelRow, Query, status_of
+from usb_active.records import AUDIT, LABELED, RETRACTED, SKIPPED, LabelRow, Query, status_of
+from usb_active.storage.audit_file import read_audit
 from usb_active.storage.journal_checks import check_labels, find_edits
 from usb_active.storage.run_dir import RunDir, utc_now
 from usb_active.storage.schemas import own_task, read_accepted
@@ -175,7 +176,7 @@ def _said_before(run: RunDir, queries: Sequence[Query], idx: set[int], task: Tas
     The run will name what is wrong in other rows of the files; a correction is not held up by it. UsageError where two files contradict
     each other on one of these samples: whichever of them will be mended would be taken for the newer.
     """
-    rows, asking = [], last_queries(queries)
+    rows, asking, audit = [], last_queries(queries), set(read_audit(run).tolist())
     asked = {index: query.cycle for index, query in asking.items()}
     for query in queries:
         own = {index for index in idx if asking.get(index) is query}
@@ -186,7 +187,8 @@ def _said_before(run: RunDir, queries: Sequence[Query], idx: set[int], task: Tas
         more = {"emptied": found.empty & own, "retracted": found.retracted & own, "asked": asked}
         news = merge_answers(run.rows(), labels, found.skipped & own, task_of(query, task), **more)
         keys, now = dict(zip(query.idx.tolist(), query.keys, strict=True)), utc_now()
-        rows += [LabelRow(query.cycle, index, keys[index], label or "", status_of(label), query.acquisition, now) for index, label in news]
+        method = {index: AUDIT if index in audit else query.acquisition for index, _ in news}
+        rows += [LabelRow(query.cycle, index, keys[index], label or "", status_of(label), method[index], now) for index, label in news]
     return rows
 
 

@@ -8,17 +8,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from usb_active.config.usb_keys import NOUNS, noun, quoting_hint, show
+from usb_active.config.usb_keys import INVALID, NOUNS, convert, noun, quoting_hint, show
 from usb_active.contracts.plugin import PluginConfig, stored_keys
 from usb_active.contracts.registry import REGISTRY
 from usb_active.environment.usb_names import why_not
 from usb_active.errors import UsageError, nearest, printable
 from usb_active.storage.path_texts import path_problem
 from usb_active.storage.paths import user_path
+
+
+def _number(value: Any) -> Any:
+    number = convert(value, float)
+    return value if number is INVALID else number
+
+
+Number = Annotated[float, BeforeValidator(_number)]
 
 
 class Problems:

@@ -29,6 +29,7 @@ FREE_KEYS = (
     "active.views_on",
     "active.fast_hooks",
     "active.baselines",
+    "active.stop",
 )
 # Where a configuration names a plugin, and of which kinds.
 _TOP = {"dataset": ("dataset",), "net": ("network",)}

@@ -9,18 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field, InstanceOf
+from pydantic import Field, InstanceOf
 
-from usb_active.config.choices import PluginChoice, Problems, Strict, choose, choose_with, validate
+from usb_active.config.choices import Number, PluginChoice, Problems, Strict, choose, choose_with, validate
 from usb_active.config.former_defaults import keep_former_defaults
 from usb_active.config.free_keys import free_keys
 from usb_active.config.labels_from import with_labels_of
 from usb_active.config.speed import check_speed
+from usb_active.config.stop_rules import StopRule, choose_stop_rules
 from usb_active.config.train_on import check_train_on
 from usb_active.config.upper_bound import wants_all_labels
-from usb_active.config.usb_keys import ALGORITHMS, INVALID, algorithm_keys, algorithm_names, check_usb_keys, convert, imbalance, show
+from usb_active.config.usb_keys import ALGORITHMS, algorithm_keys, algorithm_names, check_usb_keys, imbalance, show
 from usb_active.contracts.algorithm import declared
 from usb_active.contracts.plugin import overrides
 from usb_active.contracts.registry import INITIAL_KINDS, REGISTRY
@@ -38,14 +39,6 @@ DEFAULTS = {"algorithm": "fixmatch", "dataset": "cifar10", "net": "wrn_28_2"}
 # Keys without an effect on results that must stay as they are all the same: what an observer has not seen of the first cycles cannot
 # be made up for.
 OBSERVING_KEYS = ("active.analysis",)
-
-
-def _number(value: Any) -> Any:
-    number = convert(value, float)
-    return value if number is INVALID else number
-
-
-Number = Annotated[float, BeforeValidator(_number)]
 
 
 @dataclass(frozen=True)
@@ -136,12 +129,16 @@ class ActiveKeys(Strict):
         False,
         description="true: a query asks for as many labels less as were given unasked before it; what exceeds its budget, later ones do",
     )
+    audit: int = Field(
+        0, ge=0,
+        description="samples drawn at random, labelled with the first query, never trained on: accuracy with an interval; 0: none",
+    )  # fmt: skip
     baselines: bool = Field(True, description="the report compares with cheap classifiers on the same labels; off: it does not")
 
 
 # Keys that there were not from the start.
 LATER_KEYS = (
-    "batch_norm", "train_on", "cache_images", "views_on", "fast", "channels_last", "weak_no_grad", "compile", "charge_volunteered",
+    "batch_norm", "train_on", "cache_images", "views_on", "fast", "channels_last", "weak_no_grad", "compile", "charge_volunteered", "audit",
 )  # fmt: skip
 # The roles that always have a plugin, and which one they have unless the YAML says otherwise.
 DEFAULT_PLUGINS = {"oracle": "dataset", "features": "model"}
@@ -165,6 +162,10 @@ class ActiveConfig(ActiveKeys):
     # One, or several; `analyses` has them all.
     analysis: InstanceOf[PluginChoice] | tuple[InstanceOf[PluginChoice], ...] | None = Field(
         None, description="optional, or a list of several: watches the trainings for `report --analysis`; changes nothing in them"
+    )
+
+    stop: tuple[InstanceOf[StopRule], ...] = Field(
+        (), description="optional, a list of rules that say when to stop: kappa, overall_uncertainty, plateau, target"
     )
 
     @property
@@ -201,7 +202,8 @@ class ActiveConfig(ActiveKeys):
             block[name] = None if value is None else value.resolved()
         # Only where there is one: a run that began before there were analyses is a run without.
         found = [choice.resolved() for choice in self.analyses.values()]
-        return {**block, "analysis": found if len(found) > 1 else found[0]} if found else block
+        block |= {"analysis": found if len(found) > 1 else found[0]} if found else {}
+        return {**block, "stop": [rule.resolved() for rule in self.stop]} if self.stop else block
 
 
 @dataclass(frozen=True)
@@ -314,6 +316,9 @@ def check_against_pool(config: RunConfig, num_queryable: int, num_classes: int, 
     active = config.active
     size = active.initial.size or 0
     total = size + active.cycles * active.budget
+    if active.audit and active.audit + total > num_queryable:
+        counts = f"{active.audit} + {size} initial + {active.cycles} cycles of {active.budget} = {active.audit + total} labels"
+        raise UsageError(f"{config.source}: active.audit: {counts}, but only {num_queryable} samples can be queried")
     if size > num_queryable:
         raise UsageError(f"{config.source}: active.initial.size: {size} labels wanted, but only {num_queryable} samples can be queried")
     if total > num_queryable:
@@ -403,12 +408,15 @@ def _active(block: Any, base: Path, problems: Problems) -> ActiveConfig | None:
         "acquisition": None,
         "prior": None,
         "analysis": None,
+        "stop": (),
     }
     initial, own = choose_with(INITIAL_KINDS, block.pop("initial", None), "active.initial", base, problems, InitialKeys)
     if "acquisition" in block:
         plugins["acquisition"] = _acquisition(block.pop("acquisition"), base, problems)
     if "analysis" in block:
         plugins["analysis"] = _analyses(block.pop("analysis"), base, problems)
+    if "stop" in block:
+        plugins["stop"] = choose_stop_rules(block.pop("stop"), block.get("audit"), problems)
     if "pretrain" in block:
         plugins["pretrain"] = choose("pretrainer", block.pop("pretrain"), "active.pretrain", base, problems)
     if "prior" in block:

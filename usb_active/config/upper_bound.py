@@ -48,9 +48,12 @@ def known_samples(dataset: Dataset) -> np.ndarray:
 
 
 def with_known_labels(pool: Pool, dataset: Dataset) -> Pool:
-    """A copy of the pool with the data set's labels too, as of query 0. A label of the journal wins, and a skipped sample has none."""
+    """A copy of the pool with the data set's labels too, as of query 0, but for the audit's.
+
+    A label of the journal wins, and a skipped sample has none.
+    """
     known = known_samples(dataset)
-    new = known[(pool.labels[known] < 0) & ~pool.skipped[known]]
+    new = known[(pool.labels[known] < 0) & ~pool.skipped[known] & ~pool.audited[known]]
     full = deepcopy(pool)
     full.set_labels(new, np.asarray(dataset.targets)[new], 0)
     return full

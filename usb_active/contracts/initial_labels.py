@@ -50,6 +50,15 @@ class InitialLabels(Plugin):
         """
         return ()
 
+    @optional
+    def known_audit(self, view: PoolView) -> Any:
+        """idx (A,) those of the samples above that were drawn at random to measure a model by; by default none.
+
+        Asked for after `known_skips`, with the same view. A run with an `active.audit` of this size measures by them too, and trains on
+        none of them; one without it trains on their labels.
+        """
+        return ()
+
 
 def check_initial_labels(returned: Any, num_samples: int, num_labels: int, who: str) -> dict[str, np.ndarray]:
     """What `known_labels` returned as `idx` (P,) and `labels` (P,) int64.
@@ -86,3 +95,27 @@ def check_initial_skips(returned: Any, labeled: np.ndarray, num_samples: int, wh
     if len(both):
         raise UsageError(f"{who}: both labelled and skipped: {name_some(both)}")
     return skipped
+
+
+def check_initial_audit(returned: Any, known: np.ndarray, who: str) -> np.ndarray:
+    """What `known_audit` returned as `idx` (A,) int64.
+
+    Args:
+        returned: by the plugin.
+        known: (P + S,) the samples that it brings labels or refusals of.
+        who: for messages.
+
+    Raises:
+        UsageError: not integers, another shape, a sample twice, or one of which nothing is brought.
+    """
+    idx = np.asarray(returned) if isinstance(returned, (np.ndarray, list, tuple)) else None
+    if idx is None or idx.ndim != 1 or (idx.size and not np.issubdtype(idx.dtype, np.integer)):
+        got = type(returned).__name__ if idx is None else f"{idx.dtype} of shape {idx.shape}"
+        raise UsageError(f"{who}: must return the samples of an audit as integers idx (A,), got {got}")
+    idx = idx.astype(np.int64)
+    foreign = np.setdiff1d(idx, known)
+    if len(foreign):
+        raise UsageError(f"{who}: samples that it brings nothing of: {name_some(foreign)}")
+    if len(np.unique(idx)) != len(idx):
+        raise UsageError(f"{who}: a sample twice")
+    return idx

@@ -45,11 +45,11 @@ _WATCHING = ("choose_hidden_modules", "setup", "observe", "on_interval", "state_
 # What a plugin of a kind must not define, and why: this kind promises not to have its effect, or it would never be called.
 FORBIDDEN: dict[str, tuple[tuple[str, ...], str]] = {
     "acquisition": (
-        ("known_labels", "known_skips"),
+        ("known_labels", "known_skips", "known_audit"),
         "an acquisition chooses; a plugin that brings labels is of kind initial_labels, derived from usb_active.InitialLabels",
     ),
     "initial_labels": ((*_CHOOSING, *_WATCHING), "it brings labels before the first training, and is asked for nothing else"),
-    "analysis": ((*_CHOOSING, "known_labels", "known_skips"), "an analysis only observes"),
+    "analysis": ((*_CHOOSING, "known_labels", "known_skips", "known_audit"), "an analysis only observes"),
 }
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from usb_active.config.upper_bound import wants_all_labels, with_known_labels
 from usb_active.errors import UsageError, WaitingForLabels, name_some
+from usb_active.loop.audit import draw_audit
 from usb_active.loop.setup import pin, queryable_mask
 from usb_active.pool.answers import charge, check_answers, emptied_answers, merge_answers, volunteered_labels
 from usb_active.pool.pool import Pool
-from usb_active.pool.split import Split, classes_without_training, hold_out, make_split
-from usb_active.records import Answers, LabelRow, Query, status_of
+from usb_active.pool.split import NOBODY, Split, classes_without_training, hold_out, make_split
+from usb_active.records import AUDIT, Answers, LabelRow, Query, status_of
+from usb_active.storage.audit_file import AUDIT_FILE, read_audit, write_audit
 from usb_active.storage.journal_checks import check_labels_but_sums, journal_sums, read_starts
 from usb_active.storage.run_dir import RunDir, utc_now
 from usb_active.storage.run_format import FIRST, run_format
@@ -32,6 +35,7 @@ class Ledger:
 
     Attributes:
         pool: the labels of the first rows of the journal, as far as `replay` was told to read.
+        audit: (A,) dataset indices of the samples that are set aside to measure the model by.
     """
 
     def __init__(self, config: RunConfig, run_dir: RunDir, dataset: Dataset, oracle: Any):
@@ -40,6 +44,7 @@ class Ledger:
         self.trains_on_all = wants_all_labels(config.usb["algorithm"])
         self.pool = Pool(queryable_mask(dataset, oracle))
         self._starts: list[int] = []
+        self.audit = NOBODY
 
     # ------------------------------------------------------------------------------------------ the pool
     def open(self) -> None:
@@ -52,6 +57,9 @@ class Ledger:
         self.run_dir.write_keys(self.dataset.keys)
         self._verify()
         self.oracle.setup(self.dataset, self.run_dir.path)
+        self.audit = read_audit(self.run_dir)
+        if self._config.active.audit and not len(self.audit) and self.run_dir.query(0, probs=False) is not None:
+            raise UsageError(f"{self.run_dir.path / AUDIT_FILE} is gone; restore it from a copy: it says what must not be trained on")
         self.replay()
 
     def _verify(self) -> None:
@@ -61,7 +69,7 @@ class Ledger:
         """The pool as the first `num_rows` rows of the journal make it; all of them by default."""
         rows = self.run_dir.rows()[:num_rows]
         queryable = queryable_mask(self.dataset, self.oracle)
-        self.pool = Pool.from_rows(rows, queryable, self.dataset.task, self._rows_at_starts())
+        self.pool = Pool.from_rows(rows, queryable, self.dataset.task, self._rows_at_starts(), self.audit)
 
     def _rows_at_starts(self) -> list[int]:
         """How many rows of the journal the cycles that have begun, one after the other, began with."""
@@ -91,9 +99,30 @@ class Ledger:
         if len(self.dataset) > before:
             self.run_dir.write_keys(self.dataset.keys)
 
+    def set_aside(self, known: Collection[int] = (), audit: np.ndarray = NOBODY) -> np.ndarray:
+        """Before the first query chooses anything: what the model will be measured by leaves the pool; (A,) dataset indices.
+
+        Args:
+            known: samples that are labelled or refused already.
+            audit: those of a run whose labels are taken over.
+
+        Raises:
+            UsageError: too few samples are left.
+        """
+        size = self._config.active.audit
+        queryable = queryable_mask(self.dataset, self.oracle)
+        try:
+            self.audit = np.sort(audit) if size and len(audit) else draw_audit(queryable, known, size, self._seed)
+        except UsageError as error:
+            raise UsageError(f"{self._config.source}: {error}") from None
+        self.replay()
+        return self.audit
+
     # ------------------------------------------------------------------------------------------ queries and answers
     def save_query(self, query: Query, meta: Mapping[str, Any]) -> None:
         """Put the picks on disk; `meta`: who made them, in how many seconds, and what was logged. Written before them."""
+        if query.cycle == 0 and len(self.audit):
+            write_audit(self.run_dir, self.audit, self.dataset.keys)
         self.run_dir.write_json(f"queries/cycle_{query.cycle:03d}.meta.json", dict(meta))
         self.run_dir.save_query(query)
 
@@ -113,7 +142,8 @@ class Ledger:
             UsageError: everything was skipped, so that there is nothing to train on.
         """
         self.replay()
-        pending = 0 if is_known else self._collect(query)
+        query = self._put(query)
+        pending = 0 if is_known and not len(self.audit) else self._collect(query)
         # A query without any answer yet is waited for in any case: the cycles would run out without a new label.
         partial = self.oracle.accepts_partial() and pending < len(query.idx) and len(self.pool.labeled) > 0
         if pending and not partial:
@@ -137,6 +167,13 @@ class Ledger:
             self.replay()
         return self._unanswered(query)
 
+    def _put(self, query: Query) -> Query:
+        """What the oracle is asked of a query: beside labels that existed already, the audit alone."""
+        if query.cycle > 0 or not self._config.active.initial.brings_labels or not len(self.audit):
+            return query
+        rows = np.flatnonzero(np.isin(query.idx, self.audit))
+        return replace(query, idx=query.idx[rows], keys=tuple(query.keys[row] for row in rows), acquisition=AUDIT)
+
     def _warn_of_emptied(self, answers: Answers, asked: Mapping[int, tuple[int, str]]) -> None:
         emptied = emptied_answers(self.run_dir.rows(), answers, _cycles(asked))
         if emptied:
@@ -147,10 +184,11 @@ class Ledger:
     def _asked(self, cycle: int) -> dict[int, tuple[int, str]]:
         """Whom the queries up to a cycle ask for: dataset index → (cycle of the last query that does, its acquisition)."""
         queries = [self.run_dir.query(number) for number in range(cycle + 1)]
-        return {int(index): (query.cycle, query.acquisition) for query in queries for index in query.idx}
+        asked = {int(index): (query.cycle, query.acquisition) for query in queries for index in query.idx}
+        return asked | {index: (asked[index][0], AUDIT) for index in self.audit.tolist() if index in asked}
 
     def _unanswered(self, query: Query) -> int:
-        return int(((self.pool.labels < 0) & ~self.pool.skipped)[query.idx].sum())
+        return int((~self.pool.answered)[query.idx].sum())
 
     def journal(self, asked: Mapping[int, tuple[int, str]], answers: Answers, anew: Collection[int] = ()) -> None:
         """Append the answers that are news. `asked`: dataset index → (cycle of the query, its acquisition); `anew`: all of them are."""
@@ -181,8 +219,19 @@ class Ledger:
         if self.trains_on_all:
             record["all_labels"] = True
         record |= {"pending": self._unanswered(query), "samples": len(self.dataset), "log": dict(logged)}
+        self._say_audit()
         self.run_dir.write_json(f"cycle_{query.cycle:03d}/start.json", record)
         return record
+
+    def _say_audit(self) -> None:
+        """What of the audit cannot measure anything."""
+        skipped = int((self.pool.audited & self.pool.skipped).sum())
+        if skipped:
+            what = "it says nothing of samples like these"
+            logger.warning("%d of the %d samples of the audit were skipped, and have left it: %s", skipped, len(self.audit), what)
+        missing = len(self.audit) - skipped - self.pool.num_audit_labels
+        if missing:
+            logger.warning("%d of the %d samples of the audit are not answered yet: it is of the others alone", missing, len(self.audit))
 
     def take_up(self, record: Mapping[str, Any]) -> None:
         """The pool as a training begins it."""
@@ -251,10 +300,11 @@ class Ledger:
         check_values(where, line, task.metrics, f"that is what the metrics of the task '{task.name}' came to")
         self.run_dir.write_json(f"cycle_{cycle:03d}/done.json", dict(record))
 
-    def write_state(self, cycle: int, stage: str, pending: int) -> None:
-        """How far the run is, for people and tools that look at it from outside."""
-        counts = {"labels": len(self.pool.labeled), "skipped": int(self.pool.skipped.sum()), "pending": pending}
-        self.run_dir.write_state({"cycle": cycle, "stage": stage, **counts})
+    def write_state(self, cycle: int, stage: str, pending: int, why: Sequence[str] = ()) -> None:
+        """How far the run is, for people and tools that look at it from outside; `why`: the rules that have ended it."""
+        labels = len(self.pool.labeled) + self.pool.num_audit_labels
+        counts = {"labels": labels, "skipped": int(self.pool.skipped.sum()), "pending": pending}
+        self.run_dir.write_state({"cycle": cycle, "stage": stage, **counts, **({"why": list(why)} if why else {})})
 
 
 def _cycles(asked: Mapping[int, tuple[int, str]]) -> dict[int, int]:

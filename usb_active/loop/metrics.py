@@ -6,7 +6,9 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from usb_active.loop.audit import assess
 from usb_active.loop.live_scores import live_fields
+from usb_active.loop.stopping import all_reached
 from usb_active.storage.checkpoint import must_fit, read_cycle_checkpoint
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
     evaluations on the test set: selected on the test set itself, so it is optimistically biased. With `validation`, `selected_accuracy`
     is the test accuracy of the checkpoint that the held-out labels chose. `live_accuracy` is the live network's where `accuracy` is the EMA
     model's; where nothing is held out, `labeled_accuracy` and `live_labeled_accuracy` are on the labels trained on.
-    `num_labels` are those trained on (held-out ones included);
+    `num_labels` are those trained on (held-out ones included), and the `audit_samples` where there is an audit, which cost as much;
     an algorithm that trains on all known ones has `num_asked` beside them. `class_counts` are of the labels that were trained on, and
     `validation_class_counts` of those held out (in runs that began with version 0.1.0, `class_counts` are of both).
     `cpu_seconds` are those of acquisition and training together (evaluations and checkpoints included), of all threads and of the workers
@@ -41,18 +43,19 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
     answers = asked.labels[session.run_dir.query(cycle, probs=False).idx]
     queried = answers[answers >= 0]
     meta = ledger.query_meta(cycle)
-    return {
+    record = {
         "cycle": cycle,
-        "num_labels": len(pool.labeled),
+        "num_labels": len(pool.labeled) + pool.num_audit_labels,
         # Whose metrics these are, is in dataset.json.
         **({} if task.class_names else {"task": task.name}),
         # Only where more labels are trained on than were asked for.
-        **({} if pool is asked else {"num_asked": len(asked.labeled)}),
+        **({} if pool is asked else {"num_asked": len(asked.labeled) + asked.num_audit_labels}),
         **{each.key: last.get(f"{split}/{each.score}") for each in task.metrics},
         f"best_{metric.key}": trainer.best_test_score,
         f"validation_{metric.key}": last.get(f"validation/{metric.score}"),
         f"selected_{metric.key}": _selected_score(session, cycle),
         **live_fields(trainer.live_scores, task),
+        **assess(session, cycle),
         "evaluated_on": {"eval": "test", "validation": "validation"}[split] if last else "none",
         **(_class_counts(session, queried) if task.class_names else {}),
         "acquisition": meta["acquisition"],
@@ -61,6 +64,9 @@ def training_record(session: Session, cycle: int) -> dict[str, Any]:
         "cpu_seconds": _cpu_seconds(meta, trainer),
         "log": {**meta["log"], **ledger.start_log(cycle), **session.logged},
     }
+    rules = session.config.active.stop
+    earlier = [line for line in session.run_dir.metrics() if line["cycle"] < cycle] if rules else []
+    return {**record, "stop": [why for _, why in all_reached(rules, [*earlier, record])]} if rules else record
 
 
 def _cpu_seconds(meta: Mapping[str, Any], trainer: Trainer) -> float | None:

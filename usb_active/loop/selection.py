@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from usb_active.contracts.acquisition import check_picks, check_pseudo_labels, label_arrays
-from usb_active.contracts.initial_labels import InitialLabels, check_initial_labels, check_initial_skips
+from usb_active.contracts.initial_labels import InitialLabels, check_initial_audit, check_initial_labels, check_initial_skips
 from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError
+from usb_active.loop.audit import mixed
 from usb_active.loop.ledger import Ledger
 from usb_active.loop.setup import Components
 from usb_active.loop.views import PoolViews
 from usb_active.pool.split import NOBODY
 from usb_active.randomness import seeded_globals
-from usb_active.records import Answers, Query
+from usb_active.records import AUDIT, Answers, Query
 from usb_active.storage.artifacts import check_array, load_artifact, save_artifact
 
 logger = logging.getLogger("usb_active")
@@ -40,6 +41,7 @@ class Selection:
             return self._take_known(self._initial_labels)
         role = _role(cycle)
         plugin = self._plugins[role]
+        audit = self._ledger.set_aside() if cycle == 0 and self._active.audit else NOBODY
         with seeded_globals(self._seed, cycle, role):
             view = self._views.of(role, cycle, held_out=NOBODY)
             charged = self._ledger.charged(cycle)
@@ -53,23 +55,46 @@ class Selection:
                 return self._query(cycle, plugin, np.empty(0, dtype=np.int64))
             view.prepare()
             picks = check_picks(plugin.select(view, budget), view.candidates, budget, f"{role} '{plugin.name}'")
+            if len(audit):
+                # Nothing is predicted before the first training.
+                return self._query(cycle, plugin, mixed(picks, audit, self._seed))
             return self._query(cycle, plugin, picks, view.probs[picks] if "probs" in plugin.needs else None)
 
     def _take_known(self, plugin: InitialLabels) -> Query:
         known = self.known_labels(plugin)
         idx, labels, skipped = (known[name].tolist() for name in ("idx", "labels", "skipped"))
-        asked = {i: (0, plugin.name) for i in (*idx, *skipped)}
+        audit = self._ledger.set_aside([*idx, *skipped], known["audit"]) if self._active.audit else NOBODY
+        is_audit = set(audit.tolist())
+        asked = {i: (0, AUDIT if i in is_audit else plugin.name) for i in (*idx, *skipped)}
         self._ledger.journal(asked, Answers(dict(zip(idx, labels, strict=True)), frozenset(skipped)))
-        return self._query(0, plugin, np.concatenate([known["idx"], known["skipped"]]))
+        known_idx = np.concatenate([known["idx"], known["skipped"]])
+        return self._query(0, plugin, np.concatenate([known_idx, np.setdiff1d(audit, known_idx)]))
 
     def known_labels(self, plugin: InitialLabels) -> dict[str, np.ndarray]:
-        """`idx` (P,), `labels` (P,) and `skipped` (S,), checked, that a plugin brings before the first training."""
+        """`idx` (P,), `labels` (P,), `skipped` (S,) and `audit` (A,), checked, that a plugin brings before the first training.
+
+        `audit` is empty unless the run has one of its own, and then of its size.
+        """
         with seeded_globals(self._seed, 0, "initial"):
             view = self._views.of("initial", 0, held_out=NOBODY)
-            returned, refused = plugin.known_labels(view), plugin.known_skips(view)
+            returned, refused, audited = plugin.known_labels(view), plugin.known_skips(view), plugin.known_audit(view)
         size, who = len(self._dataset), f"initial '{plugin.name}'"
         known = check_initial_labels(returned, size, self._dataset.task.num_labels, f"{who}: known_labels")
-        return {**known, "skipped": check_initial_skips(refused, known["idx"], size, f"{who}: known_skips")}
+        known["skipped"] = check_initial_skips(refused, known["idx"], size, f"{who}: known_skips")
+        audit = check_initial_audit(audited, np.concatenate([known["idx"], known["skipped"]]), f"{who}: known_audit")
+        return {**known, "audit": self._own_audit(audit, known["idx"], who)}
+
+    def _own_audit(self, audit: np.ndarray, labeled: np.ndarray, who: str) -> np.ndarray:
+        """An audit that is brought, where the run wants one. UsageError when it is of another size, or nothing else is labelled."""
+        wanted = self._active.audit
+        if not wanted or not len(audit):
+            return NOBODY
+        if wanted != len(audit):
+            what = f"{who} brings an audit of {len(audit)} samples; audit: {len(audit)} takes it over, audit: 0 trains on its labels"
+            raise UsageError(f"active.audit: {wanted}: {what}")
+        if not len(np.setdiff1d(labeled, audit)):
+            raise UsageError(f"active.audit: {wanted}: {who} brings no label but those of its audit; audit: 0 trains on these")
+        return audit
 
     def _query(self, cycle: int, plugin: Any, idx: np.ndarray, probs: np.ndarray | None = None) -> Query:
         keys = tuple(self._dataset.keys[int(i)] for i in idx)

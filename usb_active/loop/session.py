@@ -24,6 +24,7 @@ from usb_active.loop.plugin_states import PluginStates
 from usb_active.loop.previous_features import PreviousFeatures
 from usb_active.loop.selection import Selection
 from usb_active.loop.setup import Components, components_from_args
+from usb_active.loop.stopping import all_reached
 from usb_active.loop.trainer import Trainer
 from usb_active.loop.views import PoolViews
 from usb_active.pool.batch_norm import tracking_layers
@@ -116,6 +117,8 @@ class Session:
                     self._training(cycle)
                 record = self._commit(cycle)
                 logger.info(progress_line(record, self.dataset.task.metric))
+                if self._stops(cycle):
+                    break
             return {f"test/{name}": value for name, value in record.items() if isinstance(value, float)}
         except UsageError:
             self.close(refused=True)
@@ -183,6 +186,24 @@ class Session:
         self.run_dir.append_metrics(done["metrics"])
         self._forget(cycle, self._tables_of(cycle))
         return done["metrics"]
+
+    def _stops(self, cycle: int) -> bool:
+        """Say which stop rules are reached, as the configuration has them now; whether one of them ends the run.
+
+        It ends where nothing has been asked since: a run that was continued under other rules goes on from where it is.
+        """
+        rules = self.config.active.stop
+        if not rules:
+            return False
+        found = all_reached(rules, [line for line in self.run_dir.metrics() if line["cycle"] <= cycle])
+        is_last = cycle == self.config.active.cycles or self.run_dir.query(cycle + 1, probs=False) is not None
+        ends = [why for rule, why in found if rule.then == "end" and not is_last]
+        for rule, why in found:
+            logger.info("cycle %d: stop rule %s%s", cycle, why, "" if rule.then == "say" or is_last else "; the run ends here")
+        if ends:
+            self.ledger.write_state(cycle, "stopped", 0, ends)
+            logger.info("to go on, change active.stop or leave it out, and run the same command again")
+        return bool(ends)
 
     # ------------------------------------------------------------------------------------------ a training in memory
     def _train(self, cycle: int) -> None:
@@ -353,4 +374,12 @@ def progress_line(record: dict[str, Any], metric: Metric = CLASS_METRICS[0]) -> 
     value = record[metric.key]
     shown = "no held-out labels to evaluate on" if value is None else f"{metric.show(value)} ({record['evaluated_on']})"
     asked = f" ({record['num_asked']} asked for)" if "num_asked" in record else ""
+    shown += _audit_text(record)
     return f"cycle {record['cycle']}: {record['num_labels']} labels{asked}, {shown}, trained {record['train_seconds']:.0f} s"
+
+
+def _audit_text(record: dict[str, Any]) -> str:
+    if record.get("audit_accuracy") is None:
+        return ""
+    accuracy, low, high = (100 * record[name] for name in ("audit_accuracy", "audit_low", "audit_high"))
+    return f", audit {accuracy:.2f} % ({low:.1f} to {high:.1f} %, {record['audit_samples']} samples)"

@@ -12,6 +12,7 @@ import numpy as np
 
 from usb_active.config.labels_from import check_begun_from
 from usb_active.config.settings import RunConfig, check_against_pool
+from usb_active.config.stop_rules import check_assessed
 from usb_active.config.upper_bound import check_upper_bound
 from usb_active.config.usb_keys import algorithm_class
 from usb_active.contracts.acquisition import NEEDS
@@ -115,6 +116,7 @@ def build_parts(config: RunConfig) -> dict[str, Any]:
     check_keys(config, checked, dataset)
     check_sizes(config, dataset, oracle)
     check_upper_bound(config, dataset, oracle)
+    check_assessed(config, dataset)
     check_files(config)
     for role, source in features.items():
         # The default source may be unused.
@@ -297,7 +299,7 @@ def check_shares(config: RunConfig, dataset: Dataset) -> None:
     if share and size is not None and int(share * size + 0.5) < 1:
         least = f"at least {0.5 / size:.3g}"
         raise UsageError(f"{config.source}: active.validation: {share} of {size} initial labels holds out no sample; {least}")
-    total = (size or 0) + active.cycles * active.budget
+    total = (size or 0) + active.cycles * active.budget + active.audit
     if not config.usb["include_lb_to_ulb"] and total >= len(dataset):
         reason = f"false, and {total} labels are all there are: the unlabelled stream ends empty"
         raise UsageError(f"{config.source}: include_lb_to_ulb: {reason}")

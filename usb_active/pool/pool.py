@@ -31,6 +31,8 @@ class Pool:
         round: (N,) int32, the query's cycle that brought the label, -1 none.
         first_label: (N,) the first label that a sample ever got, whatever became of it; -1 none. It never changes again.
         first_cycle: (N,) the first cycle that could train on it; -1 none. It never changes again.
+        audited: (N,) bool, set aside to measure the model by (`active.audit`): neither labelled nor unlabelled nor a candidate.
+        audit_labels: (N,) int64, labels of these alone, -1 none; they have none in `labels`.
     """
 
     def __init__(self, queryable: np.ndarray):
@@ -45,13 +47,18 @@ class Pool:
         self.round = np.full(size, -1, dtype=np.int32)
         self.first_label = np.full(size, -1, dtype=np.int64)
         self.first_cycle = np.full(size, -1, dtype=np.int32)
+        self.audited = np.zeros(size, dtype=bool)
+        self.audit_labels = np.full(size, -1, dtype=np.int64)
 
     @classmethod
-    def from_rows(cls, rows: Iterable[LabelRow], queryable: np.ndarray, task: Task, starts: Sequence[int] = ()) -> Pool:
+    def from_rows(
+        cls, rows: Iterable[LabelRow], queryable: np.ndarray, task: Task, starts: Sequence[int] = (), audit: Sequence[int] | np.ndarray = ()
+    ) -> Pool:
         """The pool after these rows of the journal, in their order: the last row of a sample counts.
 
         Args:
             starts: how many rows there were when cycle 0, 1, … began.
+            audit: (A,) dataset indices of the samples that are set aside; their rows are in none but `audit_labels` and `skipped`.
 
         Raises:
             UsageError: no such sample or no such label; names the line of labels.csv.
@@ -74,6 +81,7 @@ class Pool:
             if pool.first_label[row.index] < 0:
                 pool.first_label[row.index] = label
                 pool.first_cycle[row.index] = bisect_right(starts, line - 2)
+        pool._set_aside(np.asarray(audit, dtype=np.int64))
         return pool
 
     def __len__(self) -> int:
@@ -86,13 +94,23 @@ class Pool:
 
     @property
     def unlabeled(self) -> np.ndarray:
-        """(U,) int64 indices without a label, ascending; skipped and pending ones are among them."""
-        return np.flatnonzero(self.labels < 0)
+        """(U,) int64 indices without a label, ascending; skipped and pending ones are among them, those of the audit are not."""
+        return np.flatnonzero((self.labels < 0) & ~self.audited)
 
     @property
     def candidates(self) -> np.ndarray:
-        """(M,) int64 indices that may be picked, ascending: queryable, no label, not skipped, not pending; retracted ones too."""
-        return np.flatnonzero((self.labels < 0) & self.queryable & ~self.skipped & ~self.pending)
+        """(M,) int64 indices that may be picked, ascending: queryable, not labelled, skipped, pending or of the audit; retracted ones too."""
+        return np.flatnonzero((self.labels < 0) & self.queryable & ~self.skipped & ~self.pending & ~self.audited)
+
+    @property
+    def answered(self) -> np.ndarray:
+        """(N,) bool: with a label, one of the audit's too, or refused."""
+        return (self.labels >= 0) | (self.audit_labels >= 0) | self.skipped
+
+    @property
+    def num_audit_labels(self) -> int:
+        """How many samples of the audit have a label."""
+        return int((self.audit_labels >= 0).sum())
 
     def set_labels(self, idx: np.ndarray, labels: np.ndarray, cycle: int) -> None:
         """Give labels (K,), as the task numbers them, to samples idx (K,), which end being pending or skipped."""
@@ -135,6 +153,13 @@ class Pool:
         self.labels[idx] = self.round[idx] = -1
         self.skipped[idx] = self.pending[idx] = False
         self.retracted[idx] = cycle
+
+    def _set_aside(self, idx: np.ndarray) -> None:
+        self.audited[idx] = True
+        self.audit_labels[idx] = self.labels[idx]
+        for array in (self.labels, self.round, self.first_label, self.first_cycle):
+            array[idx] = -1
+        self.pending[idx] = False
 
     def _check(self, idx: np.ndarray, who: str) -> np.ndarray:
         idx = np.asarray(idx)

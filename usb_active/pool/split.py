@@ -61,9 +61,9 @@ def make_split(
         pool: the labels as they stood.
         validation: share of every round's labels that is held out; a sample once held out stays so (without `stratified`, unless
             late answers join its round).
-        include_labeled: whether labelled samples are in the unlabelled stream too (held-out ones never are: they would
-            be seen in training).
-        pseudo: `idx` (P,) and `labels` (P,) that join the labelled stream; a human's label wins.
+        include_labeled: whether labelled samples are in the unlabelled stream too (held-out ones and those of the audit never are:
+            they would be seen in training).
+        pseudo: `idx` (P,) and `labels` (P,) that join the labelled stream; a human's label wins, and those of the audit are left out.
         stratified: as for `hold_out`.
         strata: as for `hold_out`.
     """
@@ -71,12 +71,12 @@ def make_split(
     labeled = np.setdiff1d(pool.labeled, held)
     if len(labeled) == 0:
         raise UsageError("there is no labelled sample to train on")
-    unlabeled = np.setdiff1d(np.arange(len(pool)), held) if include_labeled else pool.unlabeled
+    unlabeled = np.setdiff1d(np.flatnonzero(~pool.audited), held) if include_labeled else pool.unlabeled
     if len(unlabeled) == 0:
         raise UsageError("every sample is labelled, so there is none for the unlabelled stream; set include_lb_to_ulb: true")
     labels = pool.labels.copy()
     if pseudo is not None:
-        extra = ~np.isin(pseudo["idx"], pool.labeled)
+        extra = ~np.isin(pseudo["idx"], pool.labeled) & ~pool.audited[pseudo["idx"]]
         labels[pseudo["idx"][extra]] = pseudo["labels"][extra]
         labeled = np.union1d(labeled, pseudo["idx"][extra])
     return Split(labeled, labels[labeled], unlabeled, held, pool.labels[held])

@@ -131,11 +131,15 @@ class PoolView:
 
     @property
     def truth(self) -> np.ndarray:
-        """(N,) class indices, -1 unknown (or the task's `targets`). Only if "truth" is in `needs`, and only under a simulated oracle."""
+        """(N,) class indices, -1 unknown, as those of the audit (or the task's `targets`).
+
+        Only if "truth" is in `needs`, and only under a simulated oracle.
+        """
         self._require("truth")
         if not self._source.simulated:
             raise UsageError(f"{self._who}: needs the true labels, which only a simulated oracle knows; use oracle: dataset")
-        return _read_only(self.task.targets(self.dataset.targets))
+        known, audited = self.dataset.targets, self._source.pool.audited
+        return _read_only(self.task.targets(np.where(audited, -1, known) if audited.any() else known))
 
     @cached_property
     def previous_features(self) -> np.ndarray | None:

@@ -16,6 +16,7 @@ from usb_active.pool.split import hold_out
 from usb_active.report.embedding import kept_features
 from usb_active.report.runs import RunRecord
 from usb_active.storage.artifacts import check_array, load_array
+from usb_active.storage.audit_file import read_audit
 from usb_active.storage.journal_checks import read_starts
 from usb_active.storage.run_format import FIRST, run_format
 from usb_active.storage.schemas import need_start, read_dataset
@@ -76,9 +77,10 @@ def labellings(run: RunRecord, dataset: Dataset, cycles: Sequence[int]) -> dict[
     rows, starts = run.directory.rows(), sorted(start.rows for start in read_starts(run.directory))
     share, seed = run.config["active"].get("validation") or 0.0, run.config.get("seed") or 0
     stratified, task, found = run_format(run.directory) > FIRST, dataset.task, {}
+    audit = read_audit(run.directory)
     for cycle in cycles:
         start = need_start(run.directory, cycle)
-        pool = Pool.from_rows(rows[: start["journal_rows"]], np.asarray(dataset.queryable), task, starts)
+        pool = Pool.from_rows(rows[: start["journal_rows"]], np.asarray(dataset.queryable), task, starts, audit)
         pool = with_known_labels(pool, dataset) if start.get("all_labels") else pool
         held = hold_out(pool, share, seed, stratified, task.strata)
         labeled = np.setdiff1d(pool.labeled, held)

@@ -15,6 +15,7 @@ from usb_active.report.drawing import MARKERS, add_title, new_figure, save_figur
 from usb_active.report.runs import RunRecord
 from usb_active.report.tables import escape
 from usb_active.storage.artifacts import load_array
+from usb_active.storage.audit_file import read_audit
 from usb_active.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def draw_embedding(run: RunRecord, dataset_of: Callable[[RunDir], Dataset], path
 def _picks(run: RunRecord) -> dict[int, np.ndarray]:
     """Cycle → dataset indices; the query after the last training may be waiting for its answers."""
     queries = [run.directory.query(cycle) for cycle in range(run.metrics[-1]["cycle"] + 2)]
-    return {query.cycle: query.idx for query in queries if query is not None and len(query.idx)}
+    audit = read_audit(run.directory)
+    return {query.cycle: query.idx[~np.isin(query.idx, audit)] for query in queries if query is not None and len(query.idx)}
 
 
 # ---------------------------------------------------------------------------------------------- samples and features

@@ -12,6 +12,7 @@ import numpy as np
 
 from usb_active.errors import UsageError, name_some, reason_of
 from usb_active.report.runs import RunRecord
+from usb_active.storage.audit_file import read_audit
 from usb_active.storage.durable import atomic_write
 from usb_active.storage.journal_checks import asked_cycles
 from usb_active.storage.run_dir import RunDir
@@ -49,13 +50,14 @@ def gallery(run: RunDir, dataset: Dataset, cycle: int, out: Path) -> Path:
     query = run.query(cycle)
     if query is None:
         raise UsageError(f"{run.path}: cycle {cycle} has no query")
-    keys = query.keys[:GALLERY_SIZE]
+    picked = np.flatnonzero(~np.isin(query.idx, read_audit(run))).tolist()
+    keys = [query.keys[at] for at in picked[:GALLERY_SIZE]]
     positions = _positions(dataset, keys)
-    captions = _captions(run, query.idx[: len(keys)])
+    captions = _captions(run, query.idx[picked[: len(keys)]])
     height = max(1, math.ceil(len(keys) / GALLERY_COLUMNS))
     figure = Figure(figsize=(GALLERY_COLUMNS * 1.1, height * 1.35 + 0.5), dpi=120, layout="constrained")
-    shown = f", the first {len(keys)}" if len(keys) < len(query.keys) else ""
-    title = f"Cycle {cycle}, {query.acquisition}: {len(query.keys)} picked{shown}"
+    shown = f", the first {len(keys)}" if len(keys) < len(picked) else ""
+    title = f"Cycle {cycle}, {query.acquisition}: {len(picked)} picked{shown}"
     figure.suptitle(title, fontsize=11, parse_math=False)
     grid = figure.subplots(height, GALLERY_COLUMNS, squeeze=False)
     for place, axes in enumerate(grid.flat):

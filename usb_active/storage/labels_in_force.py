@@ -9,6 +9,7 @@ from pathlib import Path
 
 from usb_active.errors import UsageError
 from usb_active.records import LABELED, SKIPPED, LabelRow
+from usb_active.storage.audit_file import read_audit
 from usb_active.storage.durable import read_bytes
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.run_dir import RunDir
@@ -26,6 +27,7 @@ class LabelsInForce:
         task: the name of its task where labels are no classes, else "".
         labels: key → the label's text, in the order in which they first came.
         skipped: keys of refused samples.
+        audit: those of the keys of labelled and refused samples that were drawn to measure the model by.
     """
 
     number: str
@@ -34,6 +36,7 @@ class LabelsInForce:
     task: str
     labels: Mapping[str, str]
     skipped: tuple[str, ...]
+    audit: tuple[str, ...] = ()
 
     @property
     def counts(self) -> str:
@@ -58,8 +61,11 @@ def labels_in_force(path: Path) -> LabelsInForce:
     if not labels:
         raise UsageError(f"{path} holds no label yet: there is nothing to begin with")
     skipped = tuple(row.key for row in standing.values() if row.status == SKIPPED)
-    task = (pinned.get("task") or {}).get("name", "")
-    return LabelsInForce(run_number(run), tuple(run.keys() or ()), tuple(pinned.get("class_names", ())), task, labels, skipped)
+    task, classes = (pinned.get("task") or {}).get("name", ""), tuple(pinned.get("class_names", ()))
+    keys = tuple(run.keys() or ())
+    known = {*labels, *skipped}
+    audit = tuple(keys[index] for index in read_audit(run).tolist() if keys[index] in known)
+    return LabelsInForce(run_number(run), keys, classes, task, labels, skipped, audit)
 
 
 def run_number(run: RunDir) -> str:

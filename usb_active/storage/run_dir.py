@@ -368,7 +368,7 @@ def _shown(value: Any) -> str:
 
 
 def _is_free(key: str, free_keys: Collection[str]) -> bool:
-    return any(key == free or key.startswith(free + ".") for free in free_keys)
+    return any(key == free or key.startswith((free + ".", free + "[")) for free in free_keys)
 
 
 def _check_differences(run: RunDir, config: dict, free_keys: Collection[str], remedy: str = "choose another save_name") -> bool:

@@ -111,6 +111,20 @@ class MetricsLine(Record):
     live_balanced_accuracy: _Number | None = None
     labeled_accuracy: _Number | None = None
     live_labeled_accuracy: _Number | None = None
+    # Of runs with an audit or stop rules.
+    audit_samples: _Count | None = None
+    audit_skipped: _Count | None = None
+    audit_accuracy: _Number | None = None
+    audit_low: _Number | None = None
+    audit_high: _Number | None = None
+    audit_class_counts: list[_Count] = []
+    audit_class_right: list[_Count] = []
+    audit_class_low: list[_Number] = []
+    audit_class_high: list[_Number] = []
+    own_estimate: _Number | None = None
+    uncertainty: _Number | None = None
+    kappa: _Number | None = None
+    stop: list[str] = []
     class_counts: list[_Count] = []
     validation_class_counts: list[_Count] = []
     selected_class_counts: list[_Count] | None = None

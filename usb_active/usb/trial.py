@@ -93,7 +93,11 @@ def _check_known(session: Any, config: RunConfig) -> None:
         return
     askable = queryable_mask(session.dataset, session.oracle)
     left = int(np.delete(askable, np.concatenate([known, found["skipped"]])).sum())
-    wanted = active.cycles * active.budget
+    wanted, audit = active.cycles * active.budget, 0 if len(found["audit"]) else active.audit
+    if audit and audit + wanted > left:
+        counts = f"{audit} for the audit + {active.cycles} cycles of {active.budget} = {audit + wanted} labels"
+        brought = f"but beside the {len(known)} that '{plugin.name}' brings only {left} samples can be queried"
+        raise UsageError(f"{config.source}: active.audit: {counts}, {brought}")
     if wanted > left:
         simulated = ", and `oracle: dataset` knows no other labels" if session.oracle.simulated else ""
         raise UsageError(
