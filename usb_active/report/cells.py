@@ -14,6 +14,7 @@ from usb_active.report.runs import RunRecord, metric
 from usb_active.storage.durable import atomic_write
 from usb_active.storage.spreadsheet import text_cell
 
+AUDITED = ("audit_samples", "audit_accuracy", "audit_low", "audit_high", "own_estimate", "uncertainty", "kappa")
 SUMMED = ("acquisition_seconds", "train_seconds", "cpu_seconds")
 
 
@@ -43,7 +44,7 @@ def _metric_names(groups: Sequence[Group]) -> list[str]:
     headline, *others = groups[0].measures
     always = [headline.key, f"best_{headline.key}", f"selected_{headline.key}", *(other.key for other in others)]
     kinds = ("validation", "live", "labeled", "live_labeled")
-    possible = [*(f"{kind}_{headline.key}" for kind in kinds), *(f"live_{other.key}" for other in others)]
+    possible = [*(f"{kind}_{headline.key}" for kind in kinds), *(f"live_{other.key}" for other in others), *AUDITED]
     return always + [name for name in possible if any(line.get(name) is not None for line in _lines(groups))]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from usb_active.contracts.task import Classification
 from usb_active.records import Metric
+from usb_active.report.audit import interval_text
 from usb_active.report.runs import metric
 from usb_active.report.tables import SECONDS, number
 
@@ -17,12 +18,14 @@ def summary_table(metrics: list[dict], measures: Sequence[Metric] = Classificati
     kinds = {line["evaluated_on"] for line in metrics} - {"none"}
     suffix = " (held-out labels)" if kinds == {"validation"} else ""
     columns = [f"last {headline.column}{suffix}", f"best {headline.column} (optimistic)", *(other.column for other in others)]
-    header = ["cycle", "labels", *columns, *SECONDS.values()]
+    audited = ["audit %", "95 % interval"] if any(line.get("audit_accuracy") is not None for line in metrics) else []
+    header = ["cycle", "labels", *columns, *audited, *SECONDS.values()]
     rows = [
         [
             str(line["cycle"]),
             str(line["num_labels"]),
             *(number(metric(line, name, headline.key), each.factor, each.digits) for name, each in shown.items()),
+            *([number(line.get("audit_accuracy")), interval_text(line)] if audited else []),
             *(number(line.get(name), 1, 1) for name in SECONDS),
         ]
         for line in metrics

@@ -18,9 +18,13 @@ def trainings_of(config: dict) -> int | None:
 
 
 def is_under_way(run: RunRecord) -> bool:
-    """Whether trainings are left that the run's configuration asks for."""
+    """Whether trainings are left that the run's configuration asks for, and no stop rule has ended the run before them."""
     trainings = trainings_of(run.config)
-    return trainings is not None and len(run.metrics) < trainings
+    return trainings is not None and len(run.metrics) < trainings and not _was_ended(run)
+
+
+def _was_ended(run: RunRecord) -> bool:
+    return bool((run.config.get("active") or {}).get("stop")) and (run.directory.state() or {}).get("stage") == "stopped"
 
 
 def finished_runs(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from usb_active.config.trust import FLAG, foreign_plugins
 from usb_active.errors import UsageError, name_some
 from usb_active.report.analyses import check_anything_to_analyse, write_analyses
+from usb_active.report.audit import audit_section
 from usb_active.report.baselines import Entries, baseline_section, group_baselines, groups_section, run_baselines
 from usb_active.report.cells import write_cells
 from usb_active.report.curves import learning_curve
@@ -43,7 +44,7 @@ def write_report(
     reference: str | None = None,
     dataset_of: Callable[[RunDir], Dataset] | None = None,
 ) -> list[Path]:
-    """Write learning_curve.png, report.md and, for a single run, gallery_cycle_NNN.png and (of a prior) prior.png; return their paths.
+    """Write learning_curve.png, report.md and, for a single run, gallery_cycle_NNN.png, audit.png and prior.png; return their paths.
 
     Of several runs, cells.csv, and critical_difference.png where there are methods and seeds enough.
 
@@ -123,9 +124,9 @@ def _baselines(runs: Sequence[RunRecord], dataset_of: Callable[[RunDir], Dataset
 
 
 def _single_run(run: RunRecord, out: Path, embed: bool, dataset_of: Callable[[RunDir], Dataset]) -> tuple[list[str], list[Path]]:
-    """Sections of the page on one run's prior and its map, and their pictures."""
-    text, drawn = prior_section(run, out)
-    sections = [text] if text else []
+    """Sections of the page on one run's audit, its prior and its map, and their pictures."""
+    made = [audit_section(run, out), prior_section(run, out)]
+    sections, drawn = [text for text, _ in made if text], [path for _, paths in made for path in paths]
     if embed:
         path, caption = draw_embedding(run, dataset_of, out / "embed.png")
         sections.append(f"## Map of the pool\n\n![Map of the pool]({path.name})\n\n{caption}")

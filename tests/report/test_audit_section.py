@@ -1,0 +1,97 @@
+"""What a report, the terminal and cells.csv show of an audit, of the model's own estimate and of stop rules."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+
+import pytest
+from run_helpers import settings, train
+
+from usb_active.report import summary_table, write_report
+from usb_active.report.audit import audit_section, interval_text
+from usb_active.report.runs import read_runs
+from usb_active.report.under_way import is_under_way
+
+END = {"name": "overall_uncertainty", "below": 100, "then": "end"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run with an audit of 12, and one that a stop rule ended after the first of three trainings."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(settings(folder, "audited", active={"audit": 12, "stop": [{"name": "target", "at_least": 1e-9, "of": "test"}]}))
+    train(settings(folder, "ended", active={"cycles": 2, "stop": [END]}))
+    train(settings(folder, "plain"))
+    return folder
+
+
+def record(path):
+    (found,), _ = read_runs([path])
+    return found
+
+
+def test_the_section_of_a_run_with_an_audit(folder, tmp_path):
+    run = record(folder / "audited")
+    text, (picture,) = audit_section(run, tmp_path)
+    assert picture == tmp_path / "audit.png" and picture.read_bytes().startswith(b"\x89PNG")
+    assert "![Audit](audit.png)" in text
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    head, _, first, second = rows[:4]
+    assert head[:7] == ["cycle", "labels", "audit %", "95 % interval", "samples", "skipped", "test %"]
+    for line, shown in zip(run.metrics, (first, second), strict=True):
+        expected = [line["cycle"], line["num_labels"], f"{100 * line['audit_accuracy']:.2f}", interval_text(line), 12, 0]
+        assert shown[:6] == list(map(str, expected))
+    # A row for each class; those of which the audit has none are not left out.
+    assert [row[0] for row in rows[-10:]] == list("0123456789")
+    assert sum(int(row[1]) for row in rows[-10:]) == 12
+    assert [line for line in text.splitlines() if line.startswith("- ")] == [
+        f"- cycle {line['cycle']}: target: the test accuracy is {100 * line['accuracy']:.1f} % (at least 1e-07 %)" for line in run.metrics
+    ]
+
+
+def test_the_section_of_a_run_with_rules_alone(folder, tmp_path):
+    text, pictures = audit_section(record(folder / "ended"), tmp_path)
+    assert pictures == []
+    assert "own estimate %" in text and "audit %" not in text and "By class" not in text
+    assert "- cycle 0: overall\\_uncertainty: the mean entropy" in text or "- cycle 0: overall_uncertainty: the mean entropy" in text
+
+
+def test_a_run_without_either_has_no_section(folder, tmp_path):
+    assert audit_section(record(folder / "plain"), tmp_path) == ("", [])
+
+
+def test_the_whole_report(folder, tmp_path):
+    written = write_report([folder / "audited"], tmp_path / "out")
+    assert tmp_path / "out/audit.png" in written
+    assert "## Without a test set" in (tmp_path / "out/report.md").read_text()
+
+
+def test_the_terminal(folder):
+    audited, plain = (summary_table(record(folder / name).metrics).splitlines()[0] for name in ("audited", "plain"))
+    assert "audit %  95 % interval" in audited
+    assert "audit" not in plain
+
+
+def test_the_rows_for_statistics_of_ones_own(folder, tmp_path):
+    write_report([folder / "audited", folder / "plain"], tmp_path / "out")
+    with open(tmp_path / "out/cells.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["run"] == str(folder / "audited")]
+    lines = record(folder / "audited").metrics
+    assert [float(row["audit_accuracy"]) for row in rows] == [line["audit_accuracy"] for line in lines]
+    assert [float(row["own_estimate"]) for row in rows] == [line["own_estimate"] for line in lines]
+
+
+def test_a_run_that_a_rule_has_ended_is_not_under_way(folder, tmp_path):
+    ended = record(folder / "ended")
+    assert len(ended.metrics) == 1
+    assert not is_under_way(ended)
+    # What a rule has not ended, although it lacks trainings, is.
+    shutil.copytree(folder / "ended", tmp_path / "ended")
+    (tmp_path / "ended/state.json").unlink()
+    assert is_under_way(record(tmp_path / "ended"))
+
+
+@pytest.mark.parametrize(("line", "text"), [({}, "–"), ({"audit_low": 0.5934, "audit_high": 0.9317}, "59.3 to 93.2")])
+def test_an_interval_as_text(line, text):
+    assert interval_text(line) == text
