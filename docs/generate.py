@@ -26,6 +26,7 @@ import usb_active.numerics
 from usb_active.cli import build_parser
 from usb_active.config.free_keys import FREE_KEYS
 from usb_active.config.settings import DEFAULT_PLUGINS, DEFAULTS, ActiveConfig, ActiveKeys, InitialKeys, PriorKeys
+from usb_active.config.stop_rules import STOP_RULES
 from usb_active.config.usb_keys import ALGORITHMS, BASE, DERIVED, FIXED, FROM_DATASET, IGNORED, NEWER, RENAMED, Key, algorithm_keys, show
 from usb_active.contracts.plugin import PluginConfig, free_names
 from usb_active.contracts.registry import CONTRACTS, REGISTRY, Declaration
@@ -40,6 +41,7 @@ EXAMPLES = {
     "pretrain": "{name: file, path: backbone.pth}",
     "prior": "{name: file, path: prior.npy, until_iter: 5000, then: remove, update_every: null}",
     "analysis": "{name: temporal_instability, interval: 5000}",
+    "stop": "[kappa]",
 }
 _NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path", type(None): "null", dict: "mapping"}
 
@@ -145,7 +147,7 @@ def active_page() -> str:
     rows = []
     for name in block_order():
         info = ActiveConfig.model_fields[name]
-        kind = type_name(info.annotation) if name in ActiveKeys.model_fields else "plugin"
+        kind = type_name(info.annotation) if name in ActiveKeys.model_fields else "list of rules" if name == "stop" else "plugin"
         what = "; ".join(filter(None, (info.description, FREE if name in free else "")))
         default = block_default(name)
         rows.append((code(name), kind, code(default) or ("required" if name in ("initial", "cycles") else ""), value_range(info), what))
@@ -157,6 +159,8 @@ def active_page() -> str:
         table(HEAD, model_rows(InitialKeys)),
         "## `prior:`\n\nBeside the plugin's own keys and `features`:\n",
         table(HEAD, model_rows(PriorKeys)),
+        "## `stop:`\n\nEach rule is a name, or a mapping with `name` and these keys ([when to stop](../audit.md#when-to-stop)).\n",
+        *(f"### `{name}`\n\n{inspect.getdoc(rule)}\n\n{table(HEAD, model_rows(rule))}" for name, rule in STOP_RULES.items()),
     ]
     return "\n".join(parts)
 

@@ -26,7 +26,6 @@ from usb_active.loop.setup import build_dataset, make, take_pinned
 from usb_active.pool.feature_inputs import FeatureInputs
 from usb_active.pool.pool import Pool
 from usb_active.storage.artifacts import check_array, load_array
-from usb_active.storage.audit_file import read_audit
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.run_dir import RunDir
 from usb_active.storage.schemas import finished_trainings, run_metrics
@@ -156,7 +155,7 @@ def _pool_rest(run: RunDir, config: RunConfig) -> tuple[Sequence[str], Any, np.n
         raise UsageError(f"{run.path}: the rest of its pool cannot be labelled without its images: {error}; others: --data DIR") from error
     take_pinned(run, dataset)
     dataset.align(run.keys() or dataset.keys, grow=False)
-    pool = Pool.from_rows(run.rows(), np.asarray(dataset.queryable, dtype=bool), dataset.task, audit=read_audit(run))
+    pool = Pool.from_rows(run.rows(), np.asarray(dataset.queryable, dtype=bool), dataset.task)
     inputs = inputs_of(dataset)
     if config.active.train_on == "images":
         return dataset.keys, dataset, pool.unlabeled, inputs
