@@ -99,7 +99,7 @@ class Pool:
 
     @property
     def candidates(self) -> np.ndarray:
-        """(M,) int64 indices that may be picked, ascending: queryable, not labelled, skipped, pending or of the audit; retracted ones too."""
+        """(M,) int64 indices that may be picked, ascending: queryable, not labelled, skipped, pending or audited; retracted ones too."""
         return np.flatnonzero((self.labels < 0) & self.queryable & ~self.skipped & ~self.pending & ~self.audited)
 
     @property
