@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from usb_active.contracts.initial_labels import InitialLabels, check_initial_labels, check_initial_skips
+from usb_active.contracts.initial_labels import InitialLabels, check_initial_audit, check_initial_labels, check_initial_skips
 from usb_active.errors import UsageError
 from usb_active.testing.contract import Contract, copies, files_below, generators_untouched, made, seed_generators, unchanged
 from usb_active.testing.pool import CLASSES, World
@@ -64,6 +64,13 @@ class InitialLabelsContract(Contract):
         view = world.view(plugin.needs, made("features", self.features), cycle=0, role="initial")
         return check_initial_skips(plugin.known_skips(view), np.array(labeled), len(world.dataset), self.shown_name).tolist()
 
+    def audited(self, plugin: InitialLabels, world: World) -> list[int]:
+        """Dataset indices of the samples that were drawn to measure a model by, checked; it is asked after all else."""
+        labeled = [index for index, _ in self.brought(plugin, world)]
+        view = world.view(plugin.needs, made("features", self.features), cycle=0, role="initial")
+        skipped = np.asarray(plugin.known_skips(view), dtype=np.int64)
+        return check_initial_audit(plugin.known_audit(view), np.array([*labeled, *skipped.tolist()]), self.shown_name).tolist()
+
     @pytest.fixture
     def fresh(self, tmp_path: Path) -> World:
         """A pool as it is before a run: no label, no model."""
@@ -84,6 +91,11 @@ class InitialLabelsContract(Contract):
         """They go into the journal beside the labels: integers, each sample once; the same ones in a new process."""
         keys = self.files(tmp_path)
         assert self.refused(self.make(keys), fresh) == self.refused(self.make(keys), fresh), "refuses other samples the second time"
+
+    def test_an_audit_is_of_samples_that_it_brings(self, fresh: World, tmp_path: Path) -> None:
+        """A run may measure by them instead of training on them: integers, each sample once; the same ones in a new process."""
+        keys = self.files(tmp_path)
+        assert self.audited(self.make(keys), fresh) == self.audited(self.make(keys), fresh), "another audit the second time"
 
     def test_where_there_are_no_labels_it_says_so(self, tmp_path: Path) -> None:
         """Of a pool whose labels are not known it brings those that it has from elsewhere, or refuses: a training needs one."""
