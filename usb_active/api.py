@@ -205,12 +205,13 @@ class Run:
         Raises:
             UsageError: as `predictions`.
         """
-        from usb_active.commands.model_inputs import model_inputs, with_encoder
+        from usb_active.commands.model_inputs import model_inputs, of_cycle, with_encoder
         from usb_active.commands.predict import final_checkpoint, load_network, open_finished
 
         with _process_kept():
             directory, config = open_finished(self.path, self._trusted)
             checkpoint, inputs = final_checkpoint(directory), with_encoder(directory, config, model_inputs(directory, config))
+            inputs = of_cycle(inputs, directory, config, checkpoint)
             network = load_network(directory, config, checkpoint, inputs).eval()
         return TrainedModel(network, inputs.transform, tuple(inputs.task.class_names))
 

@@ -212,6 +212,8 @@ def _add_labels(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--retract", action="append", default=[], metavar="KEY", help=back)
     history = "print all that was said of a sample: when, what, by whom, and which trainings began with it; may be repeated"
     command.add_argument("--history", action="append", default=[], metavar="KEY", help=history)
+    more = "add a class while a query waits for answers: the next training has an output more, and fresh weights; may be repeated"
+    command.add_argument("--add-class", action="append", default=[], metavar="NAME", help=more)
     formats = "CSV, Label Studio's JSON, CVAT for images (XML), or a folder for each class"
     command.add_argument("--import", dest="source", type=path_argument, metavar="FILE", help=f"take the labels of a file: {formats}")
     command.add_argument("--export", type=path_argument, metavar="FILE", help=f"write all labels to a new file: {formats}")
@@ -341,6 +343,10 @@ def _labels(args: argparse.Namespace) -> int:
 
     if args.accept_edits:
         labels.accept_edits(args.run, sys.stdout, trusted=args.trust_plugins)
+    for name in args.add_class:
+        from usb_active.commands.add_class import add_class
+
+        add_class(args.run, name, sys.stdout, trusted=args.trust_plugins)
     corrects = bool(args.corrections or args.skip or args.retract)
     if corrects:
         options = {"retractions": args.retract, "trusted": args.trust_plugins}
@@ -352,7 +358,7 @@ def _labels(args: argparse.Namespace) -> int:
         show_history(args.run, args.history, sys.stdout)
     if args.csv:
         labels.write_csv(args.run, sys.stdout)
-    elif not (corrects or args.accept_edits or args.history or args.source or args.export):
+    elif not (corrects or args.accept_edits or args.history or args.source or args.export or args.add_class):
         labels.show_labels(args.run, sys.stdout)
     return OK
 

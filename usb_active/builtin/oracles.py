@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from usb_active.contracts.oracle import Oracle
 from usb_active.contracts.plugin import PluginConfig, free_key
 from usb_active.errors import UsageError, name_some
 from usb_active.records import RETRACTED, Answers, LabelRow, Query
+from usb_active.storage.classes import CLASSES_FILE, with_added
 from usb_active.storage.durable import atomic_write, make_folder
 from usb_active.storage.journal import read_journal
-from usb_active.storage.run_dir import read_query
+from usb_active.storage.run_dir import RunDir, read_query
 from usb_active.storage.spreadsheet import text_cell
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ class CsvOracle(Oracle):
         skipped, emptied, retracted = frozenset[int](), frozenset[int](), frozenset[int]()
         earlier = (read_query(self.run_path, cycle, probs=False) for cycle in range(query.cycle))
         for one in (*filter(None, earlier), query):
-            found, own = read_answers(self.run_path, one, problems, self._task(one)), set(one.idx.tolist())
+            found, own = read_answers(self.run_path, self._now(one), problems, self._task(one)), set(one.idx.tolist())
             labels = {index: label for index, label in labels.items() if index not in own} | found.labels
             skipped, emptied, retracted = skipped - own | found.skipped, emptied - own | found.empty, retracted - own | found.retracted
             asked |= own
@@ -126,12 +128,18 @@ class CsvOracle(Oracle):
 
     def _task(self, query: Query) -> Task:
         # The classes that a query names need no data set.
-        return task_of(query, None if query.class_names else self.dataset.task)
+        return task_of(self._now(query), None if query.class_names else self.dataset.task)
+
+    def _now(self, query: Query) -> Query:
+        """The query with the classes that there are now: one may have been added since."""
+        if not query.class_names or not (self.run_path / CLASSES_FILE).exists():
+            return query
+        return replace(query, class_names=with_added(RunDir.read(self.run_path), query.class_names))
 
     def _rows_that_miss(self, query: Query) -> str:
         """A line on samples that cannot be answered for, because their rows have been removed."""
         known = {index for index, row in self._last_rows(query).items() if row.status != RETRACTED}
-        missing = read_answers(self.run_path, query, RowProblems(), self._task(query)).missing - known
+        missing = read_answers(self.run_path, self._now(query), RowProblems(), self._task(query)).missing - known
         if not missing:
             return ""
         keys = [key for index, key in zip(query.idx.tolist(), query.keys, strict=True) if index in missing]
@@ -141,7 +149,7 @@ class CsvOracle(Oracle):
     def _taken_back(self, query: Query) -> str:
         """A line on samples whose labels were taken back, and whose rows still say what they said: that is no new answer."""
         taken_back = [row for row in self._last_rows(query).values() if row.status == RETRACTED]
-        found = read_answers(self.run_path, query, RowProblems(), self._task(query)) if taken_back else None
+        found = read_answers(self.run_path, self._now(query), RowProblems(), self._task(query)) if taken_back else None
         keys = [row.key for row in taken_back if found and (row.index in found.labels or row.index in found.skipped)]
         if not keys:
             return ""

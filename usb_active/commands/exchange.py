@@ -12,7 +12,7 @@ from usb_active.builtin.label_exchange.entries import Entry, Found
 from usb_active.builtin.label_file import RowProblems, read_answered
 from usb_active.commands.asked import Asked, asked_samples
 from usb_active.commands.label_arguments import Classes, KnownSamples, Texts
-from usb_active.commands.labels import class_names, take, task_of_run, write_csv
+from usb_active.commands.labels import class_names, current, take, task_of_run, write_csv
 from usb_active.contracts.task import Classification, Task
 from usb_active.errors import UsageError, name_some, plain, printable
 from usb_active.records import SKIP, SKIPPED
@@ -41,7 +41,7 @@ def export_labels(path: Path, target: Path, out: TextIO, *, format_name: str | N
     elif target.exists():
         raise UsageError(f"{target} is there already; give another name")
     run = RunDir.read(path)
-    queries = check_labels(run)
+    queries = current(run, check_labels(run))
     samples = asked_samples(run, queries)
     entries = [Entry(sample.key, sample.label, sample.status == SKIPPED) for sample in samples]
     task = task_of_run(run, trusted)
@@ -104,7 +104,7 @@ def import_labels(path: Path, source: Path, out: TextIO, *, format_name: str | N
     if not source.exists():
         raise UsageError(f"{source}: no such file; known formats: {name_some(FORMATS)}")
     with RunDir.open(path, RunDir.read(path).config) as run:
-        queries = check_labels(run)
+        queries = current(run, check_labels(run))
         if not queries:
             raise UsageError(f"{path}: nothing has been asked yet, and a label belongs to a query; start the run first")
         samples = asked_samples(run, queries)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -17,6 +18,7 @@ from usb_active.errors import plain
 from usb_active.pool.answers import CORRECTION, VOLUNTEERED, merge_answers
 from usb_active.records import AUDIT, LABELED, RETRACTED, SKIPPED, LabelRow, Query, status_of
 from usb_active.storage.audit_file import read_audit
+from usb_active.storage.classes import added_names, with_added
 from usb_active.storage.journal_checks import check_labels, find_edits
 from usb_active.storage.run_dir import RunDir, utc_now
 from usb_active.storage.schemas import own_task, read_accepted
@@ -47,7 +49,7 @@ def show_labels(path: Path, out: TextIO) -> None:
     print_table(rows, out)
     labeled = Counter(sample.label for sample in samples if sample.status == LABELED)
     # Classes without a label are shown too: that is what one wants to see.
-    names = dict.fromkeys(name for query in queries for name in query.class_names)
+    names = dict.fromkeys(name for query in current(run, queries) for name in query.class_names)
     if names:
         print(file=out)
         print_table([("class", LABELED), *((name, str(labeled[name])) for name in dict.fromkeys([*names, *labeled]))], out)
@@ -102,7 +104,7 @@ def correct(
     """
     config = RunDir.read(path).config
     with RunDir.open(path, config) as run:
-        queries = check_labels(run)
+        queries = current(run, check_labels(run))
         samples = asked_samples(run, queries)
         known = KnownSamples(samples, run.keys() or (), queries)
         task = task_of_run(run, trusted)
@@ -113,6 +115,14 @@ def correct(
     for sample, label in wanted:
         old, new = sample.standing, label or status_of(label)
         print(plain(f"{sample.key}: {old} -> {new}" if (sample, label) in changed else f"{sample.key}: {old}, unchanged"), file=out)
+
+
+def current(run: RunDir, queries: Sequence[Query]) -> list[Query]:
+    """The queries with the classes that may be given now: some may have been added since."""
+    added = added_names(run)
+    if not added:
+        return list(queries)
+    return [replace(query, class_names=with_added(run, query.class_names)) if query.class_names else query for query in queries]
 
 
 def class_names(queries: Sequence[Query], samples: Sequence[Asked]) -> tuple[str, ...]:

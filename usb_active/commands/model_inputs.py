@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from usb_active.images.given import as_sample
 from usb_active.images.reading import AS_USUAL, Reading
 from usb_active.loop.setup import build_dataset, make, take_pinned
 from usb_active.storage.artifacts import check_array, load_array
+from usb_active.storage.classes import trained_names, with_added
 from usb_active.storage.run_dir import RunDir
 from usb_active.storage.run_format import run_format
 from usb_active.storage.schemas import read_dataset
@@ -70,8 +72,16 @@ def model_inputs(run: RunDir, config: RunConfig) -> ModelInputs:
     from usb_active.usb.transforms import ImageViews
 
     views = ImageViews(pinned["img_size"], config.usb["crop_ratio"], *known, strong=False)
-    task = cls.task_of(config.dataset.config, tuple(pinned["class_names"]))
+    task = cls.task_of(config.dataset.config, with_added(run, pinned["class_names"]))
     return ModelInputs(pinned["img_size"], pinned["in_channels"], task, reading, views)
+
+
+def of_cycle(inputs: ModelInputs, run: RunDir, config: RunConfig, checkpoint: Path) -> ModelInputs:
+    """The same with the classes that the model of a checkpoint knows: some may have been added since."""
+    names = trained_names(run, int(checkpoint.parent.name.removeprefix("cycle_"))) if inputs.task.class_names else None
+    if names is None or names == tuple(inputs.task.class_names):
+        return inputs
+    return replace(inputs, task=config.dataset.cls.task_of(config.dataset.config, names))
 
 
 def inputs_of(dataset: Dataset, reading: Reading = AS_USUAL) -> ModelInputs:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from usb_active.commands.model_inputs import ModelInputs, features_mean, inputs_of, model_inputs, with_encoder
+from usb_active.commands.model_inputs import ModelInputs, features_mean, inputs_of, model_inputs, of_cycle, with_encoder
 from usb_active.config.settings import RunConfig, load_yaml_config
 from usb_active.config.trust import FLAG, check_plugins
 from usb_active.contracts.plugin import overrides
@@ -73,6 +73,7 @@ def predictions(
         keys, samples, idx, inputs = _pool_rest(run, config)
     else:
         keys, samples, idx, inputs = (_folder if isinstance(images, Path) else _given)(images, run, config)
+    inputs = of_cycle(inputs, run, config, checkpoint)
     network = load_network(run, config, checkpoint, inputs)
     return ("key", *inputs.task.prediction_columns), _rows(config, network, keys, samples, idx, inputs.task)
 

@@ -218,6 +218,8 @@ class Ledger:
         record = {"cycle": query.cycle, "journal_rows": rows, **journal_sums(self.run_dir.path / "labels.csv", rows)}
         if self.trains_on_all:
             record["all_labels"] = True
+        if self.dataset.class_names:
+            record["class_names"] = list(self.dataset.class_names)
         record |= {"pending": self._unanswered(query), "samples": len(self.dataset), "log": dict(logged)}
         self._say_audit()
         self.run_dir.write_json(f"cycle_{query.cycle:03d}/start.json", record)

@@ -35,6 +35,7 @@ from usb_active.pool.split import Split, provisional_split
 from usb_active.pool.view import PoolView
 from usb_active.records import CLASS_METRICS, Metric, Query
 from usb_active.storage.checkpoint import Owner
+from usb_active.storage.classes import check_width
 from usb_active.storage.schemas import need_start
 
 logger = logging.getLogger("usb_active")
@@ -254,6 +255,7 @@ class Session:
         """Have the finished training of a cycle in memory, as it was when it ended: from its checkpoint, or trained again."""
         if self._in_memory == cycle:
             return
+        check_width(self.run_dir, cycle, self.dataset.class_names)
         rows = need_start(self.run_dir, cycle)["journal_rows"]
         if not (self.run_dir.cycle_path(cycle) / "latest_model.pth").exists():
             logger.warning("cycle %d: its checkpoint is gone, and the next step needs that model: it is trained again", cycle)

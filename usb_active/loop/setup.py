@@ -25,6 +25,7 @@ from usb_active.loop.previous_features import NEED
 from usb_active.loop.task_checks import check_task
 from usb_active.pool.feature_inputs import FeatureInputs
 from usb_active.pool.image_cache import nothing_to_keep
+from usb_active.storage.classes import with_added
 from usb_active.storage.paths import nfc
 from usb_active.storage.run_dir import RunDir, check_reopening
 from usb_active.storage.run_format import PINNED_FILE, run_format
@@ -93,6 +94,8 @@ def build_dataset(config: RunConfig, run: RunDir | None = None) -> Dataset:
     dataset = cls.__new__(cls)
     dataset.name = config.dataset.name
     dataset.__init__(config.dataset.config, options)
+    if run is not None:
+        dataset.class_names = with_added(run, dataset.class_names)
     return dataset
 
 
@@ -200,6 +203,8 @@ def take_pinned(run_dir: RunDir, dataset: Dataset) -> None:
     before = read_dataset(run_dir) or {}
     for name, now in _pinned(dataset).items():
         then = before.get(name, now)
+        if name == "class_names":
+            then = list(with_added(run_dir, then))
         if then == now:
             continue
         if name == "class_names" and list(map(nfc, then)) == list(map(nfc, now)):

@@ -12,6 +12,7 @@ from usb_active.records import Metric
 from usb_active.report.groups import Group, group_runs, measured
 from usb_active.report.method_names import differing_keys, setting_text
 from usb_active.report.runs import PLACES, RunRecord, metric
+from usb_active.storage.classes import with_added
 
 SECONDS = {"acquisition_seconds": "acquisition s", "train_seconds": "train s"}
 
@@ -112,7 +113,9 @@ def _class_counts(run: RunRecord, line: dict) -> str:
     """`cat 3, dog 5`; with many classes the most frequent ones, and how many got none."""
     counts = line.get("selected_class_counts") or []
     query = run.directory.query(line["cycle"])
-    names = query.class_names if query and len(query.class_names) == len(counts) else range(len(counts))
+    # One that was added while this query waited is none of those that it names.
+    known = with_added(run.directory, query.class_names, line["cycle"]) if query else ()
+    names = known if len(known) == len(counts) else range(len(counts))
     pairs = list(zip(names, counts, strict=True))
     if len(pairs) > 10:
         pairs = sorted(pairs, key=lambda pair: -pair[1])

@@ -20,7 +20,7 @@ from usb_active.errors import SHOWN, UsageError, name_some, printable
 from usb_active.records import RETRACTED, SKIP, LabelRow, Query
 from usb_active.storage.journal import whole_rows
 from usb_active.storage.run_format import PINNED_FILE
-from usb_active.storage.schemas import QUERY_REMEDY, read_accepted, read_dataset, read_start
+from usb_active.storage.schemas import QUERY_REMEDY, read_accepted, read_added_classes, read_dataset, read_start
 
 if TYPE_CHECKING:
     from usb_active.contracts.task import Task
@@ -206,12 +206,14 @@ def check_queries(run: RunDir, rows: Sequence[LabelRow], keys: Sequence[str] | N
     number = max([0, *(cycle + 1 for cycle in (*asked_cycles(run.path), *started_cycles(run.path))), *asked])
     # Whoever trains or predicts refuses a run that has lost it.
     names = read_dataset(run)["class_names"] if (run.path / PINNED_FILE).exists() else None
-    queries = []
+    queries, added = [], read_added_classes(run)
     for cycle in range(number):
         path, query = folder / f"cycle_{cycle:03d}.json", run.query(cycle, probs=False)
         if query is None:
             raise UsageError(f"{path} is gone; {QUERY_REMEDY}")
-        if names is not None and list(query.class_names) != names:
+        # Those that were added while an earlier query waited; while its own did, they came after it.
+        known = None if names is None else [*names, *(item["name"] for item in added if names and item["cycle"] < cycle)]
+        if known is not None and list(query.class_names) != known:
             raise UsageError(f"{path} is damaged (class_names are not those of {PINNED_FILE}); {QUERY_REMEDY}")
         if keys is not None:
             _check_picks(path, query, keys)
@@ -328,6 +330,7 @@ def _described(journal: Journal, line: int, size: int) -> str:
 
 def _check_labels(run: RunDir, queries: Sequence[Query], task: Task | None) -> None:
     names = {name for query in queries for name in query.class_names}
+    names |= {item["name"] for item in read_added_classes(run)} if names else set()
     for line, row in enumerate(run.rows() if task is not None else (), start=2):
         if row.label and task.read(row.label) in (None, SKIP):
             where = f"{run.path / 'labels.csv'}:{line}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from usb_active.errors import UsageError
 from usb_active.records import LABELED, SKIPPED, LabelRow
 from usb_active.storage.audit_file import read_audit
+from usb_active.storage.classes import with_added
 from usb_active.storage.durable import read_bytes
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.run_dir import RunDir
@@ -61,7 +62,7 @@ def labels_in_force(path: Path) -> LabelsInForce:
     if not labels:
         raise UsageError(f"{path} holds no label yet: there is nothing to begin with")
     skipped = tuple(row.key for row in standing.values() if row.status == SKIPPED)
-    task, classes = (pinned.get("task") or {}).get("name", ""), tuple(pinned.get("class_names", ()))
+    task, classes = (pinned.get("task") or {}).get("name", ""), with_added(run, pinned.get("class_names", ()))
     keys = tuple(run.keys() or ())
     known = {*labels, *skipped}
     audit = tuple(keys[index] for index in read_audit(run).tolist() if keys[index] in known)

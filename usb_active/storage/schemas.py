@@ -29,6 +29,7 @@ METRICS_REMEDY = "done.json of its cycle holds the same line"
 LINE_REMEDY = "restore the folder from a copy, or remove the line"
 BASELINES_FILE = "artifacts/baselines.json"
 BASELINES_REMEDY = "remove it: a report computes it again"
+CLASSES_REMEDY = "restore it from a copy: it says which classes were added"
 ACCEPTED_REMEDY = "restore it from a copy: it says which edits of labels.csv were meant"
 
 
@@ -94,6 +95,8 @@ class StartRecord(Record):
     journal_crc32: list[_Count] = []
     pending: _Count | None = None
     samples: _Count | None = None
+    # What the outputs of the cycle's model stand for; there are none where labels are no classes.
+    class_names: list[str] | None = None
     log: _Log = {}
 
 
@@ -226,6 +229,20 @@ class AcceptedEdits(Record):
     edits: list[Edit]
 
 
+class AddedClass(Record):
+    """A class that was added while the query of a cycle waited for answers: the training of that cycle is the first that knows it."""
+
+    name: Annotated[str, Field(min_length=1)]
+    cycle: _Count
+    time: str
+
+
+class AddedClasses(Record):
+    """`classes.json`: the classes beside those of dataset.json, in the order of their numbers."""
+
+    added: list[AddedClass]
+
+
 def check_record(model: type[Record], where: Path | str, value: Any, remedy: str) -> Any:
     """The value, when it is what the model says. UsageError names the file, the key and what to do."""
     try:
@@ -326,6 +343,12 @@ def read_accepted(run: RunDir) -> list[dict[str, Any]]:
     """The edits of labels.csv that were meant, oldest first."""
     record = _read(run, "accepted.json", AcceptedEdits, ACCEPTED_REMEDY)
     return [] if record is None else record["edits"]
+
+
+def read_added_classes(run: RunDir) -> list[dict[str, Any]]:
+    """The classes that were added to a run, in the order of their numbers."""
+    record = _read(run, "classes.json", AddedClasses, CLASSES_REMEDY)
+    return [] if record is None else record["added"]
 
 
 def read_baselines(run: RunDir) -> list[dict[str, Any]]:

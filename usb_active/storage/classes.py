@@ -1,0 +1,53 @@
+"""Classes that were added to a run while a query waited for its answers: `classes.json`, beside those that dataset.json pins.
+
+A class is valid from the training of the cycle on whose query waited then: its number is the next one, so those before keep theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from usb_active.errors import UsageError
+from usb_active.storage.schemas import read_added_classes, read_dataset, read_start
+
+if TYPE_CHECKING:
+    from usb_active.storage.run_dir import RunDir
+
+CLASSES_FILE = "classes.json"
+
+
+def added_names(run: RunDir, until: int | None = None) -> list[str]:
+    """The classes that were added, in their order; those that the training of cycle `until` knows."""
+    return [record["name"] for record in read_added_classes(run) if until is None or record["cycle"] <= until]
+
+
+def with_added(run: RunDir, names: Sequence[str], until: int | None = None) -> tuple[str, ...]:
+    """The names of a data set's classes, and after them those that were added, up to cycle `until`, and that it does not have itself."""
+    return (*names, *(name for name in added_names(run, until) if names and name not in names))
+
+
+def trained_names(run: RunDir, cycle: int) -> tuple[str, ...] | None:
+    """The classes that the model of a cycle knows, in the order of its outputs; None where nothing says so.
+
+    Runs from before there were added classes have none in their start.json: they know those that the run began with.
+    """
+    said = (read_start(run, cycle) or {}).get("class_names")
+    if said is not None:
+        return tuple(said)
+    pinned = read_dataset(run)
+    return None if pinned is None else (*pinned["class_names"], *added_names(run, cycle))
+
+
+def check_width(run: RunDir, cycle: int, now: Sequence[str]) -> None:
+    """UsageError where the model of a cycle knows other classes than there are now."""
+    then = trained_names(run, cycle)
+    if then is not None and now and then != tuple(now):
+        new = [name for name in now if name not in then]
+        said = f"knows {len(then)} classes, and there are {len(now)} now ({', '.join(new)} came later)"
+        raise UsageError(f"{run.path}: the model of cycle {cycle} {said}; what comes next needs it, and cannot go on from another width")
+
+
+def add_record(run: RunDir, name: str, cycle: int, now: str) -> dict[str, Any]:
+    """What classes.json holds once this class has been added."""
+    return {"added": [*read_added_classes(run), {"name": name, "cycle": cycle, "time": now}]}
