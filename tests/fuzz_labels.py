@@ -29,7 +29,7 @@ TASK = Classification(CLASSES)
 ODD_KEYS = ("=cmd|' /C calc'!A0", "@SUM(A1).png", "-5", "+1.png", "'=q", "a,b;c\td.png", "ünï.png", "q" * 300)
 KEYS = (*(f"train/{i:05d}.png" for i in range(6)), *ODD_KEYS)
 HOSTILE = (
-    "", "skip", "SKIP", "cat", " CAT ", "=1+1", "'=1+1", "'@SUM(A1)", "no class", "q" * 5000, "\x1b[31m", "\x00", "\u202e",
+    "", "skip", "SKIP", "Retract", "cat", " CAT ", "=1+1", "'=1+1", "'@SUM(A1)", "no class", "q" * 5000, "\x1b[31m", "\x00", "\u202e",
     "9" * 5000, "1e400", "nan",
     "-0", "0x1", "1,5", "1.000", "99999999999999999999", "-1", '"', '""', "'", "\ud800", "⅓", "²", "\u0660", "true", "#REF!",
     "\t", "\r", "a\nb",

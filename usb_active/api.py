@@ -151,7 +151,7 @@ class Run:
 
         Returns:
             A table: cycle, index, key, label ("" without one), status ("labeled", "skipped", "retracted" or "pending"), acquisition (what
-            chose it), time (UTC; "" where pending), corrections (how often the label was changed).
+            chose it; "volunteered" where nobody asked for it), time (UTC; "" where pending), corrections (how often the label was changed).
 
         Raises:
             UsageError: files of the run that are damaged.

@@ -145,7 +145,7 @@ def test_a_name_that_several_samples_have_is_refused_by_name(tmp_path, capsys):
     file = tmp_path / "in" / "cat" / "1.png"
     file.touch()
     labels(path, "--import", tmp_path / "in", code=2)
-    assert capsys.readouterr().err == f"usb-active: error: {file}: could be any of several samples ('1.png'); valid: u/1.png, v/1.png\n"
+    assert capsys.readouterr().err == f"usb-active: error: {file}: '1.png' could be any of several samples: u/1.png, v/1.png\n"
 
 
 # --- other tools' files -----------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_label_studio_as_it_writes_itself(tmp_path, capsys):
     ("value", "said"),
     [
         ([task("u/9.png", choice("cat"))], "task 1: 'u/9.png' is no sample of the pool; did you mean 'u/"),
-        ([task("img 1.png", choice("cat"))], "task 1: could be any of several samples ('img 1.png'); valid: u/img 1.png, v/img 1.png"),
+        ([task("img 1.png", choice("cat"))], "task 1: 'img 1.png' could be any of several samples: u/img 1.png, v/img 1.png"),
         ([task("u/6", choice("cats"), id=77)], "task 77: unknown class 'cats'; did you mean 'cat'?"),
         ([task("u/6", choice("cat"), choice("é"))], "task 1: not one label ('cat, é'); valid: annotations that agree"),
         ([task("u/6", choice("cat", "é"))], "task 1: not one label"),

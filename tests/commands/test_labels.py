@@ -96,6 +96,7 @@ def test_csv_has_every_sample_as_it_stands(run_path, capsys):
         ("--set", "train/0=cats", "--set train/0=cats: unknown class 'cats'; did you mean 'cat'?"),
         ("--set", "train/66=cat", "'train/66' is no sample of the pool; did you mean 'train/6'?"),
         ("--skip", "trian/6", "'trian/6' is no sample of the pool; did you mean 'train/6'?"),
+        ("--retract", "train/1", "'train/1' is given twice: dog, retracted; one for each sample"),
         ("--retract", "x=z", "'x=z' is no sample of the pool; did you mean 'x=y'?"),
     ],
 )

@@ -93,6 +93,9 @@ def test_a_misspelt_key_among_many_is_found(tmp_path, capsys):
     )
     assert cli.main(["labels", str(tmp_path / "run"), "--set", "IMG_00001.png=tow"]) == 2
     assert "unknown class 'tow'; did you mean 'two'?" in capsys.readouterr().err
+    (tmp_path / "in.csv").write_text("key,label\nunlabelled/IMG_00001.png,one\n")
+    assert cli.main(["labels", str(tmp_path / "run"), "--import", str(tmp_path / "in.csv")]) == 2
+    assert "key is not in the pool ('unlabelled/IMG_00001.png'); valid: did you mean 'unlabeled/IMG_00001.png'?" in capsys.readouterr().err
     assert cli.main(["labels", str(tmp_path / "run"), "--set", "IMG_00001.png=one"]) == 0
     assert [row.key for row in RunDir.read(tmp_path / "run").rows()] == [keys[1]]
 

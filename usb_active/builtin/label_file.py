@@ -18,7 +18,7 @@ from usb_active.contracts.task import Classification, Task
 from usb_active.errors import UsageError, name_some, printable
 from usb_active.records import RETRACT, SKIP, SKIPPED, Query
 from usb_active.storage.durable import read_bytes
-from usb_active.storage.sample_keys import KeyFinder
+from usb_active.storage.sample_keys import KeyFinder, look_alikes
 from usb_active.storage.sample_keys import unique as _unique
 from usb_active.storage.spreadsheet import escaped, unescaped
 
@@ -42,7 +42,8 @@ class RowProblems:
         value = printable(value, 60)
         if not isinstance(valid, str):
             valid = list(valid)
-            folded = {fold(name): name for name in valid} if near and len(valid) <= 1000 else {}
+            alike = valid if len(valid) <= 1000 else look_alikes(value, valid)
+            folded = {fold(name): name for name in alike} if near else {}
             close = difflib.get_close_matches(fold(value), folded, n=1)
             valid = (f"did you mean '{printable(folded[close[0]])}'? " if close else "") + name_some(valid, 20)
         self.lines.append(f"{where}: {what} ({_quoted(value)}); valid: {valid}")

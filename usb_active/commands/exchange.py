@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from usb_active.builtin.label_exchange import FORMATS, HOLD_SKIPS, class_folders, cvat, format_of, label_studio
+from usb_active.builtin.label_exchange import FORMATS, HOLD_SKIPS, format_of
+from usb_active.builtin.label_exchange.class_folders import check_as_folders, check_folder_target, read_class_folders, write_class_folders
+from usb_active.builtin.label_exchange.cvat import read_cvat, write_cvat
 from usb_active.builtin.label_exchange.entries import Entry, Found
+from usb_active.builtin.label_exchange.label_studio import read_label_studio, write_label_studio
 from usb_active.builtin.label_file import RowProblems, read_answered
 from usb_active.commands.asked import Asked, asked_samples
 from usb_active.commands.label_arguments import Classes, KnownSamples, Texts
@@ -20,7 +23,7 @@ from usb_active.storage.durable import atomic_write, read_bytes
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.run_dir import RunDir
 
-_READERS = {"label-studio": label_studio.read, "cvat": cvat.read}
+_READERS = {"label-studio": read_label_studio, "cvat": read_cvat}
 
 
 def export_labels(path: Path, target: Path, out: TextIO, *, format_name: str | None = None, trusted: bool = False) -> None:
@@ -37,7 +40,7 @@ def export_labels(path: Path, target: Path, out: TextIO, *, format_name: str | N
     """
     kind = format_of(target, format_name)
     if kind == "folders":
-        class_folders.check_target(target)
+        check_folder_target(target)
     elif target.exists():
         raise UsageError(f"{target} is there already; give another name")
     run = RunDir.read(path)
@@ -64,11 +67,11 @@ def _csv(path: Path) -> bytes:
 
 
 def _encoded(kind: str, entries: Sequence[Entry], names: Sequence[str], task: Task | None) -> bytes:
-    return cvat.write(entries, names) if kind == "cvat" else label_studio.write(entries, choices=task is None)
+    return write_cvat(entries, names) if kind == "cvat" else write_label_studio(entries, choices=task is None)
 
 
 def _write_folders(run: RunDir, entries: Sequence[Entry], target: Path, trusted: bool) -> None:
-    class_folders.check(entries)
+    check_as_folders(entries)
     from usb_active.builtin.contact_sheet import NoImage, as_image
     from usb_active.report.galleries import load_dataset
 
@@ -84,7 +87,7 @@ def _write_folders(run: RunDir, entries: Sequence[Entry], target: Path, trusted:
         except NoImage as error:
             raise UsageError(f"sample '{printable(key)}' is no image ({error}), and no file; export as CSV") from error
 
-    class_folders.write(entries, target, lambda key: dataset.path(positions[key]), draw)
+    write_class_folders(entries, target, lambda key: dataset.path(positions[key]), draw)
 
 
 def import_labels(path: Path, source: Path, out: TextIO, *, format_name: str | None = None, trusted: bool = False) -> None:
@@ -131,7 +134,7 @@ def _of_csv(source: Path, keys: Sequence[str], known: KnownSamples, task: Task) 
 def _of_found(source: Path, kind: str, known: KnownSamples, labels: Classes | Texts) -> list[tuple[Asked, str | None]]:
     problems = RowProblems()
     if kind == "folders":
-        found = class_folders.read(source)
+        found = read_class_folders(source)
     else:
         found = _READERS[kind](str(source), read_bytes(source) or b"", problems)
     wanted: dict[int, tuple[Asked, str | None]] = {}
@@ -155,9 +158,12 @@ def _sample(one: Found, known: KnownSamples, problems: RowProblems) -> Asked | N
         sample = known.in_pool(name)
         if sample is not None:
             return sample
+    problems.say(lambda: _unknown(one, known))
+    return None
+
+
+def _unknown(one: Found, known: KnownSamples) -> str:
     shown, several = one.names[0] if one.names else "", known.called(one.names)
     if len(several) > 1:
-        problems.add(one.where, "could be any of several samples", shown, several)
-    else:
-        problems.say(lambda: f"{one.where}: '{printable(shown)}' is no sample of the pool{known.near(shown)}")
-    return None
+        return f"{one.where}: '{printable(shown)}' could be any of several samples: {name_some(several)}"
+    return f"{one.where}: '{printable(shown)}' is no sample of the pool{known.near(shown)}"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from os.path import commonprefix
 
 from usb_active.commands.asked import UNASKED, Asked
 from usb_active.contracts.task import Task
@@ -13,10 +11,7 @@ from usb_active.errors import SHOWN, UsageError, nearest, printable
 from usb_active.pool.answers import VOLUNTEERED
 from usb_active.records import SKIP, Query
 from usb_active.storage.paths import nfc
-from usb_active.storage.sample_keys import KeyFinder
-
-# Among so many keys a misspelt one is looked for in earnest.
-_NEAR = 50
+from usb_active.storage.sample_keys import KeyFinder, look_alikes
 
 
 class KnownSamples:
@@ -95,14 +90,8 @@ class KnownSamples:
             return nearest(key, keys)
         if len(key) > 10 * SHOWN:
             return ""
-        # A slip of the pen leaves a beginning and an end as they are.
-        close = nearest(key, heapq.nlargest(_NEAR, keys, lambda other: _shared(key, other)))
+        close = nearest(key, look_alikes(key, keys))
         return close if "mean" in close else ""
-
-
-def _shared(one: str, other: str) -> int:
-    """How many letters two texts share at their beginnings and ends."""
-    return len(commonprefix((one, other))) + len(commonprefix((one[::-1], other[::-1])))
 
 
 class Classes:

@@ -14,7 +14,7 @@ from usb_active.builtin.label_file import task_of
 from usb_active.commands.asked import PENDING, UNASKED, Asked, asked_samples, last_queries
 from usb_active.commands.label_arguments import Classes, KnownSamples, Texts, parse_setting
 from usb_active.contracts.task import Task
-from usb_active.errors import plain
+from usb_active.errors import UsageError, name_some, plain, printable
 from usb_active.pool.answers import CORRECTION, VOLUNTEERED, merge_answers
 from usb_active.records import AUDIT, LABELED, RETRACTED, SKIPPED, LabelRow, Query, status_of
 from usb_active.storage.audit_file import read_audit
@@ -111,10 +111,20 @@ def correct(
         labels = Classes(class_names(queries, samples)) if task is None else Texts(task)
         wanted: list[tuple[Asked, str | None]] = [parse_setting(text, known, labels) for text in corrections]
         wanted += [(known[key], "") for key in skips] + [(known[key], None) for key in retractions]
+        _check_once(wanted)
         changed = take(run, queries, wanted, task)
     for sample, label in wanted:
         old, new = sample.standing, label or status_of(label)
         print(plain(f"{sample.key}: {old} -> {new}" if (sample, label) in changed else f"{sample.key}: {old}, unchanged"), file=out)
+
+
+def _check_once(wanted: Sequence[tuple[Asked, str | None]]) -> None:
+    """UsageError where one command says two different things of a sample."""
+    said: dict[int, str | None] = {}
+    for sample, label in wanted:
+        if said.setdefault(sample.index, label) != label:
+            texts = (text or status_of(text) for text in (said[sample.index], label))
+            raise UsageError(f"'{printable(sample.key)}' is given twice: {name_some(texts)}; one for each sample")
 
 
 def current(run: RunDir, queries: Sequence[Query]) -> list[Query]:

@@ -1,6 +1,6 @@
 """The run directory: what a run knows, on disk.
 
-The rule: a label once received is never lost and never asked for twice. The journal is append-only and
+The rule: a label once received is never lost and never asked for twice, unless it is taken back. The journal is append-only and
 fsynced, everything else is replaced atomically, and one process at a time writes.
 """
 

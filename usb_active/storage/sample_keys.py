@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
+from itertools import pairwise
+from os.path import commonprefix
 
 from usb_active.storage.paths import nfc
 
+# So many keys are compared letter by letter.
+_MOST = 5000
 _DRIVE = re.compile(r"[A-Za-z]:/")
 
 
@@ -46,6 +51,19 @@ class KeyFinder:
         # The longest end first. A key without a folder is only a bare name: the end of a path proves little, unless the path is absolute.
         ends = range(len(parts) if absolute else len(parts) - 1)
         return next((self._by_key[end] for end in ("/".join(parts[at:]) for at in ends) if end in self._by_key), None)
+
+
+def look_alikes(text: str, keys: Collection[str], count: int = 50) -> list[str]:
+    """Some keys that differ from a text in a quarter of it at most, and share most letters with it at their beginnings and ends.
+
+    A slip of the pen leaves all else as it is. Among a million keys `difflib` would look for minutes; among these it finds the nearest.
+    """
+    quarters = [len(text) * part // 4 for part in range(5)]
+    found: list[str] = []
+    for head, tail in ((text[:begin], text[end:]) for begin, end in pairwise(quarters)):
+        found += [key for key in keys if key.startswith(head) and key.endswith(tail)][:_MOST]
+    shared = lambda key: len(commonprefix((text, key))) + len(commonprefix((text[::-1], key[::-1])))  # noqa: E731 — closure
+    return heapq.nlargest(count, dict.fromkeys(found), shared)
 
 
 def unique(pairs: Iterable[tuple]) -> dict:

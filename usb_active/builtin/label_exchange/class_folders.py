@@ -19,7 +19,7 @@ from usb_active.storage.path_texts import name_problem
 PICTURE = ".png"
 
 
-def check(entries: Iterable[Entry]) -> None:
+def check_as_folders(entries: Iterable[Entry]) -> None:
     """UsageError where a class or a key can be no path below a folder; the first."""
     for name in dict.fromkeys(entry.label for entry in entries if entry.label):
         if problem := name_problem(name):
@@ -30,14 +30,14 @@ def check(entries: Iterable[Entry]) -> None:
             raise UsageError(f"the key '{printable(entry.key)}' can be no path below a folder")
 
 
-def check_target(folder: Path) -> None:
+def check_folder_target(folder: Path) -> None:
     """UsageError where something lies there already."""
     with no_os_error("look into", folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(f"{folder} is there already; give another name, or an empty folder")
 
 
-def write(entries: Iterable[Entry], folder: Path, file_of: Callable[[str], Path | None], draw: Callable[[str, Path], None]) -> int:
+def write_class_folders(entries: Iterable[Entry], folder: Path, file_of: Callable[[str], Path | None], draw: Callable[[str, Path], None]) -> int:
     """Make the folders. How many samples have a file there.
 
     Args:
@@ -50,8 +50,8 @@ def write(entries: Iterable[Entry], folder: Path, file_of: Callable[[str], Path 
         UsageError: something lies there already, or cannot be written.
     """
     entries = [entry for entry in entries if entry.label]
-    check(entries)
-    check_target(folder)
+    check_as_folders(entries)
+    check_folder_target(folder)
     for entry in entries:
         own = file_of(entry.key)
         path = folder / entry.label / (entry.key if own is not None else f"{entry.key}{PICTURE}")
@@ -70,7 +70,7 @@ def _link(own: Path, path: Path) -> None:
         shutil.copyfile(own, path)
 
 
-def read(folder: Path) -> list[Found]:
+def read_class_folders(folder: Path) -> list[Found]:
     """An answer for each file below the folder of a class. UsageError where it cannot be read, or holds files beside the folders."""
     found = []
     with no_os_error("read", folder):

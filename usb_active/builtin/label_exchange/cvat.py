@@ -18,7 +18,7 @@ from usb_active.errors import UsageError, name_some, printable
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def write(entries: Iterable[Entry], class_names: Sequence[str]) -> bytes:
+def write_cvat(entries: Iterable[Entry], class_names: Sequence[str]) -> bytes:
     """The images as XML; one without a label, refused ones among them, has no tag.
 
     Raises:
@@ -44,7 +44,7 @@ def _quoted(text: str) -> str:
     return quoteattr(text, {"\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
 
 
-def read(where: str, data: bytes, problems: RowProblems) -> list[Found]:
+def read_cvat(where: str, data: bytes, problems: RowProblems) -> list[Found]:
     """The answers in it. An image with two tags goes to `problems`.
 
     Raises:

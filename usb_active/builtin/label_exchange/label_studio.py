@@ -20,7 +20,7 @@ from usb_active.storage.durable import parse_json
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 
 
-def write(entries: Iterable[Entry], choices: bool = True) -> bytes:
+def write_label_studio(entries: Iterable[Entry], choices: bool = True) -> bytes:
     """The tasks as JSON. An image is named as Label Studio's local storage has it, and by its key.
 
     Args:
@@ -37,7 +37,7 @@ def write(entries: Iterable[Entry], choices: bool = True) -> bytes:
     return (json.dumps(tasks, indent=1) + "\n").encode("ascii")
 
 
-def read(where: str, data: bytes, problems: RowProblems) -> list[Found]:
+def read_label_studio(where: str, data: bytes, problems: RowProblems) -> list[Found]:
     """The answers in it. What is wrong with a task goes to `problems`; UsageError where the file is no JSON."""
     tasks = parse_json(where, data, "export it again, as JSON")
     tasks = tasks if isinstance(tasks, list) else [tasks]
