@@ -37,7 +37,9 @@ def check_folder_target(folder: Path) -> None:
             raise UsageError(f"{folder} is there already; give another name, or an empty folder")
 
 
-def write_class_folders(entries: Iterable[Entry], folder: Path, file_of: Callable[[str], Path | None], draw: Callable[[str, Path], None]) -> int:
+def write_class_folders(
+    entries: Iterable[Entry], folder: Path, file_of: Callable[[str], Path | None], draw: Callable[[str, Path], None]
+) -> int:
     """Make the folders. How many samples have a file there.
 
     Args:
