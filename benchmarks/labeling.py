@@ -29,9 +29,9 @@ import numpy as np
 from usb_active.commands.labels import _said_before
 from usb_active.labeling.pictures import Pictures
 from usb_active.labeling.server import local_socket, serve
-from usb_active.labeling.service import Plan, Service
+from usb_active.labeling.service import ServedRun, Service
 image = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
-plan = Plan(Path(sys.argv[1]), lambda run, queries, idx: _said_before(run, queries, idx, None), lambda: Pictures(lambda index: image))
+plan = ServedRun(Path(sys.argv[1]), lambda run, queries, idx: _said_before(run, queries, idx, None), lambda: Pictures(lambda index: image))
 service = Service(plan)
 service.open()
 with local_socket() as listening:

@@ -18,7 +18,7 @@ from usb_active.errors import UsageError
 from usb_active.labeling.desk import PENDING
 from usb_active.labeling.pictures import LARGE, SMALL, Pictures
 from usb_active.labeling.server import local_socket, make_app, page_files
-from usb_active.labeling.service import Plan, Service
+from usb_active.labeling.service import ServedRun, Service
 
 NAMES = ("<img src=x onerror=alert(1)>", "dog", '</script>"&')
 
@@ -28,7 +28,7 @@ class Site:
 
     def __init__(self, path, load: Any, loop: bool = False):
         self.path = waiting_run(path, NAMES)
-        self.service = Service(Plan(self.path, unread, lambda: Pictures(load), ["--version"], loop))
+        self.service = Service(ServedRun(self.path, unread, lambda: Pictures(load), ["--version"], loop))
         self.service.open()
         self.now = 100.0
         self.app = make_app(self.service, "token", 8000, lambda: self.now)

@@ -20,7 +20,7 @@ from usb_active.config.trust import check_plugins
 from usb_active.contracts.dataset import Dataset
 from usb_active.errors import UsageError
 from usb_active.labeling.pictures import Pictures
-from usb_active.labeling.service import WAITING, Plan, Service
+from usb_active.labeling.service import WAITING, ServedRun, Service
 from usb_active.loop.setup import build_dataset, take_pinned
 from usb_active.storage.run_dir import RunDir
 
@@ -63,7 +63,7 @@ def label(path: Path, options: LabelOptions, out: TextIO, command: Sequence[str]
     run = RunDir.read(path)
     check_plugins(path, run.config.get("plugins"), options.trusted)
     config = load_yaml_config(path / "config.yaml")
-    plan = Plan(
+    plan = ServedRun(
         path,
         unread=lambda run, queries, idx: _said_before(run, queries, idx, None),
         pictures=lambda: Pictures(_samples(config, path).load),

@@ -72,7 +72,8 @@ class Desk:
     """
 
     def __init__(self, path: Path, unread: Unread):
-        """
+        """Take the run.
+
         Args:
             path: the run's directory.
             unread: what people wrote into the queries' files and no run has taken yet.

@@ -33,7 +33,8 @@ class Guard:
     """
 
     def __init__(self, app: App, token: str, hosts: Iterable[str]):
-        """
+        """What is guarded, and how.
+
         Args:
             app: what is guarded.
             token: a secret.

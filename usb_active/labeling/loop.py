@@ -20,7 +20,7 @@ LOG = "labeling.log"
 _LINES, _TAIL = 12, 8000
 
 
-class Training:
+class RunProcess:
     """One start of `usb-active run`. Its output goes to the end of `labeling.log` in the run's directory."""
 
     def __init__(self, arguments: Sequence[str], run_path: Path):
@@ -58,7 +58,7 @@ class Training:
                 self._process.wait()
 
 
-def learning_curve(path: Path) -> dict[str, Any]:
+def curve_so_far(path: Path) -> dict[str, Any]:
     """What the finished trainings of a run came to: the name of the metric, and of each cycle (labels, value or None, seconds)."""
     run = RunDir.read(path)
     lines = run.metrics()

@@ -11,7 +11,7 @@ from typing import Any
 from usb_active.errors import UsageError
 from usb_active.labeling.class_keys import class_keys
 from usb_active.labeling.desk import Desk, Unread
-from usb_active.labeling.loop import LOG, Training, learning_curve
+from usb_active.labeling.loop import LOG, RunProcess, curve_so_far
 from usb_active.labeling.pictures import Pictures
 
 # Between the last answer of a batch and the training, in seconds: for a second thought.
@@ -25,7 +25,7 @@ class Moved(Exception):
 
 
 @dataclass
-class Plan:
+class ServedRun:
     """What is served.
 
     Attributes:
@@ -57,13 +57,13 @@ class Service:
         problem: what the page says where something failed.
     """
 
-    plan: Plan
+    plan: ServedRun
     stage: str = "labeling"
     round: int = 0
     problem: list[str] = field(default_factory=list)
     desk: Desk | None = None
     pictures: Pictures | None = None
-    training: Training | None = None
+    training: RunProcess | None = None
     starts_at: float | None = None
     is_over: bool = False
 
@@ -112,7 +112,7 @@ class Service:
                 raise UsageError(f"{len(self.desk.pending)} labels are missing")
             self.desk.close()
         self.desk, self.starts_at, self.problem = None, None, []
-        self.stage, self.training = "training", Training(self.plan.command, self.plan.path)
+        self.stage, self.training = "training", RunProcess(self.plan.command, self.plan.path)
 
     def _ended(self) -> None:
         training = self.training
@@ -159,7 +159,7 @@ class Service:
         if self.training is not None:
             told |= {"seconds": now - self.training.started, "lines": self.training.lines()}
         if self.stage != "labeling" or (desk is not None and desk.is_complete):
-            told["curve"] = learning_curve(self.plan.path)
+            told["curve"] = curve_so_far(self.plan.path)
         return told
 
     # ------------------------------------------------------------------------------------------ what people do
