@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import resource
 import socket
 import subprocess
 import sys
@@ -27,12 +26,12 @@ import sys
 from pathlib import Path
 import numpy as np
 from usb_active.commands.labels import _said_before
-from usb_active.labeling.pictures import Pictures
+from usb_active.labeling.pictures import SamplePictures
 from usb_active.labeling.server import local_socket, serve
 from usb_active.labeling.service import ServedRun, Service
 image = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
-plan = ServedRun(Path(sys.argv[1]), lambda run, queries, idx: _said_before(run, queries, idx, None), lambda: Pictures(lambda index: image))
-service = Service(plan)
+unread = lambda run, queries, idx: _said_before(run, queries, idx, None)
+service = Service(ServedRun(Path(sys.argv[1]), unread, lambda: SamplePictures(lambda index: image)))
 service.open()
 with local_socket() as listening:
     serve(service, "token", listening, lambda: print(listening.getsockname()[1], flush=True))
@@ -152,10 +151,11 @@ def main() -> None:
             port = int(server.stdout.readline())
             look(f"http://127.0.0.1:{port}/token/")
             measure(Page(port), args.pending, args.answers)
+            status = Path(f"/proc/{server.pid}/status").read_text()
+            print(f"| memory of the server, at most | {int(status.split('VmHWM:')[1].split()[0]) / 1024:.0f} MB |")
         finally:
             server.terminate()
             server.wait()
-    print(f"| memory of the server, at most | {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MB |")
 
 
 if __name__ == "__main__":

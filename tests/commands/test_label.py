@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import os
+import re
 import subprocess
 import sys
 
@@ -48,6 +52,37 @@ def test_the_page_goes_on_with_the_run_where_it_lies(tmp_path):
     moved = tmp_path / "moved to"
     places = ["--set", f"save_dir={tmp_path}", "--set", "save_name=moved to"]
     assert _own_command(config, moved) == ["run", str(moved / "config.yaml"), *places]
+
+
+@pytest.mark.slow
+def test_run_asks_in_the_browser_where_labels_are_awaited(tmp_path):
+    """The page is served, answers are taken, and SIGTERM ends it as it ends a run."""
+    active = {"initial": {"name": "random", "size": 3}, "oracle": "csv"}
+    config = write_yaml(tmp_path / "c.yaml", settings(tmp_path, active=active))
+    command = [sys.executable, "-m", "usb_active", "run", str(config), "--label"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
+        lines = []
+        while not (found := re.search(r"^label .* at http://(127\.0\.0\.1:\d+)(/\S+/)$", lines[-1] if lines else "")):
+            lines.append(process.stdout.readline())
+            assert lines[-1], "".join(lines)
+        assert any("3 of 3 labels are missing" in line for line in lines)
+        connection = http.client.HTTPConnection(found[1])
+        connection.request("GET", f"{found[2]}state")
+        told = json.loads(connection.getresponse().read())
+        assert len(told["samples"]) == told["batch"] == 3 and told["loop"] and told["command"] == f"usb-active run {config}"
+        headers = {"origin": f"http://{found[1]}", "content-type": "application/json"}
+        message = {"client": "somebody", "round": 1, "place": 2, "label": 7}
+        connection.request("POST", f"{found[2]}answer", json.dumps(message), headers)
+        assert json.loads(connection.getresponse().read())["saved"] == 2
+        (row,) = RunDir.read(tmp_path / "run").rows()
+        assert (row.key, row.label) == (told["samples"][2][0], "7")
+        connection.request("GET", "/state")
+        assert connection.getresponse().status == 403
+        connection.close()
+        process.terminate()
+        rest = process.communicate()[0]
+    assert process.returncode == 143 and "Traceback" not in rest and "usb-active: terminated" in rest
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version"])

@@ -14,7 +14,7 @@ from browser import Person, Server, missing
 from desks import NAMES, rows, unread, waiting_run
 from run_helpers import command, config_of, settings, write_yaml
 
-from usb_active.labeling.pictures import Pictures
+from usb_active.labeling.pictures import SamplePictures
 from usb_active.labeling.server import local_socket, serve
 from usb_active.labeling.service import ServedRun, Service
 from usb_active.loop.setup import build_dataset
@@ -120,7 +120,7 @@ def test_two_batches_with_a_killed_server_between_the_labels(run_path, truth, pe
 def served(path: Path, names: Sequence[str], probs: np.ndarray):
     """The page of a run that was made without any training; its address."""
     load = lambda index: np.full((40, 40), 30 * index, dtype=np.uint8)  # noqa: E731
-    service = Service(ServedRun(waiting_run(path, names, probs), unread, lambda: Pictures(load), ["run"]))
+    service = Service(ServedRun(waiting_run(path, names, probs), unread, lambda: SamplePictures(load), ["run"]))
     service.open()
     ready = threading.Event()
     with local_socket() as listening:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from usb_active.errors import UsageError
 from usb_active.labeling.desk import PENDING
-from usb_active.labeling.pictures import LARGE, SMALL, Pictures
+from usb_active.labeling.pictures import LARGE, SMALL, SamplePictures
 from usb_active.labeling.server import local_socket, make_app, page_files
 from usb_active.labeling.service import ServedRun, Service
 
@@ -28,7 +28,7 @@ class Site:
 
     def __init__(self, path, load: Any, loop: bool = False):
         self.path = waiting_run(path, NAMES)
-        self.service = Service(ServedRun(self.path, unread, lambda: Pictures(load), ["--version"], loop))
+        self.service = Service(ServedRun(self.path, unread, lambda: SamplePictures(load), ["--version"], loop))
         self.service.open()
         self.now = 100.0
         self.app = make_app(self.service, "token", 8000, lambda: self.now)

@@ -7,12 +7,12 @@ from desks import unread, waiting_run
 
 from usb_active.errors import UsageError
 from usb_active.labeling.loop import LOG
-from usb_active.labeling.pictures import Pictures
+from usb_active.labeling.pictures import SamplePictures
 from usb_active.labeling.service import GRACE, ServedRun, Service
 
 
 def service_at(path, *command: str, loop: bool = True) -> Service:
-    service = Service(ServedRun(waiting_run(path), unread, lambda: Pictures(lambda index: None), command, loop))
+    service = Service(ServedRun(waiting_run(path), unread, lambda: SamplePictures(lambda index: None), command, loop))
     service.open()
     return service
 

@@ -19,7 +19,7 @@ from usb_active.config.settings import RunConfig, load_yaml_config
 from usb_active.config.trust import check_plugins
 from usb_active.contracts.dataset import Dataset
 from usb_active.errors import UsageError
-from usb_active.labeling.pictures import Pictures
+from usb_active.labeling.pictures import SamplePictures
 from usb_active.labeling.service import WAITING, ServedRun, Service
 from usb_active.loop.setup import build_dataset, take_pinned
 from usb_active.storage.run_dir import RunDir
@@ -66,7 +66,7 @@ def label(path: Path, options: LabelOptions, out: TextIO, command: Sequence[str]
     plan = ServedRun(
         path,
         unread=lambda run, queries, idx: _said_before(run, queries, idx, None),
-        pictures=lambda: Pictures(_samples(config, path).load),
+        pictures=lambda: SamplePictures(_samples(config, path).load),
         command=command or _own_command(config, path),
         loop=options.loop,
     )

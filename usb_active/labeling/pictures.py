@@ -16,8 +16,8 @@ LARGE, SMALL = 2048, 160
 _EXACT = 512
 
 
-class Pictures:
-    """Pictures of a data set. Nothing is kept: a browser remembers what it has seen."""
+class SamplePictures:
+    """SamplePictures of a data set. Nothing is kept: a browser remembers what it has seen."""
 
     def __init__(self, load: Callable[[int], Any]):
         """`load`: dataset index → the sample, as the data set gives it. It is called by one thread at a time."""

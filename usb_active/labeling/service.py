@@ -12,7 +12,7 @@ from usb_active.errors import UsageError
 from usb_active.labeling.class_keys import class_keys
 from usb_active.labeling.desk import Desk, Unread
 from usb_active.labeling.loop import LOG, RunProcess, curve_so_far
-from usb_active.labeling.pictures import Pictures
+from usb_active.labeling.pictures import SamplePictures
 
 # Between the last answer of a batch and the training, in seconds: for a second thought.
 GRACE = 8.0
@@ -38,7 +38,7 @@ class ServedRun:
 
     path: Path
     unread: Unread
-    pictures: Callable[[], Pictures]
+    pictures: Callable[[], SamplePictures]
     command: Sequence[str] = ()
     loop: bool = False
 
@@ -62,7 +62,7 @@ class Service:
     round: int = 0
     problem: list[str] = field(default_factory=list)
     desk: Desk | None = None
-    pictures: Pictures | None = None
+    pictures: SamplePictures | None = None
     training: RunProcess | None = None
     starts_at: float | None = None
     is_over: bool = False
