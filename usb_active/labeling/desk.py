@@ -17,6 +17,7 @@ from usb_active.errors import UsageError
 from usb_active.labeling.leases import Leases
 from usb_active.pool.answers import CORRECTION
 from usb_active.records import SKIP, LabelRow, Query, status_of
+from usb_active.storage.classes import with_added
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.run_dir import RunDir, utc_now
 from usb_active.storage.schemas import read_start
@@ -66,7 +67,7 @@ class Desk:
         samples: those of the last query first, as it has them, then those of earlier ones, the latest first.
         batch: how many of them are the last query's.
         cycle: the last query's.
-        class_names: the labels that may be given.
+        class_names: the labels that may be given, those that were added since included.
         is_asking: whether the last query waits for answers: no training has begun with it.
         history: places in the order in which they changed, for pages that show them.
     """
@@ -112,7 +113,8 @@ class Desk:
         if not last.class_names:
             what = f"labels are no classes here ({last.expects}), and the page is for classes"
             raise UsageError(f"{self.run.path}: {what}; write them into {csv_path(self.run.path, last.cycle)}")
-        self.cycle, self.class_names, self.batch = last.cycle, last.class_names, len(last.idx)
+        self.cycle, self.batch = last.cycle, len(last.idx)
+        self.class_names = with_added(self.run, last.class_names)
         self._numbers = {name: number for number, name in enumerate(self.class_names)}
         self.is_asking = read_start(self.run, self.cycle) is None
         rows: dict[int, LabelRow] = {row.index: row for row in self.run.rows()}
