@@ -44,6 +44,13 @@ def test_the_last_row_of_a_sample_of_the_audit_counts():
     assert pool_of([row(0, "cat"), row(1, ""), row(1, "dog")], [1]).audit_labels[1] == 1
 
 
+def test_what_is_answered_of_the_audit_is_not_pending():
+    pool = pool_of([row(0, "cat"), row(1, "dog"), row(3, "")], [1, 3, 5])
+    pool.set_pending(np.array([0, 1, 2, 3, 5]))
+    assert np.flatnonzero(pool.pending).tolist() == [2, 5]
+    assert not (pool.pending & pool.answered).any()
+
+
 def test_without_an_audit_the_pool_is_as_it_was():
     rows = [row(0, "cat"), row(1, "dog"), row(3, "")]
     one, other = pool_of(rows, ()), Pool.from_rows(rows, np.ones(10, dtype=bool), TASK)

@@ -134,9 +134,9 @@ class Pool:
         self._retract(self._check(idx, "retract"), cycle)
 
     def set_pending(self, idx: np.ndarray) -> None:
-        """Samples idx (K,) are asked, beside those pending already. One labelled or skipped stays so."""
+        """Samples idx (K,) are asked, beside those pending already. One labelled (of the audit too) or skipped stays so."""
         idx = self._check(idx, "set_pending")
-        self.pending[idx] = (self.labels[idx] < 0) & ~self.skipped[idx]
+        self.pending[idx] = ~self.answered[idx]
 
     def _label(self, idx: int | np.ndarray, labels: int | np.ndarray, cycle: int) -> None:
         self.labels[idx] = labels
