@@ -138,8 +138,7 @@ class PoolView:
         self._require("truth")
         if not self._source.simulated:
             raise UsageError(f"{self._who}: needs the true labels, which only a simulated oracle knows; use oracle: dataset")
-        known, audited = self.dataset.targets, self._source.pool.audited
-        return _read_only(self.task.targets(np.where(audited, -1, known) if audited.any() else known))
+        return _read_only(self.task.targets(self._unaudited(self.dataset.targets)))
 
     @cached_property
     def previous_features(self) -> np.ndarray | None:
@@ -353,9 +352,16 @@ class PoolView:
         self._source.metrics[name] = float(value)
 
     def audit(self, fn: Callable[[np.ndarray], None]) -> None:
-        """Call fn(truth (N,)) where the true classes are known, for logging; never for choosing."""
+        """Call fn(truth (N,)) where the true classes are known, for logging; never for choosing.
+
+        `truth` is -1 where it is unknown, as that of the samples that `active.audit` sets aside.
+        """
         if self._source.simulated and self.task.class_names:
-            fn(_read_only(self.dataset.targets))
+            fn(_read_only(self._unaudited(self.dataset.targets)))
+
+    def _unaudited(self, known: np.ndarray) -> np.ndarray:
+        audited = self._source.pool.audited
+        return np.where(audited, -1, known) if audited.any() else known
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
