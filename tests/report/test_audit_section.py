@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 
 import pytest
@@ -12,6 +13,7 @@ from usb_active.report import summary_table, write_report
 from usb_active.report.audit import audit_section, interval_text
 from usb_active.report.runs import read_runs
 from usb_active.report.under_way import is_under_way
+from usb_active.storage.classes import CLASSES_FILE
 
 END = {"name": "overall_uncertainty", "below": 100, "then": "end"}
 
@@ -48,6 +50,19 @@ def test_the_section_of_a_run_with_an_audit(folder, tmp_path):
     assert [line for line in text.splitlines() if line.startswith("- ")] == [
         f"- cycle {line['cycle']}: target: the test accuracy is {100 * line['accuracy']:.1f} % (at least 1e-07 %)" for line in run.metrics
     ]
+
+
+def test_classes_that_were_added_are_called_by_their_names(folder, tmp_path):
+    shutil.copytree(folder / "audited", tmp_path / "run")
+    added = {"added": [{"name": "ten", "cycle": 1, "time": "2024-05-01T12:00:00+00:00"}]}
+    (tmp_path / "run" / CLASSES_FILE).write_text(json.dumps(added))
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    for name, more in (("counts", 0), ("right", 0), ("low", 0.0), ("high", 1.0)):
+        lines[1][f"audit_class_{name}"].append(more)
+    (tmp_path / "run/metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    text, _ = audit_section(record(tmp_path / "run"), tmp_path)
+    by_class = text.split("By class, after cycle 1:")[1]
+    assert [line.split("|")[1].strip() for line in by_class.splitlines() if line.startswith("| ")][2:] == [*"0123456789", "ten"]
 
 
 def test_the_section_of_a_run_with_rules_alone(folder, tmp_path):

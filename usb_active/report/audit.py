@@ -9,6 +9,7 @@ from typing import Any
 from usb_active.report.drawing import add_frame, add_legend, add_title, line_style, new_figure, place_ticks, save_figure
 from usb_active.report.runs import RunRecord
 from usb_active.report.tables import escape, number, table
+from usb_active.storage.classes import with_added
 
 _OWN_NOTE = "Own estimate: the mean of the largest probability over the unlabelled pool; it is right only where the model is calibrated."
 _AUDIT_NOTE = (
@@ -66,7 +67,9 @@ def _cycle_table(lines: Sequence[dict], has_audit: bool) -> str:
 
 def _class_table(run: RunRecord, line: dict) -> str:
     counts, query = line["audit_class_counts"], run.directory.query(line["cycle"], probs=False)
-    names = query.class_names if query and len(query.class_names) == len(counts) else range(len(counts))
+    # A class that was added while the query waited is not in it.
+    known = with_added(run.directory, query.class_names, line["cycle"]) if query else ()
+    names = known if len(known) == len(counts) else range(len(counts))
     rows = [
         [name, count, right, number(right / count if count else None), f"{100 * low:.1f} to {100 * high:.1f}"]
         for name, count, right, low, high in zip(
