@@ -1,4 +1,4 @@
-"""`usb-active labels RUN --history KEY`: all that was ever said of a sample, and which trainings began with it."""
+"""`usb-active labels RUN --history KEY`: all that was ever said of a sample, and which trainings began with it (or were measured by it)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from usb_active.commands.asked import asked_samples
 from usb_active.commands.label_arguments import KnownSamples
 from usb_active.commands.labels import print_table
 from usb_active.errors import plain
-from usb_active.records import LabelRow, Query
+from usb_active.records import AUDIT, LabelRow, Query
+from usb_active.storage.audit_file import read_audit
 from usb_active.storage.journal_checks import Start, check_labels, read_starts
 from usb_active.storage.run_dir import RunDir
 
@@ -24,16 +25,18 @@ def show_history(path: Path, keys: Sequence[str], out: TextIO) -> None:
     run = RunDir.read(path)
     queries = check_labels(run)
     rows, starts = run.rows(), read_starts(run)
-    known = KnownSamples(asked_samples(run, queries), run.keys() or (), queries)
+    known, audit = KnownSamples(asked_samples(run, queries), run.keys() or (), queries), set(read_audit(run).tolist())
     for number, sample in enumerate([known.need(key) for key in keys]):
         blank = "\n" if number else ""
         print(blank + plain(f"{sample.key} (sample {sample.index}): {sample.standing}"), file=out)
         asking = [query for query in queries if sample.index in query.idx]
-        print(plain(_asked(asking)), file=out)
+        print(plain(_asked(asking, sample.index in audit)), file=out)
         lines = trained_on(rows, starts, sample.index)
         if lines:
             cells = ((row.time, row.label or row.status, row.acquisition, str(row.cycle), _cycles(on)) for row, on in lines)
-            print_table([("time", "what", "by", "cycle", "trainings that began with it"), *cells], out)
+            # Nothing trains on the audit.
+            use = "trainings that were measured by it" if sample.index in audit else "trainings that began with it"
+            print_table([("time", "what", "by", "cycle", use), *cells], out)
 
 
 def trained_on(rows: Sequence[LabelRow], starts: Sequence[Start], index: int) -> list[tuple[LabelRow, list[int]]]:
@@ -44,10 +47,11 @@ def trained_on(rows: Sequence[LabelRow], starts: Sequence[Start], index: int) ->
     return [(row, sorted(start.cycle for start in starts if at < start.rows <= until)) for (at, row), until in ranges]
 
 
-def _asked(asking: Sequence[Query]) -> str:
+def _asked(asking: Sequence[Query], is_audit: bool) -> str:
     if not asking:
         return "no query has asked for it"
-    return "asked for " + ", ".join(f"in cycle {query.cycle} by {query.acquisition}" for query in asking)
+    by = (f"in cycle {query.cycle} by {AUDIT if is_audit else query.acquisition}" for query in asking)
+    return f"asked for {', '.join(by)}{', and trained on by nothing' if is_audit else ''}"
 
 
 def _cycles(cycles: Sequence[int]) -> str:
