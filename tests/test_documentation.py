@@ -75,6 +75,12 @@ def table_names() -> set[str]:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_no_place_for_a_figure_is_still_empty(path):
+    """`@SHARE@` stands where a measured value is to come."""
+    assert re.findall(r"@[A-Z][A-Z0-9_]*@", path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_to_files_and_headings_exist(path):
     text = path.read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]

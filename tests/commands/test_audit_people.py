@@ -132,5 +132,5 @@ def test_labels_of_the_audit_alone_are_nothing_to_train_on(desk):
     desk.go(3)
     audit, others = desk.keys()
     desk.answer(0, {**dict.fromkeys(audit, "cat"), **dict.fromkeys(others, "skip")})
-    assert any("all samples of the first query were skipped, so there is nothing to train on" in line for line in desk.go(2))
+    assert any("all samples that were asked for were skipped or taken back, so there is nothing to train on" in line for line in desk.go(2))
     assert len(read_audit(RunDir.read(desk.path))) == 5
