@@ -116,6 +116,34 @@ def test_a_run_of_fewer_trainings_is_not_done(tmp_path, stand_in):
     assert state == FAILED and note.startswith("it has ended after 1 of 2 trainings")
 
 
+def stop_after_one(cell: Cell) -> None:
+    """What a run leaves that a rule has ended after the first training."""
+    begin(cell, trainings=1)
+    with RunDir.open(cell.run_path, cell.config.stored()) as run:
+        run.write_state({"cycle": 0, "stage": "stopped", "labels": 20, "skipped": 0, "pending": 0, "why": ["below"]})
+
+
+def end_below(threshold: float) -> dict:
+    rule = {"name": "overall_uncertainty", "below": threshold, "then": "end"}
+    return {"active.acquisition": ["margin"], "active.stop": [[rule]]}
+
+
+def test_a_run_that_a_rule_has_ended_is_done(tmp_path, stand_in):
+    study = read_study(write_study(tmp_path, matrix=end_below(100)))
+    (cell,) = study.cells
+    work = sweep_over(study)
+    stop_after_one(cell)
+    stand_in("sys.exit(0)")
+    work.run(Silent())
+    assert states_of(work) == [(DONE, "")]
+    # Another sweep does not start it again.
+    assert states_of(sweep_over(study)) == [(DONE, "")]
+    # Under another rule it may go on, and under none.
+    for matrix in (end_below(50), {"active.acquisition": ["margin"]}):
+        (other,) = read_study(write_study(tmp_path, matrix=matrix)).cells
+        assert not sweep.is_finished(replace(other, run_path=cell.run_path))
+
+
 def test_a_base_that_changes_after_it_was_read_starts_nothing(tmp_path, stand_in):
     stand_in("sys.exit(0)")
     study = one_cell(tmp_path)

@@ -38,6 +38,7 @@ from usb_active.commands.sweep_screen import (
 from usb_active.config.study import Cell, Study, is_cell_name, read_study
 from usb_active.environment.signals import StopSignals
 from usb_active.errors import UsageError, name_some, plain, reason_of
+from usb_active.report.under_way import is_over
 from usb_active.storage.durable import (
     REFUSED_LOCK,
     atomic_write,
@@ -179,10 +180,11 @@ def _remember(study: Study, out: TextIO) -> None:
 
 
 def is_finished(cell: Cell) -> bool:
-    """Whether all trainings of a cell are over."""
+    """Whether all trainings of a cell are over, or one of its stop rules has ended it before them."""
     if not (cell.run_path / "config.yaml").is_file():
         return False
-    return len(RunDir.read(cell.run_path).metrics()) >= cell.trainings
+    run = RunDir.read(cell.run_path)
+    return is_over(run, cell.config.stored(), len(run.metrics()))
 
 
 def _is_done(cell: Cell) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from usb_active.errors import name_some
 from usb_active.report.groups import Group
 from usb_active.report.runs import RunRecord
+from usb_active.storage.run_dir import RunDir
 
 
-def trainings_of(config: dict) -> int | None:
+def trainings_of(config: Mapping[str, Any]) -> int | None:
     """How many trainings a run's configuration asks for; None where it does not say."""
     active = config.get("active")
     cycles = active.get("cycles") if isinstance(active, dict) else None
@@ -19,12 +21,25 @@ def trainings_of(config: dict) -> int | None:
 
 def is_under_way(run: RunRecord) -> bool:
     """Whether trainings are left that the run's configuration asks for, and no stop rule has ended the run before them."""
-    trainings = trainings_of(run.config)
-    return trainings is not None and len(run.metrics) < trainings and not _was_ended(run)
+    return trainings_of(run.config) is not None and not is_over(run.directory, run.config, len(run.metrics))
 
 
-def _was_ended(run: RunRecord) -> bool:
-    return bool((run.config.get("active") or {}).get("stop")) and (run.directory.state() or {}).get("stage") == "stopped"
+def is_over(directory: RunDir, config: Mapping[str, Any], finished: int) -> bool:
+    """Whether a run has all the trainings that a configuration asks for, or was ended before them by a stop rule as it is there.
+
+    Args:
+        directory: of the run.
+        config: as a run's config.yaml has it; another one than its own where the base of a study has changed since.
+        finished: how many trainings are over.
+    """
+    trainings = trainings_of(config)
+    return trainings is not None and (finished >= trainings or _was_ended(directory, config))
+
+
+def _was_ended(directory: RunDir, config: Mapping[str, Any]) -> bool:
+    """What ended a run under other rules says nothing: under these it may go on."""
+    rules, before = ((found.get("active") or {}).get("stop") for found in (config, directory.config))
+    return bool(rules) and rules == before and (directory.state() or {}).get("stage") == "stopped"
 
 
 def finished_runs(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
