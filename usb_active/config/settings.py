@@ -308,7 +308,7 @@ def check_against_pool(config: RunConfig, num_queryable: int, num_classes: int, 
 
     Args:
         num_queryable: samples that can be queried.
-        class_counts: (C,) how many of these each class has, where truth is known.
+        class_counts: (C,) how many of these each class has, those that the audit will take left out, where truth is known.
 
     Raises:
         UsageError: more labels are wanted than there are samples, or more of a class than it has.
@@ -338,8 +338,9 @@ def _check_per_class(config: RunConfig, size: int, num_classes: int, class_count
         valid = f"{lower} or {lower + num_classes}" if lower else str(num_classes)
         said = f"'{config.active.initial.name}' takes equally many of each class ({size} for {num_classes})"
         raise UsageError(f"{where}: {said}; it could be {valid}")
-    each = size // num_classes
-    short = [f"class {index} has {count}" for index, count in enumerate(() if class_counts is None else class_counts) if count < each]
+    each, beside = size // num_classes, " beside the audit" if config.active.audit else ""
+    counts = enumerate(() if class_counts is None else class_counts)
+    short = [f"class {index} has {count}{beside}" for index, count in counts if count < each]
     if short:
         raise UsageError(f"{where}: {size} is {each} of each class, but {', '.join(short[:5])}; at most {min(class_counts) * num_classes}")
 

@@ -21,6 +21,7 @@ from usb_active.contracts.features import independent_sources
 from usb_active.contracts.observer import Observer
 from usb_active.contracts.plugin import call_check, overrides
 from usb_active.errors import UsageError, name_some
+from usb_active.loop.audit import draw_audit
 from usb_active.loop.previous_features import NEED
 from usb_active.loop.task_checks import check_task
 from usb_active.pool.feature_inputs import FeatureInputs
@@ -286,7 +287,7 @@ def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:
     queryable = queryable_mask(dataset, oracle)
     counts = None
     if oracle.simulated and dataset.class_names:
-        counts = dataset.task.counts(dataset.targets[queryable]).tolist()
+        counts = dataset.task.counts(dataset.targets[_choosable(config, queryable)]).tolist()
     # Labels that exist already take their samples from those that can be queried: before a run begins, `usb/trial.py` counts them.
     if not config.active.initial.brings_labels or (config.run_path / "queries").is_dir():
         check_against_pool(config, int(queryable.sum()), len(dataset.class_names), counts)
@@ -295,6 +296,15 @@ def check_sizes(config: RunConfig, dataset: Dataset, oracle: Any) -> None:
         where = f"{config.source}: active.prior.until_iter: {prior.until_iter}"
         raise UsageError(f"{where} is beyond the training (num_train_iter: {steps}), so `then: {prior.then}` never comes")
     check_shares(config, dataset)
+
+
+def _choosable(config: RunConfig, queryable: np.ndarray) -> np.ndarray:
+    """(N,) bool: from what the first query chooses, where it is still to be made: the audit is drawn before."""
+    size, found = config.active.audit, queryable.copy()
+    is_drawn_first = not config.active.initial.brings_labels and size <= queryable.sum()
+    if is_drawn_first and not (config.run_path / "queries" / "cycle_000.json").is_file():
+        found[draw_audit(queryable, (), size, config.usb["seed"])] = False
+    return found
 
 
 def check_shares(config: RunConfig, dataset: Dataset) -> None:
