@@ -23,8 +23,7 @@ from usb_active.commands.sweep import is_finished
 from usb_active.commands.sweep_cells import last_words
 from usb_active.commands.sweep_screen import DONE, FAILED, RUNNING, Board, CellState, Lines, draw_table, duration
 from usb_active.commands.sweep_slots import LocalEngine, Running, Slot, make_slots, visible_gpus
-from usb_active.config.settings import load_yaml_config
-from usb_active.config.settings import ActiveConfig
+from usb_active.config.settings import ActiveConfig, load_yaml_config
 from usb_active.config.shared_pretraining import _LATER_IN_BLOCK, pretraining_key
 from usb_active.config.study import Cell, read_study
 from usb_active.storage.durable import lock_holder, release_lock, take_lock
@@ -432,5 +431,3 @@ def test_the_command_of_a_cell_is_this_installation(tmp_path):
     assert command[0] == sys.executable
     result = subprocess.run([*command[: command.index("run")], "--version"], capture_output=True, text=True, cwd=tmp_path)
     assert result.stdout.startswith("usb-active ")
-
-
