@@ -208,7 +208,7 @@ def _add_labels(commands: argparse._SubParsersAction) -> None:
         help="give or correct the label of any image of the pool by a new row of the journal; may be repeated",
     )
     command.add_argument("--skip", action="append", default=[], metavar="KEY", help="refuse a sample: never asked again; may be repeated")
-    back = "take the label, or the refusal, of a sample back: it is asked for again; may be repeated"
+    back = "take the label, or the refusal, of a sample back: it has none, and may be asked for again; may be repeated"
     command.add_argument("--retract", action="append", default=[], metavar="KEY", help=back)
     history = "print all that was said of a sample: when, what, by whom, and which trainings began with it; may be repeated"
     command.add_argument("--history", action="append", default=[], metavar="KEY", help=history)

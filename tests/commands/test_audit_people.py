@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data_makers import write_folder
 from run_helpers import settings, write_yaml
@@ -90,6 +92,64 @@ def test_one_list_of_both_and_what_becomes_of_each_answer(desk):
     assert line["audit_class_counts"] == [3, 2] and sum(line["class_counts"]) == 7
     shown = [line.split() for line in desk.do(0, "labels", desk.path)]
     assert ["0", "random,", "audit", "9", "9", "0", "0"] in shown or ["0", "audit,", "random", "9", "9", "0", "0"] in shown
+
+
+def test_what_is_taken_back_is_asked_for_again_by_the_next_query(desk):
+    desk.write(cycles=3)
+    desk.go(3)
+    audit, others = desk.keys()
+    desk.answer(0, {**dict.fromkeys(audit, "cat"), **dict.fromkeys(others, "dog")})
+    desk.go(3)
+    desk.do(0, "labels", desk.path, "--retract", audit[2])
+    desk.answer(1, {row["key"]: "dog" for row in desk.rows(1)})
+    lines = desk.go(3)
+    said = "1 of the 5 samples of the audit are not answered yet (1 of them were taken back, which the next query asks for again)"
+    assert any(line.endswith(f"{said}: it is of the others alone") for line in lines)
+    assert audit[2] not in [row["key"] for row in desk.rows(1)]
+    # Beside the budget of 3, and by no other sample of the audit.
+    asked = [row["key"] for row in desk.rows(2)]
+    assert len(asked) == 4 and set(asked) & set(audit) == {audit[2]}
+    assert any(line.startswith("4 of 4 labels are missing") for line in lines)
+    assert f"{audit[2]},,pending,audit," in "\n".join(desk.do(0, "labels", desk.path, "--csv"))
+    desk.answer(2, dict.fromkeys(asked, "dog"))
+    lines = desk.go(3)
+    assert not any("audit are not answered" in line for line in lines)
+    measured = [(line["num_labels"], line["audit_samples"], line["audit_class_counts"]) for line in desk.metrics()]
+    assert measured == [(9, 5, [5, 0]), (11, 4, [4, 0]), (15, 5, [4, 1])]
+    assert [sum(line["class_counts"]) for line in desk.metrics()] == [4, 7, 10]
+    # Once it is answered it is asked for no more; after the last query, by nobody.
+    assert not set(audit) & {row["key"] for row in desk.rows(3)}
+    desk.do(0, "labels", desk.path, "--retract", audit[2])
+    desk.answer(3, {row["key"]: "dog" for row in desk.rows(3)})
+    assert any("(1 of them were taken back, which no query asks for again: --set)" in line for line in desk.go(0))
+
+
+def test_a_pool_that_grows(desk):
+    desk.write(cycles=2)
+    desk.go(3)
+    audit, others = desk.keys()
+    desk.answer(0, {**dict.fromkeys(audit, "cat"), **dict.fromkeys(others, "dog")})
+    # It joins before the query of cycle 1.
+    shutil.copy(desk.folder / "data" / audit[0], desk.folder / "data/unlabeled/zzz.png")
+    lines = desk.go(3)
+    said = "the audit was drawn from 30 samples: it says nothing of the 1 that have joined the pool since"
+    assert any(line.endswith(said) for line in lines)
+    desk.answer(1, {row["key"]: "dog" for row in desk.rows(1)})
+    lines = desk.go(3)
+    assert any("5 samples, none of the 1 that joined the pool later)" in line for line in lines if line.startswith("cycle 1: "))
+    desk.answer(2, {row["key"]: "dog" for row in desk.rows(2)})
+    desk.go(0)
+    assert [line["audit_joined"] for line in desk.metrics()] == [0, 1, 1]
+    assert desk.keys()[0] == audit
+    # What stands for the pool is drawn again from all of it, and models are compared on the same samples only.
+    folder = desk.path / "artifacts"
+    sets = [set(np.load(folder / f"{name}.npy").tolist()) for name in ("stop_set", "stop_set_of_31")]
+    drawn = set(read_audit(RunDir.read(desk.path)).tolist())
+    assert sets == [set(range(size)) - drawn for size in (30, 31)]
+    assert [len(np.load(folder / f"stop_set_{cycle:03d}.npy")) for cycle in range(3)] == [25, 26, 26]
+    assert [line["kappa"] is None for line in desk.metrics()] == [True, True, False]
+    text = (desk.path / "report/report.md").read_text()
+    assert "The audit was drawn from the 30 samples that there were: it says nothing of the 1 that joined the pool later." in text
 
 
 def test_what_is_answered_so_far(desk):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 
 import killer
 import numpy as np
 import pytest
-from run_helpers import checkpoint, config_of, labels_of, settings, train, weights_equal
+from run_helpers import ROOT, checkpoint, config_of, labels_of, settings, train, weights_equal
 
-from usb_active import load_config, run
+from usb_active import cli, load_config, run
+from usb_active.builtin.array_datasets import Digits
 from usb_active.commands.run import check_all
+from usb_active.contracts.task import Classification
 from usb_active.errors import UsageError
-from usb_active.loop.audit import draw_audit, mixed
+from usb_active.loop.audit import audit_fields, draw_audit, mixed
 from usb_active.loop.session import progress_line
 from usb_active.numerics.assessment import clopper_pearson, cohen_kappa
+from usb_active.pool.pool import Pool
 from usb_active.pool.view import PoolView
 from usb_active.report.baseline_data import labellings
 from usb_active.report.runs import read_runs
@@ -129,6 +133,16 @@ def test_what_is_measured(audited, lines):
         assert ends == clopper_pearson(line["audit_class_right"][number], count)
 
 
+def test_which_of_it_is_right_is_kept(audited, lines):
+    session, line = audited.session, lines[-1]
+    audit = read_audit(session.run_dir)
+    right = _probs(session, audit).argmax(axis=1) == session.dataset.targets[audit]
+    assert line["audit_hits"] == "".join("01"[int(hit)] for hit in right)
+    pool = Pool(np.ones(4, dtype=bool))
+    pool.audited[:], pool.audit_labels[:] = True, [1, -1, 0, 1]
+    assert audit_fields(pool, np.array([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7]]), Classification(("a", "b")))["audit_hits"] == "1-01"
+
+
 def test_what_the_model_says_of_itself(audited, lines):
     session, folder = audited.session, audited.session.run_dir.path / "artifacts"
     # The pool is smaller than what is watched at most: all of it is, but for the audit.
@@ -156,6 +170,15 @@ def test_it_is_charged(audited, lines):
 def test_the_line_that_is_shown(lines):
     line = {**lines[0], "audit_accuracy": 0.8, "audit_low": 0.593, "audit_high": 0.932}
     assert ", audit 80.00 % (59.3 to 93.2 %, 25 samples), trained " in progress_line(line)
+
+
+def test_what_is_taken_back_is_among_the_picks_of_the_next_query():
+    picks, back = np.array([9, 2, 5]), np.array([1, 3])
+    query = mixed(picks, back, 0, 2)
+    assert query[~np.isin(query, back)].tolist() == picks.tolist() and sorted(query.tolist()) == [1, 2, 3, 5, 9]
+    # At places of its own in each query.
+    assert len({tuple(np.isin(mixed(picks, back, 0, cycle), back)) for cycle in range(1, 60)}) == 10
+    assert mixed(np.empty(0, dtype=np.int64), back, 0, 2).tolist() in ([1, 3], [3, 1])
 
 
 def test_a_run_without_is_as_it_was(tmp_path, audited):
@@ -270,6 +293,26 @@ def test_an_audit_of_another_size_is_refused_and_none_trains_on_all(audited, tmp
     assert line["num_labels"] == sum(line["class_counts"]) == 65
 
 
+@pytest.mark.parametrize("size", [SIZE, SIZE - 2])
+def test_an_audit_that_lacks_answers_is_not_taken_over(audited, tmp_path, size):
+    """Not even the answered part: what people leave for later is seldom like the rest."""
+    old = tmp_path / "old"
+    shutil.copytree(audited.session.run_dir.path, old)
+    audit = read_audit(RunDir.read(old)).tolist()
+    keys = [RunDir.read(old).keys()[index] for index in audit]
+    assert cli.main(["labels", str(old), "--retract", keys[3], "--retract", keys[7]]) == 0
+    with pytest.raises(UsageError) as caught:
+        check_all(load_config(settings(tmp_path, active={"audit": size}), labels_from=old))
+    assert str(caught.value) == (
+        f"initial 'other_run': known_audit: 2 of {SIZE} samples of the audit have neither a label nor a refusal: {audit[3]}, {audit[7]}; "
+        "answer or skip them where they come from, or leave them out as an audit: audit: 0"
+    )
+    # Without an audit the labels that there are train, and with all answers it is taken over.
+    check_all(load_config(settings(tmp_path, active={"audit": 0}), labels_from=old))
+    assert cli.main(["labels", str(old), "--skip", keys[3], "--set", f"{keys[7]}=1"]) == 0
+    check_all(load_config(settings(tmp_path, active={"audit": SIZE}), labels_from=old))
+
+
 def test_labels_that_exist_already_are_no_audit(tmp_path):
     """The audit is drawn from the rest, and asked alone."""
     dataset = train(settings(tmp_path, "for_its_keys", active={"cycles": 0})).session.dataset
@@ -297,3 +340,19 @@ def test_too_few_samples_beside_labels_that_exist(tmp_path):
         "test.yaml: active.audit: 34 for the audit + 1 cycles of 10 = 44 labels, but beside the 1300 that 'file' brings only 43 samples "
         "can be queried"
     )
+
+
+def test_as_many_of_each_class_as_are_left_beside_the_audit(tmp_path):
+    def check(each: int) -> None:
+        initial = {"name": "toy_balanced", "size": 10 * each}
+        active = {"initial": initial, "audit": 800, "cycles": 0, "budget": 0}
+        check_all(config_of(settings(tmp_path, active=active, plugins=[str(ROOT / "tests/toy_plugins.py")])))
+
+    dataset = Digits()
+    left = np.delete(dataset.targets, draw_audit(dataset.targets >= 0, (), 800, 3))
+    least = np.bincount(left, minlength=10)
+    check(int(least.min()))
+    # There are so many of each class, but not beside the audit.
+    assert np.bincount(dataset.targets).min() > least.min()
+    with pytest.raises(UsageError, match=f"class {least.argmin()} has {least.min()} beside the audit.*; at most {10 * least.min()}$"):
+        check(int(least.min()) + 1)

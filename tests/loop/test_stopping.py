@@ -43,6 +43,34 @@ def test_plateau_is_within_the_interval_of_the_training_before():
     assert reached(rule, audits(0.5, 0.5, 0.5)) is not None
 
 
+def test_plateau_compares_the_same_samples():
+    def audits(*hits):
+        # The interval is as wide as can be: it is not looked at.
+        each = [(text.count("1") / max(len(text.replace("-", "")), 1), text) for text in hits]
+        return [{"cycle": n, "audit_accuracy": share, "audit_high": 1.0, "audit_hits": text} for n, (share, text) in enumerate(each)]
+
+    rule = Plateau(last=1)
+    before = "1" * 70 + "0" * 30
+    # 70 to 78 of 100, none lost: p = 0.5 ** 8 = 0.004.
+    assert reached(rule, audits(before, "1" * 78 + "0" * 22)) is None
+    # The same, 8 lost and 16 won: p = P(X >= 16 of 24) = 0.0758.
+    said = reached(rule, audits(before, "0" * 8 + "1" * 78 + "0" * 14))
+    shown = "at most 78.0 %, after 70.0 % in cycle 0 (exact paired test: p 0.076)"
+    assert said == f"plateau: no gain beyond chance on the audit in 1 trainings: {shown}"
+    # 0.5 ** 5 = 0.031 and 0.5 ** 6 = 0.016, of those that are known in both.
+    assert reached(rule, audits("0" * 9, "11111-000")) is not None
+    assert reached(rule, audits("0" * 9, "111111-00")) is None
+    assert reached(rule, audits("-00000000", "111111000")) is not None
+    # A loss is no gain, and nothing is compared but with the training before the last ones.
+    assert reached(rule, audits("1" * 9, "0" * 9)) is not None
+    assert reached(Plateau(last=2), audits("0" * 9, "1" * 9, "1" * 9, "1" * 9)) is not None
+    assert reached(Plateau(last=2), audits("0" * 9, "1" * 9, "0" * 9)) is None
+    # From a version that kept no single samples.
+    old = audits("0" * 9, "1" * 9)
+    del old[0]["audit_hits"]
+    assert "within the interval of cycle 0" in reached(rule, old)
+
+
 def test_target_is_the_lower_bound_or_the_test_accuracy():
     rule = Target(at_least=0.9)
     assert reached(rule, lines("audit_low", 0.95, 0.9)).startswith("target: ")

@@ -7,7 +7,7 @@ from math import comb, log
 import numpy as np
 import pytest
 
-from usb_active.numerics.assessment import clopper_pearson, cohen_kappa, mean_confidence, mean_entropy
+from usb_active.numerics.assessment import clopper_pearson, cohen_kappa, mean_confidence, mean_entropy, paired_gain
 
 
 def at_least(right: int, total: int, share: float) -> float:
@@ -104,3 +104,16 @@ def test_certainty_as_a_loop():
 def test_certainty_of_nothing(function, shape):
     with pytest.raises(ValueError, match="probs must be"):
         function(np.zeros(shape))
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(1, 0), (8, 0), (16, 8), (3, 9), (0, 4), (50, 31)])
+def test_a_gain_of_pairs_is_the_tail_of_fair_draws(gained, lost):
+    before = "1" * 5 + "0" * 7 + "0" * gained + "1" * lost + "-01"
+    after = "1" * 5 + "0" * 7 + "1" * gained + "0" * lost + "1--"
+    assert paired_gain(before, after) == pytest.approx(at_least(gained, gained + lost, 0.5), rel=1e-12)
+
+
+def test_without_a_difference_there_is_no_gain():
+    assert paired_gain("0101-", "0101-") == paired_gain("", "") == paired_gain("1-", "-0") == 1
+    with pytest.raises(ValueError, match="marks of 2 and of 3 samples"):
+        paired_gain("01", "010")

@@ -56,14 +56,16 @@ class OverallUncertainty(StopRule):
 class Plateau(StopRule):
     """No gain that the audit could show; ours.
 
-    The accuracy on the audit stays, for the last so many trainings, at or below the upper bound of its interval at the training before
-    them. With a small audit that interval is wide: then this says that no gain can be seen, not that there is none.
+    None of the last so many trainings is better on the audit than the one before them, beyond chance: all of them are measured on the same
+    samples, so the test is the exact paired one (McNemar, Psychometrika 12, 1947; one-sided, p at least 0.025). With a small audit it says
+    that no gain can be seen, not that there is none. Trainings of earlier versions, which kept nothing of single samples, are judged by the
+    upper bound of the interval at the training before them.
     """
 
     name: ClassVar[str] = "plateau"
     needs_audit: ClassVar[bool] = True
 
-    last: int = Field(3, ge=1, description="so many trainings without a gain beyond the interval of the one before them")
+    last: int = Field(3, ge=1, description="so many trainings, none better than the one before them beyond chance")
 
 
 class Target(StopRule):

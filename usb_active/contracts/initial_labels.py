@@ -55,7 +55,7 @@ class InitialLabels(Plugin):
         """idx (A,) those of the samples above that were drawn at random to measure a model by; by default none.
 
         Asked for after `known_skips`, with the same view. A run with an `active.audit` of this size measures by them too, and trains on
-        none of them; one without it trains on their labels.
+        none of them, and is refused where one of them has neither label nor refusal; one without it trains on their labels.
         """
         return ()
 
@@ -106,7 +106,8 @@ def check_initial_audit(returned: Any, known: np.ndarray, who: str) -> np.ndarra
         who: for messages.
 
     Raises:
-        UsageError: not integers, another shape, a sample twice, or one of which nothing is brought.
+        UsageError: not integers, another shape, a sample twice, or some of which nothing is brought: of the others alone, which people
+            found the easiest to answer, it would be no audit.
     """
     idx = np.asarray(returned) if isinstance(returned, (np.ndarray, list, tuple)) else None
     if idx is None or idx.ndim != 1 or (idx.size and not np.issubdtype(idx.dtype, np.integer)):
@@ -115,7 +116,8 @@ def check_initial_audit(returned: Any, known: np.ndarray, who: str) -> np.ndarra
     idx = idx.astype(np.int64)
     foreign = np.setdiff1d(idx, known)
     if len(foreign):
-        raise UsageError(f"{who}: samples that it brings nothing of: {name_some(foreign)}")
+        what = f"{len(foreign)} of {len(idx)} samples of the audit have neither a label nor a refusal: {name_some(foreign)}"
+        raise UsageError(f"{who}: {what}; answer or skip them where they come from, or leave them out as an audit: audit: 0")
     if len(np.unique(idx)) != len(idx):
         raise UsageError(f"{who}: a sample twice")
     return idx

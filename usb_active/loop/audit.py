@@ -14,6 +14,8 @@ from usb_active.errors import UsageError
 from usb_active.numerics.assessment import clopper_pearson, cohen_kappa, mean_confidence, mean_entropy
 from usb_active.randomness import generator
 from usb_active.storage.artifacts import check_array, load_artifact, save_artifact
+from usb_active.storage.audit_file import samples_at_draw
+from usb_active.storage.schemas import read_start
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from usb_active.contracts.task import Task
     from usb_active.loop.session import Session
     from usb_active.pool.pool import Pool
+    from usb_active.storage.run_dir import RunDir
 
 # So many samples, drawn once, stand for the pool in the model's own estimate, and are those on which successive models are compared.
 WATCHED = 2000
@@ -46,9 +49,12 @@ def draw_audit(queryable: np.ndarray, known: Collection[int], size: int, seed: i
     return np.sort(generator(seed, "audit").permutation(left)[:size])
 
 
-def mixed(picks: np.ndarray, audit: np.ndarray, seed: int) -> np.ndarray:
-    """(Q + A,): the audit (A,) at random places among the picks (Q,), which stay in their order: who labels cannot tell which is which."""
-    rng = generator(seed, "audit", "places")
+def mixed(picks: np.ndarray, audit: np.ndarray, seed: int, cycle: int = 0) -> np.ndarray:
+    """(Q + A,): the audit (A,) at random places among the picks (Q,), which stay in their order: who labels cannot tell which is which.
+
+    After cycle 0 these are samples of the audit whose answers were taken back.
+    """
+    rng = generator(seed, "audit", "places", *([cycle] if cycle else []))
     is_audit = rng.permutation(np.arange(len(picks) + len(audit)) < len(audit))
     query = np.empty(len(is_audit), dtype=np.int64)
     query[is_audit], query[~is_audit] = rng.permutation(audit), picks
@@ -56,7 +62,7 @@ def mixed(picks: np.ndarray, audit: np.ndarray, seed: int) -> np.ndarray:
 
 
 def audit_fields(pool: Pool, probs: np.ndarray, task: Task) -> dict[str, Any]:
-    """What a line of metrics.jsonl holds of the audit.
+    """What a line of metrics.jsonl holds of the audit. `audit_hits`: for each sample, ascending, 1 right, 0 wrong, - without a label.
 
     Args:
         pool: with the audit's labels.
@@ -68,7 +74,10 @@ def audit_fields(pool: Pool, probs: np.ndarray, task: Task) -> dict[str, Any]:
     counts, right = task.counts(labels), task.counts(labels[hits])
     low, high = clopper_pearson(int(hits.sum()), len(labels))
     by_class = [clopper_pearson(*pair) for pair in zip(right.tolist(), counts.tolist(), strict=True)]
+    marks = np.full(int(pool.audited.sum()), "-")
+    marks[pool.audit_labels[pool.audited] >= 0] = np.where(hits, "1", "0")
     return {
+        "audit_hits": "".join(marks),
         "audit_samples": len(labels),
         "audit_skipped": int((pool.audited & pool.skipped).sum()),
         "audit_accuracy": float(hits.mean()) if len(labels) else None,
@@ -90,18 +99,26 @@ def assess(session: Session, cycle: int) -> dict[str, Any]:
     if not active.audit and not active.stop:
         return {}
     pool, path = session.ledger.training_pool(), session.run_dir.path / "artifacts"
-    watched = _watched(path, pool, session.seed)
+    watched = _watched(_watched_file(session.run_dir, cycle), pool, session.seed)
     audit = np.flatnonzero(pool.audit_labels >= 0)
     probs = _probs(session, np.concatenate([audit, watched]))
     fields = audit_fields(pool, probs[: len(audit)], session.dataset.task) if active.audit else {}
-    return {**fields, **_own_view(path, cycle, pool, watched, probs[len(audit) :])}
+    if (drawn := samples_at_draw(session.run_dir)) is not None:
+        fields["audit_joined"] = len(pool) - drawn
+    is_same = cycle > 0 and _watched_file(session.run_dir, cycle - 1) == _watched_file(session.run_dir, cycle)
+    return {**fields, **_own_view(path, cycle, pool, watched, probs[len(audit) :], is_same)}
 
 
-def _own_view(path: Path, cycle: int, pool: Pool, watched: np.ndarray, probs: np.ndarray) -> dict[str, Any]:
-    """What needs no label. `path`: the folder where the predictions on the watched samples (W,) are kept."""
+def _own_view(path: Path, cycle: int, pool: Pool, watched: np.ndarray, probs: np.ndarray, is_same: bool) -> dict[str, Any]:
+    """What needs no label.
+
+    Args:
+        path: the folder where the predictions on the watched samples (W,) are kept.
+        is_same: whether the same samples were watched in the cycle before.
+    """
     predicted = probs.argmax(axis=1).astype(np.int32)
     before_path = path / f"stop_set_{cycle - 1:03d}"
-    before = load_artifact(before_path)
+    before = load_artifact(before_path) if is_same else None
     if before is not None:
         check_array(before_path.with_name(f"{before_path.name}.npy"), before, "iu", (len(watched),), _REMEDY)
     save_artifact(path / f"stop_set_{cycle:03d}", predicted)
@@ -113,15 +130,22 @@ def _own_view(path: Path, cycle: int, pool: Pool, watched: np.ndarray, probs: np
     }
 
 
-def _watched(path: Path, pool: Pool, seed: int) -> np.ndarray:
-    """(W,) the samples that stand for the pool, the same to the end of the run though some of them get labels: a random part of it."""
-    file = path / "stop_set"
+def _watched_file(run: RunDir, cycle: int) -> Path:
+    """Which samples a cycle watches: the same as long as the pool does not grow, though some of them get labels."""
+    folder = run.path / "artifacts"
+    first = next((before for before in range(cycle) if (folder / f"stop_set_{before:03d}.npy").exists()), cycle)
+    sizes = [(read_start(run, number) or {}).get("samples") for number in (first, cycle)]
+    return folder / ("stop_set" if sizes[0] == sizes[1] else f"stop_set_of_{sizes[1]}")
+
+
+def _watched(file: Path, pool: Pool, seed: int) -> np.ndarray:
+    """(W,) the samples that stand for the pool: a random part of it, kept in a file."""
     found = load_artifact(file)
     if found is None:
         rest = np.flatnonzero(~pool.audited)
         save_artifact(file, np.sort(generator(seed, "stop_set").permutation(rest)[:WATCHED]))
         found = load_artifact(file)
-    where, remedy = file.with_name("stop_set.npy"), "restore it from a copy"
+    where, remedy = file.with_name(f"{file.name}.npy"), "restore it from a copy"
     idx = np.asarray(check_array(where, found, "iu", (None,), remedy))
     if len(idx) and not (0 <= idx.min() and idx.max() < len(pool)):
         raise UsageError(f"{where} is damaged (samples that do not exist); {remedy}")

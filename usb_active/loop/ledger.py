@@ -17,7 +17,7 @@ from usb_active.pool.answers import charge, check_answers, emptied_answers, merg
 from usb_active.pool.pool import Pool
 from usb_active.pool.split import NOBODY, Split, classes_without_training, hold_out, make_split
 from usb_active.records import AUDIT, Answers, LabelRow, Query, status_of
-from usb_active.storage.audit_file import AUDIT_FILE, read_audit, write_audit
+from usb_active.storage.audit_file import AUDIT_FILE, read_audit, samples_at_draw, write_audit
 from usb_active.storage.journal_checks import check_labels_but_sums, journal_sums, read_starts
 from usb_active.storage.run_dir import RunDir, utc_now
 from usb_active.storage.run_format import FIRST, run_format
@@ -98,6 +98,10 @@ class Ledger:
             self._verify()
         if len(self.dataset) > before:
             self.run_dir.write_keys(self.dataset.keys)
+        drawn = samples_at_draw(self.run_dir)
+        if len(self.dataset) > before and drawn is not None:
+            joined = len(self.dataset) - drawn
+            logger.warning("the audit was drawn from %d samples: it says nothing of the %d that have joined the pool since", drawn, joined)
 
     def set_aside(self, known: Collection[int] = (), audit: np.ndarray = NOBODY) -> np.ndarray:
         """Before the first query chooses anything: what the model will be measured by leaves the pool; (A,) dataset indices.
@@ -117,6 +121,10 @@ class Ledger:
             raise UsageError(f"{self._config.source}: {error}") from None
         self.replay()
         return self.audit
+
+    def audit_again(self) -> np.ndarray:
+        """After `prepare_query`: (K,) samples of the audit whose answers were taken back, and that no query has asked for since."""
+        return np.flatnonzero(self.pool.audited & (self.pool.retracted >= 0) & ~self.pool.pending)
 
     # ------------------------------------------------------------------------------------------ queries and answers
     def save_query(self, query: Query, meta: Mapping[str, Any]) -> None:
@@ -221,11 +229,11 @@ class Ledger:
         if self.dataset.class_names:
             record["class_names"] = list(self.dataset.class_names)
         record |= {"pending": self._unanswered(query), "samples": len(self.dataset), "log": dict(logged)}
-        self._say_audit()
+        self._say_audit(query)
         self.run_dir.write_json(f"cycle_{query.cycle:03d}/start.json", record)
         return record
 
-    def _say_audit(self) -> None:
+    def _say_audit(self, query: Query) -> None:
         """What of the audit cannot measure anything."""
         skipped = int((self.pool.audited & self.pool.skipped).sum())
         if skipped:
@@ -233,7 +241,16 @@ class Ledger:
             logger.warning("%d of the %d samples of the audit were skipped, and have left it: %s", skipped, len(self.audit), what)
         missing = len(self.audit) - skipped - self.pool.num_audit_labels
         if missing:
-            logger.warning("%d of the %d samples of the audit are not answered yet: it is of the others alone", missing, len(self.audit))
+            counts, back = (missing, len(self.audit)), self._taken_back(query)
+            logger.warning("%d of the %d samples of the audit are not answered yet%s: it is of the others alone", *counts, back)
+
+    def _taken_back(self, query: Query) -> str:
+        """What becomes of those samples of the audit whose answers were taken back and that this query does not ask for."""
+        again = np.setdiff1d(np.flatnonzero(self.pool.audited & (self.pool.retracted >= 0)), query.idx)
+        if len(again) == 0:
+            return ""
+        what = "which the next query asks for again" if query.cycle < self._config.active.cycles else "which no query asks for again: --set"
+        return f" ({len(again)} of them were taken back, {what})"
 
     def take_up(self, record: Mapping[str, Any]) -> None:
         """The pool as a training begins it."""

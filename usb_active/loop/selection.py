@@ -41,7 +41,7 @@ class Selection:
             return self._take_known(self._initial_labels)
         role = _role(cycle)
         plugin = self._plugins[role]
-        audit = self._ledger.set_aside() if cycle == 0 and self._active.audit else NOBODY
+        audit = self._audit(cycle)
         with seeded_globals(self._seed, cycle, role):
             view = self._views.of(role, cycle, held_out=NOBODY)
             charged = self._ledger.charged(cycle)
@@ -52,13 +52,17 @@ class Selection:
             if budget < wanted:
                 logger.warning("cycle %d: %d labels wanted, but only %d samples are left to ask", cycle, wanted, budget)
             if budget == 0:
-                return self._query(cycle, plugin, np.empty(0, dtype=np.int64))
+                return self._query(cycle, plugin, mixed(NOBODY, audit, self._seed, cycle))
             view.prepare()
             picks = check_picks(plugin.select(view, budget), view.candidates, budget, f"{role} '{plugin.name}'")
-            if len(audit):
-                # Nothing is predicted before the first training.
-                return self._query(cycle, plugin, mixed(picks, audit, self._seed))
-            return self._query(cycle, plugin, picks, view.probs[picks] if "probs" in plugin.needs else None)
+            idx = mixed(picks, audit, self._seed, cycle) if len(audit) else picks
+            return self._query(cycle, plugin, idx, view.probs[idx] if "probs" in plugin.needs else None)
+
+    def _audit(self, cycle: int) -> np.ndarray:
+        """(A,) what is asked beside the picks: the audit in cycle 0, later those of it whose answers were taken back."""
+        if not self._active.audit:
+            return NOBODY
+        return self._ledger.set_aside() if cycle == 0 else self._ledger.audit_again()
 
     def _take_known(self, plugin: InitialLabels) -> Query:
         known = self.known_labels(plugin)
@@ -81,13 +85,15 @@ class Selection:
         size, who = len(self._dataset), f"initial '{plugin.name}'"
         known = check_initial_labels(returned, size, self._dataset.task.num_labels, f"{who}: known_labels")
         known["skipped"] = check_initial_skips(refused, known["idx"], size, f"{who}: known_skips")
+        if not self._active.audit:
+            return {**known, "audit": NOBODY}
         audit = check_initial_audit(audited, np.concatenate([known["idx"], known["skipped"]]), f"{who}: known_audit")
         return {**known, "audit": self._own_audit(audit, known["idx"], who)}
 
     def _own_audit(self, audit: np.ndarray, labeled: np.ndarray, who: str) -> np.ndarray:
         """An audit that is brought, where the run wants one. UsageError when it is of another size, or nothing else is labelled."""
         wanted = self._active.audit
-        if not wanted or not len(audit):
+        if not len(audit):
             return NOBODY
         if wanted != len(audit):
             what = f"{who} brings an audit of {len(audit)} samples; audit: {len(audit)} takes it over, audit: 0 trains on its labels"

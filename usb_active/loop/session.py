@@ -384,4 +384,6 @@ def _audit_text(record: dict[str, Any]) -> str:
     if record.get("audit_accuracy") is None:
         return ""
     accuracy, low, high = (100 * record[name] for name in ("audit_accuracy", "audit_low", "audit_high"))
-    return f", audit {accuracy:.2f} % ({low:.1f} to {high:.1f} %, {record['audit_samples']} samples)"
+    joined = record.get("audit_joined")
+    since = f", none of the {joined} that joined the pool later" if joined else ""
+    return f", audit {accuracy:.2f} % ({low:.1f} to {high:.1f} %, {record['audit_samples']} samples{since})"

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from usb_active.config.stop_rules import Kappa, OverallUncertainty, Plateau, StopRule, Target
+from usb_active.numerics.assessment import CONFIDENCE, paired_gain
+
+# A gain whose p is below this is one: as an interval of the audit, that leaves half of what is beyond it on either side.
+_CHANCE = (1 - CONFIDENCE) / 2
 
 
 def reached(rule: StopRule, lines: Sequence[Mapping[str, Any]]) -> str | None:
@@ -41,11 +45,26 @@ def _overall_uncertainty(rule: OverallUncertainty, lines: Sequence[Mapping[str, 
 
 
 def _plateau(rule: Plateau, lines: Sequence[Mapping[str, Any]]) -> str | None:
-    before = _last(lines[: -rule.last], "audit_high", 1)
+    before = _last(lines[: -rule.last], "audit_accuracy", 1)
     values = _last(lines, "audit_accuracy", rule.last)
-    if before is None or values is None or max(values) > before[0]:
+    if before is None or values is None:
         return None
-    shown = f"{100 * max(values):.1f} %, within the interval of cycle {lines[-rule.last - 1]['cycle']} (up to {100 * before[0]:.1f} %)"
+    hits, cycle = [line.get("audit_hits") for line in lines[-rule.last - 1 :]], lines[-rule.last - 1]["cycle"]
+    at_most = f"at most {100 * max(values):.1f} %, after {100 * before[0]:.1f} % in cycle {cycle}"
+    if None in hits:
+        return _within_interval(rule, lines, max(values))
+    least = min(paired_gain(hits[0], later) for later in hits[1:])
+    if least < _CHANCE:
+        return None
+    return f"no gain beyond chance on the audit in {rule.last} trainings: {at_most} (exact paired test: p {least:.2g})"
+
+
+def _within_interval(rule: Plateau, lines: Sequence[Mapping[str, Any]], best: float) -> str | None:
+    """Of runs that began when nothing was kept of single samples."""
+    high = _last(lines[: -rule.last], "audit_high", 1)
+    if high is None or best > high[0]:
+        return None
+    shown = f"{100 * best:.1f} %, within the interval of cycle {lines[-rule.last - 1]['cycle']} (up to {100 * high[0]:.1f} %)"
     return f"no gain beyond the audit's interval in {rule.last} trainings: at most {shown}"
 
 

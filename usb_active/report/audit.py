@@ -9,6 +9,7 @@ from typing import Any
 from usb_active.report.drawing import add_frame, add_legend, add_title, line_style, new_figure, place_ticks, save_figure
 from usb_active.report.runs import RunRecord
 from usb_active.report.tables import escape, number, table
+from usb_active.storage.audit_file import samples_at_draw
 from usb_active.storage.classes import with_added
 
 _OWN_NOTE = "Own estimate: the mean of the largest probability over the unlabelled pool; it is right only where the model is calibrated."
@@ -35,6 +36,10 @@ def audit_section(run: RunRecord, out: Path) -> tuple[str, list[Path]]:
         drawn = [_draw(run, audited, out / "audit.png")]
         parts += [f"![Audit]({drawn[0].name})"]
     parts += [_cycle_table(lines, bool(audited)), _AUDIT_NOTE if audited else _OWN_NOTE]
+    if audited and (joined := audited[-1].get("audit_joined")):
+        size = samples_at_draw(run.directory)
+        known = f"The audit was drawn from the {size} samples that there were"
+        parts += [f"{known}: it says nothing of the {joined} that joined the pool later."]
     if audited:
         parts += [f"By class, after cycle {audited[-1]['cycle']}:", _class_table(run, audited[-1])]
     said = [f"- cycle {line['cycle']}: {escape(why)}" for line in lines for why in line.get("stop") or []]

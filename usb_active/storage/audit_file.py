@@ -18,10 +18,11 @@ AUDIT_FILE = "queries/audit.json"
 
 
 class AuditRecord(Record):
-    """`queries/audit.json`: (A,) dataset indices, ascending, and their keys."""
+    """`queries/audit.json`: (A,) dataset indices, ascending, their keys, and how many samples the pool had then."""
 
     idx: list[Annotated[int, Field(ge=0, lt=2**63)]]
     keys: list[str]
+    samples: Annotated[int, Field(ge=0)] | None = None
 
 
 def write_audit(run: RunDir, idx: np.ndarray, pool_keys: Sequence[str]) -> None:
@@ -32,7 +33,16 @@ def write_audit(run: RunDir, idx: np.ndarray, pool_keys: Sequence[str]) -> None:
         idx: (A,) dataset indices.
         pool_keys: (N,) of all samples.
     """
-    run.write_json(AUDIT_FILE, {"idx": idx.tolist(), "keys": [pool_keys[int(index)] for index in idx]})
+    run.write_json(AUDIT_FILE, {"idx": idx.tolist(), "keys": [pool_keys[int(index)] for index in idx], "samples": len(pool_keys)})
+
+
+def samples_at_draw(run: RunDir) -> int | None:
+    """How many samples the pool had when its audit was drawn; None where there is none, or nothing says so.
+
+    Raises:
+        UsageError: as `read_audit`.
+    """
+    return (run.read_json(AUDIT_FILE, QUERY_REMEDY) or {}).get("samples") if len(read_audit(run)) else None
 
 
 def read_audit(run: RunDir) -> np.ndarray:

@@ -28,7 +28,7 @@ class LabelsInForce:
         task: the name of its task where labels are no classes, else "".
         labels: key → the label's text, in the order in which they first came.
         skipped: keys of refused samples.
-        audit: those of the keys of labelled and refused samples that were drawn to measure the model by.
+        audit: keys of all samples that were drawn to measure the model by, those too that have no answer.
     """
 
     number: str
@@ -64,8 +64,7 @@ def labels_in_force(path: Path) -> LabelsInForce:
     skipped = tuple(row.key for row in standing.values() if row.status == SKIPPED)
     task, classes = (pinned.get("task") or {}).get("name", ""), with_added(run, pinned.get("class_names", ()))
     keys = tuple(run.keys() or ())
-    known = {*labels, *skipped}
-    audit = tuple(keys[index] for index in read_audit(run).tolist() if keys[index] in known)
+    audit = tuple(keys[index] for index in read_audit(run).tolist())
     return LabelsInForce(run_number(run), keys, classes, task, labels, skipped, audit)
 
 

@@ -115,6 +115,8 @@ class MetricsLine(Record):
     labeled_accuracy: _Number | None = None
     live_labeled_accuracy: _Number | None = None
     # Of runs with an audit or stop rules.
+    audit_hits: str | None = None
+    audit_joined: _Count | None = None
     audit_samples: _Count | None = None
     audit_skipped: _Count | None = None
     audit_accuracy: _Number | None = None
