@@ -11,6 +11,10 @@ import numpy as np
 LABELED, SKIPPED, RETRACTED = "labeled", "skipped", "retracted"
 # In the journal's column `acquisition`: a sample that was drawn to measure the model by, whatever chose the rest of its query.
 AUDIT = "audit"
+# A row that a person added with `usb-active labels`, and the same of a sample that no query had asked for.
+CORRECTION, VOLUNTEERED = "correction", "volunteered"
+# So nothing that chooses or brings labels may be called like this.
+RESERVED = (AUDIT, CORRECTION, VOLUNTEERED)
 # The number that stands for a refused sample where others stand for labels.
 SKIP = -1
 # The same for one whose answer is taken back.

@@ -73,6 +73,19 @@ def test_what_one_key_names_has_one_meaning(registry, first, second):
     registry.add("features", "mine", type("Zeros", (Features,), {"get": lambda self, view: None}))
 
 
+@pytest.mark.parametrize("name", ["audit", "correction", "volunteered"])
+def test_what_the_journal_calls_something_else_is_no_name(registry, name):
+    said = rf"{name}': the name means something else in the column acquisition of labels\.csv; choose another$"
+    for kind, make in (("acquisition", picker), ("initial_labels", bringer)):
+        with pytest.raises(UsageError, match=rf"test_registry\.py: {kind} '{said}"):
+            registry.add(kind, name, make())
+        # Nor may a class give itself one.
+        with pytest.raises(UsageError, match=rf"^{kind} 'mine' \(.*\): its name '{said}"):
+            registry.add(kind, "mine", make(name=name))
+        assert not {name, "mine"} & {*registry.names(kind)}
+    registry.add("analysis", name, witness())
+
+
 def test_a_kind_is_found_by_its_name(registry):
     registry.add("acquisition", "picks_mine", picker())
     registry.add("initial_labels", "brings_mine", bringer())

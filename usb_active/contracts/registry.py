@@ -19,6 +19,7 @@ from usb_active.contracts.file_imports import import_file
 from usb_active.contracts.misspelling import misspelt, misspelt_method
 from usb_active.contracts.plugin import Plugin, optional_methods, overrides
 from usb_active.errors import UsageError, nearest, plain, printable
+from usb_active.records import RESERVED
 
 GROUP = "usb_active.plugins"
 
@@ -95,9 +96,15 @@ class Registry:
         self._discovered = False
 
     def declare(self, declaration: Declaration) -> None:
-        """Make a plugin known. UsageError when the kind is unknown or the name is taken, by a kind of the same key too (says where)."""
+        """Make a plugin known.
+
+        Raises:
+            UsageError: the kind is unknown, or the name is taken, by a kind of the same key too (says where), or means something else in
+                labels.csv.
+        """
         if declaration.kind not in CONTRACTS:
             raise UsageError(f"{declaration.origin}: unknown plugin kind '{declaration.kind}'{nearest(declaration.kind, CONTRACTS)}")
+        _check_reserved(f"{declaration.origin}: {declaration.kind}", declaration.kind, declaration.name)
         for kind in (declaration.kind, *(INITIAL_KINDS if declaration.kind in INITIAL_KINDS else ())):
             holder = self._declared.get((kind, declaration.name))
             if holder is not None and replace(holder, summary=declaration.summary) != declaration:
@@ -193,6 +200,11 @@ class Registry:
         return _named(cls, declaration.name)
 
 
+def _check_reserved(who: str, kind: str, name: str) -> None:
+    if kind in INITIAL_KINDS and name in RESERVED:
+        raise UsageError(f"{who} '{name}': the name means something else in the column acquisition of labels.csv; choose another")
+
+
 def _named(cls: type, name: str) -> type:
     """The class knows the name under which it is asked for; the first one, should there be several."""
     if issubclass(cls, Plugin) and "name" not in cls.__dict__:
@@ -209,6 +221,8 @@ def check_contract(kind: str, name: str, cls: Any) -> None:
     base = resolve(base_target)
     if not issubclass(cls, base) and kind not in DUCK_TYPED:
         raise UsageError(f"{where}: must derive from usb_active.{base.__name__}")
+    # It goes by the name that it gives itself, if it does.
+    _check_reserved(f"{where}: its name", kind, cls.__dict__.get("name", name))
     forbidden, reason = FORBIDDEN.get(kind, ((), ""))
     _check_spelling(where, cls, base, {*required, *forbidden})
     for method in forbidden:
