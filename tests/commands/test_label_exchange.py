@@ -206,6 +206,9 @@ def test_mistakes_in_json_are_named_and_nothing_is_taken(tmp_path, capsys, value
     [
         ("<annotations><image name='u/6'><tag label='cat'/><tag label='é'/></image></annotations>", ":1: more than one tag ('cat, é')"),
         ("<annotations>\n<image name='u/6'><tag label='ca'/></image></annotations>", ":2: unknown class 'ca'; did you mean 'cat'?"),
+        ("<annotations><image name='u/6'><tag label=''/></image></annotations>", ":1: a tag without a label for 'u/6' (''); valid: a"),
+        ("<annotations><image name='u/6'><tag/></image></annotations>", ":1: a tag without a label for 'u/6'"),
+        ("<annotations><image name='u/6'><tag label='cat'/><tag label=' '/></image></annotations>", ":1: a tag without a label for 'u/6'"),
         ("<annotations><image name='u/9'><tag label='cat'/></image></annotations>", ":1: 'u/9' is no sample of the pool"),
         ("<annotations><image name='u/6'><box label='cat'/></image></annotations>", "holds no label"),
         ("<annotations><image name='u/6'>", "cannot be read as XML (no element found"),
@@ -233,6 +236,29 @@ def test_mistakes_in_a_csv(full, tmp_path, capsys):
     first, second = capsys.readouterr().err.splitlines()
     assert f"{file}:3: key is not in the pool ('u/99.png')" in first and f"{file}:4: unknown class ('dgo')" in second
     assert RunDir.read(full).rows() == before
+
+
+@pytest.mark.parametrize("word", ["retract", " Retract "])
+def test_no_file_takes_a_label_back(full, tmp_path, capsys, word):
+    file = tmp_path / "in.csv"
+    file.write_text(f"key,label\nu/7.png,cat\nu/ü?d=5.png,{word}\nu/6,retract\n", encoding="utf-8")
+    before = (full / "labels.csv").read_bytes()
+    labels(full, "--import", file, code=2)
+    first, second = capsys.readouterr().err.splitlines()
+    assert f"{file}:3: a file takes no label back ('{word}'); valid: a label, skip, or none; `--retract KEY` takes one back" in first
+    assert f"{file}:4: a file takes no label back" in second and (full / "labels.csv").read_bytes() == before
+    # Nor does a row in which nothing is said.
+    file.write_text(f"key,label,status\n{KEYS[0]},,retracted\n{KEYS[1]},,\nu/7.png,cat,labeled\n", encoding="utf-8")
+    labels(full, "--import", file)
+    assert capsys.readouterr().out == f"{file}: 1 labels and 0 refusals taken, 0 as they were (csv)\n"
+    assert labels_in_force(full).labels[KEYS[0]] == "cat" and labels_in_force(full).labels[KEYS[1]] == "a & <b>"
+
+
+def test_who_refuses_a_task_yields_to_who_labels_it(tmp_path):
+    path = make(tmp_path / "run")
+    refusal = {"was_cancelled": True, "result": []}
+    labels(path, "--import", write(tmp_path / "in.json", [task("u/6", refusal, choice("cat")), task("u/7.png", refusal, refusal)]))
+    assert dict(labels_in_force(path).labels) == {"u/6": "cat"} and labels_in_force(path).skipped == ("u/7.png",)
 
 
 @pytest.mark.parametrize(

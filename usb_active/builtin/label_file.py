@@ -214,14 +214,20 @@ def read_known_labels(path: Path, keys: Sequence[str], task: Task) -> dict[int, 
     Raises:
         UsageError: no such file, no label in it, or a line for each problem: `file:row: what (value); valid: …`.
     """
-    found = {index: label for index, label in read_answered(path, keys, task).items() if label != SKIP}
+    found = {index: label for index, label in read_answered(path, keys, task, takes_back=True).items() if label != SKIP}
     if not found:
         raise UsageError(f"{path}: holds no label")
     return found
 
 
-def read_answered(path: Path, keys: Sequence[str], task: Task) -> dict[int, int]:
+def read_answered(path: Path, keys: Sequence[str], task: Task, takes_back: bool = False) -> dict[int, int]:
     """As `read_known_labels`, with the refusals: dataset index → label, or `SKIP`; a row of the status `skipped` is one too.
+
+    Args:
+        path: the file.
+        keys: (N,) of the pool.
+        task: what the labels are.
+        takes_back: whether a label that is `retract` takes an earlier row back, or is a problem. An empty one does so in either case.
 
     Raises:
         UsageError: no such file, or a line for each problem: `file:row: what (value); valid: …`.
@@ -239,7 +245,9 @@ def read_answered(path: Path, keys: Sequence[str], task: Task) -> dict[int, int]
         found.pop(index, None)
         is_skip = not row.label.strip() and fold(row.status) == SKIPPED
         label = _read_label(task, row, problems) if row.label.strip() else SKIP if is_skip else None
-        if label not in (None, RETRACT):
+        if label == RETRACT and not takes_back:
+            problems.add(row.where, "a file takes no label back", row.label, "a label, skip, or none; `--retract KEY` takes one back")
+        elif label not in (None, RETRACT):
             found[index] = label
     problems.raise_if_any()
     return found

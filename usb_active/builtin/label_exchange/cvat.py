@@ -45,7 +45,7 @@ def _quoted(text: str) -> str:
 
 
 def read_cvat(where: str, data: bytes, problems: RowProblems) -> list[Found]:
-    """The answers in it. An image with two tags goes to `problems`.
+    """The answers in it. An image with two tags, or with one that has no label, goes to `problems`.
 
     Raises:
         UsageError: no XML, not CVAT's for images, or with a DOCTYPE: only such a one can hold entities, which could grow without bound.
@@ -75,7 +75,9 @@ def read_cvat(where: str, data: bytes, problems: RowProblems) -> list[Found]:
     def end(name: str) -> None:
         if name != "image":
             return
-        if len(set(tags)) > 1:
+        if not all(map(str.strip, tags)):
+            problems.add(line(), f"a tag without a label for '{printable(image[0])}'", "", "a label, or no tag at all")
+        elif len(set(tags)) > 1:
             problems.add(line(), "more than one tag", ", ".join(tags), "one for each image")
         elif tags:
             found.append(Found(line(), (image[0],), tags[0]))

@@ -1,7 +1,7 @@
 """Label Studio's JSON: a list of tasks, each with `data` and `annotations`.
 
-An annotation has one choice (`type: choices`), or, where labels are no classes, a text or a number. A cancelled one is a refusal. What
-stands in `predictions` nobody has said: it is not read.
+An annotation has one choice (`type: choices`), or, where labels are no classes, a text or a number. A cancelled one is a refusal,
+unless somebody else has labelled the same task. What stands in `predictions` nobody has said: it is not read.
 """
 
 from __future__ import annotations
