@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usb_active import cli
-from usb_active.pool.answers import VOLUNTEERED, charge, volunteered_labels
-from usb_active.records import LabelRow, Query, status_of
+from usb_active.pool.answers import charge, volunteered_labels
+from usb_active.records import VOLUNTEERED, LabelRow, Query, status_of
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.labels_in_force import labels_in_force
 from usb_active.storage.run_dir import RunDir
@@ -149,3 +149,32 @@ def test_only_labels_that_stand_and_that_nobody_asked_for_are_charged():
     ]
     rows += [row(4, "a", VOLUNTEERED, 2), row(5, "a", VOLUNTEERED), row(4, "b", "correction", 2)]
     assert volunteered_labels(rows, asked={3, 5}) == [0, 2]
+    # From when on there has been a label: refused before, or taken back in between; a correction changes nothing.
+    rows = [
+        row(0, "", VOLUNTEERED),
+        row(1, "a", VOLUNTEERED),
+        row(2, "a", VOLUNTEERED),
+        row(1, None, "correction", 1),
+        row(0, "a", "correction", 3),
+        row(1, "b", "correction", 4),
+        row(2, "b", "correction", 4),
+    ]
+    assert volunteered_labels(rows, asked=()) == [3, 4, 0]
+
+
+def test_what_was_refused_or_taken_back_is_charged_when_it_gets_a_label(desk):
+    """Not to a query that was made before, where nothing can be charged any more."""
+    desk.write({"charge_volunteered": True, "cycles": 2})
+    desk.go(3)
+    refused, back, *_ = unasked(desk, 0)
+    desk.do(0, "labels", str(desk.run), "--skip", refused, "--set", f"{back}=cat")
+    desk.do(0, "labels", str(desk.run), "--retract", back)
+    desk.fill(0, "dog", "dog", "cat", "cat")
+    assert desk.go(3)[-2:] == waiting(desk, 1, "3 of 3")
+    assert back not in desk.keys(1), "the draw has changed: the test needs a sample that this query does not ask for"
+    desk.do(0, "labels", str(desk.run), "--set", f"{refused}=cat", "--set", f"{back}=dog")
+    assert [(row[0], row[2], row[4]) for row in desk.journal()[-2:]] == [("1", "cat", "correction"), ("1", "dog", "correction")]
+    desk.fill(1, "cat", "dog", "dog")
+    lines = desk.go(3)
+    assert "cycle 2: 2 labels were given unasked and are charged, so 1 are asked for" in lines
+    assert lines[-2:] == waiting(desk, 2, "1 of 1")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from usb_active.contracts.task import Classification, OpenTask
 from usb_active.errors import UsageError
-from usb_active.pool.answers import CORRECTION, check_answers, emptied_answers, merge_answers
-from usb_active.records import Answers, LabelRow, status_of
+from usb_active.pool.answers import check_answers, emptied_answers, merge_answers
+from usb_active.records import CORRECTION, Answers, LabelRow, status_of
 
 NAMES = ("cat", "dog", "cow")
 

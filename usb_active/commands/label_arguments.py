@@ -8,8 +8,7 @@ from functools import cached_property
 from usb_active.commands.asked import UNASKED, Asked
 from usb_active.contracts.task import Task
 from usb_active.errors import SHOWN, UsageError, nearest, printable
-from usb_active.pool.answers import VOLUNTEERED
-from usb_active.records import SKIP, Query
+from usb_active.records import SKIP, VOLUNTEERED, Query
 from usb_active.storage.paths import nfc
 from usb_active.storage.sample_keys import KeyFinder, look_alikes
 

@@ -15,8 +15,7 @@ import numpy as np
 from usb_active.builtin.answer_files import csv_path
 from usb_active.errors import UsageError
 from usb_active.labeling.leases import Leases
-from usb_active.pool.answers import CORRECTION
-from usb_active.records import SKIP, LabelRow, Query, status_of
+from usb_active.records import CORRECTION, SKIP, LabelRow, Query, status_of
 from usb_active.storage.classes import with_added
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.run_dir import RunDir, utc_now
@@ -119,6 +118,7 @@ class Desk:
         self.is_asking = read_start(self.run, self.cycle) is None
         rows: dict[int, LabelRow] = {row.index: row for row in self.run.rows()}
         self.samples = _samples(self.run, self._queries, rows)
+        self._asked = {index for query in self._queries for index in query.idx.tolist()}
         self._places = {sample.index: place for place, sample in enumerate(self.samples)}
         self._seen: list[tuple[int, int] | None] = []
         self._take_up()
@@ -216,13 +216,17 @@ class Desk:
         now = utc_now()
         samples = [self.samples[change.place] for change in changes]
         rows = [
-            LabelRow(sample.cycle, sample.index, sample.key, change.after or "", status_of(change.after), CORRECTION, now)
+            LabelRow(self._cycle_of(sample), sample.index, sample.key, change.after or "", status_of(change.after), CORRECTION, now)
             for sample, change in zip(samples, changes, strict=True)
         ]
         self.run.append_rows(rows)
         self._apply(rows, client)
         if is_step:
             self._remember(client, list(changes))
+
+    def _cycle_of(self, sample: Sample) -> int:
+        """Of a row: that of the query that asked for the sample; what nobody asked for is given while the last one is there."""
+        return sample.cycle if sample.index in self._asked else self.cycle
 
     def _apply(self, rows: Iterable[LabelRow], client: str | None) -> None:
         for row in rows:

@@ -6,12 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from usb_active.contracts.task import Task, valid_numbers
 from usb_active.errors import UsageError, name_some
-from usb_active.records import LABELED, RETRACTED, Answers, LabelRow
-
-# In the journal's column `acquisition`: a row that a person added with `usb-active labels`.
-CORRECTION = "correction"
-# The same of a sample that no query had asked for.
-VOLUNTEERED = "volunteered"
+from usb_active.records import CORRECTION, LABELED, RETRACTED, VOLUNTEERED, Answers, LabelRow
 
 
 def check_answers(answers: Answers, asked: Collection[int], task: Task, who: str) -> None:
@@ -85,12 +80,13 @@ def volunteered_labels(rows: Iterable[LabelRow], asked: Collection[int]) -> list
         asked: all samples that queries ask for.
     """
     first: dict[int, LabelRow] = {}
-    last: dict[int, LabelRow] = {}
+    # The row since which a sample has had a label, whatever it was corrected to.
+    since: dict[int, LabelRow | None] = {}
     for row in rows:
         first.setdefault(row.index, row)
-        last[row.index] = row
-    given = [row for index, row in first.items() if row.acquisition == VOLUNTEERED and index not in asked]
-    return [row.cycle for row in given if last[row.index].status == LABELED]
+        since[row.index] = (since.get(row.index) or row) if row.status == LABELED else None
+    given = (since[index] for index, row in first.items() if row.acquisition == VOLUNTEERED and index not in asked)
+    return [row.cycle for row in given if row is not None]
 
 
 def charge(volunteered: Sequence[int], cycle: int, budget: int) -> int:
