@@ -20,7 +20,7 @@ from usb_active.errors import SHOWN, UsageError, name_some, printable
 from usb_active.records import RETRACTED, SKIP, LabelRow, Query
 from usb_active.storage.journal import whole_rows
 from usb_active.storage.run_format import PINNED_FILE
-from usb_active.storage.schemas import QUERY_REMEDY, read_accepted, read_added_classes, read_dataset, read_start
+from usb_active.storage.schemas import CLASSES_REMEDY, QUERY_REMEDY, read_accepted, read_added_classes, read_dataset, read_start
 
 if TYPE_CHECKING:
     from usb_active.contracts.task import Task
@@ -96,6 +96,7 @@ class Start:
     crc32: Sequence[int]
     pending: int | None
     samples: int | None
+    class_names: Sequence[str] = ()
 
     @property
     def where(self) -> str:
@@ -110,7 +111,8 @@ def read_starts(run: RunDir) -> list[Start]:
         record = read_start(run, cycle)
         if record is not None:
             sums = record.get("journal_sha256"), record.get("journal_crc32", [])
-            start = Start(cycle, record["journal_rows"], *sums, record.get("pending"), record.get("samples"))
+            more = record.get("pending"), record.get("samples"), record.get("class_names") or ()
+            start = Start(cycle, record["journal_rows"], *sums, *more)
             starts.append(_edited(start, edits))
     return sorted(starts, key=lambda start: (start.rows, start.cycle))
 
@@ -214,11 +216,24 @@ def check_queries(run: RunDir, rows: Sequence[LabelRow], keys: Sequence[str] | N
         # Those that were added while an earlier query waited; while its own did, they came after it.
         known = None if names is None else [*names, *(item["name"] for item in added if names and item["cycle"] < cycle)]
         if known is not None and list(query.class_names) != known:
+            check_known(run, query.class_names, f"queries/{path.name}")
             raise UsageError(f"{path} is damaged (class_names are not those of {PINNED_FILE}); {QUERY_REMEDY}")
         if keys is not None:
             _check_picks(path, query, keys)
         queries.append(query)
     return queries
+
+
+def check_known(run: RunDir, names: Sequence[str], where: str) -> None:
+    """UsageError where the file `where` knows classes, as more of them, that neither dataset.json nor classes.json has."""
+    began = (read_dataset(run) or {}).get("class_names") or () if (run.path / PINNED_FILE).exists() else ()
+    added = [record["name"] for record in read_added_classes(run)]
+    lost = [name for name in names if name not in began and name not in added]
+    # Another name in the place of one with which the run began is another kind of damage.
+    if began and lost and tuple(names[: len(began)]) == tuple(began):
+        path = run.path / "classes.json"
+        what = "is gone" if not path.exists() else "is damaged"
+        raise UsageError(f"{path} {what} ({where} knows {name_some(lost)} too); {CLASSES_REMEDY}")
 
 
 def _check_picks(path: Path, query: Query, keys: Sequence[str]) -> None:
@@ -292,6 +307,8 @@ def check_labels_but_sums(run: RunDir, starts: Sequence[Start], complete: bool =
     keys = run.keys()
     check_keys_file(run, starts, keys)
     check_rows(run.path, rows, keys)
+    for start in starts:
+        check_known(run, start.class_names, start.where)
     queries = check_queries(run, rows, keys)
     check_answered(run.path, starts, queries, rows, complete)
     return queries
