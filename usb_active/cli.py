@@ -343,13 +343,9 @@ def _labels(args: argparse.Namespace) -> int:
 
     if args.accept_edits:
         labels.accept_edits(args.run, sys.stdout, trusted=args.trust_plugins)
-    for name in args.add_class:
-        from usb_active.commands.add_class import add_class
-
-        add_class(args.run, name, sys.stdout, trusted=args.trust_plugins)
-    corrects = bool(args.corrections or args.skip or args.retract)
+    corrects = bool(args.corrections or args.skip or args.retract or args.add_class)
     if corrects:
-        options = {"retractions": args.retract, "trusted": args.trust_plugins}
+        options = {"retractions": args.retract, "new_classes": args.add_class, "trusted": args.trust_plugins}
         labels.correct(args.run, args.corrections, args.skip, sys.stdout, **options)
     _exchange(args)
     if args.history:
@@ -358,7 +354,7 @@ def _labels(args: argparse.Namespace) -> int:
         show_history(args.run, args.history, sys.stdout)
     if args.csv:
         labels.write_csv(args.run, sys.stdout)
-    elif not (corrects or args.accept_edits or args.history or args.source or args.export or args.add_class):
+    elif not (corrects or args.accept_edits or args.history or args.source or args.export):
         labels.show_labels(args.run, sys.stdout)
     return OK
 

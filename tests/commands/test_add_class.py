@@ -8,10 +8,12 @@ import shutil
 import pytest
 from data_makers import write_folder, write_image
 from human_desk import CLASSES, Desk
+from run_helpers import checkpoint, weights_equal
 
 from usb_active import cli, open_run
 from usb_active.errors import UsageError
 from usb_active.loop.ledger import Ledger
+from usb_active.storage.classes import added_names
 from usb_active.storage.labels_in_force import labels_in_force
 from usb_active.storage.run_dir import RunDir
 
@@ -26,8 +28,8 @@ def desk(tmp_path, capsys) -> Desk:
     return desk
 
 
-def add(desk, name, code=0):
-    return desk.do(code, "labels", str(desk.run), "--add-class", name)
+def add(desk, *names, code=0):
+    return desk.do(code, "labels", str(desk.run), *(part for name in names for part in ("--add-class", name)))
 
 
 def waiting_for(desk, cycle):
@@ -38,9 +40,9 @@ def waiting_for(desk, cycle):
         desk.go(3)
 
 
-def refusal(desk, name):
+def refusal(desk, *names):
     before = sorted(path.name for path in desk.run.iterdir())
-    (line,) = add(desk, name, code=2)
+    (line,) = add(desk, *names, code=2)
     assert sorted(path.name for path in desk.run.iterdir()) == before
     return line.removeprefix("usb-active: error: ")
 
@@ -99,6 +101,33 @@ def test_before_the_first_training(desk):
     assert any(line.startswith("cycle 1: 7 labels") for line in desk.go(3))
 
 
+def test_a_run_that_began_with_the_class_comes_to_the_same_weights(desk):
+    waiting_for(desk, 0)
+    add(desk, "bird")
+    desk.fill(0, "bird", "cat", "dog", "bird")
+    desk.go(3)
+    weights, picks = checkpoint(desk.run, 0), desk.keys(1)
+    desk.run.rename(desk.folder / "added")
+    desk.write({"cycles": 2}, dataset={"name": "image_folder", "class_names": list(NEW)})
+    desk.go(3)
+    desk.fill(0, "bird", "cat", "dog", "bird")
+    desk.go(3)
+    assert weights_equal(weights, checkpoint(desk.run, 0)) and desk.keys(1) == picks
+
+
+def test_several_at_once_and_labels_of_them(desk):
+    waiting_for(desk, 0)
+    first, second, *_ = desk.keys(0)
+    given = ("--set", f"{first}=bird", "--set", f"{second}=owl")
+    assert desk.do(0, "labels", str(desk.run), "--add-class", "bird", "--add-class", "owl", *given) == [
+        "bird: a class from the training of cycle 0 on, for any sample; the network gets an output more",
+        "owl: a class from the training of cycle 0 on, for any sample; the network gets an output more",
+        f"{first}: pending -> bird",
+        f"{second}: pending -> owl",
+    ]
+    assert [row[2] for row in desk.journal()] == ["bird", "owl"] and added_names(RunDir.read(desk.run)) == ["bird", "owl"]
+
+
 def test_killed_after_it_was_added_the_run_goes_on(desk):
     waiting_for(desk, 1)
     add(desk, "bird")
@@ -127,6 +156,37 @@ def test_killed_after_it_was_added_the_run_goes_on(desk):
 def test_names_that_are_none(desk, name, reason):
     waiting_for(desk, 0)
     assert reason in refusal(desk, name)
+
+
+def test_a_number_that_means_a_place(desk):
+    waiting_for(desk, 0)
+    assert "--add-class 2: where no class is called by a number, a number is a class's place among the others" in refusal(desk, "2")
+
+
+def test_where_classes_are_numbers_a_number_is_a_name(desk):
+    desk.write(dataset={"name": "image_folder", "class_names": ["0", "1"]})
+    desk.go(3)
+    add(desk, "3")
+    desk.fill(0, "3", "1", "0", "3.0")
+    desk.go(3)
+    assert RunDir.read(desk.run).metrics()[0]["class_counts"] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (("--add-class", "Dog"), "--add-class Dog: there is a class 'dog' already"),
+        (("--add-class", "BIRD"), "--add-class BIRD: there is a class 'bird' already"),
+        (("--set", "nobody.png=bird"), "'nobody.png' is no sample of the pool"),
+        (("--set", "{key}=brid"), "unknown class 'brid'; did you mean 'bird'?"),
+        (("--skip", "nobody.png"), "'nobody.png' is no sample of the pool"),
+    ],
+)
+def test_where_something_is_wrong_no_class_is_added(desk, more, reason):
+    waiting_for(desk, 0)
+    more = [text.replace("{key}", desk.keys(0)[0]) for text in more]
+    (line,) = desk.do(2, "labels", str(desk.run), "--add-class", "bird", *more)
+    assert reason in line and not (desk.run / "classes.json").exists() and not (desk.run / "labels.csv").exists()
 
 
 def test_a_class_is_added_once(desk):
@@ -183,14 +243,39 @@ def test_a_damaged_list_is_one_line(desk):
     assert "classes.json is damaged (added.0.name: " in line and line.endswith("it says which classes were added")
 
 
-def test_a_query_with_other_classes_is_damaged(desk):
+def test_a_list_that_is_gone_is_named(desk):
+    """By the start of the training that knew the class first, and by the next query where that says nothing."""
     waiting_for(desk, 1)
-    add(desk, "bird")
+    add(desk, "bird", "owl")
     desk.fill(1, "bird", "dog", "cat")
     desk.go(3)
-    (desk.run / "classes.json").unlink()
-    with pytest.raises(UsageError, match=r"cycle_002\.json is damaged \(class_names are not those of"):
+    path = desk.run / "classes.json"
+    whole = json.loads(path.read_text())
+    path.unlink()
+    remedy = "restore it from a copy: it says which classes were added"
+    (line,) = desk.do(2, "labels", str(desk.run))
+    assert line == f"usb-active: error: {path} is gone (cycle_001/start.json knows bird, owl too); {remedy}"
+    assert desk.go(2)[-1] == line
+    start = desk.run / "cycle_001" / "start.json"
+    record = json.loads(start.read_text())
+    del record["class_names"]
+    start.write_text(json.dumps(record))
+    with pytest.raises(UsageError, match=r"classes\.json is gone \(queries/cycle_002\.json knows bird, owl too\); restore"):
         labels_in_force(desk.run)
+    # One of two is another kind of loss.
+    path.write_text(json.dumps({"added": whole["added"][:1]}))
+    with pytest.raises(UsageError, match=r"classes\.json is damaged \(queries/cycle_002\.json knows owl too\); restore"):
+        labels_in_force(desk.run)
+
+
+def test_a_query_with_other_classes_is_damaged(desk):
+    waiting_for(desk, 1)
+    path = desk.run / "queries" / "cycle_001.json"
+    record = json.loads(path.read_text())
+    for names in (["cat", "dog"], ["cat", "dog", "cow"], ["cow", *CLASSES]):
+        path.write_text(json.dumps({**record, "class_names": names}))
+        with pytest.raises(UsageError, match=r"cycle_001\.json is damaged \(class_names are not those of"):
+            labels_in_force(desk.run)
 
 
 def test_runs_from_before_have_no_list_of_classes(desk):

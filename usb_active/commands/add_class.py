@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TextIO
 
-from usb_active.contracts.label_texts import fold
+from usb_active.contracts.label_texts import fold, to_number
 from usb_active.contracts.plugin import overrides
 from usb_active.errors import UsageError, plain, printable
 from usb_active.records import Query
-from usb_active.storage.classes import CLASSES_FILE, add_record, with_added
-from usb_active.storage.journal_checks import check_labels
+from usb_active.storage.classes import CLASSES_FILE, add_records, with_added
 from usb_active.storage.path_texts import name_problem
 from usb_active.storage.run_dir import RunDir, utc_now
 from usb_active.storage.schemas import own_task, read_dataset, read_start
@@ -20,43 +19,52 @@ _WORDS = ("skip", "retract")
 _WAY_OUT = "begin another run on these labels, with the class in its configuration and --from"
 
 
-def add_class(path: Path, name: str, out: TextIO, *, trusted: bool = False) -> None:
-    """Add a class to a run whose last query waits for answers.
+def check_new_classes(run: RunDir, queries: Sequence[Query], names: Sequence[str], trusted: bool = False) -> None:
+    """Whether classes may be added to a run: its last query must wait for answers.
 
     Args:
-        path: the run.
-        name: the class's name.
-        out: what was done is printed there.
+        run: its directory.
+        queries: all there are.
+        names: the classes' names.
         trusted: import the run's plugins even where they are not installed; see `usb_active.config.trust`.
 
     Raises:
-        UsageError: a name that is none or that exists, in whatever case; labels that are no classes; a run whose next training would need
-            something that was made for fewer classes: the last model, a prior, or what a plugin has learned.
+        UsageError: a name that is none or that exists, in whatever case, or a number where numbers stand for classes' places; labels
+            that are no classes; a run whose next training would need something that was made for fewer
+            classes: the last model, a prior, or what a plugin has learned.
     """
-    with RunDir.open(path, RunDir.read(path).config) as run:
-        queries = check_labels(run)
-        _check_name(run, name)
-        _check_moment(run, queries)
-        _check_settings(run, queries[-1].cycle, trusted)
-        cycle = queries[-1].cycle
-        run.write_json(CLASSES_FILE, add_record(run, name, cycle, utc_now()))
-    print(plain(f"{name}: a class from the training of cycle {cycle} on, for any sample; the network gets an output more"), file=out)
-
-
-def _check_name(run: RunDir, name: str) -> None:
-    where = f"--add-class {printable(name)}"
     if own_task(run) is not None:
-        raise UsageError(f"{where}: the labels of this run are no classes")
+        raise UsageError(f"--add-class {printable(names[0])}: the labels of this run are no classes")
+    known = list(with_added(run, (read_dataset(run) or {}).get("class_names", ())))
+    for name in names:
+        _check_name(name, known)
+        known.append(name)
+    _check_moment(run, queries)
+    _check_settings(run, queries[-1].cycle, trusted)
+
+
+def write_new_classes(run: RunDir, names: Sequence[str], cycle: int, out: TextIO) -> None:
+    """Add classes that were checked, all at once, and say so. `cycle`: of the query that waits."""
+    run.write_json(CLASSES_FILE, add_records(run, names, cycle, utc_now()))
+    for name in names:
+        print(plain(f"{name}: a class from the training of cycle {cycle} on, for any sample; the network gets an output more"), file=out)
+
+
+def _check_name(name: str, known: Sequence[str]) -> None:
+    where = f"--add-class {printable(name)}"
     if problem := name_problem(name):
         raise UsageError(f"{where}: {problem}")
     if fold(name) in _WORDS:
         raise UsageError(f"{where}: people write this word in place of a class; choose another name")
-    for other in with_added(run, (read_dataset(run) or {}).get("class_names", ())):
+    for other in known:
         if fold(other) == fold(name):
             raise UsageError(f"{where}: there is a class '{printable(other)}' already")
+    if to_number(name) is not None and not any(to_number(other) is not None for other in known):
+        reason = "where no class is called by a number, a number is a class's place among the others"
+        raise UsageError(f"{where}: {reason}; choose another name")
 
 
-def _check_moment(run: RunDir, queries: list[Query]) -> None:
+def _check_moment(run: RunDir, queries: Sequence[Query]) -> None:
     if not queries:
         raise UsageError(f"{run.path}: nothing has been asked yet; start the run first, or name the class in its configuration")
     if read_start(run, queries[-1].cycle) is not None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 from usb_active.builtin.answer_files import read_answers, readable_answers
 from usb_active.builtin.label_file import task_of
+from usb_active.commands.add_class import check_new_classes, write_new_classes
 from usb_active.commands.asked import PENDING, UNASKED, Asked, asked_samples, last_queries
 from usb_active.commands.label_arguments import Classes, KnownSamples, Texts, parse_setting
 from usb_active.contracts.task import Task
 from usb_active.errors import UsageError, name_some, plain, printable
-from usb_active.pool.answers import CORRECTION, VOLUNTEERED, merge_answers
-from usb_active.records import AUDIT, LABELED, RETRACTED, SKIPPED, LabelRow, Query, status_of
+from usb_active.pool.answers import merge_answers
+from usb_active.records import AUDIT, CORRECTION, LABELED, RETRACTED, SKIPPED, VOLUNTEERED, LabelRow, Query, status_of
 from usb_active.storage.audit_file import read_audit
 from usb_active.storage.classes import added_names, with_added
 from usb_active.storage.journal_checks import check_labels, find_edits
@@ -88,23 +89,37 @@ def write_csv(path: Path, out: TextIO) -> None:
 
 
 def correct(
-    path: Path, corrections: Sequence[str], skips: Sequence[str], out: TextIO, *, retractions: Sequence[str] = (), trusted: bool = False
+    path: Path,
+    corrections: Sequence[str],
+    skips: Sequence[str],
+    out: TextIO,
+    *,
+    retractions: Sequence[str] = (),
+    new_classes: Sequence[str] = (),
+    trusted: bool = False,
 ) -> None:
-    """Append rows to the journal that give, correct or take back labels. All of them are checked before any is written.
+    """Append rows to the journal that give, correct or take back labels. All of it is checked before any is written.
 
     Args:
+        path: the run.
         corrections: `KEY=LABEL` texts.
         skips: keys of samples to refuse.
+        out: what was done is printed there.
         retractions: keys of samples whose label, or refusal, is taken back.
-        trusted: where labels are no classes, import the run's plugins even where they are not installed; see `usb_active.config.trust`.
+        new_classes: names of classes that are added first (see `usb_active.commands.add_class`), so that labels may be of them.
+        trusted: where labels are no classes, or classes are added, import the run's plugins even where they are not installed; see
+            `usb_active.config.trust`.
 
     Raises:
-        UsageError: a sample that is not in the pool, one that was never asked for before there is any query, an unknown label, or a run
-            that another process uses.
+        UsageError: a sample that is not in the pool, one that was never asked for before there is any query, an unknown label, a class
+            that cannot be added, or a run that another process uses. Nothing is written then.
     """
     config = RunDir.read(path).config
     with RunDir.open(path, config) as run:
         queries = current(run, check_labels(run))
+        if new_classes:
+            check_new_classes(run, queries, new_classes, trusted)
+            queries = [replace(query, class_names=(*query.class_names, *new_classes)) for query in queries]
         samples = asked_samples(run, queries)
         known = KnownSamples(samples, run.keys() or (), queries)
         task = task_of_run(run, trusted)
@@ -112,6 +127,8 @@ def correct(
         wanted: list[tuple[Asked, str | None]] = [parse_setting(text, known, labels) for text in corrections]
         wanted += [(known[key], "") for key in skips] + [(known[key], None) for key in retractions]
         _check_once(wanted)
+        if new_classes:
+            write_new_classes(run, new_classes, queries[-1].cycle, out)
         changed = take(run, queries, wanted, task)
     for sample, label in wanted:
         old, new = sample.standing, label or status_of(label)
@@ -157,7 +174,8 @@ def take(
     unread = {row.index for row in said}
     changed = [(sample, label) for sample, label in wanted if _changes(sample, label, sample.index in unread)]
     touched = {sample.index for sample, _ in changed}
-    rows = [LabelRow(one.cycle, one.index, one.key, label or "", status_of(label), _source(one), utc_now()) for one, label in changed]
+    cycle, now = _cycles_of_rows(queries), utc_now()
+    rows = [LabelRow(cycle(one), one.index, one.key, label or "", status_of(label), _source(one), now) for one, label in changed]
     run.append_rows([*(row for row in said if row.index in touched), *rows])
     return set(changed)
 
@@ -167,6 +185,12 @@ def _changes(sample: Asked, label: str | None, is_unread: bool) -> bool:
     if label is None and sample.status in (PENDING, RETRACTED, UNASKED):
         return is_unread
     return sample.standing != (label or status_of(label))
+
+
+def _cycles_of_rows(queries: Sequence[Query]) -> Callable[[Asked], int]:
+    """Sample → the cycle of its next row: that of the last query that asks for it, or of the last one there is where none does."""
+    asked = last_queries(queries)
+    return lambda sample: sample.cycle if sample.index in asked or not queries else queries[-1].cycle
 
 
 def _source(sample: Asked) -> str:

@@ -48,6 +48,6 @@ def check_width(run: RunDir, cycle: int, now: Sequence[str]) -> None:
         raise UsageError(f"{run.path}: the model of cycle {cycle} {said}; what comes next needs it, and cannot go on from another width")
 
 
-def add_record(run: RunDir, name: str, cycle: int, now: str) -> dict[str, Any]:
-    """What classes.json holds once this class has been added."""
-    return {"added": [*read_added_classes(run), {"name": name, "cycle": cycle, "time": now}]}
+def add_records(run: RunDir, names: Sequence[str], cycle: int, now: str) -> dict[str, Any]:
+    """What classes.json holds once these classes have been added."""
+    return {"added": [*read_added_classes(run), *({"name": name, "cycle": cycle, "time": now} for name in names)]}
