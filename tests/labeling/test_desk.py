@@ -8,7 +8,8 @@ from desks import NAMES, PROBS, desk_at, rows, waiting_run
 
 from usb_active.errors import UsageError
 from usb_active.labeling.desk import PENDING
-from usb_active.records import SKIP, Query
+from usb_active.pool.answers import volunteered_labels
+from usb_active.records import SKIP, SKIPPED, VOLUNTEERED, LabelRow, Query
 from usb_active.storage.run_dir import RunDir
 
 CAT, DOG, PIG = range(3)
@@ -50,6 +51,17 @@ def test_an_answer_is_in_the_journal_when_it_is_taken(path, desk):
     # A label of an earlier query, corrected: a row of that query.
     desk.answer("anna", 4, CAT)
     assert rows(path)[-1] == (0, 1, "cat", "labeled", "correction")
+
+
+def test_what_nobody_asked_for_gets_its_label_while_the_last_query_is_there(path):
+    """Refused in the cycle before: its label is charged from now on, where it is charged at all."""
+    with RunDir.open(path, {"seed": 1}) as run:
+        run.append_rows([LabelRow(0, 6, "train/6", "", SKIPPED, VOLUNTEERED, "2024-05-01T12:00:00+00:00")])
+    with desk_at(path) as desk:
+        (place,) = [place for place, sample in enumerate(desk.samples) if sample.index == 6]
+        desk.answer("anna", place, PIG)
+    assert rows(path)[-1] == (1, 6, "guinea pig", "labeled", "correction")
+    assert volunteered_labels(RunDir.read(path).rows(), asked={0, 1, 5, 4, 7}) == [1]
 
 
 def test_the_same_again_is_no_news(path, desk):
