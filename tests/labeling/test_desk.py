@@ -34,7 +34,7 @@ def test_the_last_query_comes_first_then_what_was_asked_before(desk):
     assert [(sample.index, sample.key, sample.answer) for sample in desk.samples] == [
         (5, "train/5", None), (4, "train/4", None), (7, "train/7", None), (0, "train/0", "cat"), (1, "train/1", "dog"),
     ]  # fmt: skip
-    assert desk.batch == 3 and desk.cycle == 1 and desk.is_asking and not desk.is_complete
+    assert desk.batch == 3 and desk.cycle == 1 and desk.is_asking and not desk.is_interrupted and not desk.is_complete
     assert [sample.suggestion for sample in desk.samples] == [DOG, CAT, PIG, None, None]
     assert [sample.confidence for sample in desk.samples[:3]] == PROBS.max(axis=1).tolist()
     assert [desk.code(place) for place in range(5)] == [PENDING, PENDING, PENDING, CAT, DOG]
@@ -105,6 +105,28 @@ def test_undo_takes_back_ones_own_step_alone(path, desk):
     desk.answer("ben", 0, CAT)
     before = rows(path)
     assert desk.undo("anna") == [] and rows(path) == before and desk.code(0) == CAT
+
+
+def test_what_two_people_said_alike_is_taken_back_by_the_last_alone(path, desk):
+    desk.answer("anna", 1, CAT)
+    desk.answer("anna", 0, CAT)
+    desk.answer("ben", 0, CAT)
+    before = rows(path)
+    # Anna's last step is void: the one before it is taken back, and it alone.
+    assert desk.undo("anna") == [1] and desk.code(0) == CAT
+    assert rows(path)[len(before) :] == [(1, 4, "", "retracted", "correction")]
+    assert desk.undo("anna") == []
+
+
+def test_what_stands_again_is_whose_it_was(path, desk):
+    desk.answer("anna", 0, CAT)
+    desk.answer("ben", 0, DOG)
+    assert desk.undo("ben") == [0] and desk.code(0) == CAT
+    # It is Anna's again, who may take it back; what a file says is nobody's.
+    assert desk.undo("anna") == [0] and desk.code(0) == PENDING
+    desk.answer("anna", 0, CAT)
+    write_sheet(path, 1, "5,train/5,dog", "4,train/4,", "7,train/7,")
+    assert desk.undo("anna") == [] and desk.code(0) == DOG
 
 
 def test_suggestions_are_accepted_and_taken_back_in_one_step(path, desk):
@@ -196,7 +218,7 @@ def test_a_batch_with_a_training_asks_for_nothing(path):
     with RunDir.open(path, {"seed": 1}) as run:
         run.write_json("cycle_001/start.json", {"cycle": 1, "journal_rows": 2, "pending": 3, "samples": 8})
     with desk_at(path) as desk:
-        assert not desk.is_asking and desk.is_complete
+        assert not desk.is_asking and desk.is_interrupted and desk.is_complete
         desk.answer("anna", 3, PIG)
         assert desk.code(3) == PIG
 

@@ -42,6 +42,13 @@ def test_the_page_itself_may(inside):
     assert inside.paths == ["/state", "/state", "/", "/answer"]
 
 
+def test_an_address_without_its_last_slash_leads_to_the_page(inside):
+    reply = ask(inside, path=f"/{TOKEN}")
+    assert reply.status == 308 and reply.headers["location"] == f"/{TOKEN}/" and inside.paths == []
+    assert reply.headers["cache-control"] == "no-store"
+    assert ask(inside, path=f"/{TOKEN}", host="evil.example").status == 403
+
+
 @pytest.mark.parametrize(
     "path",
     ["/", "", "/state", "/s3cret-Token/state", f"/{TOKEN}x/state", f"//{TOKEN}/state", f"/x/{TOKEN}/state", f"/{TOKEN.upper()}/", "/é/"],

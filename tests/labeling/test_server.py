@@ -132,6 +132,23 @@ def test_two_people(site):
     assert site.post("hold", "ben-12345", wants=[0], most=1).json["held"] == [0]
 
 
+def test_a_page_that_is_closed_holds_nothing_and_may_undo_when_it_is_there_again(site):
+    site.post("hold", wants=[0], most=1)
+    site.post("answer", place=0, label=0, wants=[1], most=1)
+    assert site.post("hold", "ben-12345", wants=[1], most=1).json["held"] == []
+    assert site.post("drop").status == 200
+    assert site.post("hold", "ben-12345", wants=[1], most=1).json["held"] == [1]
+    assert site.post("undo").json["undone"] == [0]
+
+
+def test_a_damaged_line_of_the_curve_is_said_and_answers_are_taken(site):
+    (site.path / "metrics.jsonl").write_text("{\n")
+    for place in range(3):
+        reply = site.post("answer", place=place, label=0)
+        assert reply.status == 200 and reply.json["saved"] == place
+    assert "metrics.jsonl:1" in reply.json["problem"][0] and site.get("state").json["problem"] == reply.json["problem"]
+
+
 def test_suggestions(site):
     assert site.post("sure", least=0.8).json["sure"] == 2
     assert site.post("accept", least=0.8).json["accepted"] == 2

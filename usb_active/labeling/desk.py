@@ -19,7 +19,7 @@ from usb_active.records import CORRECTION, SKIP, LabelRow, Query, status_of
 from usb_active.storage.classes import with_added
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.run_dir import RunDir, utc_now
-from usb_active.storage.schemas import read_start
+from usb_active.storage.schemas import read_done, read_start
 
 # What stands in place of a class where nobody has answered yet.
 PENDING = -2
@@ -57,6 +57,8 @@ class _Change:
     place: int
     before: str | None
     after: str | None
+    # Whose the answer before was.
+    by: str | None = None
 
 
 class Desk:
@@ -68,6 +70,7 @@ class Desk:
         cycle: the last query's.
         class_names: the labels that may be given, those that were added since included.
         is_asking: whether the last query waits for answers: no training has begun with it.
+        is_interrupted: whether a training has begun with it, and has not ended.
         history: places in the order in which they changed, for pages that show them.
     """
 
@@ -116,6 +119,7 @@ class Desk:
         self.class_names = with_added(self.run, last.class_names)
         self._numbers = {name: number for number, name in enumerate(self.class_names)}
         self.is_asking = read_start(self.run, self.cycle) is None
+        self.is_interrupted = not self.is_asking and read_done(self.run, self.cycle) is None
         rows: dict[int, LabelRow] = {row.index: row for row in self.run.rows()}
         self.samples = _samples(self.run, self._queries, rows)
         self._asked = {index for query in self._queries for index in query.idx.tolist()}
@@ -162,7 +166,7 @@ class Desk:
         sample, answer = self._sample(place), self._text(label)
         self._take_up()
         if sample.answer != answer or sample.by not in (None, client):
-            self._write(client, [_Change(place, sample.answer, answer)])
+            self._write(client, [_Change(place, sample.answer, answer, sample.by)])
 
     def accept_above(self, client: str, least: float, now: float) -> list[int]:
         """Answer as the model suggests wherever it is at least so sure: places of the last query without an answer, in one step.
@@ -174,7 +178,9 @@ class Desk:
         """
         self._take_up()
         places = self.sure(client, least, now)
-        self._write(client, [_Change(place, None, self.class_names[self.samples[place].suggestion or 0]) for place in places])
+        samples = [self.samples[place] for place in places]
+        changes = [_Change(at, None, self.class_names[one.suggestion or 0], one.by) for at, one in zip(places, samples, strict=True)]
+        self._write(client, changes)
         return places
 
     def sure(self, client: str, least: float, now: float) -> list[int]:
@@ -188,16 +194,20 @@ class Desk:
     def undo(self, client: str) -> list[int]:
         """Take the client's last step back: what stood before stands again, by a row of its own. The places; none where there is no step.
 
-        What somebody else has answered since is left as it is.
+        What somebody else has answered since is left as it is, even where it is the same; a step of which nothing is left is none.
         """
-        steps = self._steps.get(client)
-        if not steps:
-            return []
-        self._take_up()
-        undone = [_Change(one.place, one.after, one.before) for one in steps[-1] if self.samples[one.place].answer == one.after]
-        self._write(client, undone, is_step=False)
-        steps.pop()
-        return [one.place for one in undone]
+        steps = self._steps.get(client, [])
+        if steps:
+            self._take_up()
+        while steps:
+            undone = [one for one in steps[-1] if (self.samples[one.place].answer, self.samples[one.place].by) == (one.after, client)]
+            self._write(client, [_Change(one.place, one.after, one.before) for one in undone], is_step=False)
+            steps.pop()
+            for one in undone:
+                self.samples[one.place].by = one.by
+            if undone:
+                return [one.place for one in undone]
+        return []
 
     # ------------------------------------------------------------------------------------------ the journal
     def _sample(self, place: int) -> Sample:

@@ -51,6 +51,9 @@ class Guard:
         reason = "only HTTP" if scope["type"] != "http" else self._refusal(scope)
         if reason:
             return await _refuse(send, scope["type"], reason)
+        if "/" not in scope["path"][1:]:
+            # The page's addresses are relative to the folder that the token is.
+            return await _answer(send, 308, "the address ends with a slash", [(b"location", f"{scope['path']}/".encode())])
         rest = scope["path"].partition("/")[2].partition("/")[2]
         inner = {**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode(), "root_path": ""}
         await self._app(inner, receive, _with_headers(send))
@@ -85,10 +88,14 @@ class Guard:
 async def _refuse(send: Send, kind: str, reason: str) -> None:
     if kind == "websocket":
         return await send({"type": "websocket.close", "code": 1008})
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
+    await _answer(send, 403, reason, [])
+
+
+async def _answer(send: Send, status: int, line: str, more: list[tuple[bytes, bytes]]) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"), *more]
     headers += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-    await send({"type": "http.response.start", "status": 403, "headers": headers})
-    await send({"type": "http.response.body", "body": f"{reason}\n".encode()})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": f"{line}\n".encode()})
 
 
 def _with_headers(send: Send) -> Send:

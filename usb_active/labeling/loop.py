@@ -13,7 +13,7 @@ from typing import Any
 
 from usb_active.errors import plain
 from usb_active.storage.run_dir import RunDir
-from usb_active.storage.schemas import run_metrics
+from usb_active.storage.schemas import METRICS_REMEDY, check_values, run_metrics
 
 LOG = "labeling.log"
 # Lines of the output that the page shows, from bytes at its end.
@@ -40,11 +40,14 @@ class RunProcess:
         return self._process.poll()
 
     def lines(self) -> list[str]:
-        """The last lines that it printed."""
-        with open(self._path, "rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._begin, end - _TAIL))
-            text = log.read().decode("utf-8", "replace")
+        """The last lines that it printed, or why they cannot be read."""
+        try:
+            with open(self._path, "rb") as log:
+                end = log.seek(0, os.SEEK_END)
+                log.seek(max(self._begin, end - _TAIL))
+                text = log.read().decode("utf-8", "replace")
+        except OSError as error:
+            return [plain(f"{self._path}: {error.strerror}")]
         return [plain(line) for line in re.split(r"[\r\n]+", text) if line.strip()][-_LINES:]
 
     def stop(self, patience: float = 20.0) -> None:
@@ -64,6 +67,8 @@ def curve_so_far(path: Path) -> dict[str, Any]:
     lines = run.metrics()
     metric = run_metrics(run, lines)[0]
     points = []
+    for line in lines:
+        check_values(f"{path / 'metrics.jsonl'}: cycle {line['cycle']}", line, [metric], METRICS_REMEDY)
     for line in lines:
         value = line.get(metric.key)
         points.append([line.get("num_labels"), None if value is None else value * metric.factor, line.get("train_seconds")])

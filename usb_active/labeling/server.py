@@ -64,7 +64,7 @@ class _Routes:
 
     def routes(self) -> list[Route]:
         posts = {"hold": self._hold, "answer": self._answer, "undo": self._undo, "sure": self._sure, "accept": self._accept}
-        posts |= {"news": self._news, "train": self._train, "finish": self._finish}
+        posts |= {"news": self._news, "drop": self._drop, "train": self._train, "finish": self._finish}
         return [
             Route("/", self._file, methods=["GET"]),
             Route("/page/{name}", self._file, methods=["GET"]),
@@ -98,6 +98,10 @@ class _Routes:
     # What is sent: each gives the news, and what came of it.
     def _news(self, sent: _Message) -> dict[str, Any]:
         self._service.look(self._clock())
+        return {}
+
+    def _drop(self, sent: _Message) -> dict[str, Any]:
+        self._service.drop(sent.client)
         return {}
 
     def _hold(self, sent: _Message) -> dict[str, Any]:
@@ -141,6 +145,11 @@ class _Routes:
         try:
             sent = _Message.model_validate_json(data)
             done = act(sent)
+            now = self._clock()
+            if act != self._news:
+                # Such as the last answer, after which a training is due.
+                self._service.look(now)
+            return JSONResponse({**self._service.news(sent.client, sent.version, now), **done})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             return JSONResponse({"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"}, 400)
@@ -148,11 +157,6 @@ class _Routes:
             return JSONResponse({"error": "the page is of an earlier batch", "moved": True}, 409)
         except UsageError as error:
             return JSONResponse({"error": str(error)}, 422)
-        now = self._clock()
-        if act != self._news:
-            # Such as the last answer, after which a training is due.
-            self._service.look(now)
-        return JSONResponse({**self._service.news(sent.client, sent.version, now), **done})
 
 
 def make_app(service: Service, token: str, port: int, clock: Callable[[], float] = time.monotonic) -> Guard:
@@ -221,6 +225,8 @@ async def _serve(server: _Server, service: Service, listening: socket.socket, re
         if server.started and not said:
             said = True
             ready()
-        service.look(time.monotonic())
         server.should_exit |= service.is_over
+        # Nothing begins any more once it is to end.
+        if not server.should_exit:
+            service.look(time.monotonic())
     await serving

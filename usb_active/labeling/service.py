@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from usb_active.errors import UsageError
+from usb_active.errors import UsageError, plain
 from usb_active.labeling.class_keys import class_keys
 from usb_active.labeling.desk import Desk, Unread
 from usb_active.labeling.loop import LOG, RunProcess, curve_so_far
@@ -55,6 +55,7 @@ class Service:
     Attributes:
         round: counts the times that the desk was opened; places of samples hold for one.
         problem: what the page says where something failed.
+        code: the exit code of the last training; None before there was one.
     """
 
     plan: ServedRun
@@ -66,18 +67,27 @@ class Service:
     training: RunProcess | None = None
     starts_at: float | None = None
     is_over: bool = False
+    code: int | None = None
+    # Whether a page has been heard of since the desk was opened, and how many changes there were when the count to the training began.
+    _is_heard: bool = False
+    _counted: int = 0
 
     def open(self) -> None:
-        """Take the run. UsageError as `Desk`."""
-        self.desk = Desk(self.plan.path, self.plan.unread)
-        self.pictures = self.plan.pictures()
+        """Take the run, or nothing of it. UsageError as `Desk`, or of a data set that cannot be read."""
+        # First of all: what a page still shows is of the past even where this fails.
         self.round += 1
-        self.stage = "labeling"
+        desk = Desk(self.plan.path, self.plan.unread)
+        try:
+            pictures = self.plan.pictures()
+        except BaseException:
+            desk.close()
+            raise
+        self.desk, self.pictures, self.stage = desk, pictures, "labeling"
+        self.starts_at, self._is_heard = None, False
 
     def close(self) -> None:
         """Give the run back, and end a training: the same command resumes it."""
-        if self.desk is not None:
-            self.desk.close()
+        self._leave()
         if self.training is not None:
             self.training.stop()
 
@@ -92,44 +102,57 @@ class Service:
             self._ended()
 
     def _schedule(self, now: float) -> None:
+        """Count to the training, anew after every change; not before a page is there that shows it."""
         desk = self.desk
-        is_due = self.plan.loop and desk is not None and desk.is_asking and desk.is_complete
-        if not is_due:
+        if not (self.plan.loop and self._is_heard and desk is not None and desk.is_complete and (desk.is_asking or desk.is_interrupted)):
             self.starts_at = None
-        elif self.starts_at is None:
-            self.starts_at = now + GRACE
+        elif self.starts_at is None or self._counted != len(desk.history):
+            self.starts_at, self._counted = now + GRACE, len(desk.history)
 
     def train(self) -> None:
-        """Give the run to `usb-active run`, at once.
+        """Give the run to `usb-active run`, at once; nothing where it has it.
 
         Raises:
-            UsageError: without `--loop`, or while answers are missing.
+            UsageError: without `--loop`, while answers are missing, or when the run is done.
         """
         if not self.plan.loop:
             raise UsageError(f"the page was started without --loop; end it, and then: {self.plan.next_command}")
-        if self.stage == "labeling" and self.desk is not None:
-            if not self.desk.is_complete:
-                raise UsageError(f"{len(self.desk.pending)} labels are missing")
-            self.desk.close()
-        self.desk, self.starts_at, self.problem = None, None, []
-        self.stage, self.training = "training", RunProcess(self.plan.command, self.plan.path)
+        if self.stage == "training":
+            return
+        if self.stage == "done":
+            raise UsageError("the run is done: there is nothing to train")
+        if self.desk is not None and not self.desk.is_complete:
+            raise UsageError(f"{len(self.desk.pending)} labels are missing")
+        self._leave()
+        self.starts_at, self.problem = None, []
+        try:
+            self.stage, self.training = "training", RunProcess(self.plan.command, self.plan.path)
+        except OSError as error:
+            self._return("failed", [f"the training cannot start: {plain(str(error))}"])
 
     def _ended(self) -> None:
         training = self.training
         if training is None or training.code is None:
             return
-        code, lines = training.code, training.lines()
+        self.code, lines = training.code, training.lines()
         self.training = None
-        if code not in (0, WAITING):
-            self.stage, self.problem = "failed", [*lines, f"exit code {code}; all of it is in {self.plan.path / LOG}"]
-            return
+        if self.code in (0, WAITING):
+            self._return("labeling" if self.code else "done", [])
+        else:
+            self._return("failed", [*lines, f"exit code {self.code}; all of it is in {self.plan.path / LOG}"])
+
+    def _leave(self) -> None:
+        if self.desk is not None:
+            self.desk.close()
+        self.desk = None
+
+    def _return(self, stage: str, problem: list[str]) -> None:
+        """Back to the desk: what made a training fail may be a label."""
         try:
             self.open()
-        except UsageError as error:
-            self.stage, self.problem = "failed", str(error).split("\n")
-            return
-        if code == 0:
-            self.stage = "done"
+            self.stage, self.problem = stage, problem
+        except (UsageError, OSError) as error:
+            self.stage, self.problem = "failed", [*problem, *map(plain, str(error).split("\n"))]
 
     # ------------------------------------------------------------------------------------------ what the page is told
     def everything(self, now: float) -> dict[str, Any]:
@@ -147,9 +170,10 @@ class Service:
         return {**told, **self.news("", -1, now), "changes": []}
 
     def news(self, client: str, version: int, now: float) -> dict[str, Any]:
-        """What has changed since the page knew `version` changes; the client says by it that it is there."""
+        """What has changed since the page knew `version` changes; the client ("" for none) says by it that it is there."""
         told: dict[str, Any] = {"round": self.round, "stage": self.stage, "problem": self.problem}
         desk = self.desk
+        self._is_heard |= bool(client)
         if desk is not None:
             desk.leases.renew(client, now)
             told |= {"version": len(desk.history), "others": sorted(desk.leases.others(client, now)), "complete": desk.is_complete}
@@ -159,7 +183,11 @@ class Service:
         if self.training is not None:
             told |= {"seconds": now - self.training.started, "lines": self.training.lines()}
         if self.stage != "labeling" or (desk is not None and desk.is_complete):
-            told["curve"] = curve_so_far(self.plan.path)
+            try:
+                told["curve"] = curve_so_far(self.plan.path)
+            except (UsageError, OSError) as error:
+                # What cannot be drawn is said, and keeps nobody from labelling.
+                told["problem"] = [*self.problem, *map(plain, str(error).split("\n"))]
         return told
 
     # ------------------------------------------------------------------------------------------ what people do
@@ -174,6 +202,23 @@ class Service:
         if self.desk is None:
             raise Moved
         return self.desk.leases.hold(client, wanted, min(most, MOST_HELD), now)
+
+    def drop(self, client: str) -> None:
+        """A page has gone: what it looked at is free for others."""
+        if self.desk is not None:
+            self.desk.leases.drop(client)
+
+    @property
+    def exit_code(self) -> int:
+        """That of `usb-active run` where the page ends: 0 the run is done, 3 labels are awaited, or what made it fail."""
+        if self.stage == "done":
+            return 0
+        if self.stage != "failed":
+            return WAITING
+        if self.code in (None, 0, WAITING):
+            # No training failed: the run could not be opened after it.
+            return 2
+        return self.code if self.code > 0 else 128 - self.code
 
     def finish(self) -> None:
         """The server is to end."""
