@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 from desks import waiting_run
 from run_helpers import settings, write_yaml
 
 from usb_active import cli
-from usb_active.commands.label import _own_command
+from usb_active.commands.label import LabelOptions, _own_command, _write_door, label, run_and_label
 from usb_active.config.settings import load_yaml_config
+from usb_active.errors import UsageError
 from usb_active.storage.run_dir import RunDir
 
 
@@ -83,6 +87,53 @@ def test_run_asks_in_the_browser_where_labels_are_awaited(tmp_path):
         process.terminate()
         rest = process.communicate()[0]
     assert process.returncode == 143 and "Traceback" not in rest and "usb-active: terminated" in rest
+    assert f"go on: usb-active run {config}\n" in rest and not (tmp_path / "run" / "labeling.html").exists()
+
+
+class Ending(io.StringIO):
+    """Where the address is printed; whoever reads it ends the page at once."""
+
+    thread: threading.Thread | None = None
+
+    def flush(self) -> None:
+        found = re.search(r"at http://(127\.0\.0\.1:\d+)(/\S+/)", self.getvalue())
+        if found and self.thread is None:
+            self.thread = threading.Thread(target=self.finish, args=found.groups())
+            self.thread.start()
+
+    def finish(self, host: str, path: str) -> None:
+        connection = http.client.HTTPConnection(host)
+        headers = {"origin": f"http://{host}", "content-type": "application/json"}
+        connection.request("POST", f"{path}finish", json.dumps({"client": "somebody"}), headers)
+        connection.getresponse().read()
+        connection.close()
+
+
+@pytest.mark.slow
+def test_a_page_that_ends_while_labels_are_missing_says_what_to_type_and_exits_with_3(tmp_path):
+    config_path = write_yaml(tmp_path / "c.yaml", settings(tmp_path, active={"initial": {"name": "random", "size": 3}, "oracle": "csv"}))
+    out = Ending()
+    assert run_and_label(load_yaml_config(config_path), ["run", str(config_path)], LabelOptions(browser=False, loop=True), out) == 3
+    out.thread.join()
+    assert out.getvalue().endswith(f"go on: usb-active run {config_path}\n")
+
+
+def test_a_port_that_is_taken_says_nothing_but_that(tmp_path):
+    data = settings(tmp_path, active={"initial": {"name": "random", "size": 3}, "oracle": "csv"})
+    path, out = waiting_run(tmp_path / "waiting"), io.StringIO()
+    write_yaml(path / "config.yaml", data)
+    with pytest.raises(UsageError):
+        label(path, LabelOptions(port=70000, browser=False), out)
+    assert out.getvalue() == ""
+
+
+def test_what_the_browser_is_given_is_this_users_alone(tmp_path):
+    door, other = tmp_path / "door.html", tmp_path / "other"
+    other.write_text("kept")
+    door.symlink_to(other)
+    _write_door(door, "http://127.0.0.1:8000/s3cret-Token_/")
+    assert stat.S_IMODE(door.lstat().st_mode) == 0o600 and not door.is_symlink() and other.read_text() == "kept"
+    assert 'content="0; url=http://127.0.0.1:8000/s3cret-Token_/"' in door.read_text()
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version"])

@@ -212,8 +212,10 @@ def test_a_damaged_curve_is_said_and_nothing_else_fails(tmp_path, line):
 
 @pytest.mark.parametrize(
     ("stage", "code", "expected"),
-    [("labeling", None, 3), ("labeling", 3, 3), ("done", 0, 0), ("failed", 2, 2), ("failed", 1, 1), ("failed", -9, 137), ("failed", None, 2),
-     ("failed", 0, 2), ("failed", 3, 2), ("training", None, 3), ("training", 3, 3)],
+    [
+        ("labeling", None, 3), ("labeling", 3, 3), ("done", 0, 0), ("failed", 2, 2), ("failed", 1, 1), ("failed", -9, 137),
+        ("failed", None, 2), ("failed", 0, 2), ("failed", 3, 2), ("training", None, 3), ("training", 3, 3),
+    ],
 )  # fmt: skip
 def test_the_exit_code_says_where_the_run_is(tmp_path, stage, code, expected):
     plan = ServedRun(tmp_path, unread, lambda: SamplePictures(lambda index: None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import subprocess
@@ -25,6 +26,8 @@ from usb_active.loop.setup import build_dataset, take_pinned
 from usb_active.storage.run_dir import RunDir
 
 _NEEDS = ("starlette", "uvicorn")
+# In the run's directory while the page is served: what the browser is given to open.
+_DOOR = "labeling.html"
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ def check_extra() -> None:
         raise UsageError(f"label: {' and '.join(missing)} not installed; pip install 'usb-active[label]'")
 
 
-def label(path: Path, options: LabelOptions, out: TextIO, command: Sequence[str] = ()) -> None:
-    """Serve the page until it, or a signal, ends it.
+def label(path: Path, options: LabelOptions, out: TextIO, command: Sequence[str] = ()) -> int:
+    """Serve the page until it, or a signal, ends it. The exit code that `usb-active run` would have where the run is then.
 
     Args:
         path: the run's directory.
@@ -71,8 +74,8 @@ def label(path: Path, options: LabelOptions, out: TextIO, command: Sequence[str]
         loop=options.loop,
     )
     service, token = Service(plan), secrets.token_urlsafe(32)
+    service.open()
     try:
-        service.open()
         with local_socket(options.port) as listening:
             address = f"http://127.0.0.1:{listening.getsockname()[1]}/{token}/"
 
@@ -80,16 +83,23 @@ def label(path: Path, options: LabelOptions, out: TextIO, command: Sequence[str]
                 print(f"label {path} at {address}", file=out)
                 print("Ctrl-C ends it; every answer is in labels.csv once the page says so", file=out, flush=True)
                 if options.browser:
-                    _open_browser(address)
+                    _open_browser(address, path / _DOOR)
 
-            serve(service, token, listening, ready)
+            try:
+                serve(service, token, listening, ready)
+            finally:
+                with contextlib.suppress(OSError):
+                    (path / _DOOR).unlink(missing_ok=True)
+                # After Ctrl-C too.
+                if service.stage != "done":
+                    print(f"go on: {plan.next_command}", file=out, flush=True)
     finally:
         service.close()
-    print(f"go on: {plan.next_command}", file=out)
+    return service.exit_code
 
 
 def run_and_label(config: RunConfig, command: Sequence[str], options: LabelOptions, out: TextIO) -> int:
-    """`usb-active run`, and the page whenever labels are awaited. The exit code of the first start, if it asks for none.
+    """`usb-active run`, and the page whenever labels are awaited. The exit code of the last start; 3 where labels are awaited still.
 
     Args:
         config: of the run.
@@ -102,8 +112,7 @@ def run_and_label(config: RunConfig, command: Sequence[str], options: LabelOptio
     code = subprocess.run([sys.executable, "-m", "usb_active", *command], check=False).returncode
     if code != WAITING:
         return code if code >= 0 else 128 - code
-    label(config.run_path, options, out, command)
-    return 0
+    return label(config.run_path, options, out, command)
 
 
 def _samples(config: RunConfig, path: Path) -> Dataset:
@@ -124,7 +133,24 @@ def _own_command(config: RunConfig, path: Path) -> list[str]:
     return command
 
 
-def _open_browser(address: str) -> None:
-    """Unless there is only a browser for terminals, which would take this one."""
+def _open_browser(address: str, door: Path) -> None:
+    """Unless there is only a browser for terminals, which would take this one.
+
+    The browser is given a file that only this user can read, and that leads to the address: what is on a command line can be read by every
+    user of the machine.
+    """
     if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        try:
+            _write_door(door, address)
+        except OSError as error:
+            return print(f"no browser is opened: {door}: {error.strerror}", file=sys.stderr)
+        threading.Thread(target=webbrowser.open, args=(door.absolute().as_uri(),), daemon=True).start()
+    return None
+
+
+def _write_door(door: Path, address: str) -> None:
+    """A page that leads on to another. Its address is URL-safe: nothing of it is markup."""
+    door.unlink(missing_ok=True)
+    # Not where something lies already, such as a link; and never readable by others, not even at first.
+    with open(os.open(door, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(f'<!DOCTYPE html><meta http-equiv="refresh" content="0; url={address}"><a href="{address}">usb-active label</a>\n')
