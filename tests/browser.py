@@ -98,6 +98,18 @@ class Person:
         self.press(key)
         self.wait(lambda: self.text("counts").startswith(counts), f"after {key!r} not {counts!r}")
 
+    def presses_code(self, key: str, code: str) -> None:
+        """A key of another keyboard's layout: what it gives there, and where it is."""
+        self.driver.execute_script(
+            "document.body.dispatchEvent(new KeyboardEvent('keydown', {...arguments[0], bubbles: true}))", {"key": key, "code": code}
+        )
+
+    def hears_news(self) -> None:
+        """Wait until the page has asked once more what is new, and has heard it."""
+        count = "performance.getEntriesByType('resource').filter((one) => one.name.endsWith('/news')).length"
+        before = self.run(count)
+        self.wait(lambda: self.run(count) > before + 1, "no news")
+
     def complaints(self) -> list[str]:
         """What the browser said of scripts and addresses that failed."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]

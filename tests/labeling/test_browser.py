@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -116,10 +116,14 @@ def test_two_batches_with_a_killed_server_between_the_labels(run_path, truth, pe
     assert all(standing[key] in ("", truth[key]) for key in given)
 
 
+def grey(index: int) -> np.ndarray:
+    """A square as bright as its index says."""
+    return np.full((40, 40), 30 * index, dtype=np.uint8)
+
+
 @contextmanager
-def served(path: Path, names: Sequence[str], probs: np.ndarray):
+def served(path: Path, names: Sequence[str], probs: np.ndarray, load: Callable[[int], np.ndarray] = grey):
     """The page of a run that was made without any training; its address."""
-    load = lambda index: np.full((40, 40), 30 * index, dtype=np.uint8)  # noqa: E731
     service = Service(ServedRun(waiting_run(path, names, probs), unread, lambda: SamplePictures(load), ["run"]))
     service.open()
     ready = threading.Event()
@@ -138,8 +142,13 @@ def test_one_of_many_classes_is_found_by_typing_and_names_are_text(tmp_path, per
     with served(tmp_path / "run", names, np.full((3, len(names)), 1 / len(names))) as address:
         person.open(address)
         assert person.run("document.querySelectorAll('#classes img').length") == 0 and names[0] in person.text("classes")
-        # What begins with it comes before what merely holds it.
-        person.press("/", "f", "l", "o", "w", "\ue007")
+        assert person.text("more-classes") == "60 of 63 shown; type to find others"
+        # What begins with it comes before what merely holds it, for those who see the page, hear it, or go by Tab.
+        person.press("/", "f", "l", "o", "w")
+        person.wait(lambda: person.text("heard") == "Enter gives flower; 2 found", "the first is not heard")
+        visible = "[...document.querySelectorAll('#classes button')].filter((one) => one.offsetParent).map((one) => one.textContent)"
+        assert person.run(visible) == ["flower", "sunflower"] and person.text("more-classes") == ""
+        person.press("\ue007")
         person.wait(lambda: person.text("counts").startswith("1 of 3"), "nothing was given")
         assert rows(tmp_path / "run")[-1][2] == "flower"
         person.sees_image()
@@ -156,6 +165,16 @@ def test_suggestions_by_the_dialog_and_one_undo(tmp_path, person):
         person.wait(lambda: person.text("accept-count").startswith("1 of 3 images"), "no count")
         person.driver.find_element("id", "accept-least").send_keys("\ue015" * 20)
         person.wait(lambda: person.text("accept-count").startswith("2 of 3 images"), "no other count")
+        # What is no confidence is none, and said where it is typed.
+        least = person.driver.find_element("id", "accept-least")
+        least.send_keys("\ue003" * 5)
+        least.send_keys("\ue007")
+        assert person.text("accept-count") == "from which confidence? 0 to 100 %" and person.run("document.getElementById('accept').open")
+        least.send_keys("150", "\ue007")
+        assert person.text("accept-count") == "from which confidence? 0 to 100 %" and len(rows(tmp_path / "run")) == 2
+        least.send_keys("\ue003" * 3)
+        least.send_keys("75")
+        person.wait(lambda: person.text("accept-count").startswith("2 of 3 images"), "no count of what is typed last")
         assert len(rows(tmp_path / "run")) == 2
         person.driver.find_element("id", "accept-yes").send_keys("\ue007")
         person.wait(lambda: person.text("counts").startswith("2 of 3"), "not accepted")
@@ -187,10 +206,100 @@ def test_the_grid(tmp_path, person):
     with served(tmp_path / "run", NAMES, np.full((3, 3), 1 / 3)) as address:
         person.open(address)
         person.driver.find_element("id", "grid-button").send_keys("\ue007")
-        person.wait(lambda: person.run("document.querySelectorAll('.tile img').length") == 3, "no grid")
+        seen = "[...document.querySelectorAll('.tile img')].filter((one) => one.complete && one.naturalWidth > 0).length"
+        person.wait(lambda: person.run(seen) == 3, "no grid")
         # To the second, which is labelled; the mark goes on to the third.
         person.press("\ue014", "2")
         selected = "document.querySelector('.tile[aria-selected=true]').getAttribute('aria-label')"
         person.wait(lambda: person.run(selected).startswith("train/7"), "not the next one")
         assert person.run("[...document.querySelectorAll('.tile')].map((tile) => tile.textContent)")[1] == "✓ dog"
         assert rows(tmp_path / "run")[2:] == [(1, 4, "dog", "labeled", "correction")]
+
+
+def test_the_grid_shows_what_others_do_and_leaves_theirs_alone(tmp_path, person):
+    def load(index: int) -> np.ndarray:
+        if index == 7:
+            raise OSError("broken")
+        return grey(index)
+
+    other = Person()
+    try:
+        with served(tmp_path / "run", NAMES, np.full((3, 3), 1 / 3), load) as address:
+            other.open(address)
+            assert other.text("key") == "train/5"
+            person.open(address)
+            person.driver.find_element("id", "grid-button").send_keys("\ue007")
+            labels = "[...document.querySelectorAll('.tile')].map((tile) => tile.textContent)"
+            person.wait(lambda: person.run(labels) == ["somebody else", "cat (33 %)", "cannot be shown"], "not what others do")
+            # The mark is on the first that may be labelled.
+            selected = "document.querySelector('.tile[aria-selected=true]').getAttribute('aria-label')"
+            assert person.run(selected).startswith("train/4 ")
+            seen = "document.querySelectorAll('.tile')[1].querySelector('img').naturalWidth > 0"
+            person.wait(lambda: person.run(seen), "no image")
+            person.gives("2", "1 of 3")
+            # What cannot be seen gets no class; what the other looks at, nothing; what the other says, is shown without a key.
+            person.press("1")
+            person.wait(lambda: person.text("said") == "what cannot be seen can only be skipped: s", "it was answered")
+            person.press("\ue012", "\ue012", "1")
+            person.wait(lambda: person.text("said") == "somebody else looks at this image", "it was answered")
+            assert [row[2] for row in rows(tmp_path / "run")[2:]] == ["dog"]
+            other.gives("3", "2 of 3")
+            person.wait(lambda: person.run(labels)[0] == "✓ guinea pig", "not what the other says")
+    finally:
+        other.close()
+
+
+def test_a_page_that_is_loaded_again_has_its_image_and_its_undo(tmp_path, person):
+    with served(tmp_path / "run", NAMES, np.full((3, 3), 1 / 3)) as address:
+        person.open(address)
+        person.gives("1", "1 of 3")
+        shown = person.sees_image()
+        person.driver.refresh()
+        assert person.sees_image() == shown == "train/4"
+        person.gives("u", "0 of 3")
+        # Without the last slash it is the same page.
+        person.open(address.rstrip("/"))
+        assert person.text("counts").startswith("0 of 3")
+
+
+def test_what_cannot_be_seen_is_only_skipped_and_a_clicked_class_keeps_no_key(tmp_path, person):
+    def load(index: int) -> np.ndarray:
+        if index == 5:
+            raise OSError("a bad file")
+        return grey(index)
+
+    with served(tmp_path / "run", NAMES, np.array([[0.1, 0.8, 0.1]] * 3), load) as address:
+        person.driver.get(address)
+        person.wait(lambda: "a bad file" in person.text("no-image"), "no reason")
+        person.press("1")
+        person.wait(lambda: person.text("said") == "what cannot be seen can only be skipped: s", "it was answered")
+        assert len(rows(tmp_path / "run")) == 2
+        # On a keyboard whose letters are others: the key at the place of s.
+        person.presses_code("ы", "KeyS")
+        person.wait(lambda: person.text("counts").startswith("1 of 3"), "not skipped")
+        assert person.sees_image() == "train/4" and person.text("heard") == "train/4, suggestion dog (80 %)"
+        person.driver.find_element("css selector", "#classes button").click()
+        person.wait(lambda: person.text("counts").startswith("2 of 3"), "not given")
+        assert person.sees_image() == "train/7"
+        person.gives("\ue007", "3 of 3")
+        assert [row[2] for row in rows(tmp_path / "run")[2:]] == ["", "cat", "dog"]
+        person.driver.execute_script("document.getElementById('has-keys').click()")
+        person.press("u")
+        person.hears_news()
+        assert len(rows(tmp_path / "run")) == 5 and person.text("counts").startswith("3 of 3")
+
+
+def test_what_was_not_saved_is_said_until_something_is(tmp_path, person):
+    with served(tmp_path / "run", NAMES, np.full((3, 3), 1 / 3)) as address:
+        person.open(address)
+        journal_path, kept = tmp_path / "run" / "labels.csv", tmp_path / "kept.csv"
+        journal_path.rename(kept)
+        journal_path.mkdir()
+        person.press("1")
+        person.wait(lambda: "labels.csv" in person.text("error"), "nothing is said")
+        person.hears_news()
+        assert "labels.csv" in person.text("error") and person.text("counts").startswith("0 of 3")
+        journal_path.rmdir()
+        kept.rename(journal_path)
+        person.gives("1", "1 of 3")
+        assert person.text("error") == ""

@@ -149,7 +149,9 @@ class _Routes:
             if act != self._news:
                 # Such as the last answer, after which a training is due.
                 self._service.look(now)
-            return JSONResponse({**self._service.news(sent.client, sent.version, now), **done})
+            # Who says that it goes is not there.
+            client = "" if act == self._drop else sent.client
+            return JSONResponse({**self._service.news(client, sent.version, now), **done})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             return JSONResponse({"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"}, 400)

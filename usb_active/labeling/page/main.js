@@ -1,8 +1,10 @@
 // The page: what is shown, and what keys, clicks and touches do. Names of classes and keys of samples are text, never markup.
 
 import { drawCurve } from "./curve.js";
+import { Grid } from "./grid.js";
+import { meant } from "./keys.js";
 import { PENDING, SKIP, Samples } from "./samples.js";
-import { Refused, client, everything, send } from "./talk.js";
+import { Refused, everything, send } from "./talk.js";
 import { Zoom } from "./zoom.js";
 
 const $ = (id) => document.getElementById(id);
@@ -17,12 +19,18 @@ let place = -1;
 let isGrid = false;
 let firstTile = 0;
 let version = -1;
-// Whether an answer is under way, and whether the image can be seen: keys count only then.
+// Whether an answer is under way, and whether the image is "seen", "broken", or not there yet ("").
 let busy = false;
-let isSeen = false;
+let imageState = "";
+// Whether keys of one character do something.
+let hasKeys = true;
+// What went wrong: with what was wanted last, until such a thing succeeds, and with what will be asked again by itself.
+const problems = { act: "", passing: "" };
+const ACTS = new Set(["answer", "undo", "accept", "train", "finish"]);
 let paces = [];
 let lastAnswer = 0;
 const zoom = new Zoom($("frame"), $("image"));
+const grid = new Grid($("tiles"), (one) => show(one), () => toggleGrid(false));
 
 // ------------------------------------------------------------------------------------------------ what the server says
 async function load() {
@@ -41,17 +49,20 @@ async function load() {
   showAll();
 }
 
-// Asks for something; what has changed meanwhile comes with it.
-async function ask(what, message = {}) {
+// Asks for something; what has changed meanwhile comes with it. fails: where it is said why there is no reply.
+async function ask(what, message = {}, fails = (text, kind) => fail(text, kind)) {
   try {
     const news = await send(what, { round: told.round ?? 0, version, ...message });
-    fail("");
+    fail("", "passing");
+    if (ACTS.has(what)) fail("", "act");
     if (news.round !== told.round) return await load();
     take(news);
     return news;
   } catch (error) {
-    if (error instanceof Refused && error.moved) return await load();
-    fail(error instanceof Refused ? error.message : "no connection: what was not confirmed is not saved; start usb-active label again and open its new address");
+    if (error instanceof Refused && error.moved) return await load().catch((why) => fail(why.message));
+    const isRefused = error instanceof Refused;
+    const lost = "no connection: what was not confirmed is not saved; start usb-active label again and open its new address";
+    fails(isRefused ? error.message : lost, isRefused && ACTS.has(what) ? "act" : "passing");
     return null;
   }
 }
@@ -64,6 +75,7 @@ function take(news) {
   if (samples && news.version !== undefined) {
     version = news.version;
     samples.take(news.changes, news.others);
+    if (isGrid) grid.renew(samples, place);
   }
   if (before !== told.stage) showAll();
 }
@@ -71,7 +83,16 @@ function take(news) {
 async function listen() {
   const news = await ask("news");
   if (news) showAll();
+  await lookAgain();
   setTimeout(listen, told.stage === "training" || told.starts_in !== undefined ? 700 : 2000);
+}
+
+// Where there was no image left: somebody may have let go of one.
+async function lookAgain() {
+  if (!samples || busy || place >= 0 || told.stage === "training" || !samples.left) return;
+  samples.order();
+  const wants = samples.after(0, true);
+  if (wants.length) await goTo(wants);
 }
 
 // ------------------------------------------------------------------------------------------------ which image
@@ -88,25 +109,29 @@ async function goToGrid(wanted) {
   firstTile = Math.floor(at / PER_PAGE) * PER_PAGE;
   const tiles = samples.shown.slice(firstTile, firstTile + PER_PAGE);
   const news = await ask("hold", { wants: tiles, most: PER_PAGE });
-  if (news) show(tiles.includes(wanted) ? wanted : tiles[0] ?? -1);
+  if (!news) return;
+  const free = tiles.filter((one) => !samples.others.has(one));
+  show(free.includes(wanted) ? wanted : free[0] ?? tiles[0] ?? -1);
 }
 
 function show(next) {
   if (next !== place) {
     zoom.reset();
-    isSeen = isGrid;
+    imageState = "";
+    if (next >= 0) announce(samples.suggested(next) ? `${samples.key(next)}, suggestion ${samples.suggested(next)}` : samples.key(next));
   }
   place = next;
+  // What is hidden takes no focus.
+  showAll();
   if (isGrid) showGrid();
   else if (place >= 0) showImage();
-  showAll();
 }
 
 function showImage() {
   const image = $("image");
   const source = `image/${told.round}/${place}`;
   if (image.getAttribute("src") === source) {
-    isSeen = image.complete;
+    if (image.complete && !imageState) imageState = image.naturalWidth > 0 ? "seen" : "broken";
     return;
   }
   image.hidden = false;
@@ -120,15 +145,20 @@ function showImage() {
 $("image").addEventListener("load", () => {
   const image = $("image");
   image.classList.toggle("pixels", Math.max(image.naturalWidth, image.naturalHeight) <= 128);
-  isSeen = true;
+  imageState = "seen";
 });
 
 $("image").addEventListener("error", async () => {
-  const response = await fetch($("image").getAttribute("src")).catch(() => null);
-  $("no-image").textContent = response ? await response.text() : "no connection";
+  const source = $("image").getAttribute("src");
+  if (!source) return;
+  const response = await fetch(source).catch(() => null);
+  const reason = !response ? "no connection" : response.ok ? "the browser cannot show this image" : await response.text();
+  // Somebody may be at the next image by now.
+  if ($("image").getAttribute("src") !== source) return;
+  $("no-image").textContent = reason;
   $("image").hidden = true;
   $("no-image").hidden = false;
-  isSeen = true;
+  imageState = "broken";
 });
 
 const position = () => samples.shown.indexOf(place);
@@ -144,7 +174,11 @@ async function step(by) {
 
 // ------------------------------------------------------------------------------------------------ answers
 async function answer(label) {
-  if (!samples || busy || place < 0 || !isSeen || told.stage === "training") return;
+  if (!samples || busy || place < 0 || told.stage === "training") return;
+  const state = isGrid ? grid.state(place) : imageState;
+  if (isGrid && samples.others.has(place)) return say("somebody else looks at this image");
+  if (!state) return;
+  if (state === "broken" && label !== SKIP) return say("what cannot be seen can only be skipped: s");
   busy = true;
   const [given, at, before] = [place, position(), samples.answer(place)];
   const rest = samples.after(at + 1, true).filter((other) => other !== given);
@@ -158,7 +192,7 @@ async function answer(label) {
   $("search").value = "";
   narrow();
   if (isGrid) {
-    const [here] = samples.after(at + 1, true);
+    const [here] = samples.after(at + 1, true).filter((other) => !samples.others.has(other));
     const isHere = here !== undefined && samples.shown.indexOf(here) >= firstTile && samples.shown.indexOf(here) < firstTile + PER_PAGE;
     await (here === undefined ? show(given) : isHere ? show(here) : goToGrid(here));
   } else if (before !== PENDING && news.held.length === 0) {
@@ -244,16 +278,17 @@ function showRest(isEmpty) {
   if (told.stage === "labeling" && !told.complete) [title, text] = ["No image here", "Nothing matches the filter, or somebody else has the rest."];
   else if (told.stage === "labeling" && told.starts_in !== undefined) text = `Training starts in ${Math.ceil(told.starts_in)} s. u takes the last answer back.`;
   else if (told.stage === "labeling" && !told.asking) [title, text] = ["Nothing is asked now", `Labels may be corrected. Then: ${told.command}`];
+  else if (told.stage === "failed" && samples) text = "Labels can be given and corrected; then try again.";
   else if (told.stage === "labeling") text = `Every label is saved. End this page, and then: ${told.command}`;
   else if (told.stage === "training") text = `for ${seconds} s${last ? `; the last training took ${Math.round(last)} s` : ""}. The next images come by themselves.`;
   else if (told.stage === "done") text = "All queries are answered and trained on. Labels may still be corrected.";
   $("rest-title").textContent = title;
   $("rest-text").textContent = text;
-  const lines = told.stage === "failed" ? told.problem : told.stage === "training" ? (told.lines ?? []) : [];
+  const lines = told.stage === "training" ? (told.lines ?? []) : told.problem;
   $("rest-lines").hidden = !lines.length;
   $("rest-lines").textContent = lines.join("\n");
-  $("train").hidden = !(told.loop && (told.stage === "failed" || (told.stage === "labeling" && told.complete && told.asking)));
-  $("train").textContent = told.stage === "failed" ? "Try again" : "Train now";
+  $("train").hidden = !(told.loop && (told.stage === "failed" || (told.stage === "labeling" && told.complete)));
+  $("train").textContent = told.stage === "failed" ? "Try again" : told.asking ? "Train now" : "Go on";
   $("finish").hidden = told.stage === "training" || isEmpty && !told.complete;
   if (told.curve) drawCurve($("curve"), $("curve-text"), told.curve);
   else $("curve").hidden = true;
@@ -261,36 +296,9 @@ function showRest(isEmpty) {
 
 function showGrid() {
   const tiles = samples.shown.slice(firstTile, firstTile + PER_PAGE);
-  $("tiles").replaceChildren(...tiles.map(makeTile));
+  grid.show(told.round, tiles, samples, place);
   const pages = Math.max(1, Math.ceil(samples.shown.length / PER_PAGE));
   $("page-number").textContent = `page ${Math.floor(firstTile / PER_PAGE) + 1} of ${pages}, ${samples.shown.length} images`;
-  $("tiles").querySelector("[aria-selected=true]")?.focus({ preventScroll: false });
-}
-
-function makeTile(one) {
-  const tile = document.createElement("div");
-  const label = samples.answer(one);
-  const isOthers = samples.others.has(one);
-  const text = isOthers ? "somebody else" : label === PENDING ? samples.suggested(one) : `✓ ${samples.name(label)}`;
-  tile.className = label === PENDING ? "tile" : "tile labeled";
-  tile.setAttribute("role", "option");
-  tile.setAttribute("aria-selected", String(one === place));
-  tile.setAttribute("aria-label", `${samples.key(one)} ${text}`);
-  tile.tabIndex = one === place ? 0 : -1;
-  if (!isOthers) {
-    const image = document.createElement("img");
-    image.loading = "lazy";
-    image.alt = "";
-    image.addEventListener("load", () => image.classList.toggle("pixels", Math.max(image.naturalWidth, image.naturalHeight) <= 64));
-    image.src = `small/${told.round}/${one}`;
-    tile.append(image);
-    tile.addEventListener("click", () => show(one));
-    tile.addEventListener("dblclick", () => toggleGrid(false));
-  }
-  const caption = document.createElement("span");
-  caption.textContent = text || "–";
-  tile.append(caption);
-  return tile;
 }
 
 // ------------------------------------------------------------------------------------------------ classes and filters
@@ -308,7 +316,11 @@ function makeClasses() {
     shown.className = "name";
     shown.textContent = name;
     button.append(shown);
-    button.addEventListener("click", () => answer(label));
+    button.addEventListener("click", (event) => {
+      // Enter is to be the suggestion again, not this class for the next image.
+      if (event.detail) button.blur();
+      answer(label);
+    });
     return button;
   });
   $("classes").replaceChildren(...buttons);
@@ -326,10 +338,15 @@ function found() {
 function narrow() {
   const labels = found();
   const shown = new Set(labels.slice(0, MOST_BUTTONS));
-  for (const button of $("classes").children) {
-    button.hidden = !shown.has(Number(button.dataset.label));
-    button.style.order = labels.indexOf(Number(button.dataset.label));
-  }
+  const buttons = new Map([...$("classes").children].map((button) => [Number(button.dataset.label), button]));
+  for (const [label, button] of buttons) button.hidden = !shown.has(label);
+  // Tab goes through them as they are seen; where nothing moves, the focus stays.
+  const ordered = [...labels, ...[...buttons.keys()].filter((label) => !labels.includes(label))].map((label) => buttons.get(label));
+  if (ordered.some((button, at) => button !== $("classes").children[at])) $("classes").replaceChildren(...ordered);
+  const isMore = labels.length > MOST_BUTTONS;
+  $("more-classes").hidden = !isMore;
+  $("more-classes").textContent = isMore ? `${MOST_BUTTONS} of ${labels.length} shown; type to find others` : "";
+  if ($("search").value.trim()) announce(labels.length ? `Enter gives ${told.classes[labels[0]]}; ${labels.length} found` : "no such class");
 }
 
 function makeFilters() {
@@ -350,27 +367,43 @@ async function toggleGrid(on) {
   if (!samples) return;
   isGrid = on;
   $("grid-button").setAttribute("aria-pressed", String(on));
-  isSeen = on;
+  imageState = "";
   if (!on) $("image").removeAttribute("src");
   await goTo(place >= 0 ? [place, ...samples.shown] : samples.shown);
 }
 
 // ------------------------------------------------------------------------------------------------ many at once
+// Of what the person has read how many it is; null until then.
+let counted = null;
+let asked = 0;
+
 async function countSure() {
-  const news = await ask("sure", { least: Number($("accept-least").value) / 100 });
-  $("accept-yes").disabled = !news?.sure;
-  $("accept-count").textContent = news ? `${news.sure} of ${samples.left} images without a label get the class that the model suggests.` : "";
+  counted = null;
+  $("accept-yes").disabled = true;
+  const [percent, number] = [$("accept-least").valueAsNumber, ++asked];
+  const tell = (text) => { if (number === asked) $("accept-count").textContent = text; };
+  if (!(percent >= 0 && percent <= 100)) return tell("from which confidence? 0 to 100 %");
+  const news = await ask("sure", { least: percent / 100 }, tell);
+  // Of several counts under way only the last is of what the field says.
+  if (!news || number !== asked) return;
+  tell(`${news.sure} of ${samples.left} images without a label get the class that the model suggests.`);
+  if (!news.sure) return;
+  counted = percent / 100;
+  $("accept-yes").disabled = false;
 }
 
 $("accept-button").addEventListener("click", async () => {
   $("accept").returnValue = "";
+  $("accept-count").textContent = "";
   $("accept").showModal();
   await countSure();
 });
 $("accept-least").addEventListener("input", countSure);
 $("accept").addEventListener("close", async () => {
-  if ($("accept").returnValue !== "yes") return;
-  const news = await ask("accept", { least: Number($("accept-least").value) / 100 });
+  const least = counted;
+  [counted, asked] = [null, asked + 1];
+  if ($("accept").returnValue !== "yes" || least === null) return;
+  const news = await ask("accept", { least });
   if (!news) return;
   say(`accepted: ${news.accepted} images; u takes them back`);
   samples.order();
@@ -380,23 +413,22 @@ $("accept").addEventListener("close", async () => {
 // ------------------------------------------------------------------------------------------------ what is said
 function say(text) { $("said").textContent = text; }
 
-function fail(text) {
-  $("error").textContent = text;
-  $("error").hidden = !text;
+// For those who hear the page.
+function announce(text) { $("heard").textContent = text; }
+
+function fail(text, kind = "passing") {
+  problems[kind] = text;
+  const all = [problems.act, problems.passing].filter(Boolean).join("; ");
+  if ($("error").textContent !== all) $("error").textContent = all;
+  $("error").hidden = !all;
 }
 
 // ------------------------------------------------------------------------------------------------ keys and buttons
-function columns() {
-  const tiles = [...$("tiles").children];
-  const next = tiles.findIndex((tile) => tile.offsetTop !== tiles[0].offsetTop);
-  return next < 0 ? tiles.length : next;
-}
-
 const KEYS = {
   ArrowRight: () => step(1),
   ArrowLeft: () => step(-1),
-  ArrowDown: () => isGrid && step(columns()),
-  ArrowUp: () => isGrid && step(-columns()),
+  ArrowDown: () => isGrid && step(grid.columns),
+  ArrowUp: () => isGrid && step(-grid.columns),
   PageDown: () => isGrid && step(PER_PAGE),
   PageUp: () => isGrid && step(-PER_PAGE),
   "+": () => zoom.by(1.4),
@@ -409,17 +441,25 @@ const KEYS = {
   u: () => undo(),
 };
 
+const PAN = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
+
 document.addEventListener("keydown", (event) => {
   const where = event.target;
+  // A key that is held down gives one answer, whatever it is pressed on.
+  if (event.repeat && where.closest("button, dialog") && ["Enter", " "].includes(event.key)) return event.preventDefault();
   if (event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
   if (where.matches("input, select") || (where.matches("button") && ["Enter", " "].includes(event.key))) return;
-  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (event.shiftKey && PAN[event.key] && !isGrid && zoom.scale > 1) {
+    event.preventDefault();
+    return zoom.pan(...PAN[event.key]);
+  }
+  if (event.key.length === 1 && !hasKeys) return;
+  const key = meant(event, (one) => one in KEYS || Boolean(told.keys?.includes(one)));
   const label = told.keys ? told.keys.indexOf(key) : -1;
   const act = label >= 0 ? () => answer(label) : KEYS[key];
   if (!act) return;
   event.preventDefault();
-  // A key that is held down gives one answer.
-  if (!event.repeat || key.startsWith("Arrow")) act();
+  if (!event.repeat || event.key.startsWith("Arrow")) act();
 });
 
 $("search").addEventListener("input", narrow);
@@ -446,7 +486,7 @@ const CLICKS = {
   "grid-button": () => toggleGrid(!isGrid),
   "help-button": () => $("help").showModal(),
   train: () => ask("train").then(showAll),
-  finish: () => ask("finish").then(() => say("ended; this page can be closed")),
+  finish: () => ask("finish").then((news) => news && say("ended; this page can be closed")),
   "filter-button": () => {
     $("filters").hidden = !$("filters").hidden;
     $("filter-button").setAttribute("aria-expanded", String(!$("filters").hidden));
@@ -465,6 +505,10 @@ for (const [id, act] of Object.entries(CLICKS)) {
     if (event.detail) event.currentTarget.blur();
   });
 }
+$("has-keys").addEventListener("change", () => {
+  hasKeys = $("has-keys").checked;
+  document.body.classList.toggle("keys-off", !hasKeys);
+});
 for (const id of ["filter-status", "filter-class", "filter-from", "filter-to"]) $(id).addEventListener("change", filter);
 
 load().then(listen, (error) => fail(error.message));

@@ -1,7 +1,25 @@
 // What the page says to the server, and hears. Addresses are relative: the token is in the page's own.
 
-// This tab; somebody else's tab has another one.
-export const client = crypto.getRandomValues(new Uint32Array(4)).join("-");
+// This tab; somebody else's tab has another one. It outlives a reload, for undo. While the page is there it is not in the tab's storage:
+// a tab that is duplicated gets a copy of that.
+const client = stored("getItem") || crypto.getRandomValues(new Uint32Array(4)).join("-");
+stored("removeItem");
+
+function stored(what, ...more) {
+  try {
+    return sessionStorage[what]("client", ...more);
+  } catch {
+    // A browser that keeps nothing: a reload is somebody else.
+    return null;
+  }
+}
+
+// Who goes lets others have the image.
+addEventListener("pagehide", () => {
+  stored("setItem", client);
+  post("drop", {}, { keepalive: true }).catch(() => null);
+});
+addEventListener("pageshow", () => stored("removeItem"));
 
 export class Refused extends Error {
   constructor(message, moved) {
@@ -26,7 +44,11 @@ export async function everything() {
   return read(await fetch("state"));
 }
 
-export async function send(what, message) {
+function post(what, message, more = {}) {
   const body = JSON.stringify({ client, ...message });
-  return read(await fetch(what, { method: "POST", headers: { "Content-Type": "application/json" }, body }));
+  return fetch(what, { method: "POST", headers: { "Content-Type": "application/json" }, body, ...more });
+}
+
+export async function send(what, message) {
+  return read(await post(what, message));
 }

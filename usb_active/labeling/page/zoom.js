@@ -22,6 +22,12 @@ export class Zoom {
     this.show();
   }
 
+  // By so many pixels.
+  pan(x, y) {
+    [this.x, this.y] = [this.x + x, this.y + y];
+    this.show();
+  }
+
   move(event) {
     const before = this.pointers.get(event.pointerId);
     if (!before) return;
@@ -31,9 +37,7 @@ export class Zoom {
       const distance = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
       this.by(distance(event) / Math.max(1, distance(before)));
     } else if (this.scale > 1) {
-      this.x += event.clientX - before.clientX;
-      this.y += event.clientY - before.clientY;
-      this.show();
+      this.pan(event.clientX - before.clientX, event.clientY - before.clientY);
     }
   }
 
