@@ -220,3 +220,14 @@ def test_a_damaged_curve_is_said_and_nothing_else_fails(tmp_path, line):
 def test_the_exit_code_says_where_the_run_is(tmp_path, stage, code, expected):
     plan = ServedRun(tmp_path, unread, lambda: SamplePictures(lambda index: None))
     assert Service(plan, stage=stage, code=code).exit_code == expected
+
+
+def test_nothing_begins_once_the_page_is_to_end(tmp_path):
+    service = service_at(tmp_path / "run", "--version")
+    answer_all(service)
+    service.news("anna", 0, 0)
+    service.look(0)
+    service.finish()
+    service.look(GRACE)
+    assert service.stage == "labeling" and service.training is None
+    service.close()

@@ -93,7 +93,9 @@ class Service:
 
     # ------------------------------------------------------------------------------------------ time passes
     def look(self, now: float) -> None:
-        """What has come to be due by now: a training that starts, or has ended."""
+        """What has come to be due by now: a training that starts, or has ended; nothing once the server is to end."""
+        if self.is_over:
+            return
         if self.stage == "labeling":
             self._schedule(now)
             if self.starts_at is not None and now >= self.starts_at:
