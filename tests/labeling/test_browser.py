@@ -284,6 +284,9 @@ def test_what_cannot_be_seen_is_only_skipped_and_a_clicked_class_keeps_no_key(tm
         person.gives("\ue007", "3 of 3")
         assert [row[2] for row in rows(tmp_path / "run")[2:]] == ["", "cat", "dog"]
         person.driver.execute_script("document.getElementById('has-keys').click()")
+        # Off it stays, in this tab.
+        person.driver.refresh()
+        person.wait(lambda: person.text("counts").startswith("3 of 3"), "not there again")
         person.press("u")
         person.hears_news()
         assert len(rows(tmp_path / "run")) == 5 and person.text("counts").startswith("3 of 3")

@@ -4,7 +4,7 @@ import { drawCurve } from "./curve.js";
 import { Grid } from "./grid.js";
 import { meant } from "./keys.js";
 import { PENDING, SKIP, Samples } from "./samples.js";
-import { Refused, everything, send } from "./talk.js";
+import { Refused, everything, send, stored } from "./talk.js";
 import { Zoom } from "./zoom.js";
 
 const $ = (id) => document.getElementById(id);
@@ -505,10 +505,14 @@ for (const [id, act] of Object.entries(CLICKS)) {
     if (event.detail) event.currentTarget.blur();
   });
 }
-$("has-keys").addEventListener("change", () => {
-  hasKeys = $("has-keys").checked;
-  document.body.classList.toggle("keys-off", !hasKeys);
-});
+function switchKeys(on) {
+  hasKeys = on;
+  $("has-keys").checked = on;
+  document.body.classList.toggle("keys-off", !on);
+  stored("setItem", "keys", on ? "on" : "off");
+}
+$("has-keys").addEventListener("change", () => switchKeys($("has-keys").checked));
+switchKeys(stored("getItem", "keys") !== "off");
 for (const id of ["filter-status", "filter-class", "filter-from", "filter-to"]) $(id).addEventListener("change", filter);
 
 load().then(listen, (error) => fail(error.message));

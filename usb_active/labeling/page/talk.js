@@ -2,12 +2,13 @@
 
 // This tab; somebody else's tab has another one. It outlives a reload, for undo. While the page is there it is not in the tab's storage:
 // a tab that is duplicated gets a copy of that.
-const client = stored("getItem") || crypto.getRandomValues(new Uint32Array(4)).join("-");
-stored("removeItem");
+const client = stored("getItem", "client") || crypto.getRandomValues(new Uint32Array(4)).join("-");
+stored("removeItem", "client");
 
-function stored(what, ...more) {
+// What this tab keeps when it is loaded again: "getItem" of a name, "setItem", "removeItem".
+export function stored(what, ...more) {
   try {
-    return sessionStorage[what]("client", ...more);
+    return sessionStorage[what](...more);
   } catch {
     // A browser that keeps nothing: a reload is somebody else.
     return null;
@@ -16,10 +17,10 @@ function stored(what, ...more) {
 
 // Who goes lets others have the image.
 addEventListener("pagehide", () => {
-  stored("setItem", client);
+  stored("setItem", "client", client);
   post("drop", {}, { keepalive: true }).catch(() => null);
 });
-addEventListener("pageshow", () => stored("removeItem"));
+addEventListener("pageshow", () => stored("removeItem", "client"));
 
 export class Refused extends Error {
   constructor(message, moved) {
