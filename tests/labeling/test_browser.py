@@ -175,6 +175,11 @@ def test_suggestions_by_the_dialog_and_one_undo(tmp_path, person):
         least.send_keys("\ue003" * 3)
         least.send_keys("75")
         person.wait(lambda: person.text("accept-count").startswith("2 of 3 images"), "no count of what is typed last")
+        # A key that is held down presses nothing a second time, here and on the page.
+        event = "new KeyboardEvent('keydown', {key: 'Enter', repeat: true, bubbles: true, cancelable: true})"
+        for where in ("#accept-yes", "#accept-least", "#classes button"):
+            assert person.run(f"document.querySelector('{where}').dispatchEvent({event})") is False
+            assert person.run(f"document.querySelector('{where}').dispatchEvent({event.replace('true', 'false', 1)})") is True
         assert len(rows(tmp_path / "run")) == 2
         person.driver.find_element("id", "accept-yes").send_keys("\ue007")
         person.wait(lambda: person.text("counts").startswith("2 of 3"), "not accepted")
