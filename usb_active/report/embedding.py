@@ -65,7 +65,9 @@ def _picks(run: RunRecord) -> dict[int, np.ndarray]:
     """Cycle → dataset indices; the query after the last training may be waiting for its answers."""
     queries = [run.directory.query(cycle) for cycle in range(run.metrics[-1]["cycle"] + 2)]
     audit = read_audit(run.directory)
-    return {query.cycle: query.idx[~np.isin(query.idx, audit)] for query in queries if query is not None and len(query.idx)}
+    found = {query.cycle: query.idx[~np.isin(query.idx, audit)] for query in queries if query is not None}
+    # One may have asked for nothing, or for samples of the audit alone whose answers were taken back.
+    return {cycle: idx for cycle, idx in found.items() if len(idx)}
 
 
 # ---------------------------------------------------------------------------------------------- samples and features
