@@ -1,4 +1,4 @@
-"""`usb-active labels RUN --history KEY`: all that was ever said of a sample, and which trainings began with it (or were measured by it)."""
+"""`usb-active labels RUN --history KEY`: all that was ever said of a sample, and which trainings began with it."""
 
 from __future__ import annotations
 
@@ -10,33 +10,37 @@ from usb_active.commands.asked import asked_samples
 from usb_active.commands.label_arguments import KnownSamples
 from usb_active.commands.labels import print_table
 from usb_active.errors import plain
-from usb_active.records import AUDIT, LabelRow, Query
+from usb_active.records import LabelRow, Query
 from usb_active.storage.audit_file import read_audit
 from usb_active.storage.journal_checks import Start, check_labels, read_starts
 from usb_active.storage.run_dir import RunDir
 
+# What cycles have to do with a row, of other samples and of those of the audit.
+_TRAINED, _MEASURED = "trainings that began with it", "trainings measured by it"
+
 
 def show_history(path: Path, keys: Sequence[str], out: TextIO) -> None:
     """Print, of each of these samples, which queries asked for it, and every row of the journal with the trainings that began with it.
+
+    Of samples of the audit: with the trainings whose model was measured by it.
 
     Raises:
         UsageError: no run at `path`, or a damaged one; a key that is not of its pool.
     """
     run = RunDir.read(path)
     queries = check_labels(run)
-    rows, starts = run.rows(), read_starts(run)
-    known, audit = KnownSamples(asked_samples(run, queries), run.keys() or (), queries), set(read_audit(run).tolist())
+    rows, starts, audit = run.rows(), read_starts(run), set(read_audit(run).tolist())
+    known = KnownSamples(asked_samples(run, queries), run.keys() or (), queries)
     for number, sample in enumerate([known.need(key) for key in keys]):
         blank = "\n" if number else ""
         print(blank + plain(f"{sample.key} (sample {sample.index}): {sample.standing}"), file=out)
         asking = [query for query in queries if sample.index in query.idx]
-        print(plain(_asked(asking, sample.index in audit)), file=out)
+        is_audit = sample.index in audit
+        print(plain(_asked(asking, is_audit)), file=out)
         lines = trained_on(rows, starts, sample.index)
         if lines:
             cells = ((row.time, row.label or row.status, row.acquisition, str(row.cycle), _cycles(on)) for row, on in lines)
-            # Nothing trains on the audit.
-            use = "trainings that were measured by it" if sample.index in audit else "trainings that began with it"
-            print_table([("time", "what", "by", "cycle", use), *cells], out)
+            print_table([("time", "what", "by", "cycle", _MEASURED if is_audit else _TRAINED), *cells], out)
 
 
 def trained_on(rows: Sequence[LabelRow], starts: Sequence[Start], index: int) -> list[tuple[LabelRow, list[int]]]:
@@ -50,8 +54,9 @@ def trained_on(rows: Sequence[LabelRow], starts: Sequence[Start], index: int) ->
 def _asked(asking: Sequence[Query], is_audit: bool) -> str:
     if not asking:
         return "no query has asked for it"
-    by = (f"in cycle {query.cycle} by {AUDIT if is_audit else query.acquisition}" for query in asking)
-    return f"asked for {', '.join(by)}{', and trained on by nothing' if is_audit else ''}"
+    if is_audit:
+        return "asked for in cycle " + ", ".join(str(query.cycle) for query in asking) + ", drawn for the audit: nothing trains on it"
+    return "asked for " + ", ".join(f"in cycle {query.cycle} by {query.acquisition}" for query in asking)
 
 
 def _cycles(cycles: Sequence[int]) -> str:

@@ -138,7 +138,12 @@ class PoolView:
         self._require("truth")
         if not self._source.simulated:
             raise UsageError(f"{self._who}: needs the true labels, which only a simulated oracle knows; use oracle: dataset")
-        return _read_only(self.task.targets(self._unaudited(self.dataset.targets)))
+        return _read_only(self.task.targets(self._known()))
+
+    def _known(self) -> np.ndarray:
+        """(N,) the data set's labels, -1 for those of the audit, of which no method learns anything."""
+        known, audited = self.dataset.targets, self._source.pool.audited
+        return np.where(audited, -1, known) if audited.any() else known
 
     @cached_property
     def previous_features(self) -> np.ndarray | None:
@@ -354,14 +359,10 @@ class PoolView:
     def audit(self, fn: Callable[[np.ndarray], None]) -> None:
         """Call fn(truth (N,)) where the true classes are known, for logging; never for choosing.
 
-        `truth` is -1 where it is unknown, as that of the samples that `active.audit` sets aside.
+        The truth is -1 where it is not known, and for the samples that measure the model (the key `audit`, another thing than this method).
         """
         if self._source.simulated and self.task.class_names:
-            fn(_read_only(self._unaudited(self.dataset.targets)))
-
-    def _unaudited(self, known: np.ndarray) -> np.ndarray:
-        audited = self._source.pool.audited
-        return np.where(audited, -1, known) if audited.any() else known
+            fn(_read_only(self._known()))
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
