@@ -25,6 +25,7 @@ from run_helpers import ALGORITHMS, ROOT, checkpoint, command, settings, train
 
 import usb_active
 from usb_active.builtin.array_datasets import Digits
+from usb_active.builtin.label_exchange import FORMATS
 from usb_active.cli import build_parser
 from usb_active.config.settings import ActiveConfig, ActiveKeys, PriorSettings, config_from_dict, load_yaml_config
 from usb_active.config.usb_keys import IGNORED
@@ -185,7 +186,13 @@ def test_the_tables_list_everything_that_is_listed(kind):
 
 def test_the_tables_list_nothing_else():
     known = {name for kind in CONTRACTS for name in listed(kind)}
-    assert not table_names() - known
+    assert not table_names() - known - set(FORMATS)
+
+
+def test_the_guide_lists_every_format_of_labels():
+    assert {f"| `{name}` | {f'`{suffix}`' if suffix else 'a folder'} |" for name, suffix in FORMATS.items()} <= set(
+        re.findall(r"^\| `[\w-]+` \| [^|]+ \|", guide(), re.MULTILINE)
+    )
 
 
 def test_the_algorithms_that_the_guide_calls_tested_are_the_tested_ones():
