@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from usb_active import cli
-from usb_active.pool.answers import CORRECTION, VOLUNTEERED
-from usb_active.records import LabelRow, Query, status_of
+from usb_active.records import AUDIT, CORRECTION, VOLUNTEERED, LabelRow, Query, status_of
+from usb_active.storage.audit_file import write_audit
 from usb_active.storage.journal_checks import journal_sums
 from usb_active.storage.run_dir import RunDir
 
@@ -61,6 +61,27 @@ def test_all_rows_and_the_trainings_that_began_with_each(run_path, capsys):
         "",
         "k3 (sample 3): unlabelled",
         "no query has asked for it",
+    ]
+
+
+def test_of_the_audit_it_says_which_trainings_it_measured(tmp_path, capsys):
+    with RunDir.open(tmp_path / "run", {}) as run:
+        run.write_keys(["k0", "k1", "k2"])
+        write_audit(run, np.array([1]), ["k0", "k1", "k2"])
+        run.save_query(Query(0, np.array([0, 1]), ("k0", "k1"), "random", NAMES))
+        run.append_rows([row(0, 0, "cat", "random", 0), row(0, 1, "cat", AUDIT, 1)])
+        begin(run, 0)
+    assert cli.main(["labels", str(tmp_path / "run"), "--history", "k1", "--history", "k0"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "k1 (sample 1): cat",
+        "asked for in cycle 0, drawn for the audit: nothing trains on it",
+        "time                       what  by     cycle  trainings measured by it",
+        "2024-05-01T12:01:00+00:00  cat   audit      0  cycle 0",
+        "",
+        "k0 (sample 0): cat",
+        "asked for in cycle 0 by random",
+        "time                       what  by      cycle  trainings that began with it",
+        "2024-05-01T12:00:00+00:00  cat   random      0  cycle 0",
     ]
 
 
