@@ -178,3 +178,15 @@ def test_what_was_refused_or_taken_back_is_charged_when_it_gets_a_label(desk):
     lines = desk.go(3)
     assert "cycle 2: 2 labels were given unasked and are charged, so 1 are asked for" in lines
     assert lines[-2:] == waiting(desk, 2, "1 of 1")
+
+
+def test_a_run_that_is_done_says_what_it_trains_on_no_more(desk):
+    desk.go(3)
+    desk.fill(0, "dog", "dog", "cat", "cat")
+    desk.go(3)
+    desk.fill(1, "dog", "dog", "cat")
+    assert not any("trains on no more" in line for line in desk.go(0))
+    late = unasked(desk, 0, 1)[0]
+    desk.do(0, "labels", str(desk.run), "--set", f"{late}=cat", "--retract", desk.keys(0)[0])
+    (said,) = (line for line in desk.go(0) if "trains on no more" in line)
+    assert "said of 2 samples after the last training began" in said and late in said and f"--from {desk.run}" in said

@@ -69,7 +69,8 @@ def _check_moment(run: RunDir, queries: Sequence[Query]) -> None:
         raise UsageError(f"{run.path}: nothing has been asked yet; start the run first, or name the class in its configuration")
     if read_start(run, queries[-1].cycle) is not None:
         reason = f"no query waits for answers: the training of cycle {queries[-1].cycle} has begun, and it or its model is needed as it is"
-        raise UsageError(f"{run.path}: {reason}; resume the run, and add the class at its next question")
+        way_out = f"add the class at the run's next question; if none comes, {_WAY_OUT}"
+        raise UsageError(f"{run.path}: {reason}; {way_out}")
 
 
 def _check_settings(run: RunDir, cycle: int, trusted: bool) -> None:

@@ -269,6 +269,15 @@ class Ledger:
         rows = self.run_dir.rows()
         return next((number for number, row in enumerate(rows) if row.cycle > cycle), len(rows))
 
+    def say_untrained(self, cycle: int) -> None:
+        """Of a run that ends with the training of `cycle`: whether labels came, went or changed since that began."""
+        later = {row.key for row in self.run_dir.rows()[need_start(self.run_dir, cycle)["journal_rows"] :]}
+        if later:
+            way_out = f"another run can begin with them: usb-active run NEW.yaml --from {self.run_dir.path}"
+            count = f"{len(later)} sample{'' if len(later) == 1 else 's'}"
+            what = f"said of {count} after the last training began, which this run trains on no more"
+            logger.warning("%s: %s; %s", what, name_some(sorted(later)), way_out)
+
     def start_log(self, cycle: int) -> dict[str, float]:
         """What plugins logged when the answers were in, before the training."""
         return need_start(self.run_dir, cycle).get("log", {})

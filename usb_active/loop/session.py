@@ -120,6 +120,7 @@ class Session:
                 logger.info(progress_line(record, self.dataset.task.metric))
                 if self._stops(cycle):
                     break
+            self.ledger.say_untrained(self.cycle)
             return {f"test/{name}": value for name, value in record.items() if isinstance(value, float)}
         except UsageError:
             self.close(refused=True)

@@ -76,7 +76,7 @@ def _class_table(run: RunRecord, line: dict) -> str:
     known = with_added(run.directory, query.class_names, line["cycle"]) if query else ()
     names = known if len(known) == len(counts) else range(len(counts))
     rows = [
-        [name, count, right, number(right / count if count else None), f"{100 * low:.1f} to {100 * high:.1f}"]
+        [name, count, right, number(right / count if count else None), f"{100 * low:.1f} to {100 * high:.1f}" if count else "–"]
         for name, count, right, low, high in zip(
             names, counts, line["audit_class_right"], line["audit_class_low"], line["audit_class_high"], strict=True
         )

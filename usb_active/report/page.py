@@ -61,7 +61,7 @@ def caveats(groups: Sequence[Group]) -> list[str]:
             lines.append(f"{group.label}: the runs stop at different numbers of labels ({name_some(last)}).")
         if group.evaluated_on == "none":
             audit = " but by the audit" if any(line.get("audit_samples") for run in group.runs for line in run.metrics) else ""
-            lines.append(f"{group.label}: not evaluated{audit}: no test samples, and `validation` holds out no labels.")
+            lines.append(f"{group.label}: not evaluated{audit}: no test samples, and validation holds out no labels.")
     if len({group.evaluated_on for group in groups} - {"none"}) > 1:
         values = "Accuracies" if groups[0].measure.key == "accuracy" else f"Values of {groups[0].measure.name}"
         lines.append(f"{values} on test and on held-out labels are not comparable; here are both.")
