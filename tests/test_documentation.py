@@ -190,8 +190,8 @@ def test_the_tables_list_nothing_else():
 
 
 def test_the_guide_lists_every_format_of_labels():
-    assert {f"| `{name}` | {f'`{suffix}`' if suffix else 'a folder'} |" for name, suffix in FORMATS.items()} <= set(
-        re.findall(r"^\| `[\w-]+` \| [^|]+ \|", guide(), re.MULTILINE)
+    assert {f"| {f'`{suffix}`' if suffix else 'a folder'} | `{name}` |" for name, suffix in FORMATS.items()} <= set(
+        re.findall(r"^\| [^|]+ \| `[\w-]+` \|", guide(), re.MULTILINE)
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import killer
 import numpy as np
 import pytest
 import run_helpers
-import toy_plugins  # noqa: F401 — registers what asks in the pool's order
 from data_makers import write_folder
 from human_desk import Desk, waiting
 from killer import KILLED, assert_same_end
@@ -106,12 +106,14 @@ def test_all_or_nothing(desk):
 
 
 # --- when its query is over -------------------------------------------------------------------------------------------------
+# What asks in the pool's order. Named by its path, as wherever it is used: a module of this name would register it a second time.
+TOYS = str(Path(__file__).parents[1] / "toy_plugins.py")
 FIRST = {"initial": {"name": "toy_first", "size": 4}, "acquisition": "toy_first"}
 
 
 def again(desk):
     """A run whose second query asks for a sample of the first one again; the sample's key."""
-    desk.write(FIRST | {"cycles": 2})
+    desk.write(FIRST | {"cycles": 2}, plugins=[TOYS])
     desk.go(3)
     first = desk.keys(0)
     desk.fill(0, "cat", "dog", "dog", "guinea pig")
