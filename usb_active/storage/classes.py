@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from usb_active.errors import UsageError
-from usb_active.storage.schemas import read_added_classes, read_dataset, read_start
+from usb_active.errors import UsageError, name_some
+from usb_active.storage.run_format import PINNED_FILE
+from usb_active.storage.schemas import CLASSES_FILE, CLASSES_REMEDY, read_added_classes, read_dataset, read_start
 
 if TYPE_CHECKING:
     from usb_active.storage.run_dir import RunDir
-
-CLASSES_FILE = "classes.json"
 
 
 def added_names(run: RunDir, until: int | None = None) -> list[str]:
@@ -37,6 +36,18 @@ def trained_names(run: RunDir, cycle: int) -> tuple[str, ...] | None:
         return tuple(said)
     pinned = read_dataset(run)
     return None if pinned is None else (*pinned["class_names"], *added_names(run, cycle))
+
+
+def check_known(run: RunDir, names: Sequence[str], where: str) -> None:
+    """UsageError where the file `where` knows classes, as more of them, that neither dataset.json nor classes.json has."""
+    began = (read_dataset(run) or {}).get("class_names") or () if (run.path / PINNED_FILE).exists() else ()
+    known = with_added(run, began)
+    lost = [name for name in names if name not in known]
+    # Another name in the place of one with which the run began is another kind of damage.
+    if began and lost and tuple(names[: len(began)]) == tuple(began):
+        path = run.path / CLASSES_FILE
+        what = "is gone" if not path.exists() else "is damaged"
+        raise UsageError(f"{path} {what} ({where} knows {name_some(lost)} too); {CLASSES_REMEDY}")
 
 
 def check_width(run: RunDir, cycle: int, now: Sequence[str]) -> None:

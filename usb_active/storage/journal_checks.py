@@ -18,9 +18,10 @@ import numpy as np
 
 from usb_active.errors import SHOWN, UsageError, name_some, printable
 from usb_active.records import RETRACTED, SKIP, LabelRow, Query
+from usb_active.storage.classes import added_names, check_known, with_added
 from usb_active.storage.journal import whole_rows
 from usb_active.storage.run_format import PINNED_FILE
-from usb_active.storage.schemas import CLASSES_REMEDY, QUERY_REMEDY, read_accepted, read_added_classes, read_dataset, read_start
+from usb_active.storage.schemas import QUERY_REMEDY, read_accepted, read_dataset, read_start
 
 if TYPE_CHECKING:
     from usb_active.contracts.task import Task
@@ -208,32 +209,19 @@ def check_queries(run: RunDir, rows: Sequence[LabelRow], keys: Sequence[str] | N
     number = max([0, *(cycle + 1 for cycle in (*asked_cycles(run.path), *started_cycles(run.path))), *asked])
     # Whoever trains or predicts refuses a run that has lost it.
     names = read_dataset(run)["class_names"] if (run.path / PINNED_FILE).exists() else None
-    queries, added = [], read_added_classes(run)
+    queries = []
     for cycle in range(number):
         path, query = folder / f"cycle_{cycle:03d}.json", run.query(cycle, probs=False)
         if query is None:
             raise UsageError(f"{path} is gone; {QUERY_REMEDY}")
         # Those that were added while an earlier query waited; while its own did, they came after it.
-        known = None if names is None else [*names, *(item["name"] for item in added if names and item["cycle"] < cycle)]
-        if known is not None and list(query.class_names) != known:
+        if names is not None and query.class_names != with_added(run, names, cycle - 1):
             check_known(run, query.class_names, f"queries/{path.name}")
             raise UsageError(f"{path} is damaged (class_names are not those of {PINNED_FILE}); {QUERY_REMEDY}")
         if keys is not None:
             _check_picks(path, query, keys)
         queries.append(query)
     return queries
-
-
-def check_known(run: RunDir, names: Sequence[str], where: str) -> None:
-    """UsageError where the file `where` knows classes, as more of them, that neither dataset.json nor classes.json has."""
-    began = (read_dataset(run) or {}).get("class_names") or () if (run.path / PINNED_FILE).exists() else ()
-    added = [record["name"] for record in read_added_classes(run)]
-    lost = [name for name in names if name not in began and name not in added]
-    # Another name in the place of one with which the run began is another kind of damage.
-    if began and lost and tuple(names[: len(began)]) == tuple(began):
-        path = run.path / "classes.json"
-        what = "is gone" if not path.exists() else "is damaged"
-        raise UsageError(f"{path} {what} ({where} knows {name_some(lost)} too); {CLASSES_REMEDY}")
 
 
 def _check_picks(path: Path, query: Query, keys: Sequence[str]) -> None:
@@ -347,7 +335,7 @@ def _described(journal: Journal, line: int, size: int) -> str:
 
 def _check_labels(run: RunDir, queries: Sequence[Query], task: Task | None) -> None:
     names = {name for query in queries for name in query.class_names}
-    names |= {item["name"] for item in read_added_classes(run)} if names else set()
+    names |= set(added_names(run)) if names else set()
     for line, row in enumerate(run.rows() if task is not None else (), start=2):
         if row.label and task.read(row.label) in (None, SKIP):
             where = f"{run.path / 'labels.csv'}:{line}"

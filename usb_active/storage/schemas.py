@@ -29,6 +29,7 @@ METRICS_REMEDY = "done.json of its cycle holds the same line"
 LINE_REMEDY = "restore the folder from a copy, or remove the line"
 BASELINES_FILE = "artifacts/baselines.json"
 BASELINES_REMEDY = "remove it: a report computes it again"
+CLASSES_FILE = "classes.json"
 CLASSES_REMEDY = "restore it from a copy: it says which classes were added"
 ACCEPTED_REMEDY = "restore it from a copy: it says which edits of labels.csv were meant"
 
@@ -349,7 +350,7 @@ def read_accepted(run: RunDir) -> list[dict[str, Any]]:
 
 def read_added_classes(run: RunDir) -> list[dict[str, Any]]:
     """The classes that were added to a run, in the order of their numbers."""
-    record = _read(run, "classes.json", AddedClasses, CLASSES_REMEDY)
+    record = _read(run, CLASSES_FILE, AddedClasses, CLASSES_REMEDY)
     return [] if record is None else record["added"]
 
 
