@@ -25,13 +25,12 @@ SERVER = """
 import sys
 from pathlib import Path
 import numpy as np
-from usb_active.commands.labels import _said_before
+from usb_active.commands.labels import unread_answers
 from usb_active.labeling.pictures import SamplePictures
 from usb_active.labeling.server import local_socket, serve
 from usb_active.labeling.service import ServedRun, Service
 image = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
-unread = lambda run, queries, idx: _said_before(run, queries, idx, None)
-service = Service(ServedRun(Path(sys.argv[1]), unread, lambda: SamplePictures(lambda index: image)))
+service = Service(ServedRun(Path(sys.argv[1]), unread_answers, lambda: SamplePictures(lambda index: image)))
 service.open()
 with local_socket() as listening:
     serve(service, "token", listening, lambda: print(listening.getsockname()[1], flush=True))

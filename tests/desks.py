@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from usb_active.commands.labels import _said_before
+from usb_active.commands.labels import unread_answers
 from usb_active.labeling.desk import Desk
 from usb_active.records import LABELED, LabelRow, Query
 from usb_active.storage.run_dir import RunDir
@@ -17,14 +17,9 @@ NAMES = ("cat", "dog", "guinea pig")
 PROBS = np.array([[0.02, 0.97, 0.01], [0.8, 0.1, 0.1], [0.3, 0.3, 0.4]])
 
 
-def unread(run: RunDir, queries: Sequence[Query], idx: set[int]) -> list[LabelRow]:
-    """As the command has it."""
-    return _said_before(run, queries, idx, None)
-
-
 def desk_at(path: Path) -> Desk:
     """A desk at a run."""
-    return Desk(path, unread)
+    return Desk(path, unread_answers)
 
 
 def waiting_run(path: Path, names: Sequence[str] = NAMES, probs: np.ndarray = PROBS) -> Path:

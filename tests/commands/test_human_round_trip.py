@@ -8,17 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_makers import write_folder, write_image
-from human_desk import CLASSES, Desk, waiting
+from human_desk import CLASSES, waiting
 from PIL import Image
 from run_helpers import command
-
-
-@pytest.fixture
-def desk(tmp_path, capsys) -> Desk:
-    desk = Desk(tmp_path, capsys)
-    write_folder(desk.data, {"unlabeled": 20})
-    desk.write()
-    return desk
 
 
 def test_from_the_first_question_to_the_report(desk):

@@ -11,8 +11,7 @@ import killer
 import numpy as np
 import pytest
 import run_helpers
-from data_makers import write_folder
-from human_desk import Desk, waiting
+from human_desk import waiting
 from killer import KILLED, assert_same_end
 
 from usb_active import cli
@@ -23,14 +22,6 @@ from usb_active.records import RETRACTED, LabelRow
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.labels_in_force import labels_in_force
 from usb_active.storage.run_dir import RunDir
-
-
-@pytest.fixture
-def desk(tmp_path, capsys) -> Desk:
-    desk = Desk(tmp_path, capsys)
-    write_folder(desk.data, {"unlabeled": 20})
-    desk.write()
-    return desk
 
 
 def answers(desk, key):

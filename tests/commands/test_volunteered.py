@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-from data_makers import write_folder
-from human_desk import Desk, waiting
+from human_desk import waiting
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,14 +13,6 @@ from usb_active.records import VOLUNTEERED, LabelRow, Query, status_of
 from usb_active.storage.journal_checks import check_labels
 from usb_active.storage.labels_in_force import labels_in_force
 from usb_active.storage.run_dir import RunDir
-
-
-@pytest.fixture
-def desk(tmp_path, capsys) -> Desk:
-    desk = Desk(tmp_path, capsys)
-    write_folder(desk.data, {"unlabeled": 20})
-    desk.write()
-    return desk
 
 
 def unasked(desk, *cycles):

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Person, Server, missing
-from desks import NAMES, rows, unread, waiting_run
+from desks import NAMES, rows, waiting_run
 from run_helpers import command, config_of, settings, write_yaml
 
+from usb_active.commands.labels import unread_answers
 from usb_active.labeling.pictures import SamplePictures
 from usb_active.labeling.server import local_socket, serve
 from usb_active.labeling.service import ServedRun, Service
@@ -124,7 +125,7 @@ def grey(index: int) -> np.ndarray:
 @contextmanager
 def served(path: Path, names: Sequence[str], probs: np.ndarray, load: Callable[[int], np.ndarray] = grey):
     """The page of a run that was made without any training; its address."""
-    service = Service(ServedRun(waiting_run(path, names, probs), unread, lambda: SamplePictures(load), ["run"]))
+    service = Service(ServedRun(waiting_run(path, names, probs), unread_answers, lambda: SamplePictures(load), ["run"]))
     service.open()
     ready = threading.Event()
     with local_socket() as listening:

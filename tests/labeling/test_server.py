@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from asgi import Reply, request
-from desks import rows, unread, waiting_run
+from desks import rows, waiting_run
 from PIL import Image
 
+from usb_active.commands.labels import unread_answers
 from usb_active.errors import UsageError
 from usb_active.labeling.desk import PENDING
 from usb_active.labeling.pictures import LARGE, SMALL, SamplePictures
@@ -28,7 +29,7 @@ class Site:
 
     def __init__(self, path, load: Any, loop: bool = False):
         self.path = waiting_run(path, NAMES)
-        self.service = Service(ServedRun(self.path, unread, lambda: SamplePictures(load), ["--version"], loop))
+        self.service = Service(ServedRun(self.path, unread_answers, lambda: SamplePictures(load), ["--version"], loop))
         self.service.open()
         self.now = 100.0
         self.app = make_app(self.service, "token", 8000, lambda: self.now)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from desks import rows, unread, waiting_run
+from desks import rows, waiting_run
 
+from usb_active.commands.labels import unread_answers
 from usb_active.errors import UsageError
 from usb_active.labeling.loop import LOG
 from usb_active.labeling.pictures import SamplePictures
@@ -15,7 +16,7 @@ from usb_active.storage.run_dir import RunDir
 
 
 def service_at(path, *command: str, loop: bool = True) -> Service:
-    service = Service(ServedRun(waiting_run(path), unread, lambda: SamplePictures(lambda index: None), command, loop))
+    service = Service(ServedRun(waiting_run(path), unread_answers, lambda: SamplePictures(lambda index: None), command, loop))
     service.open()
     return service
 
@@ -151,7 +152,7 @@ def test_a_training_that_was_interrupted_goes_on(tmp_path):
     path = waiting_run(tmp_path / "run")
     with RunDir.open(path, {"seed": 1}) as run:
         run.write_json("cycle_001/start.json", {"cycle": 1, "journal_rows": 2, "pending": 3, "samples": 8})
-    service = Service(ServedRun(path, unread, lambda: SamplePictures(lambda index: None), ["--version"], loop=True))
+    service = Service(ServedRun(path, unread_answers, lambda: SamplePictures(lambda index: None), ["--version"], loop=True))
     service.open()
     service.news("anna", 0, 0)
     service.look(0)
@@ -218,7 +219,7 @@ def test_a_damaged_curve_is_said_and_nothing_else_fails(tmp_path, line):
     ],
 )  # fmt: skip
 def test_the_exit_code_says_where_the_run_is(tmp_path, stage, code, expected):
-    plan = ServedRun(tmp_path, unread, lambda: SamplePictures(lambda index: None))
+    plan = ServedRun(tmp_path, unread_answers, lambda: SamplePictures(lambda index: None))
     assert Service(plan, stage=stage, code=code).exit_code == expected
 
 

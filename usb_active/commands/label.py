@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
-from usb_active.commands.labels import _said_before
+from usb_active.commands.labels import unread_answers
 from usb_active.config.settings import RunConfig, load_yaml_config
 from usb_active.config.trust import check_plugins
 from usb_active.contracts.dataset import Dataset
@@ -68,7 +68,7 @@ def label(path: Path, options: LabelOptions, out: TextIO, command: Sequence[str]
     config = load_yaml_config(path / "config.yaml")
     plan = ServedRun(
         path,
-        unread=lambda run, queries, idx: _said_before(run, queries, idx, None),
+        unread=unread_answers,
         pictures=lambda: SamplePictures(_samples(config, path).load),
         command=command or _own_command(config, path),
         loop=options.loop,

@@ -170,7 +170,7 @@ def take(
         wanted: each with a label's text, "" to refuse the sample, None to take back what was said of it.
         task: what labels are, where they are no classes.
     """
-    said = _said_before(run, queries, {sample.index for sample, _ in wanted}, task)
+    said = unread_answers(run, queries, {sample.index for sample, _ in wanted}, task)
     unread = {row.index for row in said}
     changed = [(sample, label) for sample, label in wanted if _changes(sample, label, sample.index in unread)]
     touched = {sample.index for sample, _ in changed}
@@ -213,7 +213,7 @@ def task_of_run(run: RunDir, trusted: bool) -> Task | None:
     return dataset.cls.task_of(dataset.config, ())
 
 
-def _said_before(run: RunDir, queries: Sequence[Query], idx: set[int], task: Task | None) -> list[LabelRow]:
+def unread_answers(run: RunDir, queries: Sequence[Query], idx: set[int], task: Task | None = None) -> list[LabelRow]:
     """What people wrote of these samples into the queries' files and no run has taken yet: it came before the correction, and must not
     be taken for an answer that came after it.
 
