@@ -108,7 +108,7 @@ def test_a_correction_is_not_held_up_by_a_mistake_in_the_file(desk):
 
 def test_readable_rows_came_before_a_correction_whatever_else_is_in_the_file(desk):
     desk.write("A", "no class", "", "")
-    assert desk.correct("--set", "k0=B") == "k0: pending -> B\n"
+    assert desk.correct("--set", "k0=B") == "k0: A -> B\n"
     desk.write("A", "C", "", "")
     assert desk.run()[0] == ["B", "C", "", ""], "only the mistake was mended"
     desk.write("C", "C", "", "")
@@ -134,6 +134,25 @@ def test_agreeing_is_no_correction(desk):
     desk.write("B", "", "", "")
     desk.run()
     assert "1 corrected" in desk.correct() and len(RunDir.read(desk.path).rows()) == 3
+
+
+def test_what_is_said_by_a_command_stands_over_an_answer_that_no_run_has_taken(desk):
+    desk.write("A", "", "", "")
+    desk.run()
+    desk.write("B", "C", "", "")
+    # The first says again what the journal has; the second says what the CSV has; the third is new.
+    said = desk.correct("--set", "k0=A", "--set", "k1=C", "--set", "k2=A")
+    assert said == "k0: B -> A\nk1: C, unchanged\nk2: pending -> A\n"
+    assert desk.run()[0] == ["A", "C", "A", ""]
+    assert desk.correct("--set", "k0=A", "--set", "k0=A") == "k0: A, unchanged\nk0: A, unchanged\n"
+
+
+def test_what_was_taken_back_in_between_is_corrected_where_the_answer_is_another(desk):
+    desk.correct("--set", "k0=A", "--set", "k1=A", "--set", "k2=A", "--skip", "k3")
+    desk.correct("--retract", "k0", "--retract", "k1", "--retract", "k3")
+    assert "corrected" not in desk.correct()
+    desk.correct("--set", "k0=A", "--set", "k1=B")
+    assert "1 corrected" in desk.correct()
 
 
 def test_an_emptied_cell_is_told(desk):

@@ -64,6 +64,20 @@ def test_all_rows_and_the_trainings_that_began_with_each(run_path, capsys):
     ]
 
 
+def test_labels_that_were_brought_were_not_asked_for(tmp_path, capsys):
+    with RunDir.open(tmp_path / "run", {"active": {"initial": {"name": "other_run", "path": "old", "size": None}}}) as run:
+        run.write_keys(["k0", "k1", "k2"])
+        write_audit(run, np.array([1]), ["k0", "k1", "k2"])
+        run.save_query(Query(0, np.array([0, 1]), ("k0", "k1"), "other_run", NAMES))
+        run.append_rows([row(0, 0, "cat", "other_run", 0), row(0, 1, "cat", AUDIT, 1), row(0, 0, None, CORRECTION, 2)])
+        begin(run, 0)
+        run.save_query(Query(1, np.array([0]), ("k0",), "margin", NAMES))
+    assert cli.main(["labels", str(tmp_path / "run"), "--history", "k0", "--history", "k1"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == ["k0 (sample 0): pending", "brought in cycle 0 by other_run, asked for in cycle 1 by margin"]
+    assert "brought in cycle 0 by other_run, drawn for the audit: nothing trains on it" in said
+
+
 def test_of_the_audit_it_says_which_trainings_it_measured(tmp_path, capsys):
     with RunDir.open(tmp_path / "run", {}) as run:
         run.write_keys(["k0", "k1", "k2"])

@@ -53,13 +53,17 @@ def test_drawings_end_well(tmp_path, do):
     data = written(tmp_path, "bars")
     assert data["dataset"]["flip"] is False and data["dataset"]["in_channels"] == 1 and data["img_size"] == 12
     assert (data["active"]["initial"]["size"], data["active"]["cycles"], data["active"]["oracle"]) == (12, 0, "dataset")
-    assert data["active"]["initial"]["name"] == "typiclust" and "budget" not in data["active"]
+    assert data["active"]["initial"]["name"] == "typiclust"
     assert do("check", "bars.yaml")[0] == 0
     code, out, err = do("run", "bars.yaml")
     assert code == 0 and "warning" not in err, err
     accuracy = RunDir.read(tmp_path / "runs/bars").metrics()[0]["accuracy"]
     # A third is the majority's; every label counts here.
     assert accuracy > 0.6
+    # As many again, from there: what asks for them has been in the file from the beginning.
+    code, out, err = do("run", "bars.yaml", "--set", "active.cycles=1")
+    assert code == 0 and "warning" not in err, err
+    assert [line["num_labels"] for line in RunDir.read(tmp_path / "runs/bars").metrics()] == [12, 24]
 
 
 @pytest.mark.slow
@@ -68,7 +72,7 @@ def test_photos_are_mirrored_and_trained_in_cycles(tmp_path, do):
     code, out, err = do("init", "places", "--simulate", "--labels", 26, "--minutes", 0.01)
     assert code == 0, err
     assert "80 images to train on" in out and "in colour" in out and "kind: photos (" in out
-    assert "no test/<class>/: accuracy is not measured" in out
+    assert "no test/<class>/: accuracy is not measured; active.audit: 100 " in out
     data = written(tmp_path, "places")
     recipe = shipped_recipes()["photos_pixels"]
     assert data["dataset"]["flip"] is True and data["dataset"]["in_channels"] == 3 and data["algorithm"] == recipe.config["algorithm"]
@@ -90,6 +94,7 @@ def test_people_are_asked_and_labels_that_exist_are_kept(tmp_path, do):
     assert "12 with a label" in out
     active = written(tmp_path, "mine")["active"]
     assert active["initial"] == "known" and (active["cycles"], active["budget"], active["oracle"]) == (1, 9, "csv")
+    assert "  usb-active run mine.yaml --label " in out
     code, out, _ = do("run", "mine.yaml")
     assert code == cli.WAITING and "9 of 9 labels are missing" in out
 
@@ -253,9 +258,9 @@ def test_list_and_help_are_light(arguments):
 @pytest.mark.parametrize(
     ("labels", "classes", "known", "found"),
     [
-        (40, 10, 0, (40, 0, 0)), (100, 10, 0, (100, 0, 0)), (101, 10, 0, (50, 3, 17)), (200, 10, 0, (50, 3, 50)),
+        (40, 10, 0, (40, 0, 40)), (100, 10, 0, (100, 0, 100)), (101, 10, 0, (50, 3, 17)), (200, 10, 0, (50, 3, 50)),
         (1000, 10, 0, (250, 3, 250)), (23, 2, 0, (11, 3, 4)), (9, 3, 12, (0, 1, 9)), (60, 3, 12, (0, 3, 20)), (31, 3, 12, (0, 1, 31)),
-        (0, 3, 12, (0, 0, 0)),
+        (0, 3, 12, (0, 0, 3)),
     ],
 )  # fmt: skip
 def test_labels_are_divided(labels, classes, known, found):

@@ -145,6 +145,9 @@ def test_a_run_that_has_begun_without_it_is_not_changed(old, tmp_path, capsys):
     )
     assert refused(capsys, "run", path, "--from", tmp_path / "new").startswith(f"{tmp_path / 'new'} has begun without --from")
     assert files_of(tmp_path / "new") == before
+    # Of another network there is a way out, which keeps the labels.
+    other = write_yaml(tmp_path / "other.yaml", settings(tmp_path, "new", active={"cycles": 0}, net="mlp"))
+    assert f"choose another save_name (--from {tmp_path / 'new'} takes its labels over), or undo these changes:" in go(2, capsys, "run", other)[0]
 
 
 def test_what_is_left_must_last_for_the_cycles(old, tmp_path, capsys):
@@ -263,6 +266,21 @@ def test_other_classes_are_one_line(tmp_path, capsys):
         assert refused(capsys, "check", path, "--from", tmp_path / "first") == (
             f"{tmp_path / 'first'}: other classes than this pool's: {said}"
         )
+    # Of classes that were added there since, it says what names them.
+    assert cli.main(["labels", str(tmp_path / "first"), "--add-class", "owl: snowy"]) == 0
+    said = "3 classes there, 2 here, 1 in only one of them, first 'owl: snowy' (only there)"
+    two = photos(tmp_path, "second", 2, dataset={"name": "image_folder", "class_names": ["cat", "dog"]})
+    assert refused(capsys, "check", two, "--from", tmp_path / "first") == (
+        f"{tmp_path / 'first'}: other classes than this pool's: {said}; with those there it is dataset.class_names: [cat, dog, 'owl: snowy']"
+    )
+
+
+def test_classes_in_another_order_are_the_same(tmp_path, capsys):
+    write_folder(tmp_path / "data", {"unlabeled": 9})
+    first = photos(tmp_path, "first", 2)
+    go(3, capsys, "run", first)
+    fill(tmp_path / "first/queries/cycle_000.csv", ["cat", "dog"])
+    go(3, capsys, "run", first)
     # Labels are texts: the same classes in another order are the same.
     path = photos(tmp_path, "second", 2, dataset={"name": "image_folder", "class_names": ["dog", "cat"]})
     go(3, capsys, "run", path, "--from", tmp_path / "first")

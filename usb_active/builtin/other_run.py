@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import yaml
 from pydantic import Field
 
 from usb_active.contracts.initial_labels import InitialLabels
@@ -17,6 +19,9 @@ from usb_active.pool.view import PoolView
 from usb_active.storage.labels_in_force import LabelsInForce, labels_in_force
 from usb_active.storage.paths import nfc
 from usb_active.storage.sample_keys import unique
+
+if TYPE_CHECKING:
+    from usb_active.contracts.dataset import Dataset
 
 
 class OtherRun(InitialLabels):
@@ -32,7 +37,7 @@ class OtherRun(InitialLabels):
 
     def known_labels(self, view: PoolView) -> tuple[np.ndarray, np.ndarray]:
         found, task = self._found, view.dataset.task
-        self._check_labels(found, view.dataset.class_names, task)
+        self._check_labels(found, view.dataset)
         where = _positions(view.dataset.keys)
         self._check_pool(found, where, view.dataset.name)
         labels = [self._number(key, text, task) for key, text in found.labels.items()]
@@ -52,18 +57,22 @@ class OtherRun(InitialLabels):
             raise UsageError(f"{self.config.path} is another run than the one that was to be taken over; give its own directory")
         return found
 
-    def _check_labels(self, found: LabelsInForce, class_names: Sequence[str], task: Task) -> None:
-        """UsageError when what may be given differs: of classes, how many and which first."""
-        own = "" if class_names else task.name
+    def _check_labels(self, found: LabelsInForce, dataset: Dataset) -> None:
+        """UsageError when what may be given differs: of classes, how many, which first, and what would name them."""
+        own = "" if dataset.class_names else dataset.task.name
         if found.task != own:
             one, other = (f"of the task '{name}'" if name else "classes" for name in (found.task, own))
             raise UsageError(f"{self.config.path}: its labels are {one}, and those of this pool {other}")
-        theirs, ours = dict.fromkeys(map(nfc, found.class_names)), dict.fromkeys(map(nfc, class_names))
+        theirs, ours = dict.fromkeys(map(nfc, found.class_names)), dict.fromkeys(map(nfc, dataset.class_names))
         differing = [*(name for name in theirs if name not in ours), *(name for name in ours if name not in theirs)]
         if differing:
             only = "only there" if differing[0] in theirs else "only here"
             counts = f"{len(theirs)} classes there, {len(ours)} here, {len(differing)} in only one of them"
-            raise UsageError(f"{self.config.path}: other classes than this pool's: {counts}, first '{printable(differing[0])}' ({only})")
+            said = f"{counts}, first '{printable(differing[0])}' ({only})"
+            if ours.keys() <= theirs.keys() and hasattr(dataset.config, "class_names"):
+                names = yaml.safe_dump(list(found.class_names), default_flow_style=True, allow_unicode=True, width=10**9).strip()
+                said += f"; with those there it is dataset.class_names: {printable(names)}"
+            raise UsageError(f"{self.config.path}: other classes than this pool's: {said}")
 
     def _check_pool(self, found: LabelsInForce, where: dict[str, int], name: str) -> None:
         lacking = [key for key in found.keys if key not in where and nfc(key) not in where]

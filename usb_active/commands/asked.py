@@ -20,7 +20,7 @@ UNASKED = "unlabelled"
 class Asked:
     """A sample that was asked for or labelled, as it stands now, in the last query that asked for it.
 
-    `acquisition` is what chose it; `corrections` counts its changes. `status` is "retracted" where an answer was taken back and no query
+    `acquisition` is what chose it; `corrections` counts how often it was answered otherwise than before, which taking back is not. `status` is "retracted" where an answer was taken back and no query
     waits for another one.
     """
 
@@ -55,7 +55,8 @@ def asked_samples(run: RunDir, queries: Sequence[Query]) -> list[Asked]:
         cycle, method = (own[0].cycle, own[0].acquisition) if query is None else (query.cycle, query.acquisition)
         # Asked for again, or not yet done with.
         is_pending = last.status == RETRACTED and query is not None and (last.cycle < cycle or cycle == waiting)
-        changes = sum(before.answer != row.answer for before, row in pairwise(own))
+        answers = [row.answer for row in own if row.status != RETRACTED]
+        changes = sum(before != answer for before, answer in pairwise(answers))
         status, time = (PENDING, "") if is_pending else (last.status, last.time)
         samples.append(Asked(cycle, index, last.key, last.label, status, method, time, changes))
     samples = [replace(sample, acquisition=AUDIT) if sample.index in audit else sample for sample in samples]

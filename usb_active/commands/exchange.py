@@ -121,7 +121,7 @@ def import_labels(path: Path, source: Path, out: TextIO, *, format_name: str | N
         if not wanted:
             raise UsageError(f"{source}: holds no label")
         changed = take(run, queries, wanted, task)
-    labels = sum(bool(label) for _, label in changed)
+    labels = sum(bool(label) for sample, label in wanted if sample.index in changed)
     counts = f"{labels} labels and {len(changed) - labels} refusals taken, {len(wanted) - len(changed)} as they were"
     print(plain(f"{source}: {counts} ({kind})"), file=out)
 

@@ -36,7 +36,7 @@ def show_history(path: Path, keys: Sequence[str], out: TextIO) -> None:
         print(blank + plain(f"{sample.key} (sample {sample.index}): {sample.standing}"), file=out)
         asking = [query for query in queries if sample.index in query.idx]
         is_audit = sample.index in audit
-        print(plain(_asked(asking, is_audit)), file=out)
+        print(plain(_asked(asking, is_audit, _brings_labels(run))), file=out)
         lines = trained_on(rows, starts, sample.index)
         if lines:
             cells = ((row.time, row.label or row.status, row.acquisition, str(row.cycle), _cycles(on)) for row, on in lines)
@@ -51,12 +51,22 @@ def trained_on(rows: Sequence[LabelRow], starts: Sequence[Start], index: int) ->
     return [(row, sorted(start.cycle for start in starts if at < start.rows <= until)) for (at, row), until in ranges]
 
 
-def _asked(asking: Sequence[Query], is_audit: bool) -> str:
+def _brings_labels(run: RunDir) -> bool:
+    """Whether the run began with labels that existed already: then its first query has asked nobody."""
+    initial = (run.config.get("active") or {}).get("initial")
+    return isinstance(initial, dict) and initial.get("size", 0) is None
+
+
+def _asked(asking: Sequence[Query], is_audit: bool, are_brought: bool) -> str:
     if not asking:
         return "no query has asked for it"
-    if is_audit:
-        return "asked for in cycle " + ", ".join(str(query.cycle) for query in asking) + ", drawn for the audit: nothing trains on it"
-    return "asked for " + ", ".join(f"in cycle {query.cycle} by {query.acquisition}" for query in asking)
+    asked = [query for query in asking if query.cycle or not are_brought]
+    parts = [f"brought in cycle 0 by {asking[0].acquisition}"] if len(asked) < len(asking) else []
+    if asked and is_audit:
+        parts += ["asked for in cycle " + ", ".join(str(query.cycle) for query in asked)]
+    elif asked:
+        parts += ["asked for " + ", ".join(f"in cycle {query.cycle} by {query.acquisition}" for query in asked)]
+    return ", ".join([*parts, *(["drawn for the audit: nothing trains on it"] if is_audit else [])])
 
 
 def _cycles(cycles: Sequence[int]) -> str:

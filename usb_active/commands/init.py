@@ -128,6 +128,8 @@ def init(options: InitOptions, out: TextIO = sys.stdout) -> Path:
     # A name that begins with a dash would be an option.
     named = f"./{target}" if str(target).startswith("-") else str(target)
     say(f"  usb-active run {shlex.quote(named)}")
+    if not options.simulate:
+        say(f"  usb-active run {shlex.quote(named)} --label    (the same, with a page in the browser to answer on: usb-active[label])")
     return target
 
 
@@ -225,7 +227,7 @@ def _found(dataset: ImageFolder, look: Look, options: InitOptions, known: int) -
         other = "photos" if look.kind == DRAWINGS else DRAWINGS
         lines.append(f"kind: not clear, taken as {look.kind} ({share}; {rule}); --kind {other} if that is wrong")
     if not tests:
-        lines.append("no test/<class>/: accuracy is not measured")
+        lines.append("no test/<class>/: accuracy is not measured; active.audit: 100 has 100 images at random labelled to measure it by")
     return lines
 
 
@@ -303,11 +305,12 @@ def _put_labels(draft: _Draft, options: InitOptions, recipe: Recipe, division: p
         own = {"name": chosen} if isinstance(chosen, str) else dict(chosen)
         reason = "; ".join(filter(None, [why.get("active.initial", ""), division.why]))
         draft.put("active.initial", {**own, "size": division.first}, reason)
-    if division.cycles:
+    if division.cycles or "acquisition" in active:
         draft.put("active.acquisition", active["acquisition"], why.get("active.acquisition", ""))
-    draft.put("active.cycles", division.cycles, division.why if known or division.cycles else "one training on all labels")
-    if division.cycles:
-        draft.put("active.budget", division.budget, "labels per cycle")
+    # What no cycle asks for is written as well: it must stay as it is once the run has begun, and the number of cycles need not.
+    once = division.why if known else "one training on all labels"
+    draft.put("active.cycles", division.cycles, division.why if division.cycles else f"{once}; a higher number, later too, asks for more")
+    draft.put("active.budget", division.budget, "labels per cycle")
     oracle = ("dataset", "the classes of the folders answer") if options.simulate else ("csv", "you answer, in a CSV file")
     draft.put("active.oracle", *oracle)
     for key, value in active.items():

@@ -24,7 +24,7 @@ EVALUATIONS = 4
 
 @dataclass(frozen=True)
 class Division:
-    """Labels of the first training and of each cycle after it, and why."""
+    """Labels of the first training and of each cycle after it, and why. Without cycles the budget is that of those which may be added."""
 
     first: int
     cycles: int
@@ -42,11 +42,11 @@ def divide(labels: int, classes: int, known: int = 0) -> Division:
     few = f"up to {AT_ONCE} labels per class: asking for all at once"
     if known:
         if labels == 0:
-            return Division(0, 0, 0, "no more labels are asked for")
+            return Division(0, 0, classes, "no more labels are asked for")
         cycles = 1 if labels <= AT_ONCE * classes else next((number for number in (CYCLES, 4, 2, 5) if labels % number == 0), 1)
         return Division(0, cycles, labels // cycles, f"after a training on the {known} labels that there are")
     if labels <= AT_ONCE * classes:
-        return Division(labels, 0, 0, few)
+        return Division(labels, 0, labels, few)
     budget = (labels - max(FIRST * classes, labels // (CYCLES + 1))) // CYCLES
     why = f"more than {AT_ONCE} labels per class: in cycles, so that later ones are chosen with the earlier ones at hand"
     return Division(labels - CYCLES * budget, CYCLES, budget, why)

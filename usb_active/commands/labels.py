@@ -129,10 +129,11 @@ def correct(
         _check_once(wanted)
         if new_classes:
             write_new_classes(run, new_classes, queries[-1].cycle, out)
-        changed = take(run, queries, wanted, task)
+        replaced = take(run, queries, wanted, task)
     for sample, label in wanted:
-        old, new = sample.standing, label or status_of(label)
-        print(plain(f"{sample.key}: {old} -> {new}" if (sample, label) in changed else f"{sample.key}: {old}, unchanged"), file=out)
+        old, new = replaced.get(sample.index, sample.standing), label or status_of(label)
+        has_changed = sample.index in replaced and old != new
+        print(plain(f"{sample.key}: {old} -> {new}" if has_changed else f"{sample.key}: {old}, unchanged"), file=out)
 
 
 def _check_once(wanted: Sequence[tuple[Asked, str | None]]) -> None:
@@ -161,8 +162,8 @@ def class_names(queries: Sequence[Query], samples: Sequence[Asked]) -> tuple[str
 
 def take(
     run: RunDir, queries: Sequence[Query], wanted: Sequence[tuple[Asked, str | None]], task: Task | None
-) -> set[tuple[Asked, str | None]]:
-    """Append rows that give or correct labels, all at once; those that change something.
+) -> dict[int, str]:
+    """Append rows that give or correct labels, all at once. The dataset index of what is changed by that → the label, or status, before.
 
     Args:
         run: open, so that nobody else writes.
@@ -171,20 +172,19 @@ def take(
         task: what labels are, where they are no classes.
     """
     said = unread_answers(run, queries, {sample.index for sample, _ in wanted}, task)
-    unread = {row.index for row in said}
-    changed = [(sample, label) for sample, label in wanted if _changes(sample, label, sample.index in unread)]
-    touched = {sample.index for sample, _ in changed}
+    unread = {row.index: row.label or row.status for row in said}
+    changed = {sample.index: (sample, label) for sample, label in wanted if _is_news(sample, label, unread.get(sample.index))}
     cycle, now = _cycles_of_rows(queries), utc_now()
-    rows = [LabelRow(cycle(one), one.index, one.key, label or "", status_of(label), _source(one), now) for one, label in changed]
-    run.append_rows([*(row for row in said if row.index in touched), *rows])
-    return set(changed)
+    rows = [LabelRow(cycle(one), one.index, one.key, label or "", status_of(label), _source(one), now) for one, label in changed.values()]
+    run.append_rows([*(row for row in said if row.index in changed), *rows])
+    return {index: unread.get(index, sample.standing) for index, (sample, _) in changed.items()}
 
 
-def _changes(sample: Asked, label: str | None, is_unread: bool) -> bool:
-    """Whether a correction (None: taken back) changes what stands. `is_unread`: there is an answer that no run has taken yet."""
+def _is_news(sample: Asked, label: str | None, unread: str | None) -> bool:
+    """Whether a correction (None: taken back) changes what stands, or an answer that no run has taken yet (`unread`)."""
     if label is None and sample.status in (PENDING, RETRACTED, UNASKED):
-        return is_unread
-    return sample.standing != (label or status_of(label))
+        return unread is not None
+    return {sample.standing, unread or sample.standing} != {label or status_of(label)}
 
 
 def _cycles_of_rows(queries: Sequence[Query]) -> Callable[[Asked], int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -313,16 +314,18 @@ class RunDir:
 # What may lie in a directory that is no run yet, by how the names begin; and what a start writes before its first query.
 _TOLERATED = ("lock", ".config.yaml.", "log.txt", "tensorboard")
 _AT_START = ("config.yaml", "dataset.json", "keys.txt", "verified.json")
+# What helps where a directory cannot be used.
+_OTHER_NAME = "choose another save_name"
 
 
-def check_reopening(path: Path, config: dict, *, free_keys: Collection[str] = (), remedy: str = "choose another save_name") -> None:
+def check_reopening(path: Path, config: dict, *, free_keys: Collection[str] = (), remedy: str = _OTHER_NAME) -> None:
     """What `RunDir.open` would refuse of a directory that exists, without touching it. `remedy`: beside undoing the changes."""
     _refuse_foreign(path, remedy)
     if (path / "config.yaml").is_file():
         _check_differences(RunDir.read(path), config, free_keys, remedy)
 
 
-def _refuse_foreign(path: Path, remedy: str = "choose another save_name") -> None:
+def _refuse_foreign(path: Path, remedy: str = _OTHER_NAME) -> None:
     """Never work in a folder of something else. A start that died left a lock and a temporary config; USB's train.py logs first."""
     with no_os_error("use", path):
         if path.exists() and not path.is_dir():
@@ -371,13 +374,14 @@ def _is_free(key: str, free_keys: Collection[str]) -> bool:
     return any(key == free or key.startswith((free + ".", free + "[")) for free in free_keys)
 
 
-def _check_differences(run: RunDir, config: dict, free_keys: Collection[str], remedy: str = "choose another save_name") -> bool:
+def _check_differences(run: RunDir, config: dict, free_keys: Collection[str], remedy: str = _OTHER_NAME) -> bool:
     """Whether the configuration of a run changes at all. UsageError where it does in a key that is not free."""
     # Read back, so that tuples and lists, which YAML does not tell apart, are no difference.
     found = differences(run.config, yaml.safe_load(yaml.safe_dump(config, sort_keys=False)))
     fixed = [item for item in found if not _is_free(item[0], free_keys) and not _same_place(*item[1:])]
     if fixed:
-        _refuse_difference(run.path, fixed, remedy)
+        takes_over = f" (--from {shlex.quote(str(run.path))} takes its labels over)" if remedy == _OTHER_NAME and run._journal.is_file() else ""
+        _refuse_difference(run.path, fixed, remedy + takes_over)
     return bool(found)
 
 
