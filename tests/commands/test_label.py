@@ -14,7 +14,7 @@ import threading
 
 import pytest
 from desks import waiting_run
-from run_helpers import settings, write_yaml
+from run_helpers import settings, train, write_yaml
 
 from usb_active import cli
 from usb_active.commands.label import LabelOptions, _own_command, _write_door, label, run_and_label
@@ -115,7 +115,16 @@ def test_a_page_that_ends_while_labels_are_missing_says_what_to_type_and_exits_w
     out = Ending()
     assert run_and_label(load_yaml_config(config_path), ["run", str(config_path)], LabelOptions(browser=False, loop=True), out) == 3
     out.thread.join()
-    assert out.getvalue().endswith(f"go on: usb-active run {config_path}\n")
+    assert "\n3 of 3 labels are missing\n" in out.getvalue() and out.getvalue().endswith(f"go on: usb-active run {config_path}\n")
+
+
+@pytest.mark.slow
+def test_a_run_that_asks_nothing_says_so(tmp_path):
+    train(settings(tmp_path, active={"cycles": 0}))
+    out = Ending()
+    label(tmp_path / "run", LabelOptions(browser=False), out)
+    out.thread.join()
+    assert "\nnothing is asked now; what is labelled can be looked at and corrected\n" in out.getvalue()
 
 
 def test_a_port_that_is_taken_says_nothing_but_that(tmp_path):

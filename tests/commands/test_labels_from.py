@@ -147,7 +147,8 @@ def test_a_run_that_has_begun_without_it_is_not_changed(old, tmp_path, capsys):
     assert files_of(tmp_path / "new") == before
     # Of another network there is a way out, which keeps the labels.
     other = write_yaml(tmp_path / "other.yaml", settings(tmp_path, "new", active={"cycles": 0}, net="mlp"))
-    assert f"choose another save_name (--from {tmp_path / 'new'} takes its labels over), or undo these changes:" in go(2, capsys, "run", other)[0]
+    said = go(2, capsys, "run", other)[0]
+    assert f"choose another save_name (--from {tmp_path / 'new'} takes its labels over), or undo these changes:" in said
 
 
 def test_what_is_left_must_last_for_the_cycles(old, tmp_path, capsys):
@@ -268,10 +269,10 @@ def test_other_classes_are_one_line(tmp_path, capsys):
         )
     # Of classes that were added there since, it says what names them.
     assert cli.main(["labels", str(tmp_path / "first"), "--add-class", "owl: snowy"]) == 0
-    said = "3 classes there, 2 here, 1 in only one of them, first 'owl: snowy' (only there)"
+    said = "3 classes there, 2 here, 1 in only one of them, first 'owl: snowy' (only there); with those there it is "
     two = photos(tmp_path, "second", 2, dataset={"name": "image_folder", "class_names": ["cat", "dog"]})
     assert refused(capsys, "check", two, "--from", tmp_path / "first") == (
-        f"{tmp_path / 'first'}: other classes than this pool's: {said}; with those there it is dataset.class_names: [cat, dog, 'owl: snowy']"
+        f"{tmp_path / 'first'}: other classes than this pool's: {said}dataset.class_names: [cat, dog, 'owl: snowy']"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from run_helpers import settings, train
 
 from usb_active.report import summary_table, write_report
-from usb_active.report.audit import audit_section, interval_text
+from usb_active.report.audit import audit_section, audits_section, interval_text
 from usb_active.report.runs import read_runs
 from usb_active.report.under_way import is_under_way
 from usb_active.storage.classes import CLASSES_FILE
@@ -70,6 +70,44 @@ def test_the_section_of_a_run_with_rules_alone(folder, tmp_path):
     assert pictures == []
     assert "own estimate %" in text and "audit %" not in text and "By class" not in text
     assert "- cycle 0: overall\\_uncertainty: the mean entropy" in text or "- cycle 0: overall_uncertainty: the mean entropy" in text
+
+
+def test_rules_that_have_said_nothing_are_named(folder, tmp_path):
+    run = record(folder / "audited")
+    kappa = {"name": "kappa", "at_least": 0.99, "last": 3, "then": "say"}
+    run.config["active"]["stop"] = [kappa, {"name": "target", "at_least": 0.9, "of": "audit", "then": "end"}]
+    text, _ = audit_section(run, tmp_path)
+    # The rule that has spoken is of the same name as the last of these.
+    assert "Stop rules that have not been reached: `kappa, at_least 0.99, last 3`." in text
+    run.config["active"]["stop"] = []
+    assert "not been reached" not in audit_section(run, tmp_path)[0]
+
+
+def test_several_runs_have_a_row_each(folder, tmp_path):
+    text = audits_section([record(folder / name) for name in ("audited", "plain", "ended")])
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    last = record(folder / "audited").metrics[-1]
+    audited, own, test = (f"{100 * last[name]:.2f}" for name in ("audit_accuracy", "own_estimate", "accuracy"))
+    assert rows[2:] == [[str(folder / "audited"), "3", str(last["num_labels"]), "12", audited, interval_text(last), own, test]]
+    assert audits_section([record(folder / "plain")]) == ""
+    write_report([folder / "audited", folder / "plain"], tmp_path / "out")
+    assert text in (tmp_path / "out/report.md").read_text()
+
+
+def test_what_measured_nothing_has_no_tables_of_it(folder, tmp_path):
+    shutil.copytree(folder / "audited", tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line |= {"accuracy": None, "best_accuracy": None, "balanced_accuracy": None, "evaluated_on": "none"}
+    (tmp_path / "run/metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    write_report([tmp_path / "run"], tmp_path / "out")
+    text = (tmp_path / "out/report.md").read_text()
+    heads = [line for line in text.splitlines() if line.startswith("## ")]
+    assert heads[:3] == ["## Without a test set", "## Runs", "## Cycles"]
+    cycles = text.split("## Cycles\n\n")[1].splitlines()
+    assert cycles[0].startswith("| cycle | labels | of the audit | acquisition | selected, by class | ")
+    assert "optimistic" not in cycles[0] and "balanced" not in cycles[0] and cycles[2].split("|")[3].strip() == "12"
+    assert summary_table(lines).split()[:4] == ["cycle", "labels", "audit", "%"]
 
 
 def test_a_run_without_either_has_no_section(folder, tmp_path):

@@ -20,8 +20,8 @@ UNASKED = "unlabelled"
 class Asked:
     """A sample that was asked for or labelled, as it stands now, in the last query that asked for it.
 
-    `acquisition` is what chose it; `corrections` counts how often it was answered otherwise than before, which taking back is not. `status` is "retracted" where an answer was taken back and no query
-    waits for another one.
+    `acquisition` is what chose it; `corrections` counts how often it was answered otherwise than before, which taking back is not. `status`
+    is "retracted" where an answer was taken back and no query waits for another one.
     """
 
     cycle: int

@@ -81,6 +81,7 @@ def label(path: Path, options: LabelOptions, out: TextIO, command: Sequence[str]
 
             def ready() -> None:
                 print(f"label {path} at {address}", file=out)
+                print(_what_is_asked(service), file=out)
                 print("Ctrl-C ends it; every answer is in labels.csv once the page says so", file=out, flush=True)
                 if options.browser:
                     _open_browser(address, path / _DOOR)
@@ -113,6 +114,14 @@ def run_and_label(config: RunConfig, command: Sequence[str], options: LabelOptio
     if code != WAITING:
         return code if code >= 0 else 128 - code
     return label(config.run_path, options, out, command)
+
+
+def _what_is_asked(service: Service) -> str:
+    """`12 of 30 labels are missing`, or that nothing is."""
+    desk = service.desk
+    if desk is not None and desk.pending and desk.is_asking:
+        return f"{len(desk.pending)} of {desk.batch} labels are missing"
+    return "nothing is asked now; what is labelled can be looked at and corrected"
 
 
 def _samples(config: RunConfig, path: Path) -> Dataset:

@@ -8,7 +8,7 @@ from typing import Any
 
 from usb_active.report.drawing import add_frame, add_legend, add_title, line_style, new_figure, place_ticks, save_figure
 from usb_active.report.runs import RunRecord
-from usb_active.report.tables import escape, number, table
+from usb_active.report.tables import code, escape, number, table
 from usb_active.storage.audit_file import samples_at_draw
 from usb_active.storage.classes import with_added
 
@@ -42,9 +42,45 @@ def audit_section(run: RunRecord, out: Path) -> tuple[str, list[Path]]:
         parts += [f"{known}: it says nothing of the {joined} that joined the pool later."]
     if audited:
         parts += [f"By class, after cycle {audited[-1]['cycle']}:", _class_table(run, audited[-1])]
-    said = [f"- cycle {line['cycle']}: {escape(why)}" for line in lines for why in line.get("stop") or []]
-    parts += ["Stop rules that were reached:\n\n" + "\n".join(said)] if said else []
-    return "\n\n".join(parts), drawn
+    return "\n\n".join([*parts, *_stop_rules(run, lines)]), drawn
+
+
+def audits_section(runs: Sequence[RunRecord]) -> str:
+    """The Markdown section on the audits of several runs, a row for each; nothing where none has an audit."""
+    rows = []
+    for run in runs:
+        audited = [line for line in run.metrics if _has_audit(line)]
+        if not audited:
+            continue
+        line = audited[-1]
+        test = number(line["accuracy"] if line["evaluated_on"] == "test" else None)
+        shown = [number(line["audit_accuracy"]), interval_text(line), number(line.get("own_estimate")), test]
+        rows.append([run.path, run.config.get("seed", "–"), line["num_labels"], line["audit_samples"], *shown])
+    if not rows:
+        return ""
+    head = ["run", "seed", "labels", "of the audit", "audit %", "95 % interval", "own estimate %", "test %"]
+    return "\n\n".join(["## Without a test set", table(head, rows), f"After the last training of each. {_AUDIT_NOTE}"])
+
+
+def _stop_rules(run: RunRecord, lines: Sequence[dict]) -> list[str]:
+    """What each rule has said, or that it has said nothing."""
+    said = [(line["cycle"], why) for line in lines for why in line.get("stop") or []]
+    reached = "\n".join(f"- cycle {cycle}: {escape(why)}" for cycle, why in said)
+    silent = [rule for rule in (run.config.get("active") or {}).get("stop") or [] if not _has_spoken(rule, said)]
+    names = ", ".join(code(_rule_text(rule)) for rule in silent)
+    return [
+        *([f"Stop rules that were reached:\n\n{reached}"] if said else []),
+        *([f"Stop rules that have not been reached: {names}."] if silent else []),
+    ]
+
+
+def _has_spoken(rule: dict, said: Sequence[tuple[int, str]]) -> bool:
+    return any(why.startswith(f"{rule['name']}: ") for _, why in said)
+
+
+def _rule_text(rule: dict) -> str:
+    """`target, at_least 0.8, of audit`"""
+    return ", ".join([rule["name"], *(f"{name} {value}" for name, value in rule.items() if name not in ("name", "then"))])
 
 
 def interval_text(line: dict, low: str = "audit_low", high: str = "audit_high") -> str:

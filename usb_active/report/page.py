@@ -31,12 +31,11 @@ def markdown(
     parts = [f"# {escape(common_title('Report', groups))}"]
     parts += [f"![Learning curves]({path.name})" for path in curves]
     parts += ["\n".join(f"- {escape(note)}" for note in notes)] if notes else []
-    measure = groups[0].measure
-    unit = f" ({measure.unit})" if measure.unit else ""
-    direction = "" if measure.higher_is_better else " Lower is better."
-    parts += [f"## {measure.name[:1].upper()}{measure.name[1:]}{unit} by number of labels", accuracy_table(groups)]
-    parts += [f"Last EMA model; mean ± sample standard deviation (n runs).{direction}"]
-    parts += ["## At the end", final_table(groups), _FINAL_NOTE]
+    if any(group.curve for group in groups):
+        parts += _evaluated(groups)
+    else:
+        # What there is in place of it comes first.
+        parts, sections = [*parts, *sections], []
     if len(groups) > 1:
         parts += ["## Settings that differ", settings_table(groups)]
     parts += ["## Runs", runs_table(groups)]
@@ -47,6 +46,20 @@ def markdown(
     parts += ["## What was picked"] if galleries else []
     parts += [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in galleries]
     return "\n\n".join(parts) + "\n"
+
+
+def _evaluated(groups: Sequence[Group]) -> list[str]:
+    measure = groups[0].measure
+    unit = f" ({measure.unit})" if measure.unit else ""
+    direction = "" if measure.higher_is_better else " Lower is better."
+    return [
+        f"## {measure.name[:1].upper()}{measure.name[1:]}{unit} by number of labels",
+        accuracy_table(groups),
+        f"Last EMA model; mean ± sample standard deviation (n runs).{direction}",
+        "## At the end",
+        final_table(groups),
+        _FINAL_NOTE,
+    ]
 
 
 def caveats(groups: Sequence[Group]) -> list[str]:

@@ -68,6 +68,10 @@ def _live(run: RunRecord) -> dict[str, tuple[str, Metric]]:
     return {name: (called, headline) for name, called in columns.items() if any(line.get(name) is not None for line in run.metrics)}
 
 
+def _is_known(run: RunRecord, name: str) -> bool:
+    return any(metric(line, name, run.measure.key) is not None for line in run.metrics)
+
+
 def _scale(measure: Metric) -> tuple[float, int]:
     return measure.factor, measure.digits
 
@@ -91,12 +95,15 @@ def runs_table(groups: Sequence[Group]) -> str:
 
 
 def cycle_table(run: RunRecord) -> str:
-    """What happened in each cycle of one run."""
-    names, has_classes = {**_metrics(group_runs([run])), **_live(run)}, run.has_classes
+    """What happened in each cycle of one run. Of what was never measured there is no column."""
+    metrics = {name: shown for name, shown in _metrics(group_runs([run])).items() if _is_known(run, name)}
+    names, has_classes = {**metrics, **_live(run)}, run.has_classes
+    has_audit = any(line.get("audit_samples") for line in run.metrics)
     rows = [
         [
             line["cycle"],
             line["num_labels"],
+            *([line.get("audit_samples", "–")] if has_audit else []),
             line.get("acquisition") or "–",
             *([_class_counts(run, line)] if has_classes else []),
             *(number(metric(line, name, run.measure.key), *_scale(measure)) for name, (_, measure) in names.items()),
@@ -105,7 +112,8 @@ def cycle_table(run: RunRecord) -> str:
         for line in run.metrics
     ]
     by_class = ["selected, by class"] if has_classes else []
-    header = ["cycle", "labels", "acquisition", *by_class, *(called for called, _ in names.values()), *SECONDS.values()]
+    of_audit = ["of the audit"] if has_audit else []
+    header = ["cycle", "labels", *of_audit, "acquisition", *by_class, *(called for called, _ in names.values()), *SECONDS.values()]
     return table(header, rows)
 
 

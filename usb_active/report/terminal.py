@@ -12,19 +12,27 @@ from usb_active.report.tables import SECONDS, number
 
 
 def summary_table(metrics: list[dict], measures: Sequence[Metric] = Classification.metrics) -> str:
-    """A plain-text table of a run's cycles, for the terminal. `measures`: the task's metrics, the headline first."""
+    """A plain-text table of a run's cycles, for the terminal. `measures`: the task's metrics, the headline first.
+
+    Where something was trained and nothing evaluated, metrics have no columns.
+    """
     headline, *others = measures
-    shown = {headline.key: headline, f"best_{headline.key}": headline, **{other.key: other for other in others}}
     kinds = {line["evaluated_on"] for line in metrics} - {"none"}
     suffix = " (held-out labels)" if kinds == {"validation"} else ""
-    columns = [f"last {headline.column}{suffix}", f"best {headline.column} (optimistic)", *(other.column for other in others)]
+    shown: dict[str, tuple[str, Metric]] = {}
+    if kinds or not metrics:
+        shown = {
+            headline.key: (f"last {headline.column}{suffix}", headline),
+            f"best_{headline.key}": (f"best {headline.column} (optimistic)", headline),
+            **{other.key: (other.column, other) for other in others},
+        }
     audited = ["audit %", "95 % interval"] if any(line.get("audit_accuracy") is not None for line in metrics) else []
-    header = ["cycle", "labels", *columns, *audited, *SECONDS.values()]
+    header = ["cycle", "labels", *(column for column, _ in shown.values()), *audited, *SECONDS.values()]
     rows = [
         [
             str(line["cycle"]),
             str(line["num_labels"]),
-            *(number(metric(line, name, headline.key), each.factor, each.digits) for name, each in shown.items()),
+            *(number(metric(line, name, headline.key), each.factor, each.digits) for name, (_, each) in shown.items()),
             *([number(line.get("audit_accuracy")), interval_text(line)] if audited else []),
             *(number(line.get(name), 1, 1) for name in SECONDS),
         ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from usb_active.config.trust import FLAG, foreign_plugins
 from usb_active.errors import UsageError, name_some
 from usb_active.report.analyses import check_anything_to_analyse, write_analyses
-from usb_active.report.audit import audit_section
+from usb_active.report.audit import audit_section, audits_section
 from usb_active.report.baselines import Entries, baseline_section, group_baselines, groups_section, run_baselines
 from usb_active.report.cells import write_cells
 from usb_active.report.curves import learning_curve
@@ -102,7 +102,7 @@ def write_report(
         else:
             text, drawn = statistics_section(groups, out, targets, reference)
             cells.append(write_cells(groups, out / "cells.csv"))
-            sections = [text, groups_section(of_groups)]
+            sections = [text, groups_section(of_groups), audits_section(loaded)]
         if analysis:
             analyses = write_analyses(groups, out, trusted)
     text = markdown(groups, notes, curves, list(filter(None, sections)), galleries)

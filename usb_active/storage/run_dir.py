@@ -380,8 +380,9 @@ def _check_differences(run: RunDir, config: dict, free_keys: Collection[str], re
     found = differences(run.config, yaml.safe_load(yaml.safe_dump(config, sort_keys=False)))
     fixed = [item for item in found if not _is_free(item[0], free_keys) and not _same_place(*item[1:])]
     if fixed:
-        takes_over = f" (--from {shlex.quote(str(run.path))} takes its labels over)" if remedy == _OTHER_NAME and run._journal.is_file() else ""
-        _refuse_difference(run.path, fixed, remedy + takes_over)
+        has_labels = run._journal.is_file()
+        takes_over = f" (--from {shlex.quote(str(run.path))} takes its labels over)"
+        _refuse_difference(run.path, fixed, remedy + takes_over if remedy == _OTHER_NAME and has_labels else remedy)
     return bool(found)
 
 
