@@ -156,7 +156,7 @@ class StepCapture:
             **{name: inputs.get(name, loaded.get(name)) for name in ("x_lb", "y_lb", "x_ulb_w", "x_ulb_s")},
             "idx_lb": loaded.get("idx_lb"),
             "idx_ulb": loaded.get("idx_ulb"),
-            "probs_weak": None if probs_weak is None else probs_weak.detach().float(),
+            "probs_weak": None if probs_weak is None else _as_probs(probs_weak.detach()),
             # Under mixed precision these are half as wide; no copy is made of what is float32 already.
             "logits_strong": _as_float(self._logits_strong),
             "logits_lb": _as_float(self._logits_lb),
@@ -165,6 +165,14 @@ class StepCapture:
         }
         values.update({name: values[name][:0] for name in unused if values[name] is not None})
         return TrainBatch(cycle, iteration, **{name: value for name, value in values.items() if name in self.fields})
+
+
+def _as_probs(probs: torch.Tensor) -> torch.Tensor:
+    """(B, C) float32 rows that sum to 1. A CPU's autocast takes the softmax in bfloat16, whose rows miss that by up to a hundredth."""
+    if probs.dtype == torch.float32:
+        return probs
+    wide = probs.float()
+    return wide / wide.sum(dim=-1, keepdim=True)
 
 
 def _as_float(value: Any) -> Any:
