@@ -284,6 +284,11 @@ def test_configurations_that_are_none(tmp_path, config, overrides, line):
     assert str(problem.value).startswith(line)
 
 
+def test_a_run_to_begin_from_is_a_path(tmp_path):
+    with pytest.raises(UsageError, match=r"^labels_from: must be the path of a run, not int$"):
+        load_config(settings(tmp_path), labels_from=3)
+
+
 def test_a_dict_is_a_yaml(tmp_path, caplog):
     data = settings(tmp_path, lr=np.float32(0.5), seed=np.int64(4), clip=0.0)
     before = {**data, "active": dict(data["active"])}

@@ -52,6 +52,8 @@ def load_config(
     """
     if isinstance(overrides, str):
         raise UsageError(f"overrides: must be a list of texts, as in ['{printable(overrides)}']")
+    if not isinstance(labels_from, (str, os.PathLike, type(None))):
+        raise UsageError(f"labels_from: must be the path of a run, not {type(labels_from).__name__}")
     source = None if labels_from is None else user_path(labels_from)
     if isinstance(config, Mapping):
         data = _yaml_value("config", config)
