@@ -129,6 +129,8 @@ ON_FEATURES = (
 )
 # What asks the model's classifier about features: those that go into it, which are not the ones it is trained on.
 ON_HEAD = ("alfa_mix", "drop_query", "bait")
+# `bait` on features of 1,280 dimensions, projected as its error advises.
+PROJECTED = {("cifar5000_features", "bait"): {"projection": 128}}
 STEPS = {"mnist5000": (40, 100), "digits": (40, 100), "cifar5000_features": (40, 250)}
 CYCLED = (
     *("random", "coreset", "margin", "badge", "typiclust", "cdal", "alfa_mix"),
@@ -185,7 +187,7 @@ def acquisition(of: str, rule: str, **keys: Any) -> dict[str, Any]:
     name, learned = rule.removesuffix(OF_MODEL), rule.endswith(OF_MODEL)
     of_model = learned or (name in ON_HEAD and SETS[of].rules_see is None)
     sees = "model" if of_model else SETS[of].rules_see if name in ON_FEATURES else None
-    return {"name": name, **keys, **({} if sees is None else {"features": sees})}
+    return {"name": name, **PROJECTED.get((of, name), {}), **keys, **({} if sees is None else {"features": sees})}
 
 
 @cache
