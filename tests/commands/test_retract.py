@@ -71,7 +71,7 @@ def test_what_no_run_has_taken_yet_is_taken_back_too(desk):
     desk.go(3)
     first = desk.keys(0)
     desk.fill(0, "cat", "dog", "dog")
-    assert desk.do(0, "labels", str(desk.run), "--retract", first[0]) == [f"{first[0]}: pending -> retracted"]
+    assert desk.do(0, "labels", str(desk.run), "--retract", first[0]) == [f"{first[0]}: cat -> retracted"]
     assert desk.go(3)[:2] == waiting(desk, 0, "2 of 4")
     assert answers(desk, first[0]) == [("0", "cat", "labeled", "random"), ("0", "", "retracted", "correction")]
 
