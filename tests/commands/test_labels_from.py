@@ -195,6 +195,15 @@ def photos(tmp_path: Path, name: str, size: int, **usb) -> Path:
     return write_yaml(tmp_path / f"{name}.yaml", settings(tmp_path, name, active=active, **{**data, **tiny, **usb}))
 
 
+def answered(tmp_path: Path, capsys) -> None:
+    """A run at `first`, of nine images, of which a cat and a dog are labelled; it waits for more."""
+    write_folder(tmp_path / "data", {"unlabeled": 9})
+    first = photos(tmp_path, "first", 2)
+    go(3, capsys, "run", first)
+    fill(tmp_path / "first/queries/cycle_000.csv", ["cat", "dog"])
+    go(3, capsys, "run", first)
+
+
 def fill(path: Path, labels: list[str]) -> None:
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
@@ -254,11 +263,7 @@ def test_a_pool_that_has_grown_is_the_same_and_one_that_lacks_a_sample_is_not(tm
 
 
 def test_other_classes_are_one_line(tmp_path, capsys):
-    write_folder(tmp_path / "data", {"unlabeled": 9})
-    first = photos(tmp_path, "first", 2)
-    go(3, capsys, "run", first)
-    fill(tmp_path / "first/queries/cycle_000.csv", ["cat", "dog"])
-    go(3, capsys, "run", first)
+    answered(tmp_path, capsys)
     for names, said in (
         (["cat", "hen", "cow"], "2 classes there, 3 here, 3 in only one of them, first 'dog' (only there)"),
         (["cat", "dog", "cow"], "2 classes there, 3 here, 1 in only one of them, first 'cow' (only here)"),
@@ -277,11 +282,7 @@ def test_other_classes_are_one_line(tmp_path, capsys):
 
 
 def test_classes_in_another_order_are_the_same(tmp_path, capsys):
-    write_folder(tmp_path / "data", {"unlabeled": 9})
-    first = photos(tmp_path, "first", 2)
-    go(3, capsys, "run", first)
-    fill(tmp_path / "first/queries/cycle_000.csv", ["cat", "dog"])
-    go(3, capsys, "run", first)
+    answered(tmp_path, capsys)
     # Labels are texts: the same classes in another order are the same.
     path = photos(tmp_path, "second", 2, dataset={"name": "image_folder", "class_names": ["dog", "cat"]})
     go(3, capsys, "run", path, "--from", tmp_path / "first")

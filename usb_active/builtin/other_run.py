@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 from pydantic import Field
 
 from usb_active.contracts.initial_labels import InitialLabels
@@ -19,6 +18,7 @@ from usb_active.pool.view import PoolView
 from usb_active.storage.labels_in_force import LabelsInForce, labels_in_force
 from usb_active.storage.paths import nfc
 from usb_active.storage.sample_keys import unique
+from usb_active.storage.yaml_input import yaml_on_one_line
 
 if TYPE_CHECKING:
     from usb_active.contracts.dataset import Dataset
@@ -70,8 +70,7 @@ class OtherRun(InitialLabels):
             counts = f"{len(theirs)} classes there, {len(ours)} here, {len(differing)} in only one of them"
             said = f"{counts}, first '{printable(differing[0])}' ({only})"
             if ours.keys() <= theirs.keys() and hasattr(dataset.config, "class_names"):
-                names = yaml.safe_dump(list(found.class_names), default_flow_style=True, allow_unicode=True, width=10**9).strip()
-                said += f"; with those there it is dataset.class_names: {printable(names)}"
+                said += f"; with those there it is dataset.class_names: {printable(yaml_on_one_line(list(found.class_names)))}"
             raise UsageError(f"{self.config.path}: other classes than this pool's: {said}")
 
     def _check_pool(self, found: LabelsInForce, where: dict[str, int], name: str) -> None:

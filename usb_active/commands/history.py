@@ -30,13 +30,14 @@ def show_history(path: Path, keys: Sequence[str], out: TextIO) -> None:
     run = RunDir.read(path)
     queries = check_labels(run)
     rows, starts, audit = run.rows(), read_starts(run), set(read_audit(run).tolist())
+    are_brought = _brings_labels(run)
     known = KnownSamples(asked_samples(run, queries), run.keys() or (), queries)
     for number, sample in enumerate([known.need(key) for key in keys]):
         blank = "\n" if number else ""
         print(blank + plain(f"{sample.key} (sample {sample.index}): {sample.standing}"), file=out)
         asking = [query for query in queries if sample.index in query.idx]
         is_audit = sample.index in audit
-        print(plain(_asked(asking, is_audit, _brings_labels(run))), file=out)
+        print(plain(_asked(asking, is_audit, are_brought)), file=out)
         lines = trained_on(rows, starts, sample.index)
         if lines:
             cells = ((row.time, row.label or row.status, row.acquisition, str(row.cycle), _cycles(on)) for row, on in lines)

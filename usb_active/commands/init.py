@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from usb_active.builtin.folder_config import FolderConfig
 from usb_active.builtin.image_folder import ImageFolder
 from usb_active.commands import init_plan as plan
-from usb_active.commands.init_yaml import commented, inline
+from usb_active.commands.init_yaml import commented
 from usb_active.config.recipes import Facts, Recipe, find_recipe, ranked, shipped_recipes
 from usb_active.contracts.dataset import DatasetOptions
 from usb_active.errors import UsageError, name_some, plain
@@ -21,6 +21,7 @@ from usb_active.images.listing import is_system_folder, look_through
 from usb_active.images.measuring import DRAWINGS, PLAIN, Look, look_at, mean_and_std, some_files, spread_positions
 from usb_active.storage.durable import atomic_write, no_os_error
 from usb_active.storage.paths import nfc
+from usb_active.storage.yaml_input import yaml_on_one_line
 
 SAVE_DIR = "./runs"
 
@@ -379,7 +380,7 @@ _SHOWN = (
 
 def _chosen(draft: _Draft) -> list[str]:
     shown = [(key, draft.get(key)) for key in _SHOWN]
-    rows = [(key.rpartition(".")[2], inline(value), draft.why.get(key, "")) for key, value in shown if value is not None]
+    rows = [(key.rpartition(".")[2], yaml_on_one_line(value), draft.why.get(key, "")) for key, value in shown if value is not None]
     first = max(len(key) for key, _, _ in rows)
     second = max(len(value) for _, value, _ in rows if len(value) <= 30)
     lines = ["chosen:"]

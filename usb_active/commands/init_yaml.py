@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from usb_active.errors import plain
+from usb_active.storage.yaml_input import yaml_on_one_line
 
 # From here on a line has its comment above it.
 _WIDTH = 100
@@ -34,7 +33,7 @@ def _lines(data: Mapping[str, Any], reasons: Mapping[str, str], indent: str, pre
         if not prefix and key in _OPEN and isinstance(value, Mapping):
             shown[key] = f"{key}:"
         else:
-            shown[key] = f"{indent}{key}: {inline(value)}"
+            shown[key] = f"{indent}{key}: {yaml_on_one_line(value)}"
     fits = [len(text) for text in shown.values() if len(text) <= 46]
     column = max(fits, default=0) + 2
     lines = []
@@ -49,10 +48,3 @@ def _lines(data: Mapping[str, Any], reasons: Mapping[str, str], indent: str, pre
         if text.endswith(":") and isinstance(data[key], Mapping):
             lines += _lines(data[key], reasons, indent + "  ", f"{prefix}{key}.")
     return lines
-
-
-def inline(value: Any) -> str:
-    """A value on one line, quoted where YAML would read another one."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9, sort_keys=False)
-    # The end of a document after a bare value is no part of it.
-    return text.strip().removesuffix("\n...").strip()

@@ -25,7 +25,15 @@ from usb_active.config.usb_keys import show
 from usb_active.errors import UsageError, name_some, nearest, printable
 from usb_active.storage.path_texts import name_problem, path_problem
 from usb_active.storage.paths import user_path
-from usb_active.storage.yaml_input import STUDIES, apply_overrides, packaged_folder, packaged_names, read_yaml, read_yaml_and_bytes
+from usb_active.storage.yaml_input import (
+    STUDIES,
+    apply_overrides,
+    packaged_folder,
+    packaged_names,
+    read_yaml,
+    read_yaml_and_bytes,
+    yaml_on_one_line,
+)
 
 KEYS = ("base", "matrix", "include", "exclude", "seeds", "save_dir", "name", "slurm")
 # Where studies are kept unless they say otherwise; counts from where the command is given, as a run's save_dir.
@@ -309,9 +317,7 @@ def _ordered(value: Any) -> Any:
 
 def override_text(key: str, value: Any) -> str:
     """`key=value` as `--set` takes it; the value is YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True).strip()
-    # A scalar's document ends with a line of dots.
-    return f"{key}={text.removesuffix('...').rstrip()}" if text.endswith("\n...") else f"{key}={text}"
+    return f"{key}={yaml_on_one_line(value, sort_keys=True)}"
 
 
 def _cell_name(place: Mapping[str, Any], seed: int) -> str:

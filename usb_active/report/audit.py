@@ -53,8 +53,7 @@ def audits_section(runs: Sequence[RunRecord]) -> str:
         if not audited:
             continue
         line = audited[-1]
-        test = number(line["accuracy"] if line["evaluated_on"] == "test" else None)
-        shown = [number(line["audit_accuracy"]), interval_text(line), number(line.get("own_estimate")), test]
+        shown = [number(line["audit_accuracy"]), interval_text(line), number(line.get("own_estimate")), _test_accuracy(line)]
         rows.append([run.path, run.config.get("seed", "–"), line["num_labels"], line["audit_samples"], *shown])
     if not rows:
         return ""
@@ -92,6 +91,10 @@ def _has_audit(line: dict) -> bool:
     return line.get("audit_accuracy") is not None
 
 
+def _test_accuracy(line: dict) -> str:
+    return number(line["accuracy"] if line["evaluated_on"] == "test" else None)
+
+
 def _cycle_table(lines: Sequence[dict], has_audit: bool) -> str:
     has_test = any(line["evaluated_on"] == "test" for line in lines)
     others = {name: shown for name, shown in _OTHERS.items() if any(line.get(name) is not None for line in lines)}
@@ -100,9 +103,9 @@ def _cycle_table(lines: Sequence[dict], has_audit: bool) -> str:
     rows = []
     for line in lines:
         audit = [number(line.get("audit_accuracy")), interval_text(line), line.get("audit_samples", "–"), line.get("audit_skipped", "–")]
-        test = number(line["accuracy"] if line["evaluated_on"] == "test" else None)
+        test = [_test_accuracy(line)] if has_test else []
         values = [number(line.get(name), scale, digits) for name, (_, scale, digits) in others.items()]
-        rows.append([line["cycle"], line["num_labels"], *(audit if has_audit else []), *([test] if has_test else []), *values])
+        rows.append([line["cycle"], line["num_labels"], *(audit if has_audit else []), *test, *values])
     return table(head, rows)
 
 

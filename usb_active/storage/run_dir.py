@@ -318,9 +318,9 @@ _AT_START = ("config.yaml", "dataset.json", "keys.txt", "verified.json")
 _OTHER_NAME = "choose another save_name"
 
 
-def check_reopening(path: Path, config: dict, *, free_keys: Collection[str] = (), remedy: str = _OTHER_NAME) -> None:
+def check_reopening(path: Path, config: dict, *, free_keys: Collection[str] = (), remedy: str | None = None) -> None:
     """What `RunDir.open` would refuse of a directory that exists, without touching it. `remedy`: beside undoing the changes."""
-    _refuse_foreign(path, remedy)
+    _refuse_foreign(path, remedy or _OTHER_NAME)
     if (path / "config.yaml").is_file():
         _check_differences(RunDir.read(path), config, free_keys, remedy)
 
@@ -374,15 +374,14 @@ def _is_free(key: str, free_keys: Collection[str]) -> bool:
     return any(key == free or key.startswith((free + ".", free + "[")) for free in free_keys)
 
 
-def _check_differences(run: RunDir, config: dict, free_keys: Collection[str], remedy: str = _OTHER_NAME) -> bool:
+def _check_differences(run: RunDir, config: dict, free_keys: Collection[str], remedy: str | None = None) -> bool:
     """Whether the configuration of a run changes at all. UsageError where it does in a key that is not free."""
     # Read back, so that tuples and lists, which YAML does not tell apart, are no difference.
     found = differences(run.config, yaml.safe_load(yaml.safe_dump(config, sort_keys=False)))
     fixed = [item for item in found if not _is_free(item[0], free_keys) and not _same_place(*item[1:])]
     if fixed:
-        has_labels = run._journal.is_file()
-        takes_over = f" (--from {shlex.quote(str(run.path))} takes its labels over)"
-        _refuse_difference(run.path, fixed, remedy + takes_over if remedy == _OTHER_NAME and has_labels else remedy)
+        takes_over = f" (--from {shlex.quote(str(run.path))} takes its labels over)" if run._journal.is_file() else ""
+        _refuse_difference(run.path, fixed, remedy or _OTHER_NAME + takes_over)
     return bool(found)
 
 

@@ -1,4 +1,4 @@
-"""Reading YAML strictly: safe loader, no key twice, errors with file, line and column; and `--set a.b=c` on top.
+"""Reading YAML strictly: safe loader, no key twice, errors with file, line and column; and `--set a.b=c` on top. And a value on one line.
 
 A YAML may come from anyone, so reading one is bounded: by its size, its depth, and the number of its values with all aliases
 expanded. A value that cannot be what its tag says is an error like any other.
@@ -274,3 +274,10 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
         data[parent] = dict(child)
         data = data[parent]
     data[last] = value
+
+
+def yaml_on_one_line(value: Any, *, sort_keys: bool = False) -> str:
+    """A value as YAML on one line, quoted where YAML would read another one."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9, sort_keys=sort_keys)
+    # The end of a document after a bare value is no part of it.
+    return text.strip().removesuffix("\n...").strip()
