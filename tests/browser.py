@@ -104,6 +104,14 @@ class Person:
             "document.body.dispatchEvent(new KeyboardEvent('keydown', {...arguments[0], bubbles: true}))", {"key": key, "code": code}
         )
 
+    def taps(self, selector: str) -> None:
+        """Touch the middle of an element with a finger, on a screen that has no mouse."""
+        box = self.run(f"document.querySelector({selector!r}).getBoundingClientRect().toJSON()")
+        place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 1})
+        for kind, points in (("touchStart", [place]), ("touchEnd", [])):
+            self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
     def hears_news(self) -> None:
         """Wait until the page has asked once more what is new, and has heard it."""
         count = "performance.getEntriesByType('resource').filter((one) => one.name.endsWith('/news')).length"

@@ -132,9 +132,12 @@ def served(path: Path, names: Sequence[str], probs: np.ndarray, load: Callable[[
         thread = threading.Thread(target=serve, args=(service, "token", listening, ready.set))
         thread.start()
         assert ready.wait(60)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/token/"
-        service.finish()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/token/"
+        finally:
+            # Of a test that fails too: nothing else ends the thread.
+            service.finish()
+            thread.join()
     service.close()
 
 
@@ -296,6 +299,46 @@ def test_what_cannot_be_seen_is_only_skipped_and_a_clicked_class_keeps_no_key(tm
         person.press("u")
         person.hears_news()
         assert len(rows(tmp_path / "run")) == 5 and person.text("counts").startswith("3 of 3")
+
+
+def test_a_finger_answers_and_takes_back(tmp_path, person):
+    """On a screen as small as a telephone's, without a key."""
+    person.driver.set_window_size(500, 800)
+    with served(tmp_path / "run", NAMES, np.full((3, 3), 1 / 3)) as address:
+        person.open(address)
+        # Nothing is wider than the screen, and what a finger is for is as high as one.
+        assert person.run("document.documentElement.scrollWidth <= window.innerWidth")
+        heights = "[...document.querySelectorAll('#classes button')].map((one) => one.getBoundingClientRect().height)"
+        assert min(person.run(heights)) >= 40
+        person.taps("#classes button")
+        person.wait(lambda: person.text("counts").startswith("1 of 3"), "a tap gives nothing")
+        person.sees_image()
+        person.taps("#skip")
+        person.wait(lambda: person.text("counts").startswith("2 of 3"), "a tap does not skip")
+        person.taps("#undo")
+        person.wait(lambda: person.text("counts").startswith("1 of 3"), "a tap takes nothing back")
+        assert [(row[2], row[3]) for row in rows(tmp_path / "run")[2:]] == [("cat", "labeled"), ("", "skipped"), ("", "retracted")]
+
+
+def test_what_can_be_operated_has_a_name_for_screen_readers(tmp_path, person):
+    def nameless(within: str) -> list[str]:
+        # As the browser computes names for them, from labels, texts and attributes. A picture without one is of a tile that has it.
+        found = person.driver.find_elements("css selector", f"{within} :is(button, input, select, img:not(.tile img), [role])")
+        shown = [one for one in found if one.is_displayed() and one.aria_role not in ("status", "alert")]
+        assert len(shown) > 2
+        return [one.get_attribute("outerHTML")[:120] for one in shown if not one.accessible_name]
+
+    with served(tmp_path / "run", NAMES, np.full((3, 3), 1 / 3)) as address:
+        person.open(address)
+        person.driver.find_element("id", "filter-button").send_keys("\ue007")
+        assert nameless("body") == []
+        person.driver.find_element("id", "grid-button").send_keys("\ue007")
+        person.wait(lambda: person.run("document.querySelectorAll('.tile img').length") == 3, "no grid")
+        assert nameless("body") == []
+        # What lies behind a dialog is nothing to a screen reader while it is open.
+        person.driver.find_element("id", "accept-button").send_keys("\ue007")
+        person.wait(lambda: person.text("accept-count"), "no dialog")
+        assert nameless("#accept") == []
 
 
 def test_what_was_not_saved_is_said_until_something_is(tmp_path, person):
