@@ -3,11 +3,13 @@
 J. T. Ash, S. Goel, A. Krishnamurthy, S. Kakade, "Gone Fishing: Neural Active Learning with Fisher Embeddings", NeurIPS 2021.
 
 The Fisher information of the last layer's weights at a sample with features h and predictions p is I(x) = P ⊗ h h^T, P = diag(p) - p p^T.
-With M the information so far, A = M^-1 and F the pool's mean, only (C, C) blocks per sample are needed:
-B = (1 ⊗ h)^T A (1 ⊗ h) and Q = (1 ⊗ h)^T A F A (1 ⊗ h). By Woodbury's identity, adding I(x) lowers tr(A F) by
-tr((1 + P B)^-1 P Q), removing it raises it by tr((1 - P B)^-1 P Q), and either changes A, A F A and every B and Q by products of
-a few columns. No array of (N, C, D C), the factors of all I(x), is made. Such changes lose digits where little is left of a large B
-or Q, so M itself is kept, and all is computed anew from its Cholesky factor before that matters.
+P has a root of one's own choice, P = S S^T with S = diag(r) - p r^T, r the roots of p. With M the information so far, A = M^-1 and F the
+pool's mean, two (C, C) matrices per sample are all that is needed: B = (S ⊗ h)^T A (S ⊗ h) and Q = (S ⊗ h)^T A F A (S ⊗ h). By Woodbury's
+identity, adding I(x) lowers tr(A F) by tr((1 + B)^-1 Q), removing it raises it by tr((1 - B)^-1 Q), and either changes A, A F A and every
+B and Q by products of a few columns. No array of (N, C, D C), the factors of all I(x), is made. Such changes lose digits where little is
+left of a large B or Q, so M itself is kept, and all is computed anew from its Cholesky factor before that matters.
+
+No I(x) holds anything along what all classes have in common, where A is 1 / regularization for ever: M is factored without it.
 
 Dimension letters: N pool, M candidates, L labelled, C classes, D feature dimension, B rows of a block.
 """
@@ -18,6 +20,8 @@ import logging
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import helmert, solve_triangular
+from usb_active.plugins.low_budget import fisher_kernels as kernels
 from usb_active.plugins.low_budget.inputs import above_zero, checked_rows, finite_pool
 
 from usb_active.numerics.arrays import BLOCK, blocks, check_count
@@ -26,8 +30,11 @@ from usb_active.numerics.arrays import BLOCK, blocks, check_count
 EXACT_UP_TO = 1280
 _TIE = 1e-9
 _ROWS = 4096  # of a block
-# Steps after which all is computed anew from M, and the change of a Q at which it is done at once (of 16 digits it leaves ten).
-_STEPS, _DIGITS = 8, 1e6
+# After so many steps it is asked whether all is to be computed anew from M: where the B and Q of the samples just added are further than
+# this, relative to their largest entry, from what M gives. A hundredth of what makes gains equal: those of other samples may be worse.
+_STEPS, _DRIFT = 8, 1e-11
+# The change of a Q at which it is done at once: of 16 digits it leaves ten.
+_DIGITS = 1e6
 # Least regularization relative to the largest squared length of the features: below, little of it is left beside them in M.
 _LEAST = 1e-12
 # Bytes from which on it is said how much memory is taken.
@@ -80,6 +87,7 @@ def bait(
     """
     features, labeled, candidates = finite_pool(features, labeled, candidates, budget)
     probs = checked_rows(probs, len(features)).astype(np.float64)
+    probs /= probs.sum(axis=1, keepdims=True)
     above_zero("regularization", regularization)
     check_count("oversample", oversample)
     order = rng.permutation(candidates)
@@ -88,6 +96,7 @@ def bait(
     matrix = _mean_fisher(rows[labeled], probs[labeled]) + _scaled(regularization, rows, exponent) * np.eye(rows.shape[1] * probs.shape[1])
     fisher = _mean_fisher(rows, probs)
     _tell_memory(len(order), probs.shape[1])
+    kernels.prepare()
     try:
         return order[_forward_and_back(rows[order], probs[order], matrix, fisher, budget, oversample)]
     except np.linalg.LinAlgError:
@@ -184,46 +193,76 @@ class _Information:
 
     Args:
         rows: (M, D) features.
-        probs: (M, C) predictions.
+        probs: (M, C) predictions, rows that sum to 1.
         matrix: M, (C D, C D), positive definite.
         fisher: F, (C D, C D).
-        solved: whether B and Q are found by solving with the factor of M for each row, which is right to the last digits where a sample
-            alone holds up a direction, as matters to what is removed; C times the time of products with A and A F A.
+        solved: whether B and Q are always found by solving with the factor of M for each row, which is right to the last digits where a
+            sample alone holds up a direction, as matters to what is removed; C times the time of products with A and A F A.
+
+    Attributes:
+        matrix: M, current.
+        inverse: A without what all classes have in common, (C D, C D).
+        weighted: A F A.
+        b: B of every row, (M, C, C).
+        q: Q, likewise.
 
     Raises:
         numpy.linalg.LinAlgError: M is not positive definite in double precision, also later.
     """
 
     def __init__(self, rows: Array, probs: Array, matrix: Array, fisher: Array, *, solved: bool = False) -> None:
-        self.rows, self.probs, self.matrix, self.fisher, self.solved = rows, probs, matrix.copy(), fisher, solved
-        self._compute()
+        self.rows, self.probs, self.matrix, self.solved = rows, probs, matrix.copy(), solved
+        # (C - 1, C): orthogonal to what all classes have in common.
+        self.basis = helmert(probs.shape[1])
+        self.fisher = self._inside(fisher)
+        self._compute(self._factor())
 
-    def _compute(self) -> None:
-        """A, A F A and every B and Q, from M."""
-        root = np.linalg.cholesky(self.matrix)
-        inverse = np.linalg.inv(root)
-        self.inverse = inverse.T @ inverse
-        self.weighted = self.inverse @ self.fisher @ self.inverse
-        self.b, self.q = self._solved(root) if self.solved else (self._blocks(self.inverse), self._blocks(self.weighted))
-        self.steps, self.at_first = 0, np.trace(self.q, axis1=1, axis2=2)
+    def _inside(self, matrix: Array) -> Array:
+        """((C - 1) D, (C - 1) D) of a matrix (C D, C D): what it does orthogonally to what all classes have in common."""
+        dim, classes = self.rows.shape[1], self.probs.shape[1]
+        part = np.tensordot(self.basis, matrix.reshape(classes, dim, classes, dim), axes=(1, 0))
+        part = np.tensordot(part, self.basis, axes=(2, 1)).transpose(0, 1, 3, 2)
+        return np.ascontiguousarray(part).reshape((classes - 1) * dim, (classes - 1) * dim)
 
-    def _solved(self, root: Array) -> tuple[Array, Array]:
-        """B and Q, (M, C, C) each, with the Cholesky factor of M."""
-        (size, dim), classes = self.rows.shape, self.probs.shape[1]
-        b, q = np.empty((size, classes, classes)), np.empty((size, classes, classes))
-        for at in blocks(np.arange(size), dim * classes**2):
-            columns = np.zeros((classes, dim, len(at), classes))
-            for c in range(classes):
-                columns[c, :, :, c] = self.rows[at].T
-            half = np.linalg.solve(root, columns.reshape(classes * dim, -1))
-            whole = np.linalg.solve(root.T, half)
+    def _outside(self, matrix: Array) -> Array:
+        """The reverse, nothing along what all classes have in common."""
+        dim, classes = self.rows.shape[1], self.probs.shape[1]
+        part = np.tensordot(self.basis, matrix.reshape(classes - 1, dim, classes - 1, dim), axes=(0, 0))
+        part = np.tensordot(part, self.basis, axes=(2, 0)).transpose(0, 1, 3, 2)
+        return np.ascontiguousarray(part).reshape(classes * dim, classes * dim)
+
+    def _factor(self) -> Array:
+        """The Cholesky factor of M, ((C - 1) D, (C - 1) D)."""
+        return np.linalg.cholesky(self._inside(self.matrix))
+
+    def _compute(self, root: Array) -> None:
+        """A, A F A and every B and Q, from the factor of M."""
+        inverse = solve_triangular(root, np.eye(len(root)), lower=True, check_finite=False)
+        inverse = inverse.T @ inverse
+        self.inverse, self.weighted = self._outside(inverse), self._outside(inverse @ self.fisher @ inverse)
+        if self.solved:
+            self.b, self.q = self._solved(root, np.arange(len(self.rows)))
+        else:
+            self.b, self.q = self._blocks(self.inverse), self._blocks(self.weighted)
+        self.changed: list[int] = []
+        self.at_first = np.trace(self.q, axis1=1, axis2=2)
+
+    def _solved(self, root: Array, positions: NDArray[np.int64]) -> tuple[Array, Array]:
+        """B and Q, (K, C, C) each, of the samples at K positions, with the Cholesky factor of M."""
+        dim, classes = self.rows.shape[1], self.probs.shape[1]
+        b, q = np.empty((len(positions), classes, classes)), np.empty((len(positions), classes, classes))
+        for at in blocks(np.arange(len(positions)), dim * classes**2):
+            some = positions[at]
+            columns = np.einsum("kc,nci,nd->kdni", self.basis, _roots(self.probs[some]), self.rows[some], optimize=True)
+            half = solve_triangular(root, columns.reshape(len(root), len(at) * classes), lower=True, check_finite=False)
+            whole = solve_triangular(root, half, lower=True, trans="T", check_finite=False)
             for out, left, right in ((b, half, half), (q, whole, self.fisher @ whole)):
-                by_row = [m.reshape(classes * dim, len(at), classes).transpose(1, 0, 2) for m in (left, right)]
+                by_row = [m.reshape(len(root), len(at), classes).transpose(1, 0, 2) for m in (left, right)]
                 out[at] = by_row[0].transpose(0, 2, 1) @ by_row[1]
         return b, q
 
     def _blocks(self, matrix: Array) -> Array:
-        """(M, C, C): (1 ⊗ h)^T matrix (1 ⊗ h) of every row."""
+        """(M, C, C): (S ⊗ h)^T matrix (S ⊗ h) of every row."""
         dim, classes = self.rows.shape[1], self.probs.shape[1]
         by_class, out = matrix.reshape(classes, dim, classes, dim), np.empty((len(self.rows), classes, classes))
         for part in self._parts():
@@ -231,6 +270,7 @@ class _Information:
             for c in range(classes):
                 for other in range(c + 1):
                     out[part, c, other] = out[part, other, c] = np.einsum("nd,nd->n", rows @ by_class[c, :, other], rows)
+            kernels.between_roots(self.probs[part], out[part])
         return out
 
     def _parts(self) -> list[slice]:
@@ -242,48 +282,58 @@ class _Information:
         """(M,) by how much adding (1) each lowers tr(A F), or removing (-1) it raises it."""
         out = np.empty(len(self.rows))
         for part in self._parts():
-            system = sign * _times(self.probs[part], self.b[part])
-            system += np.eye(system.shape[1])
-            out[part] = np.trace(np.linalg.solve(system, _times(self.probs[part], self.q[part])), axis1=1, axis2=2)
+            kernels.traces(self.b[part], self.q[part], float(sign), out[part])
         return out
 
     def change(self, position: int, sign: int) -> None:
         """Add (1) or remove (-1) the information of a sample."""
-        h, p, q, classes = self.rows[position], self.probs[position], self.q[position].copy(), self.probs.shape[1]
-        fisher = np.diag(p) - np.outer(p, p)
-        self.matrix.reshape(classes, len(h), classes, len(h))[...] += sign * fisher[:, None, :, None] * np.outer(h, h)[None, :, None, :]
-        self.steps += 1
-        if self.steps == _STEPS:
-            self._compute()
+        h, p, classes = self.rows[position], self.probs[position], self.probs.shape[1]
+        information = sign * (np.diag(p) - np.outer(p, p))
+        self.matrix.reshape(classes, len(h), classes, len(h))[...] += information[:, None, :, None] * np.outer(h, h)[None, :, None, :]
+        self.changed.append(position)
+        if len(self.changed) % _STEPS == 0 and self.solved:
+            self._compute(self._factor())
             return
-        middle = sign * np.linalg.solve(np.eye(classes) + sign * fisher @ self.b[position], fisher)
-        middle = (middle + middle.T) / 2
-        # A (1 ⊗ h) and A F A (1 ⊗ h), (C D, C).
-        columns, weighted = (m.reshape(len(m), classes, -1) @ h for m in (self.inverse, self.weighted))
+        middle = sign * np.linalg.inv(np.eye(classes) + sign * self.b[position])
+        self._update(position, (middle + middle.T) / 2)
+        if self._drifted():
+            self._compute(self._factor())
+
+    def _update(self, position: int, middle: Array) -> None:
+        """A, A F A and every B and Q after what takes A (S ⊗ h) middle (S ⊗ h)^T A from A, h being the sample's."""
+        classes, q = self.probs.shape[1], self.q[position].copy()
+        columns, weighted = (
+            m.reshape(len(m), classes, -1) @ self.rows[position] @ _roots(self.probs[position]) for m in (self.inverse, self.weighted)
+        )
         factors = [_by_dimension(m) for m in (columns, weighted)]
         for part in self._parts():
-            # (1 ⊗ h)^T of those two, for every row (B, C, C).
             own, other = ((self.rows[part] @ m).reshape(-1, classes, classes) for m in factors)
-            scaled = own @ middle
-            self.b[part] -= scaled @ own.transpose(0, 2, 1)
-            product = scaled @ (other - scaled @ q / 2).transpose(0, 2, 1)
-            self.q[part] -= product + product.transpose(0, 2, 1)
+            kernels.change(self.probs[part], own, other, middle, q, self.b[part], self.q[part])
         scaled = columns @ middle
         product = scaled @ (weighted - scaled @ q / 2).T
         self.inverse -= scaled @ columns.T
         self.weighted -= product
         self.weighted -= product.T
+
+    def _drifted(self) -> bool:
+        """Whether the changes have lost digits."""
         now = np.trace(self.q, axis1=1, axis2=2)
         if (now * _DIGITS < self.at_first).any() or (now > _DIGITS * self.at_first).any():
-            self._compute()
+            return True
+        if len(self.changed) % _STEPS:
+            return False
+        last = np.array(self.changed[-_STEPS:])
+        kept = self.b[last], self.q[last]
+        return any(np.abs(a - b).max() > _DRIFT * np.abs(b).max() for a, b in zip(kept, self._solved(self._factor(), last), strict=True))
+
+
+def _roots(probs: Array) -> Array:
+    """(..., C, C): S = diag(r) - p r^T of predictions (..., C), S S^T being diag(p) - p p^T."""
+    root = np.sqrt(probs)
+    return root[..., None, :] * (np.eye(probs.shape[-1]) - probs[..., :, None])
 
 
 def _by_dimension(columns: Array) -> Array:
     """(D, C C) of columns (C D, C), so that one product serves all classes."""
     classes = columns.shape[1]
     return np.ascontiguousarray(columns.reshape(classes, -1, classes).transpose(1, 0, 2)).reshape(-1, classes * classes)
-
-
-def _times(probs: Array, matrices: Array) -> Array:
-    """(B, C, C): (diag(p) - p p^T) times each matrix."""
-    return probs[:, :, None] * (matrices - np.einsum("nc,ncd->nd", probs, matrices)[:, None, :])

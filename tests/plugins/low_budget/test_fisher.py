@@ -125,6 +125,34 @@ def test_removals_stay_right_with_little_regularization(regularization):
     assert kept == left
 
 
+def drift(regularization):
+    """Of the gains after 40 additions, from those that the information then gives anew, relative to the largest."""
+    features, probs = large_features()
+    found = B._Information(features, probs, regularization * np.eye(72), B._mean_fisher(features, probs))
+    for _ in range(40):
+        found.change(int(found.values(1).argmax()), 1)
+    expected = B._Information(features, probs, found.matrix, B._mean_fisher(features, probs)).values(1)
+    return np.abs(found.values(1) - expected).max() / expected.max()
+
+
+@pytest.mark.parametrize("regularization", [1.0, 1e-2, 1e-4, 1e-6])
+def test_lost_digits_are_noticed(monkeypatch, regularization):
+    assert drift(regularization) < 1e-10
+    for name in ("_DRIFT", "_DIGITS"):
+        monkeypatch.setattr(B, name, np.inf)
+    # Else nothing would have been noticed here.
+    assert regularization == 1 or drift(regularization) > 1e-10
+
+
+def test_what_all_classes_have_in_common_costs_no_digits():
+    # Twice as much of it: the gains are the same to the last digits.
+    features, probs = large_features()
+    target, common = B._mean_fisher(features, probs), np.kron(np.ones((6, 6)), np.eye(12))
+    m = 1e-3 * np.eye(72) + target
+    gains = [B._Information(features, probs, m + weight * common, target).values(1) for weight in (0.0, 1e-3)]
+    np.testing.assert_allclose(*gains, rtol=1e-12)
+
+
 @pytest.mark.parametrize("regularization", [1.0, 1e-2, 1e-4, 1e-6])
 def test_only_the_regularization_relative_to_the_features_matters(regularization):
     features, probs = large_features()
@@ -171,6 +199,12 @@ def test_certain_samples_are_last_and_drawn_evenly():
         assert picks[0] == 4
         counts[int(picks[1])] += 1
     assert chisquare([counts[i] for i in range(1, 12) if i != 4]).pvalue > 1e-3
+
+
+def test_with_a_single_class_all_are_equal():
+    # Eight are taken, and the first of equals given back until four are left.
+    features, order = make_rng(0).standard_normal((30, 2)), make_rng(1).permutation(np.arange(1, 30))
+    assert F.bait(features, np.ones((30, 1)), [0], 4, make_rng(1)).tolist() == order[4:8].tolist()
 
 
 def test_picks_do_not_depend_on_blocks_or_the_order_of_the_pool(monkeypatch):
