@@ -45,29 +45,44 @@ def _blend(degenerate, pixel, alpha):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _grey(image, row, column):
-    if image.shape[2] == 1:
-        return np.int32(image[row, column, 0])
-    red, green, blue = np.int32(image[row, column, 0]), np.int32(image[row, column, 1]), np.int32(image[row, column, 2])
+def _grey(pixels, at):
+    """Of a colour, one of pixels (N, 3)."""
+    red, green, blue = np.int32(pixels[at, 0]), np.int32(pixels[at, 1]), np.int32(pixels[at, 2])
     return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _look_up_as(channels, image, table):
+    pixels = image.reshape(image.shape[0] * image.shape[1], image.shape[2])
+    for at in range(len(pixels)):
+        for channel in range(channels):
+            pixels[at, channel] = table[channel, pixels[at, channel]]
 
 
 @njit(cache=True, nogil=True)
 def _look_up(image, table):
     """Every channel through its own row of table (C, 256), in place."""
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            for channel in range(image.shape[2]):
-                image[row, column, channel] = table[channel, image[row, column, channel]]
+    if image.shape[2] == 3:
+        _look_up_as(3, image, table)
+    else:
+        _look_up_as(1, image, table)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _histogram_as(channels, image, counts):
+    pixels = image.reshape(image.shape[0] * image.shape[1], image.shape[2])
+    for at in range(len(pixels)):
+        for channel in range(channels):
+            counts[channel, pixels[at, channel]] += 1
 
 
 @njit(cache=True, nogil=True)
 def _histogram(image, counts):
     counts[:] = 0
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            for channel in range(image.shape[2]):
-                counts[channel, image[row, column, channel]] += 1
+    if image.shape[2] == 3:
+        _histogram_as(3, image, counts)
+    else:
+        _histogram_as(1, image, counts)
 
 
 @njit(cache=True, nogil=True)
@@ -113,18 +128,24 @@ def _sharpness(image, smooth, alpha):
     """Blend with a smoothed copy: a 3×3 mean, the centre five times; the border is as it was."""
     height, width, channels = image.shape
     length = width * channels
+    inner = length - 2 * channels
+    if inner <= 0:
+        return
     lines, smoothed = image.reshape(height, length), smooth.reshape(height, length)
-    columns = np.empty(length, np.uint32)
+    columns = np.empty(length, np.uint16)
+    # Parts of a line that begin one pixel apart: loops from 0 on over slices are made into vector instructions.
+    left, middle, right = columns[:inner], columns[channels : channels + inner], columns[2 * channels :]
     for row in range(1, height - 1):
-        above, here, below, out = lines[row - 1], lines[row], lines[row + 1], smoothed[row]
+        above, here, below = lines[row - 1], lines[row], lines[row + 1]
         for at in range(length):
-            columns[at] = np.uint32(above[at]) + np.uint32(here[at]) + np.uint32(below[at])
-        for at in range(channels, length - channels):
-            total = columns[at - channels] + columns[at] + columns[at + channels] + np.uint32(4) * np.uint32(here[at])
+            columns[at] = np.uint16(above[at]) + np.uint16(here[at]) + np.uint16(below[at])
+        centre, out = here[channels : channels + inner], smoothed[row, channels : channels + inner]
+        for at in range(inner):
+            total = np.uint32(left[at]) + np.uint32(middle[at]) + np.uint32(right[at]) + np.uint32(4) * np.uint32(centre[at])
             out[at] = np.uint8((np.uint32(2) * total + np.uint32(13)) // np.uint32(26))
     for row in range(1, height - 1):
-        here, out = lines[row], smoothed[row]
-        for at in range(channels, length - channels):
+        here, out = lines[row, channels : channels + inner], smoothed[row, channels : channels + inner]
+        for at in range(inner):
             here[at] = _blend(out[at], here[at], alpha)
 
 
@@ -137,47 +158,77 @@ def _blend_with(image, degenerate, alpha):
 
 @njit(cache=True, nogil=True)
 def _contrast(image, alpha):
-    total = 0
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            total += _grey(image, row, column)
-    _blend_with(image, np.int32(total / (image.shape[0] * image.shape[1]) + 0.5), alpha)
+    pixels, total = image.reshape(image.shape[0] * image.shape[1], image.shape[2]), 0
+    for at in range(len(pixels)):
+        total += _grey(pixels, at) if image.shape[2] == 3 else np.int32(pixels[at, 0])
+    _blend_with(image, np.int32(total / len(pixels) + 0.5), alpha)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _copy_pixel(channels, source, inside, place, out, to):
+    """Pixel `place` of source (S · S, C), or black, becomes pixel `to` of `out`. Unsigned: of a signed index numba asks for its sign."""
+    for channel in range(channels):
+        out[np.uint64(to), channel] = source[np.uint64(place), channel] if inside else np.uint8(0)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _moved_as(channels, source, height, width, values, out):
+    """Without shear and rotation: floating point. The columns are the same in all rows."""
+    columns, x = np.empty(width, np.int64), values[2] + values[0] * 0.5
+    for column in range(width):
+        columns[column] = -1 if x < 0 else min(width, int(x))
+        x += values[0]
+    y = values[5] + values[4] * 0.5
+    for row in range(height):
+        i = -1 if y < 0 else min(height, int(y))
+        for column in range(width):
+            j = columns[column]
+            inside = np.uint64(i) < np.uint64(height) and np.uint64(j) < np.uint64(width)
+            _copy_pixel(channels, source, inside, i * width + j, out, row * width + column)
+        y += values[4]
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _turned_as(channels, source, height, width, values, out):
+    """In fixed point of 16 bits."""
+    step_x, step_y = int(math.floor(values[0] * _FIXED + 0.5)), int(math.floor(values[3] * _FIXED + 0.5))
+    turn_x, turn_y = int(math.floor(values[1] * _FIXED + 0.5)), int(math.floor(values[4] * _FIXED + 0.5))
+    first_x = int(math.floor((values[2] + values[0] * 0.5 + values[1] * 0.5) * _FIXED + 0.5))
+    first_y = int(math.floor((values[5] + values[3] * 0.5 + values[4] * 0.5) * _FIXED + 0.5))
+    for row in range(height):
+        x, y = first_x + row * turn_x, first_y + row * turn_y
+        for column in range(width):
+            i, j = y >> 16, x >> 16
+            inside = np.uint64(i) < np.uint64(height) and np.uint64(j) < np.uint64(width)
+            _copy_pixel(channels, source, inside, i * width + j, out, row * width + column)
+            x, y = x + step_x, y + step_y
 
 
 @njit(cache=True, nogil=True)
 def _affine(source, values, out):
     """out[y, x] = source at (x', y') = (a x + b y + c, d x + e y + f) of the pixels' centres; 0 outside."""
     height, width, channels = source.shape
+    pixels, to = source.reshape(height * width, channels), out.reshape(height * width, channels)
     moved_only = values[1] == 0 and values[3] == 0
-    step_x, step_y = int(math.floor(values[0] * _FIXED + 0.5)), int(math.floor(values[3] * _FIXED + 0.5))
-    turn_x, turn_y = int(math.floor(values[1] * _FIXED + 0.5)), int(math.floor(values[4] * _FIXED + 0.5))
-    first_x = int(math.floor((values[2] + values[0] * 0.5 + values[1] * 0.5) * _FIXED + 0.5))
-    first_y = int(math.floor((values[5] + values[3] * 0.5 + values[4] * 0.5) * _FIXED + 0.5))
-    y_moved = values[5] + values[4] * 0.5
-    for row in range(height):
-        x_moved = values[2] + values[0] * 0.5
-        x_fixed, y_fixed = first_x + row * turn_x, first_y + row * turn_y
-        for column in range(width):
-            if moved_only:
-                i = -1 if y_moved < 0 else int(y_moved)
-                j = -1 if x_moved < 0 else int(x_moved)
-                x_moved += values[0]
-            else:
-                i, j = y_fixed >> 16, x_fixed >> 16
-                x_fixed, y_fixed = x_fixed + step_x, y_fixed + step_y
-            inside = 0 <= i < height and 0 <= j < width
-            for channel in range(channels):
-                out[row, column, channel] = source[i, j, channel] if inside else np.uint8(0)
-        y_moved += values[4]
+    if moved_only and channels == 3:
+        _moved_as(3, pixels, height, width, values, to)
+    elif moved_only:
+        _moved_as(1, pixels, height, width, values, to)
+    elif channels == 3:
+        _turned_as(3, pixels, height, width, values, to)
+    else:
+        _turned_as(1, pixels, height, width, values, to)
 
 
 @njit(cache=True, nogil=True)
 def _color(image, alpha):
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            degenerate = _grey(image, row, column)
-            for channel in range(image.shape[2]):
-                image[row, column, channel] = _blend(degenerate, image[row, column, channel], alpha)
+    if image.shape[2] == 1:
+        return  # a blend of grey with itself
+    pixels = image.reshape(image.shape[0] * image.shape[1], image.shape[2])
+    for at in range(len(pixels)):
+        degenerate = _grey(pixels, at)
+        for channel in range(3):
+            pixels[at, channel] = _blend(degenerate, pixels[at, channel], alpha)
 
 
 @njit(cache=True, nogil=True)
@@ -241,25 +292,49 @@ def _cut_out(image, box):
                 image[row, column, channel] = CUTOUT_GREY if channels == 1 else CUTOUT_RGB[channel]
 
 
-@njit(cache=True, nogil=True)
-def _gather(image, rows, columns, flip, out):
-    first, step = (len(columns) - 1, -1) if flip else (0, 1)
+@njit(cache=True, nogil=True, inline="always")
+def _gather_as(channels, image, rows, columns, first, step, out):
     for i in range(len(rows)):
         line, to = image[rows[i]], out[i]
         for j in range(len(columns)):
-            column = columns[np.uint64(first + step * j)]
-            for channel in range(image.shape[2]):
-                to[j, channel] = line[np.uint64(column), channel]
+            column = np.uint64(columns[np.uint64(first + step * j)])
+            for channel in range(channels):
+                to[j, channel] = line[column, channel]
+
+
+@njit(cache=True, nogil=True)
+def _gather(image, rows, columns, flip, out):
+    first, step = (len(columns) - 1, -1) if flip else (0, 1)
+    if image.shape[2] == 3:
+        _gather_as(3, image, rows, columns, first, step, out)
+    else:
+        _gather_as(1, image, rows, columns, first, step, out)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _normalise_as(channels, image, levels, out):
+    pixels, to = image.reshape(image.shape[0] * image.shape[1], image.shape[2]), out.reshape(out.shape[0], out.shape[1] * out.shape[2])
+    for at in range(len(pixels)):
+        for channel in range(channels):
+            to[channel, at] = levels[channel, pixels[at, channel]]
 
 
 @njit(cache=True, nogil=True)
 def _normalise(image, levels, out):
-    for channel in range(image.shape[2]):
-        of_channel = levels[channel]
-        for row in range(image.shape[0]):
-            line, to = image[row], out[channel, row]
-            for column in range(image.shape[1]):
-                to[column] = of_channel[line[column, channel]]
+    if image.shape[2] == 3:
+        _normalise_as(3, image, levels, out)
+    else:
+        _normalise_as(1, image, levels, out)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _weak_as(channels, image, rows, columns, first, step, levels, out):
+    for i in range(len(rows)):
+        line = image[rows[i]]
+        for j in range(len(columns)):
+            column = np.uint64(columns[np.uint64(first + step * j)])
+            for channel in range(channels):
+                out[channel, i, j] = levels[channel, line[column, channel]]
 
 
 @njit(cache=True, nogil=True)
@@ -275,13 +350,10 @@ def weak_view(image, rows, columns, flip, levels, out):
         out: (C, S, S) float32.
     """
     first, step = (len(columns) - 1, -1) if flip else (0, 1)
-    for channel in range(image.shape[2]):
-        of_channel = levels[channel]
-        for i in range(len(rows)):
-            line, to = image[rows[i]], out[channel, i]
-            for j in range(len(columns)):
-                column = columns[np.uint64(first + step * j)]
-                to[j] = of_channel[line[np.uint64(column), channel]]
+    if image.shape[2] == 3:
+        _weak_as(3, image, rows, columns, first, step, levels, out)
+    else:
+        _weak_as(1, image, rows, columns, first, step, levels, out)
 
 
 @njit(cache=True, nogil=True)

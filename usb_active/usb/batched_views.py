@@ -172,27 +172,41 @@ def views_of(views: ImageViews, samples: Sequence[Any], plan: Plan, seed: int) -
         samples: as the data set loads them.
         seed: see `draw`.
     """
-    images = [views.as_pixels(picture_of(sample)) for sample in samples]
-    reflections = [tuple(reflected(side, views.padding) for side in image.shape[:2]) for image in images]
-    drawn = draw(seed, plan, [tuple(map(len, both)) for both in reflections], views)
+    images = _as_array(views, samples)
+    if images is None:
+        images = [views.as_pixels(picture_of(sample)) for sample in samples]
+    shapes = [image.shape[:2] for image in images] if isinstance(images, list) else [images.shape[1:3]] * len(images)
+    reflections = {shape: tuple(reflected(side, views.padding) for side in shape) for shape in set(shapes)}
+    drawn = draw(seed, plan, [tuple(map(len, reflections[shape])) for shape in shapes], views)
     codes, values = values_of(drawn, views.img_size)
     kinds = np.array(plan.kinds, np.int64)
     out = np.empty((len(kinds), len(images), views.in_channels, views.img_size, views.img_size), np.float32)
 
-    def fill(some: slice, to: NDArray[np.float32]) -> None:
-        (rows, columns), pixels = reflections[some.start], np.stack(images[some])
+    def fill(some: slice, pixels: NDArray[np.uint8], to: NDArray[np.float32]) -> None:
         of_some = (drawn.places[some], codes[some], values[some], drawn.boxes[some])
-        kernels.fill_views(pixels, rows, columns, views.img_size, kinds, *of_some, views.levels, to)
+        kernels.fill_views(pixels, *reflections[shapes[some.start]], views.img_size, kinds, *of_some, views.levels, to)
 
-    if len({image.shape for image in images}) == 1:
-        fill(slice(0, len(images)), out)
+    if len(reflections) == 1:
+        fill(slice(0, len(images)), np.stack(images) if isinstance(images, list) else images, out)
         return torch.from_numpy(out)
-    for number in range(len(images)):
+    for number, image in enumerate(images):
         # In a piece of its own: the compiled pass takes what lies in one piece.
         one = np.empty((len(kinds), 1, *out.shape[2:]), np.float32)
-        fill(slice(number, number + 1), one)
+        fill(slice(number, number + 1), image[None], one)
         out[:, number] = one[:, 0]
     return torch.from_numpy(out)
+
+
+def _as_array(views: ImageViews, samples: Sequence[Any]) -> NDArray[np.uint8] | None:
+    """(B, S, S', C) or (B, S', S, C) of samples that are arrays of one shape and the size of a view already; None of others."""
+    side, channels = views.img_size, views.in_channels
+    shape = np.shape(samples[0]) if len(samples) and isinstance(samples[0], np.ndarray) else ()
+    if min(shape[:2], default=0) != side or shape[2:] != (() if channels == 1 else (3,)):
+        return None
+    if not all(isinstance(sample, np.ndarray) and sample.dtype == np.uint8 and sample.shape == shape for sample in samples):
+        return None
+    # As `np.stack`, in half the time.
+    return np.concatenate(samples).reshape(len(samples), *shape[:2], channels)
 
 
 def picture_of(sample: Any) -> Any:
