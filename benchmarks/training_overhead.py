@@ -2,9 +2,10 @@
 
 Run by hand: `OMP_NUM_THREADS=1 python benchmarks/training_overhead.py`. All train on the same 50,000 random images with as many workers, in
 turns within one process; each figure is the median over the turns, of CPU time where there are no workers. "exact" is the default, "fast"
-is `active.fast: fast`, "weak apart" is that and `weak_no_grad: true`, "compiled" is `fast` and `compile: true`; "with ASSL" is exact, with
-an acquisition that looks at every step. "compiled" is left out unless it is asked for: it compiles for half a minute or more first.
-The start is measured in a process of its own.
+is `active.fast: fast`, "weak apart" is that and `weak_no_grad: true`, "bfloat16" is `fast` and `amp: true`; "compiled" is `fast` and
+`compile: true`; "with ASSL" is exact, with an acquisition that looks at every step. "compiled" and "bfloat16" are left out unless they are
+asked for: one compiles for half a minute or more first, the other is imitated on many processors. The start is measured in a process of
+its own.
 """
 
 from __future__ import annotations
@@ -37,9 +38,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "exact": {"cycles": 0},
     "fast": {"cycles": 0, "fast": "fast"},
     "weak apart": {"cycles": 0, "fast": "fast", "weak_no_grad": True},
+    "bfloat16": {"cycles": 0, "fast": "fast"},
     "compiled": {"cycles": 0, "fast": "fast", "compile": True},
     "with ASSL": {"acquisition": "assl", "cycles": 1, "budget": 10},
 }
+
+
+ASKED_FOR = ("compiled", "bfloat16")
 
 
 class RandomImages(ImageDataset):
@@ -77,7 +82,7 @@ def configuration(
         "algorithm": algorithm, "dataset": "random_images", "net": {"name": "small_cnn", "width": width}, "save_dir": folder,
         "save_name": variant.replace(" ", "_"), "num_train_iter": steps, "epoch": 1, "num_eval_iter": steps, "num_log_iter": steps,
         "batch_size": batch_size, "uratio": uratio, "num_workers": workers, "p_cutoff": 0.3, "seed": 0,
-        "active": {"initial": {"name": "random", "size": NUM_LABELS}, **block},
+        "amp": variant == "bfloat16", "active": {"initial": {"name": "random", "size": NUM_LABELS}, **block},
     }  # fmt: skip
 
 
@@ -211,7 +216,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--width", type=int, default=8, help="channels of the network's first convolution")
     parser.add_argument("--algorithms", nargs="+", default=["flexmatch", "fixmatch"])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[name for name in VARIANTS if name != "compiled"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[name for name in VARIANTS if name not in ASKED_FOR])
     parser.add_argument("--no-first-step", action="store_true", help="without the table of the first step")
     parser.add_argument("--first-step", choices=("usb", "active"), help=argparse.SUPPRESS)
     args = parser.parse_args()
