@@ -42,8 +42,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "compiled": {"cycles": 0, "fast": "fast", "compile": True},
     "with ASSL": {"acquisition": "assl", "cycles": 1, "budget": 10},
 }
-
-
 ASKED_FOR = ("compiled", "bfloat16")
 
 

@@ -26,15 +26,13 @@ from usb_active.plugins.low_budget.inputs import above_zero, checked_rows, finit
 
 from usb_active.numerics.arrays import BLOCK, blocks, check_count
 
-# D · C up to which it is exact without being told to: matrices of (D C, D C) are inverted.
+# D · C up to which it is exact without being told to: a matrix of nearly (D C, D C) is inverted.
 EXACT_UP_TO = 1280
 _TIE = 1e-9
 _ROWS = 4096  # of a block
 # After so many steps it is asked whether all is to be computed anew from M: where the B and Q of the samples just added are further than
 # this, relative to their largest entry, from what M gives. A hundredth of what makes gains equal: those of other samples may be worse.
 _STEPS, _DRIFT = 8, 1e-11
-# The change of a Q at which it is done at once: of 16 digits it leaves ten.
-_DIGITS = 1e6
 # Least regularization relative to the largest squared length of the features: below, little of it is left beside them in M.
 _LEAST = 1e-12
 # Bytes from which on it is said how much memory is taken.
@@ -194,7 +192,8 @@ class _Information:
     Args:
         rows: (M, D) features.
         probs: (M, C) predictions, rows that sum to 1.
-        matrix: M, (C D, C D), positive definite.
+        matrix: M, (C D, C D), positive definite: a multiple of the identity and samples' information, so that what all classes have in
+            common is apart in it.
         fisher: F, (C D, C D).
         solved: whether B and Q are always found by solving with the factor of M for each row, which is right to the last digits where a
             sample alone holds up a direction, as matters to what is removed; C times the time of products with A and A F A.
@@ -202,12 +201,12 @@ class _Information:
     Attributes:
         matrix: M, current.
         inverse: A without what all classes have in common, (C D, C D).
-        weighted: A F A.
+        weighted: A F A, without it as well.
         b: B of every row, (M, C, C).
         q: Q, likewise.
 
     Raises:
-        numpy.linalg.LinAlgError: M is not positive definite in double precision, also later.
+        numpy.linalg.LinAlgError: M is not positive definite in double precision, or gives gains that are infinite; also later.
     """
 
     def __init__(self, rows: Array, probs: Array, matrix: Array, fisher: Array, *, solved: bool = False) -> None:
@@ -232,12 +231,12 @@ class _Information:
         return np.ascontiguousarray(part).reshape(classes * dim, classes * dim)
 
     def _factor(self) -> Array:
-        """The Cholesky factor of M, ((C - 1) D, (C - 1) D)."""
+        """The Cholesky factor of M without what all classes have in common, ((C - 1) D, (C - 1) D)."""
         return np.linalg.cholesky(self._inside(self.matrix))
 
     def _compute(self, root: Array) -> None:
         """A, A F A and every B and Q, from the factor of M."""
-        inverse = solve_triangular(root, np.eye(len(root)), lower=True, check_finite=False)
+        inverse = _solve(root, np.eye(len(root)))
         inverse = inverse.T @ inverse
         self.inverse, self.weighted = self._outside(inverse), self._outside(inverse @ self.fisher @ inverse)
         if self.solved:
@@ -245,7 +244,6 @@ class _Information:
         else:
             self.b, self.q = self._blocks(self.inverse), self._blocks(self.weighted)
         self.changed: list[int] = []
-        self.at_first = np.trace(self.q, axis1=1, axis2=2)
 
     def _solved(self, root: Array, positions: NDArray[np.int64]) -> tuple[Array, Array]:
         """B and Q, (K, C, C) each, of the samples at K positions, with the Cholesky factor of M."""
@@ -254,8 +252,8 @@ class _Information:
         for at in blocks(np.arange(len(positions)), dim * classes**2):
             some = positions[at]
             columns = np.einsum("kc,nci,nd->kdni", self.basis, _roots(self.probs[some]), self.rows[some], optimize=True)
-            half = solve_triangular(root, columns.reshape(len(root), len(at) * classes), lower=True, check_finite=False)
-            whole = solve_triangular(root, half, lower=True, trans="T", check_finite=False)
+            half = _solve(root, columns.reshape(len(root), len(at) * classes))
+            whole = _solve(root, half, transposed=True)
             for out, left, right in ((b, half, half), (q, whole, self.fisher @ whole)):
                 by_row = [m.reshape(len(root), len(at), classes).transpose(1, 0, 2) for m in (left, right)]
                 out[at] = by_row[0].transpose(0, 2, 1) @ by_row[1]
@@ -279,7 +277,16 @@ class _Information:
         return [slice(at, at + rows) for at in range(0, len(self.rows), rows)]
 
     def values(self, sign: int) -> Array:
-        """(M,) by how much adding (1) each lowers tr(A F), or removing (-1) it raises it."""
+        """(M,) by how much adding (1) each lowers tr(A F), or removing (-1) it raises it: without end where M would be singular."""
+        out = self._traces(sign)
+        if not np.isfinite(out).all() and self.changed:
+            self._compute(self._factor())
+            out = self._traces(sign)
+        if np.isnan(out).any() or (np.isinf(out).any() if sign == 1 else np.isinf(out).all()):
+            raise np.linalg.LinAlgError
+        return out
+
+    def _traces(self, sign: int) -> Array:
         out = np.empty(len(self.rows))
         for part in self._parts():
             kernels.traces(self.b[part], self.q[part], float(sign), out[part])
@@ -291,13 +298,16 @@ class _Information:
         information = sign * (np.diag(p) - np.outer(p, p))
         self.matrix.reshape(classes, len(h), classes, len(h))[...] += information[:, None, :, None] * np.outer(h, h)[None, :, None, :]
         self.changed.append(position)
-        if len(self.changed) % _STEPS == 0 and self.solved:
+        last = len(self.changed) % _STEPS == 0
+        if last and self.solved:
             self._compute(self._factor())
             return
         middle = sign * np.linalg.inv(np.eye(classes) + sign * self.b[position])
         self._update(position, (middle + middle.T) / 2)
-        if self._drifted():
-            self._compute(self._factor())
+        if last:
+            root = self._factor()
+            if self._drifted(root):
+                self._compute(root)
 
     def _update(self, position: int, middle: Array) -> None:
         """A, A F A and every B and Q after what takes A (S ⊗ h) middle (S ⊗ h)^T A from A, h being the sample's."""
@@ -315,16 +325,16 @@ class _Information:
         self.weighted -= product
         self.weighted -= product.T
 
-    def _drifted(self) -> bool:
-        """Whether the changes have lost digits."""
-        now = np.trace(self.q, axis1=1, axis2=2)
-        if (now * _DIGITS < self.at_first).any() or (now > _DIGITS * self.at_first).any():
-            return True
-        if len(self.changed) % _STEPS:
-            return False
-        last = np.array(self.changed[-_STEPS:])
-        kept = self.b[last], self.q[last]
-        return any(np.abs(a - b).max() > _DRIFT * np.abs(b).max() for a, b in zip(kept, self._solved(self._factor(), last), strict=True))
+    def _drifted(self, root: Array) -> bool:
+        """Whether the changes have lost digits, as the samples that were changed last show."""
+        some = np.array(self.changed[-_STEPS:])
+        kept = self.b[some], self.q[some]
+        return not all(np.abs(a - b).max() <= _DRIFT * np.abs(b).max() for a, b in zip(kept, self._solved(root, some), strict=True))
+
+
+def _solve(root: Array, right: Array, transposed: bool = False) -> Array:
+    """What a lower triangular matrix, or its transpose, times the result is; nothing of nothing, which older versions of scipy refuse."""
+    return solve_triangular(root, right, lower=True, trans=int(transposed), check_finite=False) if len(root) else right
 
 
 def _roots(probs: Array) -> Array:

@@ -61,6 +61,32 @@ def test_whatever_the_images_and_the_crop_are(channels, side, sizes, keys):
     assert batch_of(stream_of(Images(side, channels, (sizes,), **keys))) is not None
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("order", ["channels first", "columns first", "every second"])
+def test_however_arrays_lie_in_memory(order, channels):
+    # As those of torchvision's CIFAR10, whose channels come first.
+    images = Images(channels=channels)
+    pixels = np.stack(images.images)
+    if order == "channels first":
+        pixels = np.moveaxis(np.ascontiguousarray(np.moveaxis(pixels, -1, 1)), 1, -1)
+    elif order == "columns first":
+        pixels = np.asfortranarray(pixels)
+    else:
+        pixels = np.repeat(pixels, 2, axis=1)[:, ::2]
+    expected = batch_of(stream_of(images))
+    images.images = list(pixels)
+    assert not images.images[0].flags.c_contiguous or channels == 1 and order == "channels first"
+    for name, values in batch_of(stream_of(images)).items():
+        assert torch.equal(values, expected[name])
+
+
+def test_a_batch_of_one_array():
+    views, plan = ImageViews(9, 0.875, [0.5], [0.5]), plan_of(stream_of(Images(9, 1)))
+    image = np.arange(81, dtype=np.uint8).reshape(9, 9)
+    made = [batched_views.views_of(views, [sample], plan, 3) for sample in (image, np.asfortranarray(image))]
+    assert torch.equal(*made)
+
+
 def test_views_that_an_algorithm_declares():
     declared = {"x_ulb_s": "strong", "x_ulb_w": "weak", "x_ulb_w_2": "weak"}
     stream = stream_of(Images(), declared=declared)

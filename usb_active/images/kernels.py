@@ -176,14 +176,14 @@ def _moved_as(channels, source, height, width, values, out):
     """Without shear and rotation: floating point. The columns are the same in all rows."""
     columns, x = np.empty(width, np.int64), values[2] + values[0] * 0.5
     for column in range(width):
-        columns[column] = -1 if x < 0 else min(width, int(x))
+        columns[column] = int(x) if 0 <= x < width else -1
         x += values[0]
     y = values[5] + values[4] * 0.5
     for row in range(height):
-        i = -1 if y < 0 else min(height, int(y))
+        i = int(y) if 0 <= y < height else -1
         for column in range(width):
             j = columns[column]
-            inside = np.uint64(i) < np.uint64(height) and np.uint64(j) < np.uint64(width)
+            inside = i >= 0 and j >= 0
             _copy_pixel(channels, source, inside, i * width + j, out, row * width + column)
         y += values[4]
 

@@ -192,7 +192,7 @@ def views_of(views: ImageViews, samples: Sequence[Any], plan: Plan, seed: int) -
     for number, image in enumerate(images):
         # In a piece of its own: the compiled pass takes what lies in one piece.
         one = np.empty((len(kinds), 1, *out.shape[2:]), np.float32)
-        fill(slice(number, number + 1), image[None], one)
+        fill(slice(number, number + 1), np.stack([image]), one)
         out[:, number] = one[:, 0]
     return torch.from_numpy(out)
 
@@ -201,12 +201,14 @@ def _as_array(views: ImageViews, samples: Sequence[Any]) -> NDArray[np.uint8] | 
     """(B, S, S', C) or (B, S', S, C) of samples that are arrays of one shape and the size of a view already; None of others."""
     side, channels = views.img_size, views.in_channels
     shape = np.shape(samples[0]) if len(samples) and isinstance(samples[0], np.ndarray) else ()
-    if min(shape[:2], default=0) != side or shape[2:] != (() if channels == 1 else (3,)):
+    if len(shape) < 2 or min(shape[:2]) != side or shape[2:] != (() if channels == 1 else (3,)):
         return None
     if not all(isinstance(sample, np.ndarray) and sample.dtype == np.uint8 and sample.shape == shape for sample in samples):
         return None
-    # As `np.stack`, in half the time.
-    return np.concatenate(samples).reshape(len(samples), *shape[:2], channels)
+    # As `np.stack`, in half the time; in the order that the compiled pass takes, whatever that of the samples is.
+    pixels = np.empty((len(samples), *shape[:2], channels), np.uint8)
+    np.concatenate(samples, out=pixels.reshape(-1, *shape[1:]))
+    return pixels
 
 
 def picture_of(sample: Any) -> Any:

@@ -136,18 +136,33 @@ def drift(regularization):
 
 
 @pytest.mark.parametrize("regularization", [1.0, 1e-2, 1e-4, 1e-6])
-def test_lost_digits_are_noticed(monkeypatch, regularization):
+def test_lost_digits_are_noticed(regularization):
     assert drift(regularization) < 1e-10
-    for name in ("_DRIFT", "_DIGITS"):
-        monkeypatch.setattr(B, name, np.inf)
-    # Else nothing would have been noticed here.
-    assert regularization == 1 or drift(regularization) > 1e-10
+
+
+@pytest.mark.parametrize("regularization", [1e-2, 1e-6])
+def test_unnoticed_they_would_show(monkeypatch, regularization):
+    monkeypatch.setattr(B, "_DRIFT", np.inf)
+    assert drift(regularization) > 1e-8
+
+
+def test_gains_without_end_are_no_gains():
+    # As rounding may leave 1 + B without a Cholesky factor: found anew if there is anything to find, and else said.
+    features, probs = made(1)
+    found = B._Information(features, probs, np.eye(9), B._mean_fisher(features, probs))
+    expected = found.values(1)
+    found.b[5] = -2 * np.eye(3)
+    with pytest.raises(np.linalg.LinAlgError):
+        found.values(1)
+    assert np.flatnonzero(np.isinf(found._traces(1))).tolist() == [5]
+    found.changed = [5]
+    np.testing.assert_array_equal(found.values(1), expected)
 
 
 def test_what_all_classes_have_in_common_costs_no_digits():
     # Twice as much of it: the gains are the same to the last digits.
     features, probs = large_features()
-    target, common = B._mean_fisher(features, probs), np.kron(np.ones((6, 6)), np.eye(12))
+    target, common = B._mean_fisher(features, probs), np.kron(np.full((6, 6), 1 / 6), np.eye(12))
     m = 1e-3 * np.eye(72) + target
     gains = [B._Information(features, probs, m + weight * common, target).values(1) for weight in (0.0, 1e-3)]
     np.testing.assert_allclose(*gains, rtol=1e-12)
