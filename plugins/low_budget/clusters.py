@@ -6,14 +6,21 @@ Dimension letters: N rows, D feature dimension, K clusters.
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
-from scipy.sparse import csc_matrix
 
-from usb_active.numerics.arrays import blocks
+from usb_active.environment.compiling import use_writable_cache
 from usb_active.numerics.kmeans import nearest_centres
 from usb_active.numerics.spaces import square_norms
 
 _ROUNDS = 100  # of Lloyd's iteration, at most
+
+
+def _probe() -> None:
+    """Nothing."""
+
+
+use_writable_cache(_probe)
 
 
 def weighted_kmeans(
@@ -37,10 +44,7 @@ def weighted_kmeans(
         if np.array_equal(before, assignment):
             break
         sums, mass = np.zeros_like(centres), np.bincount(assignment, weights, clusters)
-        for at in blocks(np.arange(len(points)), points.shape[1]):
-            starts = np.arange(len(at) + 1)
-            members = csc_matrix((weights[at], assignment[at], starts), shape=(clusters, len(at)))
-            sums += members @ points[at].astype(np.float64)
+        _add_rows(points, weights, assignment, sums)
         np.divide(sums, mass[:, None], out=centres, where=mass[:, None] > 0)
     return centres, assignment
 
@@ -81,6 +85,27 @@ def nearest_samples(points: NDArray[np.float32], centres: NDArray[np.float64], m
     return out
 
 
-def _squared_to(points: NDArray, centre: NDArray) -> NDArray[np.float64]:
-    every = blocks(np.arange(len(points)), points.shape[1])
-    return np.concatenate([square_norms(points[at].astype(np.float64) - centre) for at in every])
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _add_rows(points, weights, assignment, sums):
+    """Every row times its weight, added to the sum (K, D) of its cluster, in double precision."""
+    for n in range(len(points)):
+        weight, row, total = weights[n], points[n], sums[assignment[n]]
+        for d in range(len(row)):
+            total[d] += weight * row[d]
+
+
+def _squared_to(points: NDArray[np.float32], centre: NDArray) -> NDArray[np.float64]:
+    """(N,) squared distances of rows to a centre (D,), in double precision."""
+    return _squares(points, centre.astype(np.float64))
+
+
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+def _squares(points, centre):
+    out = np.empty(len(points))
+    for n in range(len(points)):
+        row, total = points[n], 0.0
+        for d in range(len(row)):
+            difference = row[d] - centre[d]
+            total += difference * difference
+        out[n] = total
+    return out
