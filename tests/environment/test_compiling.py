@@ -70,6 +70,8 @@ COMPILED = (
     "usb_active.images.twister",
     "usb_active.numerics.propagation.kernels",
     "usb_active.plugins.jlp.kernels",
+    "usb_active.plugins.low_budget.clusters",
+    "usb_active.plugins.low_budget.fisher_kernels",
 )
 
 
