@@ -16,13 +16,6 @@ from usb_active.numerics.spaces import square_norms
 _ROUNDS = 100  # of Lloyd's iteration, at most
 
 
-def _probe() -> None:
-    """Nothing."""
-
-
-use_writable_cache(_probe)
-
-
 def weighted_kmeans(
     points: NDArray[np.float32], weights: NDArray[np.float64], clusters: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -83,6 +76,9 @@ def nearest_samples(points: NDArray[np.float32], centres: NDArray[np.float64], m
         out[place] = near[np.argmin(_squared_to(points[near], centres[k]))]
         taken[out[place]] = True
     return out
+
+
+use_writable_cache(nearest_samples)
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})

@@ -175,7 +175,7 @@ def views_of(views: ImageViews, samples: Sequence[Any], plan: Plan, seed: int) -
     images = _as_array(views, samples)
     if images is None:
         images = [views.as_pixels(picture_of(sample)) for sample in samples]
-    shapes = [image.shape[:2] for image in images] if isinstance(images, list) else [images.shape[1:3]] * len(images)
+    shapes = [image.shape[:2] for image in images]
     reflections = {shape: tuple(reflected(side, views.padding) for side in shape) for shape in set(shapes)}
     drawn = draw(seed, plan, [tuple(map(len, reflections[shape])) for shape in shapes], views)
     codes, values = values_of(drawn, views.img_size)
