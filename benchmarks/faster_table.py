@@ -19,7 +19,9 @@ from usb_active.report.tables import table
 
 EXACT = "exact"
 # Keys of a study, and how the page calls them where they are not as by default.
-KEYS = {"active.fast": "fast", "active.weak_no_grad": "weak_no_grad", "active.compile": "compile", "amp": "amp"}
+KEYS = {
+    "active.fast": "fast", "active.weak_no_grad": "weak_no_grad", "active.compile": "compile", "amp": "amp", "active.views": "vectorized",
+}  # fmt: skip
 
 
 def place_name(cell: Cell) -> str:

@@ -1,11 +1,11 @@
 """Time of a step of active algorithms against USB's with nothing but the device mixin; the first step.
 
 Run by hand: `OMP_NUM_THREADS=1 python benchmarks/training_overhead.py`. All train on the same 50,000 random images with as many workers, in
-turns within one process; each figure is the median over the turns, of CPU time where there are no workers. "exact" is the default, "fast"
-is `active.fast: fast`, "weak apart" is that and `weak_no_grad: true`, "bfloat16" is `fast` and `amp: true`; "compiled" is `fast` and
-`compile: true`; "with ASSL" is exact, with an acquisition that looks at every step. "compiled" and "bfloat16" are left out unless they are
-asked for: one compiles for half a minute or more first, the other is imitated on many processors. The start is measured in a process of
-its own.
+turns within one process; each figure is the median over the turns, of CPU time where there are no workers. "exact" is the default,
+"vectorized" is that but for `active.views: vectorized`, "fast" is `active.fast: fast`, "weak apart" is that and `weak_no_grad: true`,
+"bfloat16" is `fast` and `amp: true`; "compiled" is `fast` and `compile: true`; "with ASSL" is exact, with an acquisition that looks at
+every step. "compiled" and "bfloat16" are left out unless they are asked for: one compiles for half a minute or more first, the other is
+imitated on many processors. The start is measured in a process of its own.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ POOL, NUM_LABELS = 50_000, 40
 # What the active block says beyond its first labels.
 VARIANTS: dict[str, dict[str, Any]] = {
     "exact": {"cycles": 0},
+    "vectorized": {"cycles": 0, "views": "vectorized"},
     "fast": {"cycles": 0, "fast": "fast"},
     "weak apart": {"cycles": 0, "fast": "fast", "weak_no_grad": True},
     "bfloat16": {"cycles": 0, "fast": "fast"},

@@ -3,7 +3,8 @@
 Run by hand: OMP_NUM_THREADS=1 python benchmarks/views_speed.py [--samples 448 --turns 9]. A weak and a strong view of each sample; medians
 over turns in one process, each way once a turn. "one by one, Pillow" are the views as they are where an installed Pillow disagrees with
 the compiled operations; "on tensors" is `active.views_on: device` with images kept there, this CPU being the device. Before anything is
-timed, all ways have been compared to the bit.
+timed, all ways have been compared to the bit, but for "vectorized", which is the batch at once under `active.views: vectorized`. The last
+two are a part of two others: the draws alone.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from semilearn.datasets.augmentation import RandAugment
 from torch.utils.data import default_collate
 from torchvision import transforms as T
 
+from usb_active.images import kernels
 from usb_active.pool.sampling import SeededRows
 from usb_active.randomness import position_seed, seed_globals
 from usb_active.usb import transforms
+from usb_active.usb.batch_draws import Draw, draw_exact, draw_vectorized
 from usb_active.usb.data import UNMADE, PoolStream
 from usb_active.usb.device_views import DevicePool, DeviceViews
 from usb_active.usb.transforms import ImageViews
@@ -75,9 +78,9 @@ def usb_pipeline(pool: Pool) -> Callable[[], dict[str, torch.Tensor]]:
     return batch
 
 
-def of_stream(pool: Pool, at_once: bool, pillow: bool = False) -> Callable[[], dict[str, torch.Tensor]]:
+def of_stream(pool: Pool, at_once: bool, pillow: bool = False, draw: Draw = draw_exact) -> Callable[[], dict[str, torch.Tensor]]:
     """The unlabelled stream of FixMatch, as a loader asks it."""
-    stream = PoolStream("fixmatch", pool, np.arange(len(pool.images)), None)
+    stream = PoolStream("fixmatch", pool, np.arange(len(pool.images)), None, draw=draw)
     if not at_once:
         stream.plan = None
     rows, every = SeededRows(stream, *POSITION[:-1]), np.arange(len(pool.images))
@@ -109,6 +112,12 @@ def on_tensors(pool: Pool) -> Callable[[], dict[str, torch.Tensor]]:
     return batch
 
 
+def draws_alone(pool: Pool, draw: Draw) -> Callable[[], Any]:
+    """What is drawn for a weak and a strong view of each sample."""
+    side = pool.views.img_size + 2 * pool.views.padding
+    return lambda: draw(position_seed(*POSITION), (kernels.WEAK, kernels.STRONG), [(side, side)] * len(pool), pool.views)
+
+
 def milliseconds(ways: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
     """Of each way the CPU time of every turn."""
     found: dict[str, list[float]] = {name: [] for name in ways}
@@ -135,6 +144,10 @@ def main() -> None:
         }  # fmt: skip
         made = [way() for way in ways.values()]
         assert all(torch.equal(made[0][name], other[name]) for other in made[1:] for name in ("x_ulb_w", "x_ulb_s"))
+        ways |= {
+            "vectorized": of_stream(pool, True, draw=draw_vectorized), "draws": draws_alone(pool, draw_exact),
+            "draws, vectorized": draws_alone(pool, draw_vectorized),
+        }  # fmt: skip
         found = milliseconds(ways, args.turns)
         usb = statistics.median(found["USB's pipeline"])
         for name, values in found.items():

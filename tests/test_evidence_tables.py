@@ -386,7 +386,7 @@ def test_the_rows_of_docs_revival(benchmarks):
 
 # ------------------------------------------------------------------------------------------------- faster trainings
 
-FASTER = ["exact", "amp", "compile", "weak_no_grad", "fast", "fast and weak_no_grad"]
+FASTER = ["exact", "vectorized", "amp", "compile", "weak_no_grad", "fast", "fast and weak_no_grad"]
 
 
 def test_rows_of_faster_trainings_are_called_by_their_keys(benchmarks):

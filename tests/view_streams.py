@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from usb_active.usb.batch_draws import draw_exact
 from usb_active.usb.data import PoolStream
 from usb_active.usb.transforms import ImageViews
 
@@ -31,6 +32,6 @@ class Images:
         return None
 
 
-def stream_of(dataset, algorithm: str = "fixmatch", labeled: bool = False, declared=None) -> PoolStream:
+def stream_of(dataset, algorithm: str = "fixmatch", labeled: bool = False, declared=None, draw=draw_exact) -> PoolStream:
     idx = np.arange(3, 40)
-    return PoolStream(algorithm, dataset, idx, idx % 10 if labeled else None, declared)
+    return PoolStream(algorithm, dataset, idx, idx % 10 if labeled else None, declared, draw)

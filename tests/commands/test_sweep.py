@@ -161,7 +161,7 @@ def test_what_comes_after_a_pretraining_has_no_part_in_it(tmp_path):
     key = pretraining_key(cell.config)
     later = {"active.acquisition": ["random"], "active.budget": [3], "active.initial.size": [30], "algorithm": ["fixmatch"], "lr": [0.1]}
     later |= {"active.fast": ["fast"], "active.weak_no_grad": [True], "use_cat": [False], "active.cache_images": [True]}
-    later |= {"active.charge_volunteered": [True], "active.audit": [3]}
+    later |= {"active.charge_volunteered": [True], "active.audit": [3], "active.views": ["vectorized"]}
     for name, values in later.items():
         (other,) = read_study(write_study(tmp_path, **{**base, "matrix": {**pretraining(), name: values}})).cells
         assert pretraining_key(other.config) == key, name

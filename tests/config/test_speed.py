@@ -10,7 +10,7 @@ from usb_active.config.speed import WEAK_APART, WHY_NOT
 from usb_active.errors import UsageError
 from usb_active.storage.run_dir import RunDir
 
-KEYS = {"fast": "fast", "channels_last": True, "weak_no_grad": True, "compile": True}
+KEYS = {"fast": "fast", "channels_last": True, "weak_no_grad": True, "compile": True, "views": "vectorized"}
 
 
 def of(tmp_path, active=None, **usb):
@@ -18,7 +18,8 @@ def of(tmp_path, active=None, **usb):
 
 
 def test_all_are_off_and_not_kept_so_that_earlier_runs_resume(tmp_path):
-    plain, off = of(tmp_path), of(tmp_path, {"fast": "exact", "channels_last": False, "weak_no_grad": False, "compile": False})
+    usual = {"fast": "exact", "channels_last": False, "weak_no_grad": False, "compile": False, "views": "exact"}
+    plain, off = of(tmp_path), of(tmp_path, usual)
     assert plain.resolved() == off.resolved() and not set(KEYS) & set(plain.resolved()["active"])
     assert plain.usb["use_cat"] is True and not plain.active.uses_channels_last
 
@@ -58,8 +59,9 @@ def test_features_have_no_channels(tmp_path):
     for key, value in (("channels_last", True), ("fast", "fast")):
         with pytest.raises(UsageError, match=f"active.{key}: is a matter of images' format, and active.train_on is features; remove it"):
             of(tmp_path, {**vectors, key: value}, net="linear")
-    with pytest.raises(UsageError, match="active.views_on: device, and active.train_on is features: no view of an image is made"):
-        of(tmp_path, {**vectors, "views_on": "device"}, net="linear")
+    for key, value in (("views_on", "device"), ("views", "vectorized")):
+        with pytest.raises(UsageError, match=f"active.{key}: {value}, and active.train_on is features: no view of an image is made"):
+            of(tmp_path, {**vectors, key: value}, net="linear")
 
 
 # ---------------------------------------------------------------------------------------------- weak views without gradients

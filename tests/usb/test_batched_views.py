@@ -18,6 +18,7 @@ from usb_active.builtin.array_datasets import Digits
 from usb_active.images import kernels
 from usb_active.pool.sampling import CollatedBatch, SeededRows
 from usb_active.usb import batched_views, data, transforms, view_trial
+from usb_active.usb.batch_draws import draw_exact
 from usb_active.usb.batched_views import STRONG, WEAK, plan_of
 from usb_active.usb.data import PoolStream
 from usb_active.usb.launcher import make_algorithm
@@ -83,7 +84,7 @@ def test_however_arrays_lie_in_memory(order, channels):
 def test_a_batch_of_one_array():
     views, plan = ImageViews(9, 0.875, [0.5], [0.5]), plan_of(stream_of(Images(9, 1)))
     image = np.arange(81, dtype=np.uint8).reshape(9, 9)
-    made = [batched_views.views_of(views, [sample], plan, 3) for sample in (image, np.asfortranarray(image))]
+    made = [batched_views.views_of(views, [sample], plan, 3, draw_exact) for sample in (image, np.asfortranarray(image))]
     assert torch.equal(*made)
 
 
@@ -226,14 +227,14 @@ def test_a_pillow_of_another_arithmetic_is_said_once_and_used(another_pillow, ca
 def test_generators_of_other_draws_are_said_once(what, monkeypatch, caplog):
     """As if torch, Python or numpy had changed: a crop, an operation's strength or a cutout is another."""
     batched_views.can_batch.cache_clear()
-    usual = batched_views.draw
+    usual = batched_views.draw_exact
 
     def another(*arguments):
         drawn = usual(*arguments)
         getattr(drawn, what)[:] = 1
         return drawn
 
-    monkeypatch.setattr(batched_views, "draw", another)
+    monkeypatch.setattr(batched_views, "draw_exact", another)
     try:
         assert not batched_views.can_batch() and not batched_views.can_batch()
         assert len([record for record in caplog.records if "draws differently" in record.message]) == 1

@@ -115,6 +115,9 @@ class ActiveKeys(Strict):
     cache_images: bool = Field(
         False, description="true: every image is decoded once per process, to a file on the run's disk, and all views are made from it"
     )
+    views: Literal["exact", "vectorized"] = Field(
+        "exact", description="how the views of training batches are drawn: exact: USB's numbers; vectorized: by the same law, all at once"
+    )
     views_on: Literal["cpu", "device"] = Field(
         "cpu", description="where views of training batches are made: on the CPU, or of uint8 images on the training's device; same bits"
     )
@@ -138,7 +141,8 @@ class ActiveKeys(Strict):
 
 # Keys that there were not from the start.
 LATER_KEYS = (
-    "batch_norm", "train_on", "cache_images", "views_on", "fast", "channels_last", "weak_no_grad", "compile", "charge_volunteered", "audit",
+    "batch_norm", "train_on", "cache_images", "views", "views_on", "fast", "channels_last", "weak_no_grad", "compile", "charge_volunteered",
+    "audit",
 )  # fmt: skip
 # The roles that always have a plugin, and which one they have unless the YAML says otherwise.
 DEFAULT_PLUGINS = {"oracle": "dataset", "features": "model"}

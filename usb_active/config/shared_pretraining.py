@@ -21,7 +21,7 @@ _LATER = (
 )  # fmt: skip
 _LATER_IN_BLOCK = (
     "initial", "acquisition", "prior", "analysis", "oracle", "cycles", "budget", "warm_start", "schedule", "validation", "batch_norm",
-    "keep", "baselines", "cache_images", "views_on", "fast", "channels_last", "weak_no_grad", "compile", "charge_volunteered",
+    "keep", "baselines", "cache_images", "views", "views_on", "fast", "channels_last", "weak_no_grad", "compile", "charge_volunteered",
     "audit", "stop",
 )  # fmt: skip
 

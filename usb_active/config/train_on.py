@@ -26,8 +26,9 @@ def check_train_on(active: ActiveConfig, net: PluginChoice, problems: Problems) 
     if active.cache_images:
         what = "keeps images for their views, and active.train_on is features: no view of an image is made; remove it"
         problems.add("active.cache_images", what)
-    if active.views_on != "cpu":
-        problems.add("active.views_on", f"{active.views_on}, and active.train_on is features: no view of an image is made; remove it")
+    for key, usual in (("views", "exact"), ("views_on", "cpu")):
+        if (value := getattr(active, key)) != usual:
+            problems.add(f"active.{key}", f"{value}, and active.train_on is features: no view of an image is made; remove it")
     if active.pretrain is not None:
         problems.add("active.pretrain", f"'{active.pretrain.name}' trains on images, and active.train_on is features; remove it")
 

@@ -7,6 +7,7 @@ import copy
 import io
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from usb_active.pool.view import Registered
 from usb_active.randomness import seed_globals, seeded_globals
 from usb_active.storage.checkpoint import write_checkpoint
 from usb_active.usb.arguments import complete_args
+from usb_active.usb.batch_draws import DRAWS
 from usb_active.usb.checkpoints import CycleCheckpoints
 from usb_active.usb.cycle_start import constant_after_warmup, load_into
 from usb_active.usb.device import DeviceMixin, configure_torch, pick_device
@@ -43,6 +45,12 @@ from usb_active.usb.tensorboard import RunLog
 from usb_active.usb.unlabeled import declared_views
 
 logger = logging.getLogger("usb_active")
+
+# Keys of the block that are for batches made at once → the value that asks for it, and what a batch has that is made one by one.
+_FOR_BATCHES = {
+    "views": ("vectorized", "such views are drawn one by one, as USB does"),
+    "views_on": ("device", "such batches are made on the CPU"),
+}
 
 
 class ActiveMixin(DeviceMixin):
@@ -152,7 +160,8 @@ class ActiveMixin(DeviceMixin):
     def set_dataset(self) -> dict[str, Any]:
         """The pool's labelled and unlabelled streams, the test set, and the labels held out for validation."""
         dataset, split = self.session.inputs, self.split
-        self._loaders = CycleLoaders(self.base_name, dataset, split, declared_views(self), self.session.seed, self.cycle)
+        draw = DRAWS[self.session.config.active.views]
+        self._loaders = CycleLoaders(self.base_name, dataset, split, declared_views(self), self.session.seed, self.cycle, draw)
         self.args.lb_dest_len, self.args.ulb_dest_len = len(split.labeled), len(split.unlabeled)
         return self._loaders.rows
 
@@ -160,7 +169,7 @@ class ActiveMixin(DeviceMixin):
         """Loaders whose batches depend on their position alone and that start at the iteration reached."""
         own = self.make_sampler if overrides(self, "make_sampler") else None
         on_device = self.session.config.active.views_on == "device"
-        return self._loaders.make(self.args, self, own, self.device if on_device else None, self._say_views_on_cpu)
+        return self._loaders.make(self.args, self, own, self.device if on_device else None, partial(self._say_of_views, "views_on"))
 
     def set_model(self) -> torch.nn.Module:
         """The initial weights: the same every cycle, pretrained if there is a pretrainer; carried on under `warm_start`."""
@@ -337,18 +346,19 @@ class ActiveMixin(DeviceMixin):
             logger.warning("active.compile: steps are not compiled, because %s", why)
         self._said_why_uncompiled = why
 
-    def _say_views_on_cpu(self, why: str) -> None:
-        """Once in a process."""
-        said = vars(self).setdefault("_said_views_on_cpu", set())
-        if why not in said:
-            logger.warning("active.views_on: device: %s; such batches are made on the CPU", why)
-        said.add(why)
+    def _say_of_views(self, key: str, why: str) -> None:
+        """Once in a process, that some batches have not what a key of the block asks for."""
+        said = vars(self).setdefault("_said_of_views", set())
+        if (key, why) not in said:
+            logger.warning("active.%s: %s: %s; %s", key, _FOR_BATCHES[key][0], why, _FOR_BATCHES[key][1])
+        said.add((key, why))
 
     def fit(self) -> None:
         """One cycle's training, by USB's own `train()`, from the iteration reached to the last."""
         self._say_why_uncompiled()
-        for why in self._loaders.why_one_by_one() if self.session.config.active.views_on == "device" else ():
-            self._say_views_on_cpu(why)
+        for key, (value, _) in _FOR_BATCHES.items():
+            for why in self._loaders.why_one_by_one() if getattr(self.session.config.active, key) == value else ():
+                self._say_of_views(key, why)
         # USB stores epoch + 1, with which a run resumed in the middle of an epoch would train nothing.
         done = self.it >= self.num_train_iter
         self.start_epoch = self.epochs if done else min(self.it // self.num_iter_per_epoch, self.epochs - 1)

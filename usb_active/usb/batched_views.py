@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from usb_active.environment.compiling import said_where_long
-from usb_active.images import kernels, twister
+from usb_active.images import kernels
 from usb_active.randomness import global_generators_kept
-from usb_active.usb import view_draws
+from usb_active.usb.batch_draws import Draw, draw_exact, values_of
 from usb_active.usb.transforms import MODES, ImageViews
-from usb_active.usb.view_draws import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, as_kernel, reflected
+from usb_active.usb.view_draws import reflected
 from usb_active.usb.view_trial import agree_with_pillow
 
 logger = logging.getLogger("usb_active")
@@ -99,85 +99,20 @@ def plan_of(stream: Any) -> Plan | None:
     return Plan(tuple(kinds), outputs, tuple(row))
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Of B samples and V views: where crops begin, whether they are mirrored, and what RandAugment does.
-
-    Attributes:
-        places: (B, V, 3) int64: top, left, 1 if mirrored.
-        operations: (B, V, n) int64, of `view_draws.OPERATIONS`.
-        magnitudes: (B, V, n) float64.
-        boxes: (B, V, 4) int64.
-    """
-
-    places: NDArray[np.int64]
-    operations: NDArray[np.int64]
-    magnitudes: NDArray[np.float64]
-    boxes: NDArray[np.int64]
-
-    @classmethod
-    def nothing(cls, samples: int, views: int, count: int) -> Drawn:
-        """Every crop from the corner, as it is; `count` times the identity, and no cutout."""
-        return cls(
-            np.zeros((samples, views, 3), np.int64), np.full((samples, views, count), kernels.IDENTITY, np.int64),
-            np.zeros((samples, views, count)), np.tile(np.array(view_draws.NO_BOX, np.int64), (samples, views, 1)),
-        )  # fmt: skip
-
-    def of_views(self, which: NDArray[np.bool_]) -> Drawn:
-        """What was drawn for some of the views."""
-        return Drawn(self.places[:, which], self.operations[:, which], self.magnitudes[:, which], self.boxes[:, which])
-
-
-def draw(seed: int, plan: Plan, sides: Sequence[tuple[int, int]], views: ImageViews) -> Drawn:
-    """What USB's pipeline draws for a batch, its generators seeded as `seed_globals(…)` does by a position's seed.
-
-    Args:
-        seed: `position_seed(…)`.
-        sides: of each sample, height and width of the reflected image.
-        views: their side, whether there are mirrored ones, and how many operations a strong one has.
-    """
-    drawn = Drawn.nothing(len(sides), len(plan.kinds), views.randaugment_n)
-    codes, least, largest = (np.array(values) for values in zip(*view_draws.OPERATIONS, strict=True))
-    of_numpy = twister.numpy_stream(seed)
-    streams = twister.python_stream(seed), of_numpy, of_numpy.copy()
-    twister.draw_views(
-        *streams, np.array(plan.kinds, np.int64) == STRONG, np.array(sides, np.int64), views.img_size, views.flip,
-        codes.astype(np.int64), least.astype(np.float64), largest.astype(np.float64), view_draws.LARGEST_CUTOUT,
-        drawn.places, drawn.operations, drawn.magnitudes, drawn.boxes,
-    )  # fmt: skip
-    return drawn
-
-
-def values_of(drawn: Drawn, size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The kernels' codes (B, V, n) and values (B, V, n, 6)."""
-    codes, magnitudes = drawn.operations.copy(), drawn.magnitudes
-    values = np.zeros((*codes.shape, kernels.NUM_VALUES))
-    values[..., 0] = magnitudes
-    for operation, place, factor in ((SHEAR_X, 1, 1), (SHEAR_Y, 3, 1), (TRANSLATE_X, 2, size), (TRANSLATE_Y, 5, size)):
-        here = drawn.operations == operation
-        moved = np.zeros((int(here.sum()), kernels.NUM_VALUES))
-        moved[:, 0] = moved[:, 4] = 1
-        moved[:, place] = magnitudes[here] * factor
-        values[here], codes[here] = moved, kernels.AFFINE
-    # By Python's functions: another cosine may differ in its last bit.
-    for place in zip(*np.nonzero(drawn.operations == ROTATE), strict=True):
-        codes[place], values[place] = as_kernel(ROTATE, float(magnitudes[place]), size, size)
-    return codes, values
-
-
-def views_of(views: ImageViews, samples: Sequence[Any], plan: Plan, seed: int) -> torch.Tensor:
+def views_of(views: ImageViews, samples: Sequence[Any], plan: Plan, seed: int, draw: Draw) -> torch.Tensor:
     """(V, B, C, S, S) float32 of a batch's samples.
 
     Args:
         samples: as the data set loads them.
-        seed: see `draw`.
+        seed: see `draw_exact`.
+        draw: what decides on crops and operations.
     """
     images = _as_array(views, samples)
     if images is None:
         images = [views.as_pixels(picture_of(sample)) for sample in samples]
     shapes = [image.shape[:2] for image in images]
     reflections = {shape: tuple(reflected(side, views.padding) for side in shape) for shape in set(shapes)}
-    drawn = draw(seed, plan, [tuple(map(len, reflections[shape])) for shape in shapes], views)
+    drawn = draw(seed, plan.kinds, [tuple(map(len, reflections[shape])) for shape in shapes], views)
     codes, values = values_of(drawn, views.img_size)
     kinds = np.array(plan.kinds, np.int64)
     out = np.empty((len(kinds), len(images), views.in_channels, views.img_size, views.img_size), np.float32)
@@ -238,7 +173,7 @@ def _same_batch(channels: int) -> bool:
     shape = (9, 11, 3) if channels == 3 else (9, 11)
     samples = list(np.random.default_rng(0).integers(0, 256, (24, *shape), dtype=np.uint8))
     plan = Plan((WEAK, STRONG), {}, ())
-    made = views_of(views, samples, plan, seed)
+    made = views_of(views, samples, plan, seed, draw_exact)
     with global_generators_kept():
         random.seed(seed)
         np.random.seed(seed & 0xFFFFFFFF)

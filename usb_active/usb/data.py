@@ -19,9 +19,11 @@ from usb_active.errors import UsageError, name_some
 from usb_active.images.ahead import go_on
 from usb_active.pool.inference import eval_views
 from usb_active.pool.sampling import CollatedBatch, TravellingRows
+from usb_active.usb.batch_draws import Draw, draw_exact
 from usb_active.usb.batched_views import Plan, can_batch, plan_of, views_of
 from usb_active.usb.device_views import UnmadeViews, unmade_views
 from usb_active.usb.unlabeled import View, view_functions
+from usb_active.usb.view_trial import agree_with_pillow
 
 # Where a batch has, in place of its views, what they are to be made of.
 UNMADE = "views to be made"
@@ -34,12 +36,19 @@ class PoolStream(BasicDataset):
     `idx[row]` is the dataset index.
 
     Attributes:
+        draw: what decides on the crops and operations of a batch that is made at once. Rows that are made one by one draw as USB does.
         leaves_unmade: whether the views of whole batches are left to be made on the device (`unmade_views`).
         kept: then, where images are kept there: (N,) where each sample of the data set is among them, and their height and width.
     """
 
     def __init__(
-        self, algorithm: str, base: Dataset, idx: np.ndarray, labels: np.ndarray | None, declared: Mapping[str, View] | str | None = None
+        self,
+        algorithm: str,
+        base: Dataset,
+        idx: np.ndarray,
+        labels: np.ndarray | None,
+        declared: Mapping[str, View] | str | None = None,
+        draw: Draw = draw_exact,
     ):
         views = base.views
         # Of another algorithm's name USB makes that one's rows, of both streams.
@@ -49,7 +58,7 @@ class PoolStream(BasicDataset):
             alg=rows_of, data=idx, targets=labels, num_classes=base.task.num_outputs, transform=views.weak,
             is_ulb=labels is None, strong_transform=views.strong,
         )  # fmt: skip
-        self.base, self.idx = base, idx
+        self.base, self.idx, self.draw = base, idx, draw
         self.declared = declared if isinstance(declared, Mapping) and labels is None else None
         self.own_views = None if self.declared is None else view_functions(views, self.declared, algorithm)
         # An algorithm's own functions get the sample itself.
@@ -72,7 +81,10 @@ class PoolStream(BasicDataset):
         """How a whole batch is made at once; None where its rows are made one by one."""
         usual = type(self) is PoolStream and are_image_views(self.base.views) and self.base.collate is None
         plan = plan_of(self) if usual and len(self) else None
-        return plan if plan is None or not plan.outputs or can_batch() else None
+        if plan is None or not plan.outputs:
+            return plan
+        # Only USB's own draws are compared with those of Python, numpy and torch.
+        return plan if (can_batch() if self.draw is draw_exact else agree_with_pillow()) else None
 
     @property
     def can_run_ahead(self) -> bool:
@@ -87,6 +99,8 @@ class PoolStream(BasicDataset):
             return f"dataset '{self.base.name}' makes views of its own"
         if self.base.collate is not None:
             return f"dataset '{self.base.name}' puts its batches together itself"
+        if plan_of(self) is not None:
+            return "installed libraries compute or draw otherwise than what is compiled"
         return f"{'unlabelled' if self.is_ulb else 'labelled'} views of '{self.alg}' are made one by one"
 
     def collated_batch(self, rows: np.ndarray, seed: int) -> CollatedBatch | None:
@@ -112,10 +126,10 @@ class PoolStream(BasicDataset):
         views = self.base.views
         if self.leaves_unmade and self.kept is not None:
             places, sides = self.kept
-            return unmade_views(views, places[self.idx[rows]], plan, seed, sides)
+            return unmade_views(views, places[self.idx[rows]], plan, seed, self.draw, sides)
         samples = [self._sample(int(row)) for row in rows]
-        unmade = unmade_views(views, samples, plan, seed) if self.leaves_unmade else None
-        return views_of(views, samples, plan, seed) if unmade is None else unmade
+        unmade = unmade_views(views, samples, plan, seed, self.draw) if self.leaves_unmade else None
+        return views_of(views, samples, plan, seed, self.draw) if unmade is None else unmade
 
     def __sample__(self, row: int) -> tuple[Any, Any]:
         """USB's way to a row: what its views are made of, which under `active.cache_images` has the size of a view already."""

@@ -1,6 +1,6 @@
 """`active.views_on: device`: a batch travels as uint8 images, or their numbers, and what was drawn; its views are made where it arrives.
 
-The draws are those of `batched_views`, on the CPU, so that equal seeds give equal bits wherever the views are made.
+The draws are those of `batch_draws`, on the CPU, so that equal seeds give equal bits wherever the views are made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from usb_active.contracts.dataset import Dataset, sample_for_views
 from usb_active.images import tensor_kernels
-from usb_active.usb.batched_views import STRONG, Drawn, Plan, draw, picture_of, values_of
+from usb_active.usb.batch_draws import Draw, Drawn, values_of
+from usb_active.usb.batched_views import STRONG, Plan, picture_of
 from usb_active.usb.transforms import ImageViews
 from usb_active.usb.view_draws import reflected
 
@@ -54,13 +55,19 @@ class UnmadeViews:
 
 
 def unmade_views(
-    views: ImageViews, samples: Sequence[Any] | NDArray[np.int64], plan: Plan, seed: int, sides: tuple[int, int] | None = None
+    views: ImageViews,
+    samples: Sequence[Any] | NDArray[np.int64],
+    plan: Plan,
+    seed: int,
+    draw: Draw,
+    sides: tuple[int, int] | None = None,
 ) -> UnmadeViews | None:
     """What the views of a batch are made of, as `batched_views.views_of` makes them; None where its images differ in size.
 
     Args:
         samples: as the data set loads them; or, with `sides`, (B,) their places among the images on the device.
-        seed: see `batched_views.draw`.
+        seed: see `batch_draws.draw_exact`.
+        draw: what decides on crops and operations.
         sides: height and width of the images on the device.
     """
     if sides is not None:
@@ -70,7 +77,7 @@ def unmade_views(
         if len({image.shape for image in pixels}) > 1:
             return None
         at, images, sides = np.arange(len(pixels)), {"images": np.stack(pixels)}, pixels[0].shape[:2]
-    drawn = draw(seed, plan, [tuple(side + 2 * views.padding for side in sides)] * len(at), views)
+    drawn = draw(seed, plan.kinds, [tuple(side + 2 * views.padding for side in sides)] * len(at), views)
     places = np.concatenate([np.broadcast_to(at[:, None, None], (*drawn.places.shape[:2], 1)), drawn.places], axis=2)
     counts, augmentation = _augmentation(drawn, np.array(plan.kinds) == STRONG, views.img_size)
     return UnmadeViews(*_packed({**images, "places": by_view(places).astype(np.int32), **augmentation}), counts, sides, plan)

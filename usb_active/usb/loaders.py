@@ -17,6 +17,7 @@ from usb_active.pool.inference import PoolRows, view_loader
 from usb_active.pool.sampling import EpochSampler, Loader, PermutationStream, PositionSampler, SeededRows, collate_batch, make_loader
 from usb_active.pool.split import Split
 from usb_active.randomness import generator
+from usb_active.usb.batch_draws import Draw, draw_exact
 from usb_active.usb.data import EvaluationRows, PoolStream, pool_samples
 from usb_active.usb.device_loader import DeviceLoader, OnDevice
 from usb_active.usb.unlabeled import View
@@ -45,6 +46,7 @@ class CycleLoaders:
         algorithm: its name in USB.
         views: what it declares as `unlabeled_views`.
         split: which samples are labelled, unlabelled and held out in this cycle.
+        draw: see `PoolStream.draw`.
 
     Attributes:
         rows: name → the rows of a loader: "train_lb", "train_ulb", and "eval", "validation" where there are such samples.
@@ -52,12 +54,21 @@ class CycleLoaders:
         loaders: name → loader; empty until `make`.
     """
 
-    def __init__(self, algorithm: str, dataset: Dataset, split: Split, views: Mapping[str, View] | str | None, seed: int, cycle: int):
+    def __init__(
+        self,
+        algorithm: str,
+        dataset: Dataset,
+        split: Split,
+        views: Mapping[str, View] | str | None,
+        seed: int,
+        cycle: int,
+        draw: Draw = draw_exact,
+    ):
         self._dataset, self._split, self._seed, self._cycle = dataset, split, seed, cycle
         self._labeled: DataLoader | None = None
         streams = {
-            "train_lb": PoolStream(algorithm, dataset, split.labeled, split.labels, views),
-            "train_ulb": PoolStream(algorithm, dataset, split.unlabeled, None, views),
+            "train_lb": PoolStream(algorithm, dataset, split.labeled, split.labels, views, draw),
+            "train_ulb": PoolStream(algorithm, dataset, split.unlabeled, None, views, draw),
         }
         evaluated = {"eval": dataset.test}
         if len(split.validation):

@@ -1,0 +1,125 @@
+"""What is drawn for the views of a whole batch: USB's own numbers, or the same law from one generator (`active.views`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from usb_active.images import kernels, twister
+from usb_active.usb import view_draws
+from usb_active.usb.transforms import ImageViews
+from usb_active.usb.view_draws import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, as_kernel
+
+# How many numbers of `draw_vectorized` a view has beside two of each operation: its place, mirroring, and the cutout's side and centre.
+NUM_OF_VIEW = 6
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Of B samples and V views: where crops begin, whether they are mirrored, and what RandAugment does.
+
+    Attributes:
+        places: (B, V, 3) int64: top, left, 1 if mirrored.
+        operations: (B, V, n) int64, of `view_draws.OPERATIONS`.
+        magnitudes: (B, V, n) float64.
+        boxes: (B, V, 4) int64.
+    """
+
+    places: NDArray[np.int64]
+    operations: NDArray[np.int64]
+    magnitudes: NDArray[np.float64]
+    boxes: NDArray[np.int64]
+
+    @classmethod
+    def nothing(cls, samples: int, views: int, count: int) -> Drawn:
+        """Every crop from the corner, as it is; `count` times the identity, and no cutout."""
+        return cls(
+            np.zeros((samples, views, 3), np.int64), np.full((samples, views, count), kernels.IDENTITY, np.int64),
+            np.zeros((samples, views, count)), np.tile(np.array(view_draws.NO_BOX, np.int64), (samples, views, 1)),
+        )  # fmt: skip
+
+    def of_views(self, which: NDArray[np.bool_]) -> Drawn:
+        """What was drawn for some of the views."""
+        return Drawn(self.places[:, which], self.operations[:, which], self.magnitudes[:, which], self.boxes[:, which])
+
+
+Draw = Callable[[int, Sequence[int], Sequence[tuple[int, int]], ImageViews], Drawn]
+
+
+def draw_exact(seed: int, kinds: Sequence[int], sides: Sequence[tuple[int, int]], views: ImageViews) -> Drawn:
+    """What USB's pipeline draws for a batch, its generators seeded as `seed_globals(…)` does by a position's seed.
+
+    Args:
+        seed: `position_seed(…)`.
+        kinds: WEAK or STRONG of each view, in the order in which they draw.
+        sides: of each sample, height and width of the reflected image.
+        views: their side, whether there are mirrored ones, and how many operations a strong one has.
+    """
+    drawn = Drawn.nothing(len(sides), len(kinds), views.randaugment_n)
+    codes, least, largest = _operations()
+    of_numpy = twister.numpy_stream(seed)
+    streams = twister.python_stream(seed), of_numpy, of_numpy.copy()
+    twister.draw_views(
+        *streams, np.array(kinds, np.int64) == kernels.STRONG, np.array(sides, np.int64), views.img_size, views.flip,
+        codes, least, largest, view_draws.LARGEST_CUTOUT, drawn.places, drawn.operations, drawn.magnitudes, drawn.boxes,
+    )  # fmt: skip
+    return drawn
+
+
+def draw_vectorized(seed: int, kinds: Sequence[int], sides: Sequence[tuple[int, int]], views: ImageViews) -> Drawn:
+    """As `draw_exact` in law, from other numbers: of one generator, for all samples and views at once.
+
+    A view has `NUM_OF_VIEW` numbers of [0, 1), then one for each operation and one for each magnitude; a weak one ignores what is not of
+    its crop. Those of a sample do not depend on how many come after it.
+    """
+    drawn, size, count = Drawn.nothing(len(sides), len(kinds), views.randaugment_n), views.img_size, views.randaugment_n
+    numbers = np.random.default_rng(seed).random((len(sides), len(kinds), NUM_OF_VIEW + 2 * count))
+    room = np.array(sides, np.int64)[:, None, :] - size + 1
+    drawn.places[..., :2] = numbers[..., :2] * room
+    drawn.places[..., 2] = (numbers[..., 2] < 0.5) & views.flip
+    strong = np.array(kinds, np.int64) == kernels.STRONG
+    of_strong, (codes, least, largest) = numbers[:, strong], _operations()
+    chosen = (of_strong[..., NUM_OF_VIEW : NUM_OF_VIEW + count] * len(codes)).astype(np.int64)
+    drawn.operations[:, strong] = codes[chosen]
+    drawn.magnitudes[:, strong] = least[chosen] + (largest - least)[chosen] * of_strong[..., NUM_OF_VIEW + count :]
+    drawn.boxes[:, strong] = _boxes(of_strong[..., 3:NUM_OF_VIEW], size)
+    return drawn
+
+
+# By the value of `active.views`.
+DRAWS: Mapping[str, Draw] = {"exact": draw_exact, "vectorized": draw_vectorized}
+
+
+def _operations() -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Codes, least and largest magnitudes of USB's list."""
+    codes, least, largest = zip(*view_draws.OPERATIONS, strict=True)
+    return np.array(codes, np.int64), np.array(least, np.float64), np.array(largest, np.float64)
+
+
+def _boxes(numbers: NDArray[np.float64], size: int) -> NDArray[np.int64]:
+    """`view_draws.draw_box` of many views, from three numbers (…, 3) of each: of the side, and of the centre."""
+    side = numbers[..., :1] * view_draws.LARGEST_CUTOUT * size
+    # Uniform between 1 and the size, as USB has it.
+    first = np.maximum(0.0, size + (1.0 - size) * numbers[..., 1:] - side / 2.0).astype(np.int64)
+    last = np.minimum(float(size), first + side).astype(np.int64)
+    return np.where(side > 0, np.concatenate([first, last], axis=-1), np.array(view_draws.NO_BOX))
+
+
+def values_of(drawn: Drawn, size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The kernels' codes (B, V, n) and values (B, V, n, 6)."""
+    codes, magnitudes = drawn.operations.copy(), drawn.magnitudes
+    values = np.zeros((*codes.shape, kernels.NUM_VALUES))
+    values[..., 0] = magnitudes
+    for operation, place, factor in ((SHEAR_X, 1, 1), (SHEAR_Y, 3, 1), (TRANSLATE_X, 2, size), (TRANSLATE_Y, 5, size)):
+        here = drawn.operations == operation
+        moved = np.zeros((int(here.sum()), kernels.NUM_VALUES))
+        moved[:, 0] = moved[:, 4] = 1
+        moved[:, place] = magnitudes[here] * factor
+        values[here], codes[here] = moved, kernels.AFFINE
+    # By Python's functions: another cosine may differ in its last bit.
+    for place in zip(*np.nonzero(drawn.operations == ROTATE), strict=True):
+        codes[place], values[place] = as_kernel(ROTATE, float(magnitudes[place]), size, size)
+    return codes, values
