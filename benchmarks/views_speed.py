@@ -3,8 +3,8 @@
 Run by hand: OMP_NUM_THREADS=1 python benchmarks/views_speed.py [--samples 448 --turns 9]. A weak and a strong view of each sample; medians
 over turns in one process, each way once a turn. "one by one, Pillow" are the views as they are where an installed Pillow disagrees with
 the compiled operations; "on tensors" is `active.views_on: device` with images kept there, this CPU being the device. Before anything is
-timed, all ways have been compared to the bit, but for "vectorized", which is the batch at once under `active.views: vectorized`. The last
-two are a part of two others: the draws alone.
+timed, all ways have been compared to the bit, but for "vectorized", which is the batch at once under `active.views: vectorized`. "draws"
+and "draws, vectorized" are the drawing alone.
 """
 
 from __future__ import annotations

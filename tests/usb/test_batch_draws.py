@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from dataclasses import fields
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,13 +14,14 @@ import torch
 from PIL import Image, ImageDraw
 from run_helpers import checkpoint, labels_of, settings, train, train_and_cut, weights_equal
 from scipy import stats
-from semilearn.datasets.augmentation.randaugment import augment_list
+from semilearn.datasets.augmentation import randaugment
 from view_streams import Images, stream_of
 
 from usb_active.contracts.dataset import ImageDataset
+from usb_active.errors import UsageError
 from usb_active.pool.sampling import SeededRows
 from usb_active.usb import data, view_draws
-from usb_active.usb.batch_draws import DRAWS, NUM_OF_VIEW, draw_exact, draw_vectorized
+from usb_active.usb.batch_draws import CUTOUT_CENTRE, CUTOUT_SIDE, DRAWS, FIRST_OPERATION, MIRRORING, PLACE, draw_exact, draw_vectorized
 from usb_active.usb.batched_views import STRONG, WEAK
 from usb_active.usb.device_views import DeviceViews
 from usb_active.usb.transforms import ImageViews
@@ -61,23 +64,39 @@ class Given:
 def test_each_view_is_what_usbs_code_makes_of_its_numbers(side, count):
     own, kinds, seed = views(side, randaugment_n=count), (STRONG, WEAK, STRONG), 2**62 + 3
     drawn = draw_vectorized(seed, kinds, [(side + 2 * own.padding,) * 2] * 50, own)
-    numbers = np.random.default_rng(seed).random((50, 3, NUM_OF_VIEW + 2 * count))
+    numbers = np.random.default_rng(seed).random((50, 3, FIRST_OPERATION + 2 * count))
     for sample in range(50):
         for view, kind in enumerate(kinds):
             of_view, (top, left, flip) = numbers[sample, view], drawn.places[sample, view]
-            assert [top, left] == [int(number * (2 * own.padding + 1)) for number in of_view[:2]]
-            assert flip == (of_view[2] < 0.5)
+            assert [top, left] == [int(number * (2 * own.padding + 1)) for number in of_view[PLACE]]
+            assert flip == (of_view[MIRRORING] < 0.5)
             if kind == STRONG:
                 ours = list(zip(drawn.operations[sample, view].tolist(), drawn.magnitudes[sample, view].tolist(), strict=True))
-                source = Sources(Given([*of_view[NUM_OF_VIEW:], of_view[3]]), Given(of_view[4:6]))
+                source = Sources(Given([*of_view[FIRST_OPERATION:], *of_view[CUTOUT_SIDE]]), Given(of_view[CUTOUT_CENTRE]))
                 operations, box = view_draws.draw_operations(side, side, count, source)
                 assert ours == operations and drawn.boxes[sample, view].tolist() == list(box)
+
+
+@pytest.mark.parametrize("side", [2, 13, 32])
+def test_a_strong_view_is_what_usbs_randaugment_makes_of_its_numbers(side, monkeypatch):
+    """USB's own class, which finds our numbers in place of those of Python and numpy."""
+    own, seed, rng = views(side), 2**40 + 1, np.random.default_rng(side)
+    drawn = draw_vectorized(seed, (STRONG,), [(side, side)] * 40, own)
+    numbers = np.random.default_rng(seed).random((40, 1, FIRST_OPERATION + 6))
+    for sample in range(40):
+        image, of_view = rng.integers(0, 256, (side, side, 3), dtype=np.uint8), numbers[sample, 0]
+        monkeypatch.setattr(randaugment, "random", Given([*of_view[FIRST_OPERATION:], *of_view[CUTOUT_SIDE]]))
+        with monkeypatch.context() as patch:
+            patch.setattr(np.random, "uniform", Given(of_view[CUTOUT_CENTRE]).uniform)
+            expected = np.asarray(randaugment.RandAugment(3, 5)(Image.fromarray(image)))
+        chosen = drawn.operations[sample, 0], drawn.magnitudes[sample, 0], drawn.boxes[sample, 0]
+        assert np.array_equal(np.asarray(operated(Image.fromarray(image), *chosen)), expected)
 
 
 def test_a_weak_view_is_only_cropped_and_a_number_that_is_zero_cuts_nothing_out(monkeypatch):
     drawn = drawn_by(draw_vectorized, [1])
     assert (drawn.operations[:, 0] == view_draws.kernels.IDENTITY).all() and (drawn.boxes[:, 0] == view_draws.NO_BOX).all()
-    monkeypatch.setattr(np.random, "default_rng", lambda seed: SimpleNamespace(random=np.zeros))
+    monkeypatch.setattr(np.random, "Generator", lambda bits: SimpleNamespace(random=np.zeros))
     none = drawn_by(draw_vectorized, [1])
     assert (none.boxes == view_draws.NO_BOX).all() and (none.operations[:, 1] == CODES[0]).all() and (none.places[..., :2] == 0).all()
 
@@ -95,13 +114,14 @@ def test_nothing_is_mirrored_or_moved_where_the_data_set_says_so():
 
 
 # ---------------------------------------------------------------------------------------------- the law
-SEEDS = range(2**40, 2**40 + 80)
-MANY = {name: drawn_by(draw, SEEDS) for name, draw in DRAWS.items()}
+@cache
+def many(name: str) -> SimpleNamespace:
+    return drawn_by(DRAWS[name], range(2**40, 2**40 + 80))
 
 
 def differ(take, continuous=False) -> float:
     """The p-value of both ways having the same law of what is taken of the draws: of categories, or of numbers."""
-    exact, vectorized = (np.ravel(take(MANY[name])) for name in ("exact", "vectorized"))
+    exact, vectorized = (np.ravel(take(many(name))) for name in ("exact", "vectorized"))
     if continuous:
         return stats.ks_2samp(exact, vectorized).pvalue
     kinds = np.union1d(exact, vectorized)
@@ -112,7 +132,7 @@ def differ(take, continuous=False) -> float:
 @pytest.mark.parametrize("view", [0, 1], ids=["weak", "strong"])
 def test_crops_have_the_law_of_usbs(view):
     places = lambda drawn: drawn.places[:, view]  # noqa: E731 — called often
-    assert set(MANY["vectorized"].places[..., :2].ravel()) == set(range(9))
+    assert set(many("vectorized").places[..., :2].ravel()) == set(range(9))
     for take in (lambda drawn: places(drawn)[:, 0], lambda drawn: places(drawn)[:, 1], lambda drawn: places(drawn)[:, 2]):
         assert differ(take) > 1e-4
     # Together: row and column, column and mirroring.
@@ -125,13 +145,14 @@ def test_operations_have_the_law_of_usbs_one_by_one_and_in_pairs():
     for number in range(3):
         assert differ(lambda drawn, number=number: chosen(drawn, number)) > 1e-4
     assert differ(lambda drawn: chosen(drawn, 0) * len(CODES) + chosen(drawn, 2)) > 1e-4
-    counts = np.bincount(np.ravel([chosen(MANY["vectorized"], number) for number in range(3)]), minlength=len(CODES))
+    counts = np.bincount(np.ravel([chosen(many("vectorized"), number) for number in range(3)]), minlength=len(CODES))
     assert stats.chisquare(counts).pvalue > 1e-4
 
 
 @pytest.mark.parametrize(("code", "least", "largest"), OPERATIONS)
 def test_magnitudes_are_uniform_in_the_range_of_their_operation(code, least, largest):
-    found = MANY["vectorized"].magnitudes[:, 1][MANY["vectorized"].operations[:, 1] == code]
+    drawn = many("vectorized")
+    found = drawn.magnitudes[:, 1][drawn.operations[:, 1] == code]
     assert len(found) > 500 and stats.kstest((found - least) / (largest - least), "uniform").pvalue > 1e-4
 
 
@@ -143,25 +164,37 @@ def test_cutouts_have_the_law_of_usbs(edge):
 
 
 # ---------------------------------------------------------------------------------------------- the pixels
-def by_pillow(image, place, operations, magnitudes, box, own: ImageViews):
-    """A view by USB's own operations on a picture, of what was drawn for it."""
-    top, left, flip = place
-    reflected = np.pad(image, [(own.padding,) * 2] * 2 + [(0, 0)], mode="reflect")
-    cropped = reflected[top : top + own.img_size, left : left + own.img_size]
-    picture = Image.fromarray(np.ascontiguousarray(cropped[:, ::-1] if flip else cropped))
-    calls = {code: call for code, (call, *_) in zip(CODES, augment_list(), strict=True)}
+def operated(picture, operations, magnitudes, box):
+    """USB's own operations on a colour picture, and a rectangle where something is to be cut out."""
+    calls = {code: call for code, (call, *_) in zip(CODES, randaugment.augment_list(), strict=True)}
     for operation, magnitude in zip(operations, magnitudes, strict=True):
         picture = calls[operation](picture, magnitude)
     if tuple(box) != view_draws.NO_BOX:
-        ImageDraw.Draw(picture).rectangle(tuple(box.tolist()), (125, 123, 114))
-    return own.eval(picture)
+        ImageDraw.Draw(picture := picture.copy()).rectangle(tuple(box.tolist()), (125, 123, 114))
+    return picture
 
 
-def test_pixels_are_what_pillow_makes_of_the_draws():
-    stream = stream_of(Images(16, sizes=((16, 16),)), draw=draw_vectorized)
+def by_pillow(image, place, operations, magnitudes, box, own: ImageViews):
+    """A view, of what was drawn for it; grey by way of RGB."""
+    top, left, flip = place
+    reflected = np.pad(own.as_pixels(image), [(own.padding,) * 2] * 2 + [(0, 0)], mode="reflect")
+    cropped = reflected[top : top + own.img_size, left : left + own.img_size]
+    assert cropped.shape[:2] == (own.img_size,) * 2, "a crop beyond the image"
+    picture = Image.fromarray(np.ascontiguousarray(cropped[:, ::-1] if flip else cropped).repeat(3 // own.in_channels, axis=2))
+    return own.eval(operated(picture, operations, magnitudes, box))
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "sizes", "keys"),
+    [(16, 3, ((16, 16),), {}), (12, 3, ((12, 12), (12, 17), (30, 12)), {}), (12, 1, ((12, 40),), {"flip": False}),
+     (9, 1, ((20, 20), (40, 9)), {"padding": 0})],
+)  # fmt: skip
+def test_pixels_are_what_pillow_makes_of_the_draws(side, channels, sizes, keys):
+    stream = stream_of(Images(side, channels, sizes, **keys), draw=draw_vectorized)
     images, own = stream.base.images, stream.base.views
     made = stream.collated_batch(np.arange(30), 7).entries
-    drawn = draw_vectorized(7, stream.plan.kinds, [(16 + 2 * own.padding,) * 2] * 30, own)
+    shapes = [own.as_pixels(images[index]).shape[:2] for index in stream.idx[:30]]
+    drawn = draw_vectorized(7, stream.plan.kinds, [tuple(length + 2 * own.padding for length in shape) for shape in shapes], own)
     for row in range(30):
         for name, view in stream.plan.outputs.items():
             parts = (getattr(drawn, part)[row, view] for part in ("places", "operations", "magnitudes", "boxes"))
@@ -179,15 +212,25 @@ def test_a_device_makes_the_same_of_them(channels):
         assert torch.equal(made, expected[name]), name
 
 
-@pytest.mark.parametrize("sizes", [((12, 12), (12, 17), (30, 12)), ((20, 20),)])
-def test_images_of_several_sizes(sizes):
-    made = stream_of(Images(sizes=sizes), draw=draw_vectorized).collated_batch(np.arange(9), 3).entries
-    assert all(made[name].shape == (9, 3, 12, 12) and torch.isfinite(made[name]).all() for name in ("x_ulb_w", "x_ulb_s"))
+def test_crops_fill_the_whole_of_an_image_that_is_not_square():
+    own = views(padding=0)
+    places = draw_vectorized(3, (WEAK,), [(34, 32), (32, 40)] * 400, own).places[:, 0]
+    for first, (rows, columns) in enumerate(((3, 1), (1, 9))):
+        assert set(places[first::2, 0]) == set(range(rows)) and set(places[first::2, 1]) == set(range(columns))
 
 
-def test_usbs_own_draws_need_not_be_compiled(monkeypatch):
-    monkeypatch.setattr(data, "can_batch", lambda: pytest.fail("asked"))
-    assert stream_of(Images(), draw=draw_vectorized).plan is not None
+def test_a_batch_of_several_sizes_on_a_device_is_that_of_the_cpu():
+    stream = stream_of(Images(sizes=((12, 12), (12, 17))), draw=draw_vectorized)
+    expected = stream.collated_batch(np.arange(4), 3).entries
+    stream.leaves_unmade = True
+    assert all(torch.equal(value, expected[name]) for name, value in stream.collated_batch(np.arange(4), 3).entries.items())
+
+
+def test_a_stream_that_travels_to_a_worker_draws_as_before():
+    stream = SeededRows(stream_of(Images(), draw=draw_vectorized), 1, 0, "train_ulb", "views")
+    again = pickle.loads(pickle.dumps(stream))
+    one, other = (rows.__getitems__((4, np.arange(6))).entries for rows in (stream, again))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 # ---------------------------------------------------------------------------------------------- runs
@@ -231,9 +274,9 @@ def test_views_of_ones_own_are_those_of_an_exact_run(tmp_path, monkeypatch, capl
     assert weights_equal(checkpoint(tmp_path / "vectorized", 1), checkpoint(tmp_path / "exact", 1))
 
 
-def test_a_pillow_of_another_arithmetic_is_a_reason(monkeypatch):
-    monkeypatch.setattr(data, "agree_with_pillow", lambda: False)
-    why = "installed libraries compute or draw otherwise than what is compiled"
-    assert stream_of(Images(), draw=draw_vectorized).why_one_by_one() == why
+def test_a_pillow_of_another_arithmetic_ends_it_and_an_exact_run_is_made_one_by_one(monkeypatch):
     monkeypatch.setattr(data, "can_batch", lambda: False)
+    why = "the installed Pillow, Python, numpy or torch gives other views than what is compiled"
+    with pytest.raises(UsageError, match=f"active.views: vectorized makes batches at once, and {why}; use active.views: exact"):
+        _ = stream_of(Images(), draw=draw_vectorized).plan
     assert stream_of(Images(), draw=draw_exact).why_one_by_one() == why

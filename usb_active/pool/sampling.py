@@ -155,8 +155,8 @@ class CollatedBatch:
 class SeededRows(TravellingRows):
     """Wraps rows so that each batch seeds the global generators once, by (seed, position, number of the batch).
 
-    Rows that have a method `collated_batch(rows, seed)` are asked for the whole batch first; what it gives must be what the rows would be
-    one by one after `seed_globals(…)`, whose seed for this batch it is told. None: one by one.
+    Rows that have a method `collated_batch(rows, seed)` are asked for the whole batch first; it is told the seed that `seed_globals(…)`
+    would set for this batch, and nothing else may decide on what it gives. None: one by one.
     """
 
     # False where an algorithm makes its own batches: it may look at what the last step left.

@@ -13,8 +13,9 @@ from usb_active.usb import view_draws
 from usb_active.usb.transforms import ImageViews
 from usb_active.usb.view_draws import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, as_kernel
 
-# How many numbers of `draw_vectorized` a view has beside two of each operation: its place, mirroring, and the cutout's side and centre.
-NUM_OF_VIEW = 6
+# The numbers of a view in `draw_vectorized`: first these, then one for each operation, then one for each magnitude.
+PLACE, MIRRORING, CUTOUT_SIDE, CUTOUT_CENTRE = slice(0, 2), 2, slice(3, 4), slice(4, 6)
+FIRST_OPERATION = 6
 
 
 @dataclass(frozen=True)
@@ -72,20 +73,21 @@ def draw_exact(seed: int, kinds: Sequence[int], sides: Sequence[tuple[int, int]]
 def draw_vectorized(seed: int, kinds: Sequence[int], sides: Sequence[tuple[int, int]], views: ImageViews) -> Drawn:
     """As `draw_exact` in law, from other numbers: of one generator, for all samples and views at once.
 
-    A view has `NUM_OF_VIEW` numbers of [0, 1), then one for each operation and one for each magnitude; a weak one ignores what is not of
-    its crop. Those of a sample do not depend on how many come after it.
+    Every view has the same count of numbers of [0, 1), of which a weak one uses those of its crop. So what a sample has does not depend on
+    how many come after it.
     """
     drawn, size, count = Drawn.nothing(len(sides), len(kinds), views.randaugment_n), views.img_size, views.randaugment_n
-    numbers = np.random.default_rng(seed).random((len(sides), len(kinds), NUM_OF_VIEW + 2 * count))
+    numbers = np.random.Generator(np.random.PCG64(seed)).random((len(sides), len(kinds), FIRST_OPERATION + 2 * count))
     room = np.array(sides, np.int64)[:, None, :] - size + 1
-    drawn.places[..., :2] = numbers[..., :2] * room
-    drawn.places[..., 2] = (numbers[..., 2] < 0.5) & views.flip
+    drawn.places[..., :2] = (numbers[..., PLACE] * room).astype(np.int64)
+    drawn.places[..., 2] = (numbers[..., MIRRORING] < 0.5) & views.flip
     strong = np.array(kinds, np.int64) == kernels.STRONG
     of_strong, (codes, least, largest) = numbers[:, strong], _operations()
-    chosen = (of_strong[..., NUM_OF_VIEW : NUM_OF_VIEW + count] * len(codes)).astype(np.int64)
+    first_magnitude = FIRST_OPERATION + count
+    chosen = (of_strong[..., FIRST_OPERATION:first_magnitude] * len(codes)).astype(np.int64)
     drawn.operations[:, strong] = codes[chosen]
-    drawn.magnitudes[:, strong] = least[chosen] + (largest - least)[chosen] * of_strong[..., NUM_OF_VIEW + count :]
-    drawn.boxes[:, strong] = _boxes(of_strong[..., 3:NUM_OF_VIEW], size)
+    drawn.magnitudes[:, strong] = least[chosen] + (largest - least)[chosen] * of_strong[..., first_magnitude:]
+    drawn.boxes[:, strong] = _boxes(of_strong[..., CUTOUT_SIDE], of_strong[..., CUTOUT_CENTRE], size)
     return drawn
 
 
@@ -99,11 +101,11 @@ def _operations() -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.fl
     return np.array(codes, np.int64), np.array(least, np.float64), np.array(largest, np.float64)
 
 
-def _boxes(numbers: NDArray[np.float64], size: int) -> NDArray[np.int64]:
-    """`view_draws.draw_box` of many views, from three numbers (…, 3) of each: of the side, and of the centre."""
-    side = numbers[..., :1] * view_draws.LARGEST_CUTOUT * size
+def _boxes(of_side: NDArray[np.float64], of_centre: NDArray[np.float64], size: int) -> NDArray[np.int64]:
+    """`view_draws.draw_box` of many views, from numbers (…, 1) and (…, 2) of [0, 1)."""
+    side = of_side * view_draws.LARGEST_CUTOUT * size
     # Uniform between 1 and the size, as USB has it.
-    first = np.maximum(0.0, size + (1.0 - size) * numbers[..., 1:] - side / 2.0).astype(np.int64)
+    first = np.maximum(0.0, size + (1.0 - size) * of_centre - side / 2.0).astype(np.int64)
     last = np.minimum(float(size), first + side).astype(np.int64)
     return np.where(side > 0, np.concatenate([first, last], axis=-1), np.array(view_draws.NO_BOX))
 

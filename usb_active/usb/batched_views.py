@@ -1,8 +1,8 @@
-"""All views of a training batch in one compiled pass, with the draws and the bytes that USB's pipeline has, sample by sample.
+"""All views of a training batch in one compiled pass, with the bytes that USB's pipeline makes of what is drawn for them.
 
-The generators of a batch are seeded by its position, so that their streams are known before anything is drawn: `twister` has the same
-numbers as Python, numpy and torch. Which views a row has, and in which order they draw, is seen by making one row with transforms
-that only note that they were called. A row that does more with its views than to return them is made as before.
+What is drawn is in `batch_draws`: by default, to the number, what USB draws sample by sample. Which views a row has, and in which order
+they draw, is seen by making one row with transforms that only note that they were called. A row that does more with its views than to
+return them is made as before.
 """
 
 from __future__ import annotations

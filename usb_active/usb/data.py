@@ -23,10 +23,10 @@ from usb_active.usb.batch_draws import Draw, draw_exact
 from usb_active.usb.batched_views import Plan, can_batch, plan_of, views_of
 from usb_active.usb.device_views import UnmadeViews, unmade_views
 from usb_active.usb.unlabeled import View, view_functions
-from usb_active.usb.view_trial import agree_with_pillow
 
 # Where a batch has, in place of its views, what they are to be made of.
 UNMADE = "views to be made"
+_OTHER_VIEWS = "the installed Pillow, Python, numpy or torch gives other views than what is compiled"
 
 
 class PoolStream(BasicDataset):
@@ -81,10 +81,12 @@ class PoolStream(BasicDataset):
         """How a whole batch is made at once; None where its rows are made one by one."""
         usual = type(self) is PoolStream and are_image_views(self.base.views) and self.base.collate is None
         plan = plan_of(self) if usual and len(self) else None
-        if plan is None or not plan.outputs:
+        if plan is None or not plan.outputs or can_batch():
             return plan
-        # Only USB's own draws are compared with those of Python, numpy and torch.
-        return plan if (can_batch() if self.draw is draw_exact else agree_with_pillow()) else None
+        if self.draw is not draw_exact:
+            # One by one the draws would be others, and a run may be resumed where they are not.
+            raise UsageError(f"active.views: vectorized makes batches at once, and {_OTHER_VIEWS}; use active.views: exact")
+        return None
 
     @property
     def can_run_ahead(self) -> bool:
@@ -99,13 +101,11 @@ class PoolStream(BasicDataset):
             return f"dataset '{self.base.name}' makes views of its own"
         if self.base.collate is not None:
             return f"dataset '{self.base.name}' puts its batches together itself"
-        if plan_of(self) is not None:
-            return "installed libraries compute or draw otherwise than what is compiled"
-        return f"{'unlabelled' if self.is_ulb else 'labelled'} views of '{self.alg}' are made one by one"
+        return f"{'unlabelled' if self.is_ulb else 'labelled'} views of '{self.alg}' are made one by one" if can_batch() else _OTHER_VIEWS
 
     def collated_batch(self, rows: np.ndarray, seed: int) -> CollatedBatch | None:
-        """A batch's rows, collated, with the views that they would have one by one after the generators were seeded; None where they are
-        to be made so."""
+        """A batch's rows, collated; None where they are to be made one by one. Under `draw_exact` it has the views that these would have
+        after the generators were seeded."""
         if self.plan is None:
             return None
         views = self._views(self.plan, rows, seed)
