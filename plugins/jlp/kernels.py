@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from usb_active.environment.compiling import use_writable_cache
+from usb_active.environment.compiling import prepare_compiling
 
 # Columns of a block. A constant, so that the compiler keeps a row of the block in vector registers.
 WIDTH = 64
@@ -20,7 +20,7 @@ def _probe() -> None:
     """Nothing."""
 
 
-use_writable_cache(_probe)
+prepare_compiling(_probe, "the loops of jLP")
 
 
 @njit(inline="always")

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from usb_active.environment.compiling import use_writable_cache
+from usb_active.environment.compiling import prepare_compiling
 from usb_active.numerics.kmeans import nearest_centres
 from usb_active.numerics.spaces import square_norms
 
@@ -78,7 +78,7 @@ def nearest_samples(points: NDArray[np.float32], centres: NDArray[np.float64], m
     return out
 
 
-use_writable_cache(nearest_samples)
+prepare_compiling(nearest_samples, "the loops of clue and drop_query")
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})

@@ -10,14 +10,14 @@ import math
 import numpy as np
 from numba import njit
 
-from usb_active.environment.compiling import said_where_long, use_writable_cache
+from usb_active.environment.compiling import prepare_compiling
 
 
 def _probe() -> None:
     """Nothing."""
 
 
-use_writable_cache(_probe)
+prepare_compiling(_probe, "the loops of bait")
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
@@ -128,7 +128,6 @@ def traces(b, q, sign, out):
 def prepare() -> None:
     """Compile them, which takes seconds when it is done first; numba keeps the result."""
     none, square = np.empty((0, 1)), np.empty((0, 1, 1))
-    with said_where_long("the loops of bait, about ten seconds"):
-        between_roots(none, square)
-        change(none, square, square, np.empty((1, 1)), np.empty((1, 1)), square, square)
-        traces(square, square, 1.0, none[:, 0].copy())
+    between_roots(none, square)
+    change(none, square, square, np.empty((1, 1)), np.empty((1, 1)), square, square)
+    traces(square, square, 1.0, none[:, 0].copy())

@@ -7,16 +7,18 @@ import logging
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import ModuleType
 
 import numba
 import pytest
+from numba.core import event
 from numba.core.dispatcher import Dispatcher
 
 from usb_active.environment import compiling
-from usb_active.environment.compiling import said_where_long, use_writable_cache
+from usb_active.environment.compiling import prepare_compiling, said_where_long
 
 # Kernels of every room, in a package whose folder and user's cache numba may not write to.
 TRY = """
@@ -50,7 +52,8 @@ def test_kernels_can_be_had_where_nothing_can_be_written(tmp_path):
 
 def test_where_the_package_can_be_written_to_nothing_changes(monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
-    use_writable_cache(test_where_the_package_can_be_written_to_nothing_changes)
+    monkeypatch.setattr(compiling, "_purposes", {})
+    prepare_compiling(test_where_the_package_can_be_written_to_nothing_changes, "nothing")
     assert numba.config.CACHE_DIR == ""
 
 
@@ -58,11 +61,41 @@ def test_where_the_package_can_be_written_to_nothing_changes(monkeypatch):
 def test_what_takes_long_is_said_while_it_does(long, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(compiling, "PATIENCE_S", 0.0 if long else 3600.0)
-    with said_where_long("something"):
+    with said_where_long("something", "it is done once"):
         deadline = time.monotonic() + 60
         while long and not caplog.records and time.monotonic() < deadline:
             pass
     assert [record.message for record in caplog.records] == ["compiling something; it is done once"] * long
+
+
+def test_what_numba_compiles_for_long_is_said_once_and_what_it_has_kept_is_not(tmp_path, monkeypatch, caplog, request):
+    """Of a module that has said what it compiles; also where no single function takes long."""
+    event.unregister("numba:compile", compiling._compilations)
+    request.addfinalizer(lambda: event.register("numba:compile", compiling._compilations))
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(compiling, "_purposes", {})
+    source = "import numba\n" + "".join(f"@numba.njit(cache=True)\ndef f{n}(x):\n    return x + {n}\n" for n in range(3))
+    source += "@numba.njit\ndef g(x):\n    return f0(x)\n"
+    (tmp_path / "loops.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    listener = compiling._Compilations()
+    with event.install_listener("numba:compile", listener):
+        loops = importlib.import_module("loops")
+        prepare_compiling(loops.f0.py_func, "some loops")
+        loops.f0(1)
+        spent = listener._seconds["some loops"]
+        assert spent > 0 and not caplog.records
+        # Patience is at an end while the next one is compiled, if it was not before.
+        monkeypatch.setattr(compiling, "PATIENCE_S", spent)
+        asked, say = threading.Event(), listener._say
+        monkeypatch.setattr(listener, "_say", lambda what: (say(what), asked.set()))
+        for function in (loops.f1, loops.f2, loops.g):
+            function(1)
+        assert asked.wait(60)
+        assert [record.message for record in caplog.records] == ["compiling some loops, some seconds; it is done once"]
+        before = dict(listener._seconds)
+        sys.modules.pop("loops")
+        assert importlib.import_module("loops").f1(1) == 2 and listener._seconds == before
 
 
 COMPILED = (
@@ -101,4 +134,4 @@ def test_compiled_code_calls_none_of_another_file(name):
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_writable_cache_is_seen_to_before_anything_is_compiled(name):
     source = Path(importlib.import_module(name).__file__).read_text(encoding="utf-8")
-    assert 0 < source.index("\nuse_writable_cache(") < source.index("\n@njit(")
+    assert 0 < source.index("\nprepare_compiling(") < source.index("\n@njit(")

@@ -8,8 +8,14 @@ import os
 import shutil
 import tempfile
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from numba import config, njit
+from numba.core import event as numba_events
 
 logger = logging.getLogger("usb_active")
 
@@ -17,17 +23,21 @@ logger = logging.getLogger("usb_active")
 PATIENCE_S = 3.0
 
 
-def use_writable_cache(function: Callable) -> None:
-    """Let numba compile a module of whose folder nothing can be written to, nor to the user's cache: in a folder of this process then.
+# Module that is compiled → what is in it, for people.
+_purposes: dict[str, str] = {}
+
+
+def prepare_compiling(function: Callable, what: str) -> None:
+    """To be called by a module before numba sees it: keeps what is compiled where it can be, and has it said where it takes long.
 
     numba keeps what it has compiled beside the source, else in the user's cache, and refuses to decorate where neither can be written to.
-    The folder is new and private: what numba reads from its cache it unpickles.
+    Then this process has a folder, which is new and private: what numba reads from its cache it unpickles.
 
     Args:
-        function: any of the module that is to be compiled.
+        function: any of the module.
+        what: is compiled, for people: "the augmentation of images".
     """
-    from numba import config, njit
-
+    _purposes[function.__module__] = what
     try:
         njit(cache=True)(function)
     except RuntimeError:
@@ -44,9 +54,43 @@ def _remove(folder: str, owner: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class _Compilations(numba_events.Listener):
+    """Says, once in a process for each module, what is being compiled when that takes longer than `PATIENCE_S` seconds in all."""
+
+    def __init__(self) -> None:
+        self._seconds: Counter[str] = Counter()
+        self._said: set[str] = set()
+        # Of each thread, what it compiles: a function, and within that others.
+        self._of_thread = threading.local()
+
+    def on_start(self, event: Any) -> None:
+        what, timer = _purposes.get(event.data["dispatcher"].py_func.__module__, ""), None
+        under_way = vars(self._of_thread).setdefault("under_way", [])
+        if what and not under_way:
+            timer = threading.Timer(max(0.0, PATIENCE_S - self._seconds[what]), self._say, (what,))
+            timer.daemon = True
+            timer.start()
+        under_way.append((what, time.monotonic(), timer))
+
+    def on_end(self, event: Any) -> None:
+        what, began, timer = self._of_thread.under_way.pop()
+        if timer is not None:
+            timer.cancel()
+            self._seconds[what] += time.monotonic() - began
+
+    def _say(self, what: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            logger.info("compiling %s, some seconds; it is done once", what)
+
+
+_compilations = _Compilations()
+numba_events.register("numba:compile", _compilations)
+
+
 @contextmanager
-def said_where_long(what: str, how_often: str = "it is done once") -> Iterator[None]:
-    """Say what is being compiled, and how often that is done, if it takes longer than `PATIENCE_S` seconds."""
+def said_where_long(what: str, how_often: str) -> Iterator[None]:
+    """Say what torch is compiling, and how often that is done, if it takes longer than `PATIENCE_S` seconds."""
     timer = threading.Timer(PATIENCE_S, logger.info, ("compiling %s; %s", what, how_often))
     timer.daemon = True
     timer.start()

@@ -19,7 +19,7 @@ import threading
 import numpy as np
 from numba import config, njit, types
 
-from usb_active.environment.compiling import said_where_long, use_writable_cache
+from usb_active.environment.compiling import prepare_compiling
 
 # What an operation is called here. All geometric ones are AFFINE, with the six coefficients of its map.
 AUTOCONTRAST, BRIGHTNESS, COLOR, CONTRAST, EQUALIZE, IDENTITY, POSTERIZE, SHARPNESS, SOLARIZE, AFFINE = range(10)
@@ -36,7 +36,7 @@ def _probe() -> None:
     """Nothing."""
 
 
-use_writable_cache(_probe)
+prepare_compiling(_probe, "the augmentation of images")
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -433,9 +433,8 @@ def prepare() -> None:
     with _LOCK:
         if _prepared or config.DISABLE_JIT:
             return
-        with said_where_long("the augmentation of images, about ten seconds"):
-            for function, signature in _VERSIONS:
-                function.disable_compile(False)
-                function.compile(signature)
-                function.disable_compile()
+        for function, signature in _VERSIONS:
+            function.disable_compile(False)
+            function.compile(signature)
+            function.disable_compile()
         _prepared = True

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from usb_active.environment.compiling import use_writable_cache
+from usb_active.environment.compiling import prepare_compiling
 
 WORDS = 624
 _SHIFT = 397
@@ -29,7 +29,7 @@ def numpy_stream(seed: int) -> NDArray[np.uint32]:
     return np.append(state[1].astype(np.uint32), np.uint32(state[2]))
 
 
-use_writable_cache(python_stream)
+prepare_compiling(python_stream, "the draws of the views")
 
 
 @njit(cache=True, nogil=True)

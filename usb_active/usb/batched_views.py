@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from usb_active.environment.compiling import said_where_long
 from usb_active.images import kernels
 from usb_active.randomness import global_generators_kept
 from usb_active.usb.batch_draws import Draw, draw_exact, values_of
@@ -157,8 +156,7 @@ def picture_of(sample: Any) -> Any:
 def can_batch() -> bool:
     """Whether batches have the bits that Pillow's operations and the generators of Python, numpy and torch give; tried once."""
     kernels.prepare()
-    with said_where_long("the draws of the views, about five seconds"):
-        same = agree_with_pillow() and all(_same_batch(channels) for channels in MODES)
+    same = agree_with_pillow() and all(_same_batch(channels) for channels in MODES)
     if agree_with_pillow() and not same:
         logger.warning(
             "views: Python %s, numpy %s or torch %s draws differently from the compiled draws; views are made one by one, which is slower",

@@ -16,7 +16,6 @@ from PIL import Image
 from semilearn.datasets.augmentation import RandAugment
 
 from usb_active.contracts.dataset import RANDAUGMENT_N
-from usb_active.environment.compiling import said_where_long
 from usb_active.errors import UsageError
 from usb_active.images import kernels
 from usb_active.usb.view_draws import draw_augmentation, draw_crop, reflected
@@ -119,8 +118,7 @@ class ImageViews:
         places, boxes = np.zeros((count, 1, 3), np.int64), np.zeros((count, 1, 4), np.int64)
         codes, values = np.zeros((count, 1, 0), np.int64), np.zeros((count, 1, 0, kernels.NUM_VALUES))
         kinds = np.full(1, kernels.WEAK, np.int64)
-        with said_where_long("the views of a batch, about five seconds"):
-            kernels.fill_views(images, rows, columns, self.img_size, kinds, places, codes, values, boxes, self.levels, out)
+        kernels.fill_views(images, rows, columns, self.img_size, kinds, places, codes, values, boxes, self.levels, out)
 
     def as_pixels(self, sample: Any) -> np.ndarray:
         """The sample as uint8, (H, W, C), contiguous, shorter side `img_size`."""

@@ -14,7 +14,7 @@ import numpy as np
 from numba import get_num_threads, njit, prange, set_num_threads
 from threadpoolctl import ThreadpoolController
 
-from usb_active.environment.compiling import use_writable_cache
+from usb_active.environment.compiling import prepare_compiling
 
 # Edges times columns that keep a thread busy for longer than it takes to wake it.
 _WORTH_A_THREAD = 1 << 22
@@ -24,7 +24,7 @@ def _probe() -> None:
     """Nothing."""
 
 
-use_writable_cache(_probe)
+prepare_compiling(_probe, "the propagation of labels")
 
 
 def _start_threads() -> None:
