@@ -2,10 +2,11 @@
 
 Run by hand: `OMP_NUM_THREADS=1 python benchmarks/training_overhead.py`. All train on the same 50,000 random images with as many workers, in
 turns within one process; each figure is the median over the turns, of CPU time where there are no workers. "exact" is the default,
-"vectorized" is that but for `active.views: vectorized`, "fast" is `active.fast: fast`, "weak apart" is that and `weak_no_grad: true`,
-"bfloat16" is `fast` and `amp: true`; "compiled" is `fast` and `compile: true`; "with ASSL" is exact, with an acquisition that looks at
-every step. "compiled" and "bfloat16" are left out unless they are asked for: one compiles for half a minute or more first, the other is
-imitated on many processors. The start is measured in a process of its own.
+"vectorized" is that but for `active.views: vectorized`, "fast" is `active.fast: fast`, "weak apart" is that and
+`weak_no_grad: true`, "bfloat16" is `fast` and `amp: true`; "compiled" is `fast` and `compile: true`; each of the three with "alone" is
+without `fast`; "with ASSL" is exact, with an acquisition that looks at every step. Those with "alone", "compiled" and "bfloat16" are left
+out unless they are asked for: some compile for half a minute or more first, others are imitated on many processors. The start is measured
+in a process of its own.
 """
 
 from __future__ import annotations
@@ -39,11 +40,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "vectorized": {"cycles": 0, "views": "vectorized"},
     "fast": {"cycles": 0, "fast": "fast"},
     "weak apart": {"cycles": 0, "fast": "fast", "weak_no_grad": True},
+    "weak apart alone": {"cycles": 0, "weak_no_grad": True},
     "bfloat16": {"cycles": 0, "fast": "fast"},
+    "bfloat16 alone": {"cycles": 0},
     "compiled": {"cycles": 0, "fast": "fast", "compile": True},
+    "compiled alone": {"cycles": 0, "compile": True},
     "with ASSL": {"acquisition": "assl", "cycles": 1, "budget": 10},
 }
-ASKED_FOR = ("compiled", "bfloat16")
+ASKED_FOR = ("compiled", "bfloat16", "weak apart alone", "bfloat16 alone", "compiled alone")
 
 
 class RandomImages(ImageDataset):
@@ -81,7 +85,7 @@ def configuration(
         "algorithm": algorithm, "dataset": "random_images", "net": {"name": "small_cnn", "width": width}, "save_dir": folder,
         "save_name": variant.replace(" ", "_"), "num_train_iter": steps, "epoch": 1, "num_eval_iter": steps, "num_log_iter": steps,
         "batch_size": batch_size, "uratio": uratio, "num_workers": workers, "p_cutoff": 0.3, "seed": 0,
-        "amp": variant == "bfloat16", "active": {"initial": {"name": "random", "size": NUM_LABELS}, **block},
+        "amp": variant.startswith("bfloat16"), "active": {"initial": {"name": "random", "size": NUM_LABELS}, **block},
     }  # fmt: skip
 
 

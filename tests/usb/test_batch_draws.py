@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import random
 from dataclasses import fields
 from functools import cache
 from types import SimpleNamespace
@@ -11,6 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from run_helpers import checkpoint, labels_of, settings, train, train_and_cut, weights_equal
 from scipy import stats
@@ -111,6 +115,28 @@ def test_samples_do_not_depend_on_how_many_follow_and_batches_differ():
 def test_nothing_is_mirrored_or_moved_where_the_data_set_says_so():
     drawn = drawn_by(draw_vectorized, range(5), flip=False, padding=0)
     assert not drawn.places.any()
+
+
+@given(
+    seed=st.integers(0, 2**63 - 1), side=st.integers(1, 40), padding=st.integers(0, 9), count=st.integers(1, 5), flip=st.booleans(),
+    more=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 30)), min_size=1, max_size=6),
+    kinds=st.lists(st.sampled_from([WEAK, STRONG]), max_size=4),
+)  # fmt: skip
+@hypothesis_settings(max_examples=150, deadline=None)
+def test_exact_draws_are_those_of_pythons_numpys_and_torchs_generators_in_usbs_order(seed, side, padding, count, flip, more, kinds):
+    """Image by image, view by view; an image is longer by some pixels across or down."""
+    own = views(side, flip=flip, padding=min(padding, side - 1), randaugment_n=count)
+    sides = [(side + 2 * own.padding + longer * (1 - down), side + 2 * own.padding + longer * down) for down, longer in more]
+    drawn = draw_exact(seed, kinds, sides, own)
+    source = Sources(random.Random(seed), np.random.RandomState(seed & 0xFFFFFFFF), torch.Generator().manual_seed(seed))
+    for sample, (height, width) in enumerate(sides):
+        for view, kind in enumerate(kinds):
+            crop = view_draws.draw_crop(height, width, side, flip, source)
+            assert drawn.places[sample, view].tolist() == [crop.top, crop.left, crop.flip]
+            if kind == STRONG:
+                operations, box = view_draws.draw_operations(side, side, count, source)
+                ours = zip(drawn.operations[sample, view].tolist(), drawn.magnitudes[sample, view].tolist(), strict=True)
+                assert list(ours) == operations and drawn.boxes[sample, view].tolist() == list(box)
 
 
 # ---------------------------------------------------------------------------------------------- the law
@@ -257,7 +283,7 @@ def test_views_that_are_made_one_by_one_are_drawn_so_and_it_is_said_once(algorit
     keys = {"remixmatch": {"kl_loss_ratio": 0.5, "rot_loss_ratio": 0.5}}.get(algorithm, {})
     with caplog.at_level(logging.WARNING, "usb_active"):
         train(settings(tmp_path, active=VECTORIZED, algorithm=algorithm, **keys))
-    reason = "unlabelled views of 'remixmatch' are made one by one; such views are drawn one by one, as USB does"
+    reason = "'remixmatch' makes its unlabelled views itself; such views are drawn one by one, as USB does"
     assert lines_of(caplog) == ([f"active.views: vectorized: {reason}"] if algorithm == "remixmatch" else [])
 
 

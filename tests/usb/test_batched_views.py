@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from image_makers import write_photos
 from PIL import Image
 from run_helpers import checkpoint, config_of, settings, train, weights_equal
 from torch.nn import functional
@@ -257,24 +263,48 @@ def test_trainings_end_with_the_same_weights(algorithm, tmp_path, monkeypatch):
     assert weights_equal(one, other)
 
 
+def test_colour_trainings_end_with_the_same_weights(tmp_path, monkeypatch):
+    write_photos(tmp_path / "data", train=9)
+    keys = {"dataset": "image_folder", "data_dir": str(tmp_path / "data"), "img_size": 12, "batch_size": 4}
+    block = {"initial": {"name": "random", "size": 4}, "budget": 2}
+    train(settings(tmp_path, "at_once", active=block, **keys))
+    monkeypatch.setattr(data, "can_batch", lambda: False)
+    monkeypatch.setattr(transforms, "agree_with_pillow", lambda: False)
+    train(settings(tmp_path, "by_pillow", active=block, **keys))
+    assert weights_equal(*(checkpoint(tmp_path / name, 1) for name in ("at_once", "by_pillow")))
+
+
+@pytest.mark.parametrize("algorithm", ["flexmatch", "remixmatch"])
+def test_that_views_are_made_one_by_one_is_said_once(algorithm, tmp_path, caplog):
+    keys = {"remixmatch": {"kl_loss_ratio": 0.5, "rot_loss_ratio": 0.5}}.get(algorithm, {})
+    with caplog.at_level(logging.INFO, "usb_active"):
+        train(settings(tmp_path, algorithm=algorithm, **keys))
+    said = [record.message for record in caplog.records if "one by one" in record.message]
+    line = "'remixmatch' makes its unlabelled views itself; such views are made one by one, which is slower"
+    assert said == [line] * (algorithm == "remixmatch")
+
+
 class Stopped(Exception):
     pass
 
 
 def test_a_thread_that_makes_batches_and_dropout_do_not_meet(tmp_path, monkeypatch):
-    """A network that draws in every step ends with the same weights with the thread, stopped and gone on with it, and without it."""
+    """A network that draws in every step ends with the same weights with the thread, stopped or killed and gone on, and without it."""
     forward = SmallCNN.forward
     monkeypatch.setattr(SmallCNN, "forward", lambda net, x, **keys: forward(net, functional.dropout(x, 0.3, net.training), **keys))
     ahead = []
 
-    def trained(name: str, stop_at: tuple[int, int] | None = None) -> dict:
+    def stop() -> None:
+        raise Stopped
+
+    def trained(name: str, stop_at: tuple[int, int] | None = None, ends: Callable[[], None] = stop) -> dict:
         algorithm = make_algorithm(config_of(settings(tmp_path, name)))
         step = algorithm.train_step
 
         def counted(**inputs):
             ahead.append(algorithm.loader_dict["train_ulb"].runs_ahead)
             if (algorithm.cycle, algorithm.it) == stop_at:
-                raise Stopped
+                ends()
             return step(**inputs)
 
         algorithm.train_step = counted
@@ -286,6 +316,13 @@ def test_a_thread_that_makes_batches_and_dropout_do_not_meet(tmp_path, monkeypat
         trained("stopped", stop_at=(1, 6))
     assert weights_equal(trained("stopped"), whole)
     assert set(ahead) == {True}
+    # Killed by the system, in the same step.
+    kill = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731 — of the process that calls it
+    killed = multiprocessing.get_context("fork").Process(target=trained, args=("killed", (1, 6), kill))
+    killed.start()
+    killed.join(300)
+    assert killed.exitcode == -signal.SIGKILL
+    assert weights_equal(trained("killed"), whole)
     monkeypatch.setattr(Digits, "loads_in_threads", False)
     ahead.clear()
     assert weights_equal(trained("without"), whole)

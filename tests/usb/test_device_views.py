@@ -262,7 +262,7 @@ def test_trainings_end_with_the_same_weights(algorithm, tmp_path, monkeypatch, c
     assert weights_equal(checkpoint(tmp_path / "cpu", 1), checkpoint(tmp_path / "device", 1))
     assert labels_of(tmp_path / "cpu") == labels_of(tmp_path / "device")
     lines = [record.getMessage() for record in caplog.records if "views_on" in record.getMessage()]
-    reason = "unlabelled views of 'remixmatch' are made one by one; such batches are made on the CPU"
+    reason = "'remixmatch' makes its unlabelled views itself; such batches are made on the CPU"
     assert lines == ([f"active.views_on: device: {reason}"] if algorithm == "remixmatch" else [])
 
 

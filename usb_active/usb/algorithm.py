@@ -347,18 +347,26 @@ class ActiveMixin(DeviceMixin):
         self._said_why_uncompiled = why
 
     def _say_of_views(self, key: str, why: str) -> None:
-        """Once in a process, that some batches have not what a key of the block asks for."""
+        """Once in a process, why some batches are made one by one, and what they have not that a key of the block, if any, asks for."""
         said = vars(self).setdefault("_said_of_views", set())
-        if (key, why) not in said:
+        if (key, why) not in said and key:
             logger.warning("active.%s: %s: %s; %s", key, _FOR_BATCHES[key][0], why, _FOR_BATCHES[key][1])
+        elif (key, why) not in said:
+            logger.info("%s; such views are made one by one, which is slower", why)
         said.add((key, why))
+
+    def _say_views_one_by_one(self) -> None:
+        """That they are, where they are; a warning where a key of the block asks for others."""
+        active = self.session.config.active
+        asked = [key for key, (value, _) in _FOR_BATCHES.items() if getattr(active, key) == value]
+        for why in self._loaders.why_one_by_one() if active.train_on == "images" else ():
+            for key in asked or ("",):
+                self._say_of_views(key, why)
 
     def fit(self) -> None:
         """One cycle's training, by USB's own `train()`, from the iteration reached to the last."""
         self._say_why_uncompiled()
-        for key, (value, _) in _FOR_BATCHES.items():
-            for why in self._loaders.why_one_by_one() if getattr(self.session.config.active, key) == value else ():
-                self._say_of_views(key, why)
+        self._say_views_one_by_one()
         # USB stores epoch + 1, with which a run resumed in the middle of an epoch would train nothing.
         done = self.it >= self.num_train_iter
         self.start_epoch = self.epochs if done else min(self.it // self.num_iter_per_epoch, self.epochs - 1)

@@ -101,7 +101,7 @@ class PoolStream(BasicDataset):
             return f"dataset '{self.base.name}' makes views of its own"
         if self.base.collate is not None:
             return f"dataset '{self.base.name}' puts its batches together itself"
-        return f"{'unlabelled' if self.is_ulb else 'labelled'} views of '{self.alg}' are made one by one" if can_batch() else _OTHER_VIEWS
+        return f"'{self.alg}' makes its {'unlabelled' if self.is_ulb else 'labelled'} views itself" if can_batch() else _OTHER_VIEWS
 
     def collated_batch(self, rows: np.ndarray, seed: int) -> CollatedBatch | None:
         """A batch's rows, collated; None where they are to be made one by one. Under `draw_exact` it has the views that these would have
