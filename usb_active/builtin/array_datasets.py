@@ -76,6 +76,7 @@ class Digits(ArrayDataset):
 
     name = "digits"
     loads_in_threads: ClassVar[bool] = True
+    in_memory: ClassVar[bool] = True
     flip = False
 
     class Config(ArrayConfig):
@@ -129,6 +130,7 @@ class Mnist(ArrayDataset):
 
     name = "mnist"
     loads_in_threads: ClassVar[bool] = True
+    in_memory: ClassVar[bool] = True
     flip = False
     # Of all pixels of the training images.
     _MEAN, _STD = 0.1307, 0.3081
@@ -180,6 +182,7 @@ class _TorchvisionDataset(ArrayDataset):
     """What USB's own sets have in common. A subclass names torchvision's class and implements `prepare`."""
 
     loads_in_threads: ClassVar[bool] = True
+    in_memory: ClassVar[bool] = True
     torchvision_name: ClassVar[str]
     folder: ClassVar[str]
     in_channels = 3

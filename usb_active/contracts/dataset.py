@@ -84,10 +84,12 @@ class Dataset(Plugin):
         kept_pixels: the core's, under `active.cache_images`; see `sample_for_views`.
         loads_in_threads: whether several threads may call `load`, and that of the test samples, at once: `active.cache_images` then does,
             and with `num_workers: 0` a thread makes the next batch. A subclass that replaces `load` says it again.
+        in_memory: whether all images are arrays in memory, none of them a file: `num_workers` is then 0 unless it is given.
     """
 
     kind: ClassVar[str] = "dataset"
     loads_in_threads: ClassVar[bool] = False
+    in_memory: ClassVar[bool] = False
     keys: Sequence[str]
     targets: np.ndarray
     queryable: np.ndarray
