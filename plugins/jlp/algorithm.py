@@ -57,11 +57,12 @@ class LabelPropagation(OwnAlgorithm, AlgorithmBase):
     of a few thousand the 50 nearest reach into other classes, which costs 5 points on digits.
     `lp_inputs` is ours (see `beside_inputs`): the graph is then also, or only, that of the images themselves, in their evaluation view.
     Wrong labels that a network has learned come back from a graph of its features; a graph of the images does not follow it.
-    The authors' public code, which the figures probably come from, differs from the text (`yaml_configs/jlp/*_authors.yaml`). Its form is
+    The authors' public code, which the figures probably come from, differs from the text. Its form is
     `lp_weighting: class`, `lp_graph: sum` (A + Aᵀ, reciprocal edges twice), `lp_weighted_loss: true` (the cross-entropy of a pseudo-label
     times w / max w), `lp_replacement: false` (an epoch draws every sample once at most, as long as there are others),
-    `lp_supervised_epochs: 0` and `lp_drop_last: true` (a supervised epoch ends before a batch that would be incomplete). Not as
-    there: its propagation stops after 20 steps, and its features are taken with augmentation.
+    `lp_supervised_epochs: 0` and, without SEMI, `lp_drop_last: true` (a supervised epoch ends before a batch that would be incomplete). Not
+    as there: its propagation stops after 20 steps, and its features are taken with augmentation. `yaml_configs/jlp/*_authors.yaml` have
+    this form, for every configuration with SEMI and for one without (cifar10_b100_supervised).
     The supervised epochs too have batches of `lp_labeled`. Weight decay is USB's, which leaves out biases and batch norms.
     USB's `uratio`, `ulb_loss_ratio`, `use_cat` and `num_warmup_iter` have no part in it.
     """

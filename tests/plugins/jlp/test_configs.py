@@ -44,6 +44,10 @@ def test_every_column_has_a_file_and_there_is_no_other():
     assert set(REFERENCES) == {f"{data}_all_labels" for data in ("cifar10", "cifar100", "svhn")}
 
 
+def test_every_column_with_semi_and_one_without_have_a_file_in_the_authors_form():
+    assert set(AUTHORS) == {f"{name}_authors" for name in COLUMNS if name.endswith("semi") or name == "cifar10_b100_supervised"}
+
+
 @pytest.mark.parametrize("name", COLUMNS)
 def test_data_and_cycles_are_the_papers(name):
     config, (data, budget, _) = load(name), parts(name)
@@ -74,15 +78,25 @@ def test_the_training_is_that_of_table_1(name):
 def test_the_authors_form_differs_in_what_their_code_does_alone(name):
     printed, authors = load(name.removesuffix("_authors")), load(name)
     differing = {key: value for key, value in authors.usb.items() if value != printed.usb[key] and key != "save_dir"}
-    assert differing == {
-        "lp_weighting": "class", "lp_graph": "sum", "lp_weighted_loss": True, "lp_replacement": False, "lp_supervised_epochs": 0,
-    }  # fmt: skip
+    of_all = {"lp_weighting": "class", "lp_graph": "sum"}
+    of_semi = {"lp_weighted_loss": True, "lp_replacement": False, "lp_supervised_epochs": 0}
+    assert differing == of_all | (of_semi if printed.usb["lp_semi"] else {"lp_drop_last": True})
     assert authors.active.acquisition.config.graph == "sum" and printed.active.acquisition.config.graph == "mutual"
-    assert authors.active.initial == printed.active.initial and not authors.warnings
+    assert (authors.active.initial, authors.active.cycles) == (printed.active.initial, printed.active.cycles) and not authors.warnings
+    assert authors.dataset == printed.dataset
     assert (authors.net.config.weight_norm_head, printed.net.config.weight_norm_head) == (True, False)
 
 
-@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize("name", [name for name in AUTHORS if "_pre_" in name])
+def test_the_authors_pretraining_is_that_of_their_code(name):
+    """Five clusters per class of the features as they are; 250 epochs are the paper's."""
+    printed, authors = (load(each).active.pretrain.config for each in (name.removesuffix("_authors"), name))
+    assert (authors.epochs, authors.clusters, authors.clusters_per_class, authors.pca, authors.whiten) == (250, None, 5, False, False)
+    assert (authors.iterations, authors.lr, authors.momentum, authors.weight_decay, authors.batch_size) == (10, 0.02, 0.9, 2e-4, 128)
+    assert (printed.pca, printed.whiten) == (True, True)
+
+
+@pytest.mark.parametrize("name", COLUMNS + AUTHORS)
 def test_pretraining_stands_where_the_name_says_so(name):
     pretrain = load(name).active.pretrain
     assert (pretrain is not None) == parts(name)[2].startswith("pre")
