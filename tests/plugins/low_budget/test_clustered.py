@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
 import pytest
-from scipy.stats import chisquare
+from scipy.stats import chi2_contingency, chisquare
 from usb_active.plugins.low_budget import clusters as K
 from usb_active.plugins.low_budget import functional as F
 from usb_active.plugins.low_budget.clustered import disagreements
@@ -32,6 +33,75 @@ def probs_of(values):
 def matrix(seed=0, d=4, c=3):
     weight = make_rng(seed).standard_normal((d, c)).astype(np.float32)
     return lambda rows: (rows @ weight).argmax(axis=1)
+
+
+def squared(x, y):
+    return sum((float(a) - float(b)) ** 2 for a, b in zip(x, y, strict=True))
+
+
+def slow_representatives(rows, weights, count, rng, found=None):
+    """Weighted k-means++ and Lloyd's iteration, then for each centre, the heaviest first, the nearest row that none has taken.
+
+    Two samples of one weight are equally far from their mean: of equals it takes that which was `found` in its place.
+    """
+    size = len(rows)
+    seeds = []
+    for _ in range(count):
+        nearest = [0.0 if i in seeds else min((squared(rows[i], rows[s]) for s in seeds), default=1.0) for i in range(size)]
+        chances = [weight * near for weight, near in zip(weights, nearest, strict=True)]
+        if sum(chances) == 0:
+            seeds.append(int(rng.choice([i for i in range(size) if i not in seeds])))
+            continue
+        drawn, at = rng.random() * sum(chances), 0
+        while drawn >= chances[at]:
+            drawn, at = drawn - chances[at], at + 1
+        seeds.append(at)
+    centres, cluster = [[float(v) for v in rows[s]] for s in seeds], None
+    for _ in range(100):
+        before, cluster = cluster, [min(range(count), key=lambda k: squared(x, centres[k])) for x in rows]
+        if before == cluster:
+            break
+        for k in range(count):
+            mine = [i for i in range(size) if cluster[i] == k]
+            mass = sum(weights[i] for i in mine)
+            if mass > 0:
+                centres[k] = [sum(weights[i] * float(rows[i][d]) for i in mine) / mass for d in range(len(rows[0]))]
+    mass = [sum(weights[i] for i in range(size) if cluster[i] == k) for k in range(count)]
+    taken = []
+    for k in sorted(range(count), key=lambda k: -mass[k]):
+        far = {i: squared(rows[i], centres[k]) for i in range(size) if i not in taken}
+        equals = [i for i, value in far.items() if value <= min(far.values()) + 1e-6]
+        taken.append(found[len(taken)] if found and found[len(taken)] in equals else min(far, key=far.get))
+    return taken
+
+
+def slow_clue(features, probs, budget, candidates, temperature, rng):
+    """Prabhu et al. 2021, section 3.3: the entropy of softmax(logits / T), of the logarithms of the probabilities here, is the weight."""
+    order = rng.permutation(candidates)
+    weights = []
+    for i in order:
+        powers = [p ** (1 / temperature) for p in probs[i]]
+        weights.append(-sum(p / sum(powers) * math.log(p / sum(powers)) for p in powers if p > 0))
+    return [int(order[i]) for i in slow_representatives([features[i] for i in order], weights, budget, rng)]
+
+
+def slow_drop_query(features, classify, budget, candidates, passes, rate, rng, picks):
+    """Gupte et al. 2024, section 5: more than half of the predictions under dropout are another one; then clusters, or random ones."""
+    order = rng.permutation(candidates)
+    changes = [0] * len(order)
+    for _ in range(passes):
+        draws = rng.random((len(order), features.shape[1]), np.float32)
+        for i, sample in enumerate(order):
+            dropped = [0.0 if u < rate else x / (1 - rate) for x, u in zip(features[sample], draws[i], strict=True)]
+            changes[i] += int(classify(np.array([dropped], np.float32))[0] != classify(features[[sample]].astype(np.float32))[0])
+    unsure = [i for i in range(len(order)) if changes[i] > passes / 2]
+    chosen = unsure
+    if len(unsure) > budget:
+        rows = [features[order[i]] / math.sqrt(squared(features[order[i]], [0] * features.shape[1])) for i in unsure]
+        found = [[order[i] for i in unsure].index(pick) for pick in picks]
+        chosen = [unsure[i] for i in slow_representatives(rows, [1.0] * len(unsure), budget, rng, found)]
+    others = [i for i in range(len(order)) if i not in chosen]
+    return [int(order[i]) for i in chosen + others[: budget - len(chosen)]], len(unsure)
 
 
 # ------------------------------------------------------------------------------------------ weighted k-means
@@ -77,6 +147,37 @@ def test_each_centre_takes_the_nearest_that_is_left_heaviest_first():
 
 
 # ------------------------------------------------------------------------------------------ CLUE
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+@pytest.mark.parametrize("budget", [1, 4, 12])
+@pytest.mark.parametrize("seed", range(3))
+def test_clue_equals_the_plain_loop(seed, budget, temperature):
+    features, probs = make_rng(seed).standard_normal((45, 4)), make_rng(seed + 20).dirichlet(np.full(3, 0.5), 45)
+    candidates = make_rng(3).permutation(45)[:38]
+    picks = F.clue(features, probs, budget, make_rng(seed), candidates=candidates, temperature=temperature)
+    assert picks.tolist() == slow_clue(features, probs, budget, candidates, temperature, make_rng(seed))
+
+
+def test_the_order_of_the_pool_does_not_matter_to_clue():
+    # Blobs far apart, of different uncertainty: whatever is drawn, each is a cluster, and the heaviest comes first.
+    unsure = np.repeat([0.05, 0.4, 0.2], 20) * make_rng(1).uniform(0.8, 1.2, 60)
+    expected = F.clue(blobs(), probs_of(unsure), 3, make_rng(0))
+    assert (expected // 20).tolist() == [1, 2, 0]
+    for seed in range(5):
+        order = make_rng(seed).permutation(60)
+        assert order[F.clue(blobs()[order], probs_of(unsure[order]), 3, make_rng(seed))].tolist() == expected.tolist()
+
+
+def test_copies_are_drawn_evenly_by_clue_and_none_twice():
+    features, rng, counts = np.repeat(np.eye(3), 10, axis=0), make_rng(0), Counter()
+    for _ in range(300):
+        picks = F.clue(features, probs_of(np.full(30, 0.3)), 3, rng)
+        assert sorted(picks // 10) == [0, 1, 2]
+        counts.update(picks.tolist())
+    assert chisquare([counts[i] for i in range(30)]).pvalue > 1e-3
+    # More clusters than there are different samples.
+    assert len(set(F.clue(features, probs_of(np.full(30, 0.3)), 8, rng).tolist())) == 8
+
+
 def test_one_cluster_is_the_sample_nearest_to_the_weighted_mean():
     features, unsure = make_rng(0).standard_normal((50, 3)), make_rng(1).uniform(0.01, 0.5, 50)
     weights = [-(p * np.log(p) + (1 - p) * np.log(1 - p)) for p in unsure]
@@ -116,6 +217,55 @@ def test_clue_takes_features_of_any_scale(exponent):
 
 
 # ------------------------------------------------------------------------------------------ DropQuery
+@pytest.mark.parametrize("budget", [1, 4, 12, 36])
+@pytest.mark.parametrize("passes", [1, 3, 4])
+@pytest.mark.parametrize("seed", range(2))
+def test_drop_query_equals_the_plain_loop(seed, passes, budget):
+    # A rate of one half, so that divisions by what is kept round nothing.
+    features, candidates = make_rng(seed).standard_normal((45, 4)), make_rng(3).permutation(45)[:38]
+    found = F.drop_query(features, matrix(seed), budget, make_rng(seed), candidates=candidates, passes=passes, rate=0.5)
+    picks, disagreeing = slow_drop_query(features, matrix(seed), budget, candidates, passes, 0.5, make_rng(seed), found.idx.tolist())
+    assert found.idx.tolist() == picks and found.num_disagreeing == disagreeing and 0 < disagreeing < 38
+
+
+def lacks_none(rows):
+    """(B,) 1 where no coordinate is zero: of rows of many coordinates, dropout changes those alone, and always."""
+    return rows.all(axis=1).astype(int)
+
+
+def test_the_order_of_the_pool_does_not_matter_to_drop_query():
+    # Blobs of 25, 20 and 15 samples in directions far apart, and 20 that never disagree, for a coordinate of theirs is zero.
+    sizes = (25, 20, 15, 20)
+    features = np.repeat(np.eye(40)[: len(sizes)], sizes, axis=0) + 0.02 * (1 + make_rng(0).random((80, 40)))
+    features[60:, 5] = 0
+    expected = F.drop_query(features, lacks_none, 3, make_rng(0))
+    assert expected.num_disagreeing == 60 and np.searchsorted([25, 45, 60], expected.idx, side="right").tolist() == [0, 1, 2]
+    for seed in range(5):
+        order = make_rng(seed).permutation(80)
+        found = F.drop_query(features[order], lacks_none, 3, make_rng(seed))
+        assert order[found.idx].tolist() == expected.idx.tolist() and found.num_disagreeing == 60
+
+
+def test_the_order_of_the_pool_does_not_matter_to_the_law_of_drop_query():
+    # Twelve samples without any structure; the same draws would give other picks, but not more of one than of another.
+    features, order = make_rng(5).standard_normal((12, 4)), make_rng(6).permutation(12)
+    counts = np.zeros((2, 12), int)
+    for seed in range(600):
+        counts[0, F.drop_query(features, matrix(), 3, make_rng(seed)).idx] += 1
+        counts[1, order[F.drop_query(features[order], matrix(), 3, make_rng(9000 + seed)).idx]] += 1
+    assert chi2_contingency(counts).pvalue > 1e-3 > chisquare(counts.sum(axis=0)).pvalue
+
+
+def test_copies_are_drawn_evenly_by_drop_query_and_none_twice():
+    features, rng, counts = np.repeat(np.eye(40)[:3] + 0.01, 10, axis=0), make_rng(0), Counter()
+    for _ in range(300):
+        found = F.drop_query(features, lacks_none, 3, rng)
+        assert found.num_disagreeing == 30 and sorted(found.idx // 10) == [0, 1, 2]
+        counts.update(found.idx.tolist())
+    assert chisquare([counts[i] for i in range(30)]).pvalue > 1e-3
+    assert len(set(F.drop_query(features, lacks_none, 8, rng).idx.tolist())) == 8
+
+
 def test_disagreements_are_those_of_the_same_masks():
     features, classify = make_rng(0).standard_normal((30, 4)), matrix()
     counts = disagreements(features, np.arange(30), classify, make_rng(5), passes=4, rate=0.6)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 from usb_active.plugins.low_budget import functional as F
 
 from usb_active.testing import AcquisitionContract
@@ -78,6 +80,30 @@ def test_picks_equal_the_plain_loop(num_labeled, centre, num_known):
     assert found.idx.tolist() == picks
     np.testing.assert_allclose(found.radii, grown, rtol=1e-6)
     assert found.coverage == pytest.approx(coverage) and found.competence == pytest.approx(competence)
+
+
+@pytest.mark.parametrize("centre", [0.0, 0.4, 1.0])
+def test_picks_among_copies_equal_the_plain_loop(centre):
+    # Thirty samples twice, the copies beside them in the pool; two labelled ones have their copies among the candidates.
+    features, probs = (np.repeat(array, 2, axis=0) for array in made(3, n=30))
+    labeled, labels = np.array([4, 21]), np.array([0, 2])
+    candidates = np.setdiff1d(np.arange(60), labeled)
+    keys = {"delta": 0.5, "max_delta": 1.1, "steepness": 6.0, "centre": centre}
+    found = F.dcom(features, probs, labeled, labels, 20, make_rng(4), **keys)
+    order = make_rng(4).permutation(candidates)
+    picks, grown, *_ = slow_dcom(features, probs, labeled, labels, 20, order, [math.nan] * 2, 0.5, 1.1, 6.0, centre)
+    assert found.idx.tolist() == picks
+    np.testing.assert_allclose(found.radii, grown, rtol=1e-6)
+
+
+def test_copies_are_drawn_evenly_and_none_before_every_direction_has_a_pick():
+    # Ten copies each of three directions. Nothing is labelled, so the competence is 4e-18 and coverage alone decides; then nothing does.
+    features, rng, counts = np.repeat(np.eye(3), 10, axis=0), make_rng(0), Counter()
+    for _ in range(300):
+        picks = F.dcom(features, np.full((30, 3), 1 / 3), [], [], 4, rng, delta=0.5).idx
+        assert sorted(picks[:3] // 10) == [0, 1, 2] and len(set(picks.tolist())) == 4
+        counts.update(picks[:3].tolist())
+    assert chisquare([counts[i] for i in range(30)]).pvalue > 1e-3
 
 
 def test_the_competence_is_one_where_all_is_covered_and_a_half_of_that_at_the_centre():

@@ -95,6 +95,23 @@ def test_ties_are_drawn_evenly():
     assert chisquare([counts[i] for i in range(30)]).pvalue > 1e-3
 
 
+def test_the_order_of_the_pool_does_not_matter():
+    # Stars: a middle, which alone has all its 7, 6, 5 … 2 points in its ball, for these are 0.73 apart. So no two candidates are equal.
+    sizes = (7, 6, 5, 4, 3, 2)
+    axes, leaves, middles = np.eye(len(sizes) + sum(sizes)), [], np.cumsum([0, *(n + 1 for n in sizes[:-1])])
+    for star, size in enumerate(sizes):
+        at = len(sizes) + sum(sizes[:star])
+        leaves += [axes[star], *(axes[star] + 0.6 * axes[at + leaf] for leaf in range(size))]
+    features, labeled = np.array(leaves), middles[[1]]
+    expected = F.prob_cover(features, labeled, 5, make_rng(0), delta=0.6).idx
+    # The largest first, but for the second, whose middle is labelled.
+    assert expected.tolist() == middles[[0, 2, 3, 4, 5]].tolist()
+    for seed in range(5):
+        order = make_rng(seed).permutation(len(features))
+        found = F.prob_cover(features[order], np.flatnonzero(order == labeled), 5, make_rng(seed + 9), delta=0.6)
+        assert order[found.idx].tolist() == expected.tolist() and found.coverage == 1
+
+
 # ------------------------------------------------------------------------------------------ the radius
 def test_strangers_are_those_of_the_plain_loop(monkeypatch):
     features, groups = made(3, n=90), make_rng(1).integers(0, 4, 90)

@@ -70,6 +70,26 @@ def test_picks_equal_the_plain_loop(num_labeled, regularization, oversample, cla
     assert picks.tolist() == slow_bait(features.astype(np.float32), probs, labeled, 6, order, regularization, oversample)
 
 
+@pytest.mark.parametrize("oversample", [1, 2])
+def test_picks_among_copies_equal_the_plain_loop(oversample):
+    # Twelve samples twice; that of the labelled one is a candidate.
+    features, probs = (np.repeat(array, 2, axis=0) for array in made(2, n=12))
+    picks = F.bait(features, probs, [5], 8, make_rng(4), oversample=oversample)
+    order = make_rng(4).permutation(np.delete(np.arange(24), 5))
+    assert picks.tolist() == slow_bait(features, probs, [5], 8, order, 1.0, oversample)
+
+
+@pytest.mark.parametrize("oversample", [1, 2])
+def test_copies_are_drawn_evenly_and_none_has_another_beside_it(oversample):
+    # Ten copies each of three directions: the second of a direction adds less than the first of another.
+    features, probs, counts = np.repeat(np.eye(3), 10, axis=0), np.full((30, 2), 0.5), Counter()
+    for seed in range(300):
+        picks = F.bait(features, probs, [], 3, make_rng(seed), oversample=oversample)
+        assert sorted(picks // 10) == [0, 1, 2]
+        counts.update(picks.tolist())
+    assert chisquare([counts[i] for i in range(30)]).pvalue > 1e-3
+
+
 def test_the_information_is_that_of_the_gradients():
     # By autograd: the gradient of the loss of each class with respect to the weights of a linear layer.
     features, _ = made(2)
