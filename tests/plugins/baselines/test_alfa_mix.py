@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 
 import numpy as np
@@ -57,6 +58,31 @@ def slow_changes(head, z, anchors, eps):
     return False
 
 
+def slow_candidates(head, features, labeled, labels, budget, classes, epsilon):
+    """The procedure of the authors' code: its mixing grows until more than the budget have another prediction with the anchor of any class.
+
+    One weight for each coordinate, from the gradient of the loss of the prediction; 1e-8 keeps the division from zero. Returns idx, and the
+    mixing.
+    """
+    z = torch.tensor(features, dtype=torch.float64)
+    weight, bias = (torch.tensor(np.asarray(x, np.float64)) for x in (head.weight, head.bias))
+    asked, inconsistent, mixing = [i for i in range(len(z)) if i not in labeled], set(), 0.0
+    while mixing < 1 - 1e-9 and len(inconsistent) <= budget:
+        mixing += epsilon
+        for i in asked:
+            sample = z[i].clone().requires_grad_()
+            logits = weight @ sample + bias
+            predicted = int(logits.argmax())
+            (gradient,) = torch.autograd.grad(-logits.log_softmax(dim=0)[predicted], sample)
+            for c in range(classes):
+                mine = [z[j] for j, label in zip(labeled, labels, strict=True) if label == c] or [z[j] for j in labeled]
+                apart = sum(mine) / len(mine) - z[i]
+                alpha = mixing / math.sqrt(len(apart)) * apart.norm() / gradient.norm() * gradient / (apart + 1e-8)
+                if int((weight @ ((1 - alpha) * z[i] + alpha * (z[i] + apart)) + bias).argmax()) != predicted:
+                    inconsistent.add(i)
+    return sorted(inconsistent), mixing
+
+
 def changed(head, features, anchors, eps):
     everything = np.arange(len(features))
     return head.changes(features, everything, anchors)(eps, everything)
@@ -85,6 +111,23 @@ def test_coordinates_that_are_those_of_the_anchor_stay(eps):
     assert 0 < sum(expected) < len(expected)
     np.testing.assert_array_equal(changed(head, features, anchors, eps), expected)
     np.testing.assert_array_equal(changed(torch_head(head), features, anchors, eps), expected)
+
+
+@pytest.mark.parametrize("budget", [3, 25])
+@pytest.mark.parametrize(("seed", "dim", "classes", "epsilon"), [(0, 6, 4, 0.2), (1, 12, 3, 0.2), (2, 24, 5, 0.1)])
+def test_candidates_behind_a_relu_are_those_of_the_authors_procedure(seed, dim, classes, epsilon, budget):
+    features, labeled, labels, head = made(seed, n=60, d=dim, c=classes)
+    features, labels = np.maximum(features, 0), np.minimum(labels, classes - 2)
+    # Coordinates that are zero in a whole class, and a class without a label.
+    features[np.isin(np.arange(60), labeled[labels == 0]), : dim // 2] = 0
+    expected, mixing = slow_candidates(head, features, labeled.tolist(), labels.tolist(), budget, classes, epsilon)
+    assert budget < len(expected) < 48
+    candidates, anchors = np.setdiff1d(np.arange(60), labeled), A.class_anchors(features[labeled], labels, classes)
+    for each in (head, torch_head(head)):
+        mixed = A.alfa_mix(features, labeled, labels, budget, make_rng(0), head=each, num_classes=classes, epsilon=epsilon)
+        assert (mixed.num_inconsistent, mixed.epsilon) == (len(expected), pytest.approx(mixing)) and set(mixed.idx) <= set(expected)
+        found = changed(each, features[candidates], anchors, mixing / math.sqrt(dim))
+        assert candidates[found].tolist() == expected
 
 
 def test_what_is_beyond_the_largest_mixing_need_not_be_known():

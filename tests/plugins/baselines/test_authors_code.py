@@ -1,4 +1,4 @@
-"""Picks and laws of coreset, cdal and badge are those of their authors' public code, on small arrays made here.
+"""Picks and laws of coreset, cdal, badge and alfa_mix are those of their authors' public code, on small arrays made here.
 
 That code was run unchanged, outside of this repository, which holds its results alone (tests/authors_arrays.py).
 """
@@ -7,7 +7,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from authors_arrays import CLASSES, LABELED, SIZE, features, outputs, probs
+import torch
+from authors_arrays import (
+    CLASSES,
+    LABELED,
+    LABELS,
+    MIXED,
+    MIXED_BUDGETS,
+    SIZE,
+    features,
+    linear_head,
+    outputs,
+    probs,
+    relu_features,
+)
+from usb_active.plugins.baselines.alfa_mix import LinearHead, TorchHead, alfa_mix, class_anchors
 from usb_active.plugins.baselines.badge import GradientSpace, badge
 from usb_active.plugins.baselines.cdal import cdal, contextual_distance
 
@@ -70,8 +84,37 @@ def test_badges_first_pick_is_the_authors_and_its_second_follows_their_law(their
     assert ((seen - by_distance) ** 2 / by_distance).sum() > 58 + 5 * 10.8, "the law is not that of the distance itself"
 
 
+def both_heads(weight, bias):
+    return LinearHead(weight, bias), TorchHead(lambda z: z @ torch.as_tensor(weight).T + torch.as_tensor(bias))
+
+
+@pytest.mark.parametrize("case", range(len(MIXED)))
+def test_alfa_mix_finds_inconsistent_what_the_authors_code_does(theirs, case):
+    """`AlphaMixSampling.query` of github.com/AminParvaneh/alpha_mix_active_learning at b79d954 (2022-11-27), by its closed form.
+
+    The features have many zeros in common with the anchors, and samples of a class lack the same coordinates. That code then runs a k-means
+    whose start is drawn: compared are the candidates for it, and the mixing at which they were more than the budget.
+    """
+    dim, classes, epsilon = MIXED[case]
+    rows, idx = relu_features(dim, classes), np.delete(np.arange(SIZE), LABELED)
+    anchors = class_anchors(rows[LABELED], LABELS, classes)
+    assert np.mean([(rows[idx] == anchor).mean() for anchor in anchors.astype(np.float32)]) > 0.2
+    for number, budget in enumerate(MIXED_BUDGETS):
+        expected, mixing = np.flatnonzero(theirs["alfa_mix_inconsistent"][case, number]), theirs["alfa_mix_epsilon"][case, number]
+        assert budget < len(expected) < len(idx)
+        for head in both_heads(*linear_head(dim, classes)):
+            found = head.changes(rows, idx, anchors)(mixing / np.sqrt(dim), np.arange(len(idx)))
+            assert idx[found].tolist() == expected.tolist()
+            rng = np.random.default_rng(budget)
+            mixed = alfa_mix(rows, LABELED, LABELS, budget, rng, head=head, num_classes=classes, epsilon=epsilon)
+            assert (mixed.num_inconsistent, mixed.epsilon) == (len(expected), pytest.approx(mixing))
+            assert set(mixed.idx) <= set(expected)
+
+
 def test_the_arrays_are_those_that_the_code_was_run_on(theirs):
     """The generator is frozen: other numbers would mean another comparison."""
     assert features()[0, :3].tolist() == pytest.approx([3.3528805, 0.6178988, 1.0107689], abs=1e-6)
     assert probs()[0].tolist() == pytest.approx([0.6930879, 0.1792960, 0.1276160], abs=1e-6) and probs().shape == (SIZE, CLASSES)
+    assert relu_features(8, 3)[0, :4].tolist() == pytest.approx([0.0912047, 1.0912827, 0, 0], abs=1e-6)
+    assert linear_head(8, 3)[1].tolist() == pytest.approx([0.0361632, -0.7236749, 0.3090912], abs=1e-6)
     assert {array.dtype.kind for array in theirs.values()} <= {"i", "f"}
