@@ -1,12 +1,14 @@
 """Seconds and memory of the baseline acquisitions, beside scikit-activeml or scikit-learn.
 
 Run by hand (minutes): python benchmarks/acquisition.py [--n 50000 --dim 512 --budgets 100 1000 --repeats 3]
+                       python benchmarks/acquisition.py --agree --n 1500 --dim 32 --budgets 50
 
 Every measurement is a process of its own, so that the peak of its resident memory is its own; ours and the
-reference take turns. Seconds are medians and exclude imports and the loading of the arrays. "Same picks"
-compares with a plain loop in double precision (k-center, cdal) or a full sort (scores); k-means++ and badge have none,
-being random, nor have the rules for few labels. What scikit-activeml does differently is said in acquisition_peers.py; its MaxHerding and
-ProbCover hold all pairs (4 N² bytes and more), so measure them with --n 5000 or so.
+reference take turns. Seconds are medians and exclude imports and the loading of the arrays; on a machine that does other work too,
+--processor counts the processor's, with OMP_NUM_THREADS=1. "Same picks" compares with a plain loop in double precision (k-center, cdal)
+or a full sort (scores); k-means++ and badge have none, being random, nor have the rules for few labels: those that a peer has too,
+--agree compares with it (acquisition_agreement.py). What scikit-activeml does differently is said in acquisition_peers.py; its MaxHerding
+and ProbCover hold all pairs (4 N² bytes and more), so measure them with --n 5000 or so.
 """
 
 from __future__ import annotations
@@ -23,14 +25,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from acquisition_peers import SCORES, reference, reference_name
+from acquisition_agreement import agreement
+from acquisition_peers import SCORES, matrix_head, reference, reference_name
 from numpy.typing import NDArray
 
 NUM_LABELED = 100
 # Their picks are compared with plain loops in tests/plugins/low_budget, on small pools.
 LOW_BUDGET = ("max_herding", "u_herding", "prob_cover", "dcom", "power_margin", "clue", "drop_query", "bait")
-METHODS = ("k_center_greedy", "kmeans_plus_plus", *SCORES, "badge", "cdal", *LOW_BUDGET)
-RANDOM = ("kmeans_plus_plus", "badge", *LOW_BUDGET)
+METHODS = ("k_center_greedy", "kmeans_plus_plus", *SCORES, "badge", "cdal", "typiclust", *LOW_BUDGET)
+RANDOM = ("kmeans_plus_plus", "badge", "typiclust", *LOW_BUDGET)
 
 
 # ------------------------------------------------------------------------------------------------------- data
@@ -78,6 +81,10 @@ def ours(method: str, data: dict[str, NDArray], budget: int) -> Callable[[], NDA
         from usb_active.plugins.baselines.cdal import cdal
 
         return lambda: cdal(data["probs"], labeled, budget, rng)
+    if method == "typiclust":
+        from usb_active.plugins.as3l.functional import typiclust
+
+        return lambda: typiclust(features, budget, labeled=labeled, candidates=candidates, rng=rng)
     if method in LOW_BUDGET:
         return low_budget(method, data, budget)
     sign = -1 if method == "margin" else 1
@@ -91,8 +98,7 @@ def low_budget(method: str, data: dict[str, NDArray], budget: int) -> Callable[[
     rng = np.random.default_rng(0)
     classes = probs.shape[1]
     labels = probs[labeled].argmax(axis=1)
-    # A classifier that is nothing but a matrix.
-    head = rng.standard_normal((features.shape[1], classes)).astype(np.float32)
+    head = matrix_head(features.shape[1], classes)
     calls = {
         "power_margin": lambda: F.power_margin(probs, budget, rng, candidates=candidates),
         # As many dimensions as are exact without being told to: 128 with 10 classes.
@@ -155,7 +161,7 @@ def load(folder: Path) -> dict[str, NDArray]:
     return data
 
 
-def measure_here(side: str, method: str, budget: int, folder: Path) -> dict:
+def measure_here(side: str, method: str, budget: int, folder: Path, processor: bool) -> dict:
     """In the child: one call after a small one, which loads libraries and starts threads."""
     make = {"ours": ours, "reference": reference, "plain": plain}[side]
     data = load(folder)
@@ -163,17 +169,18 @@ def measure_here(side: str, method: str, budget: int, folder: Path) -> dict:
     make(method, head | {"labeled": np.arange(5), "candidates": np.arange(5, 400)}, 5)()
     call = make(method, data, budget)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
+    clock = time.process_time if processor else time.perf_counter
+    start = clock()
     picks = call()
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     # Kilobytes, but bytes on macOS.
     megabytes = peak / (2**20 if sys.platform == "darwin" else 2**10)
     return {"seconds": seconds, "megabytes": megabytes, "picks": np.asarray(picks).tolist()}
 
 
-def measure(side: str, method: str, budget: int, folder: Path) -> dict:
-    command = [sys.executable, __file__, "--child", side, method, str(budget), str(folder)]
+def measure(side: str, method: str, budget: int, folder: Path, processor: bool = False) -> dict:
+    command = [sys.executable, __file__, "--child", side, method, str(budget), str(folder), "processor" if processor else "wall"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -194,9 +201,9 @@ def make_data_apart(folder: Path, args: argparse.Namespace) -> None:
 def measure_both(method: str, budget: int, folder: Path, args: argparse.Namespace) -> tuple[dict, dict | None]:
     mine, other = [], []
     for repeat in range(args.repeats):
-        mine.append(measure("ours", method, budget, folder))
+        mine.append(measure("ours", method, budget, folder, args.processor))
         if repeat < args.reference_repeats and reference_name(method):
-            other.append(measure("reference", method, budget, folder))
+            other.append(measure("reference", method, budget, folder, args.processor))
     return middle(mine), middle(other) if other else None
 
 
@@ -240,14 +247,31 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--reference-repeats", type=int, default=1, help="0 leaves the slow side out")
     parser.add_argument("--kind", choices=["network", "tight", "gauss"], default="network", help="of features")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--processor", action="store_true", help="its seconds in place of the clock's")
+    parser.add_argument("--agree", action="store_true", help="in place of time: are the picks the peer's, or as good?")
+    parser.add_argument("--seeds", type=int, default=10, help="with --agree")
     parser.add_argument("--no-check", action="store_true", help="leave out the plain loop of k-center (minutes)")
     return parser.parse_args()
+
+
+def agree(args: argparse.Namespace) -> None:
+    columns = "method | budget | seeds | same picks | measure of the picks | ours | peer | ours / peer | within noise"
+    print(f"| {columns} |\n|{'---|' * 9}", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        make_data_apart(Path(name), args)
+        data = load(Path(name))
+        for budget in args.budgets:
+            for cells in agreement(data, budget, args.seeds):
+                print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def main() -> None:
     args = parse()
     sizes = f"N={args.n} D={args.dim} C={args.classes} L={NUM_LABELED}"
     print(f"{sizes}, features: {args.kind}, CPUs: {os.cpu_count()}\n")
+    if args.agree:
+        agree(args)
+        return
     columns = "method | budget | s | peak extra MB | reference | its s | its MB | ratio | same picks as plain"
     print(f"| {columns} |\n|{'---|' * 9}", flush=True)
     with tempfile.TemporaryDirectory() as name:
@@ -262,8 +286,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        side, method, budget, folder = sys.argv[2:]
-        print(json.dumps(measure_here(side, method, int(budget), Path(folder))))
+        side, method, budget, folder, clock = sys.argv[2:]
+        print(json.dumps(measure_here(side, method, int(budget), Path(folder), clock == "processor")))
     elif sys.argv[1:2] == ["--data"]:
         folder, kind, *sizes = sys.argv[2:]
         make_data(Path(folder), kind, *map(int, sizes))

@@ -1,4 +1,5 @@
-"""K-means for AS3L: plain runs by faiss, runs seeded and constrained by labelled samples, and what several runs agree on.
+"""K-means for AS3L: plain runs by faiss, quick ones for TypiClust, runs seeded and constrained by labelled samples, and what several runs
+agree on.
 
 Dimension letters: N pool, L labelled, D feature dimension, K clusters, G groups.
 """
@@ -20,6 +21,10 @@ ITERATIONS = 25
 STARTS, CLUSTERS_STARTED = 10, 400
 # Rows to a centre that the starts look at, at least so many in all; and iterations over all rows that follow the best start.
 SAMPLE, LEAST_SAMPLE, REFINEMENTS = 64, 2048, 10
+# Of the quick runs: iterations of every start, of the best start after these, and over all rows.
+TRIAL, REST, LAST = 8, 12, 5
+# Products of rows and centres that are held at once: they stay in a processor's cache.
+PRODUCTS = 1 << 19
 
 
 def kmeans(points: NDArray[np.float32], clusters: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -32,14 +37,78 @@ def kmeans(points: NDArray[np.float32], clusters: int, rng: np.random.Generator)
         clusters: K, 1 … N.
         rng: what draws the sample and the starts.
     """
-    starts = int(np.clip(CLUSTERS_STARTED // clusters, 1, STARTS))
-    rows, sample = max(SAMPLE * clusters, LEAST_SAMPLE), points
-    if rows < len(points):
-        sample = points[np.sort(rng.choice(len(points), rows, replace=False))]
+    starts, sample = _starts(clusters), _sample(points, clusters, rng)
     seed = int(rng.integers(2**31 - 1))
     centres = kmeans_centres(sample, clusters, seed, iterations=ITERATIONS, starts=starts)
     centres = kmeans_centres(points, clusters, seed, iterations=REFINEMENTS, first=centres)
     return nearest_centres(points, centres)[1]
+
+
+def quick_kmeans(points: NDArray[np.float32], clusters: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """(N,) the nearest of K centres after k-means, as `kmeans` but in a fraction of the time. Clusters may be empty, as among equal rows.
+
+    Up to 40 clusters it is `kmeans`: fewer iterations would choose worse among ten starts, and cost little anyway. With more, as many
+    starts from random rows of as large a sample, but of 8 iterations; then 12 of the best alone, and 5 on all rows. Each by one matrix
+    product in single precision, and none after one that changes nothing. A cluster that has lost its last row goes on from a random row
+    of a large one.
+
+    Args:
+        points: (N, D) from `as_points`.
+        clusters: K, 1 … N.
+        rng: what draws the sample and the starts.
+    """
+    starts = _starts(clusters)
+    if starts == STARTS:
+        return kmeans(points, clusters, rng)
+    sample = _sample(points, clusters, rng)
+    centres = [sample[rng.choice(len(sample), clusters, replace=False)] for _ in range(starts)]
+    if len(centres) > 1:
+        centres = [_lloyd(sample, start, TRIAL, rng) for start in centres]
+        centres.sort(key=lambda means: -_nearest(sample, means)[1])
+    means = _lloyd(sample, centres[0], REST if len(centres) > 1 else TRIAL + REST, rng)
+    return _nearest(points, _lloyd(points, means, LAST, rng))[0]
+
+
+def _starts(clusters: int) -> int:
+    return int(np.clip(CLUSTERS_STARTED // clusters, 1, STARTS))
+
+
+def _sample(points: NDArray[np.float32], clusters: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """The rows that starts look at, in their order."""
+    rows = max(SAMPLE * clusters, LEAST_SAMPLE)
+    return points if rows >= len(points) else points[np.sort(rng.choice(len(points), rows, replace=False))]
+
+
+def _lloyd(points: NDArray[np.float32], centres: NDArray, iterations: int, rng: np.random.Generator) -> NDArray:
+    """(K, D) centres after so many of Lloyd's iterations, or fewer where nothing changes any more."""
+    assignment = np.full(len(points), -1)
+    for _ in range(iterations):
+        before, assignment = assignment, _nearest(points, centres)[0]
+        if np.array_equal(before, assignment):
+            break
+        sums, counts = cluster_sums(points, assignment, len(centres))
+        centres = np.divide(sums, counts[:, None], out=sums, where=counts[:, None] > 0)
+        empty = np.flatnonzero(counts == 0)
+        for cluster, large in zip(empty, np.argsort(-counts, kind="stable"), strict=False):
+            if counts[large]:
+                centres[cluster] = points[rng.choice(np.flatnonzero(assignment == large))]
+    return centres
+
+
+def _nearest(points: NDArray[np.float32], centres: NDArray) -> tuple[NDArray[np.int64], float]:
+    """(N,) the nearest centre of each row; and half the sum of |x|^2 - |x - c|^2 over them: more is better."""
+    transposed = np.ascontiguousarray(centres.T, dtype=np.float32)
+    half_norms = np.einsum("dk,dk->k", transposed, transposed) / 2
+    nearest, gain = np.empty(len(points), dtype=np.int64), 0.0
+    step = max(1, PRODUCTS // len(centres))
+    for at in range(0, len(points), step):
+        # Half of |x|^2 - |x - c|^2.
+        scores = points[at : at + step] @ transposed
+        scores -= half_norms
+        found = scores.argmax(axis=1)
+        nearest[at : at + step] = found
+        gain += float(scores[np.arange(len(found)), found].sum(dtype=np.float64))
+    return nearest, gain
 
 
 def constrained_kmeans(

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from usb_active.plugins.as3l.clustering import kmeans, together
+from usb_active.plugins.as3l.clustering import kmeans, quick_kmeans, together
 
 from usb_active.numerics.arrays import blocks, check_count
 from usb_active.numerics.faiss_import import import_faiss
@@ -108,7 +108,7 @@ def typiclust(
     check_count("neighbors", neighbors)
     check_count("min_size", min_size)
     points = as_points(features)
-    groups = kmeans(points, min(len(labeled) + budget, max_clusters), rng)
+    groups = quick_kmeans(points, min(len(labeled) + budget, max_clusters), rng)
     return _by_turns(groups, labeled, candidates, budget, partial(_typicality, points, neighbors), rng, min_size)
 
 
