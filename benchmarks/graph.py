@@ -1,12 +1,15 @@
-"""Seconds and memory of graphs, label propagation and joint label propagation (jLP); and jLP beside a plain loop.
+"""Seconds and memory of graphs, label propagation and joint label propagation (jLP); the last two also beside scipy.
 
 Run by hand: python benchmarks/graph.py growth [--sizes 10000 50000 200000 --kinds smooth --modes mutual --budgets 100 1000]
              python benchmarks/graph.py jlp [--sizes 50000 --kinds smooth clustered manifold --modes mutual sum --budgets 100 1000]
+             python benchmarks/graph.py spread [--sizes 5000 50000 --kinds smooth --modes mutual --repeats 5]
 
 growth: neighbours (exact up to --exact-up-to, and approximate with its recall), affinity, propagation of 10 classes, jLP.
 jlp: beside one scipy conjugate gradient from scratch for every pick (tolerance 1e-6), in the same process, in turns. Of its
 picks at most --reference-picks are solved, evenly spread along ours, and the seconds extrapolated: "agree" counts the solved
 ones whose minimum is our pick.
+spread: `diffuse` of one class and of ten beside scipy's conjugate gradient, column by column, of the same W, alpha and tolerance, in the
+same process, in turns: medians of both clocks. Both begin with the affinity: ours checks it and finds its components, both normalise it.
 
 Every measurement is a process of its own, so that the peak of its resident memory (imports and arrays included) is its own.
 Loops are compiled by a small run before. On a machine that does other work too, only the ratios mean anything;
@@ -147,12 +150,41 @@ def reference(graph: sp.csr_array, labeled: NDArray, picks: NDArray, count: int)
     return {"reference": setup + total * len(picks) / len(at), "solved": len(at), "agree": agree}
 
 
+def child_spread(folder: Path, mode: str, classes: str, repeats: str) -> dict:
+    """Ours and scipy's, in turns; the largest residual of each relative to its column, and their largest difference."""
+    from usb_active.numerics.neighbors import normalize
+    from usb_active.numerics.propagation import diffuse, label_matrix
+
+    graph, labeled = load(folder, mode)
+    size = graph.shape[0]
+    sources = label_matrix(size, labeled, np.arange(NUM_LABELED) % int(classes), int(classes))
+
+    def scipys() -> NDArray:
+        matrix = sp.eye_array(size, format="csr") - ALPHA * normalize(graph)
+        return np.stack([sp.linalg.cg(matrix, column, rtol=1e-6)[0] for column in (1 - ALPHA) * sources.T], axis=1)
+
+    calls = {"ours": lambda: diffuse(graph, sources, ALPHA, 1e-6), "scipy": scipys}
+    results = {name: call() for name, call in calls.items()}
+    found = {f"{name} {clock}": [] for name in calls for clock in ("s", "processor")}
+    for _ in range(int(repeats)):
+        for name, call in calls.items():
+            processor = time.process_time()
+            found[f"{name} s"].append(seconds_of(call)[0])
+            found[f"{name} processor"].append(time.process_time() - processor)
+    matrix = sp.eye_array(size, format="csr") - ALPHA * normalize(graph)
+    norms = (1 - ALPHA) * np.linalg.norm(sources, axis=0)
+    residuals = {
+        f"{name} residual": float((np.linalg.norm((1 - ALPHA) * sources - matrix @ h, axis=0) / norms).max()) for name, h in results.items()
+    }
+    return {name: float(np.median(values)) for name, values in found.items()} | residuals
+
+
 def peak_megabytes() -> float:
     # Kilobytes, but bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-CHILDREN = {"knn": child_knn, "affinity": child_affinity, "propagate": child_propagate, "jlp": child_jlp}
+CHILDREN = {"knn": child_knn, "affinity": child_affinity, "propagate": child_propagate, "jlp": child_jlp, "spread": child_spread}
 
 
 def measure(name: str, folder: Path, *arguments: object) -> dict:
@@ -216,20 +248,39 @@ def compare(args: argparse.Namespace) -> None:
                     )  # fmt: skip
 
 
+def spread(args: argparse.Namespace) -> None:
+    clocks = ("s", "its s", "ratio", "processor s", "its processor s", "ratio", "residual", "its residual")
+    print_head("kind", "N", "mode", "C", *clocks)
+    for kind, n in ((kind, n) for kind in args.kinds for n in args.sizes):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            make_data(folder, kind, n, args.dim)
+            for mode in args.modes:
+                measure("affinity", folder, mode)
+                for classes in (1, 10):
+                    found = measure("spread", folder, mode, classes, args.repeats)
+                    cells = []
+                    for clock in ("s", "processor"):
+                        mine, other = found[f"ours {clock}"], found[f"scipy {clock}"]
+                        cells += [mine, other, other / mine]
+                    print_row(kind, n, mode, classes, *cells, found["ours residual"], found["scipy residual"])
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["growth", "jlp"])
-    parser.add_argument("--sizes", type=int, nargs="+", help="default: 10000 50000 200000 (growth), 50000 (jlp)")
+    parser.add_argument("what", choices=["growth", "jlp", "spread"])
+    parser.add_argument("--sizes", type=int, nargs="+", help="default: 10000 50000 200000 (growth), 50000 (jlp), 5000 50000 (spread)")
     parser.add_argument("--dim", type=int, default=32)
-    parser.add_argument("--kinds", choices=KINDS, nargs="+", help="of features; default: smooth (growth), all (jlp)")
-    parser.add_argument("--modes", nargs="+", help="of graphs; default: mutual (growth), mutual sum (jlp)")
+    parser.add_argument("--kinds", choices=KINDS, nargs="+", help="of features; default: smooth, all (jlp)")
+    parser.add_argument("--modes", nargs="+", help="of graphs; default: mutual, mutual sum (jlp)")
     parser.add_argument("--budgets", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--reference-picks", type=int, default=100, help="solved by the plain loop, at most")
+    parser.add_argument("--repeats", type=int, default=5, help="of spread: turns")
     parser.add_argument("--exact-up-to", type=int, default=50_000, help="N for the exact neighbours in growth")
     args = parser.parse_args()
-    args.sizes = args.sizes or ([10_000, 50_000, 200_000] if args.what == "growth" else [50_000])
-    args.kinds = args.kinds or (["smooth"] if args.what == "growth" else KINDS)
-    args.modes = args.modes or (["mutual"] if args.what == "growth" else ["mutual", "sum"])
+    args.sizes = args.sizes or {"growth": [10_000, 50_000, 200_000], "jlp": [50_000], "spread": [5_000, 50_000]}[args.what]
+    args.kinds = args.kinds or (KINDS if args.what == "jlp" else ["smooth"])
+    args.modes = args.modes or (["mutual", "sum"] if args.what == "jlp" else ["mutual"])
     return args
 
 
@@ -237,7 +288,7 @@ def main() -> None:
     args = parse()
     threads = os.environ.get("NUMBA_NUM_THREADS", "all")
     print(f"D={args.dim} k={K} alpha={ALPHA} L={NUM_LABELED}, CPUs: {os.cpu_count()}, threads: {threads}, load: {os.getloadavg()[0]:.1f}\n")
-    growth(args) if args.what == "growth" else compare(args)
+    {"growth": growth, "jlp": compare, "spread": spread}[args.what](args)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_matrix
 
 from usb_active.numerics.arrays import blocks
-from usb_active.numerics.kmeans import kmeans_centres, nearest_centres
+from usb_active.numerics.kmeans import assign_rows, kmeans_centres, nearest_centres
 
 # The paper names none of these. Iterations: faiss's own number. Starts: with few clusters single runs end in poor local optima
 # (digits, 10 clusters: the picks cover 8.75 classes after one start and 9.05 after ten); with many it evens out.
@@ -23,8 +23,6 @@ STARTS, CLUSTERS_STARTED = 10, 400
 SAMPLE, LEAST_SAMPLE, REFINEMENTS = 64, 2048, 10
 # Of the quick runs: iterations of every start, of the best start after these, and over all rows.
 TRIAL, REST, LAST = 8, 12, 5
-# Products of rows and centres that are held at once: they stay in a processor's cache.
-PRODUCTS = 1 << 19
 
 
 def kmeans(points: NDArray[np.float32], clusters: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -64,9 +62,9 @@ def quick_kmeans(points: NDArray[np.float32], clusters: int, rng: np.random.Gene
     centres = [sample[rng.choice(len(sample), clusters, replace=False)] for _ in range(starts)]
     if len(centres) > 1:
         centres = [_lloyd(sample, start, TRIAL, rng) for start in centres]
-        centres.sort(key=lambda means: -_nearest(sample, means)[1])
+        centres.sort(key=lambda means: -assign_rows(sample, means)[1])
     means = _lloyd(sample, centres[0], REST if len(centres) > 1 else TRIAL + REST, rng)
-    return _nearest(points, _lloyd(points, means, LAST, rng))[0]
+    return assign_rows(points, _lloyd(points, means, LAST, rng))[0]
 
 
 def _starts(clusters: int) -> int:
@@ -83,7 +81,7 @@ def _lloyd(points: NDArray[np.float32], centres: NDArray, iterations: int, rng: 
     """(K, D) centres after so many of Lloyd's iterations, or fewer where nothing changes any more."""
     assignment = np.full(len(points), -1)
     for _ in range(iterations):
-        before, assignment = assignment, _nearest(points, centres)[0]
+        before, assignment = assignment, assign_rows(points, centres)[0]
         if np.array_equal(before, assignment):
             break
         sums, counts = cluster_sums(points, assignment, len(centres))
@@ -93,22 +91,6 @@ def _lloyd(points: NDArray[np.float32], centres: NDArray, iterations: int, rng: 
             if counts[large]:
                 centres[cluster] = points[rng.choice(np.flatnonzero(assignment == large))]
     return centres
-
-
-def _nearest(points: NDArray[np.float32], centres: NDArray) -> tuple[NDArray[np.int64], float]:
-    """(N,) the nearest centre of each row; and half the sum of |x|^2 - |x - c|^2 over them: more is better."""
-    transposed = np.ascontiguousarray(centres.T, dtype=np.float32)
-    half_norms = np.einsum("dk,dk->k", transposed, transposed) / 2
-    nearest, gain = np.empty(len(points), dtype=np.int64), 0.0
-    step = max(1, PRODUCTS // len(centres))
-    for at in range(0, len(points), step):
-        # Half of |x|^2 - |x - c|^2.
-        scores = points[at : at + step] @ transposed
-        scores -= half_norms
-        found = scores.argmax(axis=1)
-        nearest[at : at + step] = found
-        gain += float(scores[np.arange(len(found)), found].sum(dtype=np.float64))
-    return nearest, gain
 
 
 def constrained_kmeans(

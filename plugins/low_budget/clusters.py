@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from usb_active.environment.compiling import prepare_compiling
-from usb_active.numerics.kmeans import nearest_centres
+from usb_active.numerics.kmeans import assign_rows
 from usb_active.numerics.spaces import square_norms
 
 _ROUNDS = 100  # of Lloyd's iteration, at most
@@ -33,7 +33,7 @@ def weighted_kmeans(
     centres = points[_seeds(points, weights, clusters, rng)].astype(np.float64)
     assignment = np.full(len(points), -1)
     for _ in range(_ROUNDS):
-        before, assignment = assignment, nearest_centres(points, centres)[1]
+        before, assignment = assignment, assign_rows(points, centres)[0]
         if np.array_equal(before, assignment):
             break
         sums, mass = np.zeros_like(centres), np.bincount(assignment, weights, clusters)

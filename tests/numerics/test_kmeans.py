@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from usb_active.numerics.kmeans import as_points, kmeans_centres, nearest_centres
+from usb_active.numerics import kmeans
+from usb_active.numerics.kmeans import as_points, assign_rows, kmeans_centres, nearest_centres
 
 
 def made(size=200, dim=3):
@@ -44,6 +45,16 @@ def test_the_nearest_and_how_far_it_is():
     table = ((rows[:, None].astype(float) - centres[None]) ** 2).sum(axis=2)
     assert found.dtype == np.int64 and np.array_equal(found, table.argmin(axis=1))
     np.testing.assert_allclose(squared, table.min(axis=1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 200, 3000])
+def test_rows_are_assigned_as_slow_loops_would(size, monkeypatch):
+    monkeypatch.setattr(kmeans, "_PRODUCTS", 1000)
+    rows, centres = made(size), made(7).astype(np.float64) + 0.5
+    table = ((rows[:, None].astype(float) - centres[None]) ** 2).sum(axis=2)
+    found, gain = assign_rows(rows, centres)
+    assert found.dtype == np.int64 and np.array_equal(found, table.argmin(axis=1))
+    assert gain == pytest.approx(((rows.astype(float) ** 2).sum() - table.min(axis=1).sum()) / 2, rel=1e-4, abs=1e-4)
 
 
 def test_more_starts_are_never_worse():

@@ -1,4 +1,4 @@
-"""The product with a graph: scipy's, to the bit, for any number of columns in any order in memory."""
+"""The product with a graph: scipy's, to the bit, for any number of columns in any order in memory. What is solved: as densely."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from usb_active.numerics.propagation import cg, kernels
+from usb_active.numerics.propagation.cg import solve
 from usb_active.numerics.propagation.graph import Graph
 
 
@@ -33,3 +35,81 @@ def test_a_node_without_edges_gets_nothing():
     affinity = graph().tolil()
     affinity[7, :] = affinity[:, 7] = 0
     assert (Graph(affinity.tocsr()).product(np.ones((40, 5)))[7] == 0).all()
+
+
+def two_parts() -> sp.csr_array:
+    return sp.csr_array(sp.block_diag([graph(30), graph(25)]))
+
+
+def exact(made: Graph, y: np.ndarray, alpha: float) -> np.ndarray:
+    return np.linalg.solve(np.eye(made.size) - alpha * made.matrix.toarray(), y)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 10, 40])
+@pytest.mark.parametrize("tol", [1e-4, 1e-12])
+def test_columns_solved_together_are_those_of_a_dense_solution(columns, tol):
+    made, y = Graph(graph(80, 0.1)), np.random.default_rng(3).random((80, columns))
+    x = solve(made, y, 0.99, tol, None)
+    residual = np.linalg.norm(y - made.system(x, 0.99), axis=0)
+    assert (residual <= 1.001 * tol * np.linalg.norm(y, axis=0) + 1e-14).all()
+    np.testing.assert_allclose(x, exact(made, y, 0.99), atol=200 * tol * np.linalg.norm(y))
+
+
+def test_columns_that_depend_on_each_other_are_solved_all_the_same():
+    made, y = Graph(graph(60)), np.zeros((60, 6))
+    y[:, :2] = np.random.default_rng(3).random((60, 2))
+    # A copy, a sum, nothing, and next to nothing.
+    y[:, 2], y[:, 3], y[:, 5] = y[:, 0], y[:, 0] + y[:, 1], 1e-30 * y[:, 1]
+    x = solve(made, y, 0.9, 1e-8, None)
+    np.testing.assert_allclose(x[:, :4], exact(made, y, 0.9)[:, :4], rtol=1e-6)
+    assert (x[:, 4] == 0).all()
+    np.testing.assert_allclose(x[:, 5] * 1e30, x[:, 1], rtol=1e-6)
+
+
+def test_what_no_source_reaches_is_exactly_zero():
+    y = np.zeros((55, 3))
+    y[3, 0] = y[7, 1] = y[40, 2] = 1
+    x = solve(Graph(two_parts()), y, 0.99, 1e-8, np.ones((55, 3)))
+    assert (x[30:, :2] == 0).all() and (x[:30, 2] == 0).all() and (x[:30, 0] != 0).all()
+
+
+def test_another_order_of_the_nodes_changes_nothing_but_their_order(monkeypatch):
+    made, y = Graph(two_parts()), np.random.default_rng(1).random((55, 4))
+    order = made.near_order()
+    assert sorted(order) == list(range(55))
+    other = made.reordered(order)
+    np.testing.assert_array_equal(other.matrix.toarray(), made.matrix.toarray()[np.ix_(order, order)])
+    np.testing.assert_allclose(other.project_top(y[order]), made.project_top(y)[order], atol=1e-15)
+    before = solve(made, y, 0.99, 1e-10, None)
+    monkeypatch.setattr(cg, "_WORTH_AN_ORDER", 1)
+    np.testing.assert_allclose(solve(made, y, 0.99, 1e-10, None), before, rtol=1e-6)
+
+
+def test_one_column_is_the_product_of_many():
+    made, x, out = Graph(graph()), np.random.default_rng(1).standard_normal(40), np.empty(40)
+    made.system_column(x, 0.9, out)
+    np.testing.assert_allclose(out, made.system(x[:, None], 0.9)[:, 0], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("density", [0.01, 0.05, 0.3])
+def test_components_are_scipys(density):
+    made = graph(60, density)
+    count, component = kernels.components(made.indptr, made.indices)
+    wanted = sp.csgraph.connected_components(made, directed=False)
+    assert count == wanted[0] and np.array_equal(component, wanted[1])
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [((3, 8), np.nan), ((3, 8), np.inf), ((3, 8), -1.0), ((3, 8), 0.5), ((8, 3), 0.5), ((4, 4), 1.0), ((0, 39), 0.5), ((39, 0), 0.5)],
+)
+def test_what_is_no_affinity_is_seen(place, value):
+    table = np.zeros((40, 40))
+    table[3, 8] = table[8, 3] = table[1, 2] = table[2, 1] = 0.7
+    good = sp.csr_array(table)
+    assert kernels.is_plain(good.indptr, good.indices, good.data, 1e-6)
+    table[place] = value
+    bad = sp.csr_array(table)
+    assert not kernels.is_plain(bad.indptr, bad.indices, bad.data, 1e-6)
+    with pytest.raises(ValueError, match="affinity"):
+        Graph(bad)

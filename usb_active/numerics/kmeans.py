@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from usb_active.numerics.arrays import blocks, named, nonfinite_rows
 from usb_active.numerics.faiss_import import import_faiss
 
+# Products of rows and centres that are held at once: they stay in a processor's cache.
+_PRODUCTS = 1 << 19
+
 
 def kmeans_centres(
     rows: NDArray[np.float32], clusters: int, seed: int, *, iterations: int, starts: int = 1, first: NDArray[np.float32] | None = None
@@ -39,6 +42,32 @@ def nearest_centres(rows: NDArray[np.float32], centres: ArrayLike) -> tuple[NDAr
     """Squared distance (N,) of every row to the nearest of the centres (K, D), and which one it is (N,)."""
     squared, found = import_faiss().knn(rows, np.ascontiguousarray(centres, dtype=np.float32), 1)
     return squared[:, 0], found[:, 0].astype(np.int64)
+
+
+def assign_rows(rows: NDArray[np.float32], centres: ArrayLike) -> tuple[NDArray[np.int64], float]:
+    """Which of the centres (K, D) is nearest to each row (N,), by one matrix product in single precision; and how good they are.
+
+    Of nearly equal distances rounding decides. It takes about a quarter of the time of
+    `nearest_centres`, which gives the distances too.
+
+    Args:
+        rows: (N, D), finite, as near to the origin as `as_points` has them.
+        centres: (K, D), finite.
+
+    Returns:
+        The nearest (N,), and half the sum over the rows of |x|^2 - |x - c|^2: the larger, the smaller the sum of squared distances.
+    """
+    transposed = np.ascontiguousarray(np.asarray(centres).T, dtype=np.float32)
+    half_norms = np.einsum("dk,dk->k", transposed, transposed) / 2
+    nearest, gain = np.empty(len(rows), dtype=np.int64), 0.0
+    step = max(1, _PRODUCTS // transposed.shape[1])
+    for at in range(0, len(rows), step):
+        scores = rows[at : at + step] @ transposed
+        scores -= half_norms
+        found = scores.argmax(axis=1)
+        nearest[at : at + step] = found
+        gain += float(scores[np.arange(len(found)), found].sum(dtype=np.float64))
+    return nearest, gain
 
 
 def as_points(features: ArrayLike) -> NDArray[np.float32]:

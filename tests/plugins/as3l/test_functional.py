@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from usb_active.plugins.as3l import clustering, functional
 from usb_active.plugins.as3l.functional import class_coverage, expected_calibration_error, fine_tune, posterior, prior, select, typiclust
 
-from usb_active.numerics.kmeans import as_points
+from usb_active.numerics.kmeans import as_points, assign_rows
 
 
 def rng(seed=0):
@@ -60,7 +60,7 @@ def test_iterations_of_lloyd_end_where_nothing_changes():
     points = as_points(cloud(300))
     centres = clustering._lloyd(points, points[:45], 200, rng())
     nearest = ((points[:, None].astype(float) - centres) ** 2).sum(axis=2).argmin(axis=1)
-    assert np.array_equal(clustering._nearest(points, centres)[0], nearest)
+    assert np.array_equal(assign_rows(points, centres)[0], nearest)
     for k in range(45):
         np.testing.assert_allclose(centres[k], points[nearest == k].mean(axis=0, dtype=np.float64), atol=1e-6)
 
@@ -69,7 +69,7 @@ def test_a_cluster_that_is_lost_goes_on_in_a_large_one():
     points = as_points(blobs([40, 50, 60])[0])
     # All three begin in the first blob; the third has no row.
     centres = clustering._lloyd(points, np.stack([points[0], points[1], points[0]]), 20, rng())
-    assert np.bincount(clustering._nearest(points, centres)[0], minlength=3).min() >= 15
+    assert np.bincount(assign_rows(points, centres)[0], minlength=3).min() >= 15
 
 
 # ------------------------------------------------------------------------------------------ fine-tuning

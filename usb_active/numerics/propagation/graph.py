@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from usb_active.numerics.neighbors import normalize
-from usb_active.numerics.propagation.kernels import find_asymmetry, product, threads_for
+from usb_active.numerics.propagation.kernels import (
+    components,
+    find_asymmetry,
+    is_plain,
+    product,
+    scaled,
+    system_column,
+    threads_for,
+)
 
 # Mirrored weights may differ by rounding, relative to the largest weight.
 _SYMMETRY = 1e-6
@@ -30,13 +38,30 @@ class Graph:
     def __init__(self, affinity: sp.sparray | sp.spmatrix) -> None:
         affinity = checked_affinity(affinity)
         self.size = affinity.shape[0]
-        self.matrix = normalize(affinity)
-        self.num_components, self.component = sp.csgraph.connected_components(affinity, directed=False)
         degree = np.asarray(affinity.sum(axis=1), np.float64)
+        scale = np.divide(1.0, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0)
+        weights = scaled(affinity.indptr, affinity.indices, affinity.data, scale)
+        self.matrix = sp.csr_array((weights, affinity.indices, affinity.indptr), shape=affinity.shape)
+        self.num_components, self.component = components(affinity.indptr, affinity.indices)
         volume = np.bincount(self.component, degree)[self.component]
         self.top = np.sqrt(np.divide(degree, volume, out=np.zeros_like(degree), where=volume > 0))
+        self._make_tops()
+
+    def _make_tops(self) -> None:
         pointers = np.arange(self.size + 1, dtype=np.int32)
         self._tops = sp.csr_array((self.top, self.component, pointers), shape=(self.size, self.num_components))
+
+    def near_order(self) -> NDArray[np.int64]:
+        """(N,) the nodes in an order in which neighbours are near each other (reverse Cuthill & McKee 1969)."""
+        return sp.csgraph.reverse_cuthill_mckee(self.matrix, symmetric_mode=True).astype(np.int64)
+
+    def reordered(self, order: NDArray[np.int64]) -> Graph:
+        """The same graph, whose node number n is this one's `order[n]` (N,)."""
+        other = copy.copy(self)
+        other.matrix = self.matrix[order][:, order]
+        other.component, other.top = self.component[order], self.top[order]
+        other._make_tops()
+        return other
 
     def product(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """W x for x (N, B)."""
@@ -46,6 +71,18 @@ class Graph:
         with threads_for(self.matrix.nnz * x.shape[1]):
             product(self.matrix.indptr, self.matrix.indices, self.matrix.data, x, out)
         return out
+
+    def system(self, x: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+        """(I - alpha W) x for x (N, B)."""
+        out = self.product(x)
+        out *= -alpha
+        out += x
+        return out
+
+    def system_column(self, x: NDArray[np.float64], alpha: float, out: NDArray[np.float64]) -> None:
+        """The same of one column x (N,), into `out` (N,)."""
+        with threads_for(self.matrix.nnz):
+            system_column(self.matrix.indptr, self.matrix.indices, self.matrix.data, alpha, x, out)
 
     def project_top(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """The part of x (N, B) that lies along `top`, component by component."""
@@ -91,8 +128,11 @@ def checked_affinity(affinity: sp.sparray | sp.spmatrix) -> sp.csr_array:
         graph.sum_duplicates()
         # A stored zero is no edge, but would be one to scipy's search for components.
         graph.eliminate_zeros()
+    tolerance = _SYMMETRY * graph.data.max(initial=0)
+    if is_plain(graph.indptr, graph.indices, graph.data, tolerance) and np.isfinite(graph.sum(axis=1)).all():
+        return graph
     _check_weights(graph)
-    row, column = find_asymmetry(graph.indptr, graph.indices, graph.data, _SYMMETRY * graph.data.max(initial=0))
+    row, column = find_asymmetry(graph.indptr, graph.indices, graph.data, tolerance)
     if row >= 0:
         raise ValueError(
             f"affinity: not symmetric: [{row}, {column}] is {graph[row, column]:.6g}, [{column}, {row}] is {graph[column, row]:.6g}"

@@ -63,6 +63,41 @@ def threads_for(work: int) -> Iterator[None]:
 
 
 @njit(cache=True)
+def is_plain(indptr, indices, data, tolerance):
+    """Whether all weights are finite and not negative, the diagonal zero, and no entry differs from its mirror image by more than
+    `tolerance`; sorted indices. As `find_asymmetry` goes, but only the entries below the diagonal look for theirs.
+    """
+    size = len(indptr) - 1
+    pointer = np.empty(size, indptr.dtype)
+    for row in range(size):
+        at, end = indptr[row], indptr[row + 1]
+        while at < end and indices[at] < row:
+            column, weight = indices[at], data[at]
+            mirror = pointer[column]
+            if not 0 <= weight < np.inf or mirror == indptr[column + 1] or indices[mirror] != row or abs(data[mirror] - weight) > tolerance:
+                return False
+            pointer[column] = mirror + 1
+            at += 1
+        pointer[row] = at
+        if at < end and indices[at] == row:
+            return False
+    for row in range(size):
+        if pointer[row] != indptr[row + 1]:
+            return False
+    return bool(np.isfinite(data).all() and (data >= 0).all())
+
+
+@njit(cache=True)
+def scaled(indptr, indices, data, scale):
+    """(E,) every entry times the scale (N,) of its row and of its column."""
+    out = np.empty(len(data))
+    for row in range(len(indptr) - 1):
+        for at in range(indptr[row], indptr[row + 1]):
+            out[at] = data[at] * scale[row] * scale[indices[at]]
+    return out
+
+
+@njit(cache=True)
 def find_asymmetry(indptr, indices, data, tolerance):
     """(row, column) of an entry that differs from its mirror image by more than `tolerance`, or (-1, -1).
 
@@ -78,6 +113,28 @@ def find_asymmetry(indptr, indices, data, tolerance):
                 return row, column
             pointer[column] += 1
     return -1, -1
+
+
+@njit(cache=True)
+def components(indptr, indices):
+    """How many connected components a symmetric graph has, and (N,) the number of each node's, in the order of their first nodes."""
+    size, count = len(indptr) - 1, 0
+    component, queue = np.full(size, -1, np.int32), np.empty(size, np.int32)
+    for first in range(size):
+        if component[first] >= 0:
+            continue
+        component[first], queue[0] = count, first
+        done, waiting = 0, 1
+        while done < waiting:
+            node = queue[done]
+            done += 1
+            for at in range(indptr[node], indptr[node + 1]):
+                other = indices[at]
+                if component[other] < 0:
+                    component[other], queue[waiting] = count, other
+                    waiting += 1
+        count += 1
+    return count, component
 
 
 @njit(inline="always")
@@ -130,3 +187,13 @@ def product(indptr, indices, data, x, out):
             for at in range(begin, end):
                 total += data[at] * x[np.uint64(indices[at]) * width + column]
             out[first + column] = total
+
+
+@njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def system_column(indptr, indices, data, alpha, x, out):
+    """out = (I - alpha W) x for one column x (N,). The sum of a row is in an order that a processor adds several entries at once in."""
+    for row in prange(len(indptr) - 1):
+        total = 0.0
+        for at in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+            total += data[at] * x[np.uint64(indices[at])]
+        out[row] = x[row] - alpha * total
