@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from usb_active.numerics.propagation.block import iterate_block
 from usb_active.numerics.propagation.graph import Graph
+from usb_active.numerics.propagation.kernels import advance, turn
 
 # Columns solved together: a product with many costs little more than with one, but four arrays (N, columns) are needed.
 _COLUMNS = 32
@@ -97,18 +98,15 @@ def _iterate(graph: Graph, x: NDArray, residual: NDArray, alpha: float, limits: 
 
 def _iterate_column(graph: Graph, x: NDArray, residual: NDArray, alpha: float, limits: NDArray) -> None:
     """The same for one column x (N,), in whose memory it works, and that of its residual (N,)."""
-    direction, scratch = residual.copy(), np.empty_like(residual)
-    image, square = np.empty_like(residual), _dot(residual, residual)
+    direction, image = residual.copy(), np.empty_like(residual)
+    square = _dot(residual, residual)
     for _ in range(most_steps(alpha, limits, np.array([square]))):
         if math.sqrt(square) <= limits[0]:
             return
         graph.system_column(direction, alpha, image)
         step = square / _dot(direction, image)
-        x += np.multiply(direction, step, out=scratch)
-        residual -= np.multiply(image, step, out=scratch)
-        square, before = _dot(residual, residual), square
-        direction *= square / before
-        direction += residual
+        square, before = advance(x, residual, direction, image, step), square
+        turn(direction, residual, square / before)
     raise ArithmeticError(f"conjugate gradient: no convergence; residual {math.sqrt(square)}, wanted {limits[0]}")
 
 

@@ -197,3 +197,21 @@ def system_column(indptr, indices, data, alpha, x, out):
         for at in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
             total += data[at] * x[np.uint64(indices[at])]
         out[row] = x[row] - alpha * total
+
+
+@njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+def advance(x, residual, direction, image, step):
+    """x + step direction and residual - step image, in place, all (N,); the new residual's square."""
+    square = 0.0
+    for n in range(len(x)):
+        x[n] += step * direction[n]
+        residual[n] -= step * image[n]
+        square += residual[n] * residual[n]
+    return square
+
+
+@njit(cache=True, fastmath={"contract"})
+def turn(direction, residual, share):
+    """residual + share direction (N,), in the place of direction."""
+    for n in range(len(direction)):
+        direction[n] = residual[n] + share * direction[n]
