@@ -158,7 +158,7 @@ def normalize(affinity: sp.sparray | sp.spmatrix) -> sp.csr_array:
     graph = sp.csr_array(affinity, dtype=np.float64, copy=True)
     scale = inverse_sqrt_degree(graph)
     graph.data *= np.repeat(scale, np.diff(graph.indptr))
-    graph.data *= scale.take(graph.indices)
+    graph.data *= scale[graph.indices]
     return graph
 
 

@@ -129,7 +129,9 @@ def checked_affinity(affinity: sp.sparray | sp.spmatrix) -> sp.csr_array:
         # A stored zero is no edge, but would be one to scipy's search for components.
         graph.eliminate_zeros()
     tolerance = _SYMMETRY * graph.data.max(initial=0)
-    if is_plain(graph.indptr, graph.indices, graph.data, tolerance) and np.isfinite(graph.sum(axis=1)).all():
+    with np.errstate(over="ignore"):
+        plain = is_plain(graph.indptr, graph.indices, graph.data, tolerance) and np.isfinite(graph.sum(axis=1)).all()
+    if plain:
         return graph
     _check_weights(graph)
     row, column = find_asymmetry(graph.indptr, graph.indices, graph.data, tolerance)
