@@ -31,7 +31,10 @@ from numpy.typing import NDArray
 
 NUM_LABELED = 100
 # Their picks are compared with plain loops in tests/plugins/low_budget, on small pools.
-LOW_BUDGET = ("max_herding", "u_herding", "prob_cover", "dcom", "power_margin", "clue", "drop_query", "bait")
+# "dcom_with_radius" finds the radius of labelled samples too; "bait_beyond" has twice the dimensions that are exact without being asked.
+LOW_BUDGET = (
+    "max_herding", "u_herding", "prob_cover", "dcom", "dcom_with_radius", "power_margin", "clue", "drop_query", "bait", "bait_beyond",
+)  # fmt: skip
 METHODS = ("k_center_greedy", "kmeans_plus_plus", *SCORES, "badge", "cdal", "typiclust", *LOW_BUDGET)
 RANDOM = ("kmeans_plus_plus", "badge", "typiclust", *LOW_BUDGET)
 
@@ -103,9 +106,13 @@ def low_budget(method: str, data: dict[str, NDArray], budget: int) -> Callable[[
         "power_margin": lambda: F.power_margin(probs, budget, rng, candidates=candidates),
         # As many dimensions as are exact without being told to: 128 with 10 classes.
         "bait": lambda: F.bait(features, probs, labeled, budget, rng, projection=max(1, 1280 // classes)),
+        "bait_beyond": lambda: F.bait(features, probs, labeled, budget, rng, projection=max(1, 2560 // classes)),
         "clue": lambda: F.clue(features, probs, budget, rng, candidates=candidates),
         "drop_query": lambda: F.drop_query(features, lambda x: (x @ head).argmax(axis=1), budget, rng, candidates=candidates).idx,
         "dcom": lambda: F.dcom(features, probs, labeled, labels, budget, rng, delta=0.5).idx,
+        "dcom_with_radius": lambda: F.dcom(
+            features, probs, labeled, labels, budget, rng, delta=F.purity_radius(features, classes, rng)
+        ).idx,
         "prob_cover": lambda: F.prob_cover(features, labeled, budget, rng, delta=F.purity_radius(features, classes, rng)).idx,
         "max_herding": lambda: F.max_herding(features, labeled, budget, rng),
         "u_herding": lambda: F.u_herding(features, probs, labeled, budget, rng),
