@@ -198,13 +198,9 @@ def test_without_a_value_the_data_set_decides():
     assert build(["img_size=96"]).usb["img_size"] == 96
 
 
-def test_without_a_value_nothing_but_files_that_are_decoded_in_every_step_has_workers():
-    assert build().usb["num_workers"] == 1 and build(["num_workers=3"]).usb["num_workers"] == 3
-    assert build(["active.cache_images=true"]).usb["num_workers"] == 0
-    for dataset, workers in (("digits", 0), ("mnist", 0), ("cifar10", 0), ("image_folder", 1)):
-        assert build([f"dataset={dataset}", "net=small_cnn"]).usb["num_workers"] == workers, dataset
-    features = ["active.train_on=features", "active.features=pixels", "net=linear", "dataset=image_folder"]
-    assert build(features).usb["num_workers"] == 0 and build([*features, "num_workers=1"]).usb["num_workers"] == 1
+def test_what_is_left_out_is_known():
+    assert "num_workers" in build().left_out and "algorithm" not in build().left_out
+    assert "num_workers" not in build(["num_workers=1"]).left_out and build(["num_workers=1"]) == build()
 
 
 def test_save_name_tells_runs_apart():

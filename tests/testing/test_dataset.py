@@ -106,15 +106,6 @@ class Fading(Sound):
         return super().load(index) // np.uint8(1 + type(self).times % 200)
 
 
-class FilesAndArrays(Sound):
-    """As one that was made of a data set in memory, and reads files."""
-
-    in_memory = True
-
-    def path(self, index):
-        return Path(__file__)
-
-
 class Nowhere(Sound):
     def path(self, index):
         return Path("/no/such/file")
@@ -338,7 +329,6 @@ BROKEN = [
     Broken("test_samples_are_images", Floats, also=["test_the_test_set_has_labels"]),
     Broken("test_loading_again_gives_the_same", Fading, also=[ONE_MORE, AUGMENTATION]),
     Broken("test_paths_are_files", Nowhere),
-    Broken("test_paths_are_files", FilesAndArrays),
     Broken("test_what_is_in_order_is_verified", Particular),
     Broken("test_the_test_set_has_labels", broken(test=lambda self: Samples(self.load, self.targets - 1))),
     Broken("test_the_test_set_has_labels", broken(test=lambda self: [self.images[0]])),

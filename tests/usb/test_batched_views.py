@@ -284,6 +284,26 @@ def test_that_views_are_made_one_by_one_is_said_once(algorithm, tmp_path, caplog
     assert said == [line] * (algorithm == "remixmatch")
 
 
+def workers_of(tmp_path, name: str, active=(), **keys) -> list[int]:
+    """Of the labelled and the unlabelled training batches, after a run whose YAML leaves `num_workers` out unless it is among the keys."""
+    data = settings(tmp_path, name, active={"cycles": 0, **dict(active)}, num_train_iter=2, num_eval_iter=2, epoch=1, **keys)
+    if "num_workers" not in keys:
+        del data["num_workers"]
+    loaders = train(data).loader_dict
+    return [loaders[name].num_workers for name in ("train_lb", "train_ulb")]
+
+
+def test_a_training_on_a_cpu_has_no_workers_where_a_thread_makes_its_batches_of_images_in_memory(tmp_path):
+    assert workers_of(tmp_path, "arrays") == [0, 0]
+    assert workers_of(tmp_path, "given", num_workers=1) == [1, 2]
+    assert workers_of(tmp_path, "remixmatch", algorithm="remixmatch", kl_loss_ratio=0.5, rot_loss_ratio=0.5) == [0, 2]
+    write_photos(tmp_path / "data", train=9)
+    files = {"dataset": "image_folder", "data_dir": str(tmp_path / "data"), "img_size": 12, "batch_size": 4}
+    few = {"initial": {"name": "random", "size": 4}, "budget": 2}
+    assert workers_of(tmp_path, "files", few, **files) == [1, 2]
+    assert workers_of(tmp_path, "decoded", {**few, "cache_images": True}, **files) == [0, 0]
+
+
 class Stopped(Exception):
     pass
 

@@ -76,7 +76,6 @@ class Digits(ArrayDataset):
 
     name = "digits"
     loads_in_threads: ClassVar[bool] = True
-    in_memory: ClassVar[bool] = True
     flip = False
 
     class Config(ArrayConfig):
@@ -130,7 +129,6 @@ class Mnist(ArrayDataset):
 
     name = "mnist"
     loads_in_threads: ClassVar[bool] = True
-    in_memory: ClassVar[bool] = True
     flip = False
     # Of all pixels of the training images.
     _MEAN, _STD = 0.1307, 0.3081
@@ -182,7 +180,6 @@ class _TorchvisionDataset(ArrayDataset):
     """What USB's own sets have in common. A subclass names torchvision's class and implements `prepare`."""
 
     loads_in_threads: ClassVar[bool] = True
-    in_memory: ClassVar[bool] = True
     torchvision_name: ClassVar[str]
     folder: ClassVar[str]
     in_channels = 3

@@ -225,6 +225,7 @@ class RunConfig:
         source: the YAML's name, for messages.
         warnings: what was dropped, a line each.
         unknown: keys that the run, which began before there were any, does not know.
+        left_out: USB's keys whose value is not the YAML's.
     """
 
     usb: dict[str, Any]
@@ -236,6 +237,7 @@ class RunConfig:
     source: str = field(default="", compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     unknown: tuple[str, ...] = field(default=(), compare=False)
+    left_out: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def algorithm(self) -> str:
@@ -299,15 +301,13 @@ def config_from_dict(data: Mapping[str, Any], *, base: Path, source: str, overri
     check_train_on(active, net, problems)
     check_speed(usb, active, data, problems)
     problems.raise_if_any()
-    if "num_workers" not in rest and (dataset.cls.in_memory or active.cache_images or active.train_on == "features"):
-        # Nothing is decoded: one thread makes the batches as fast as other processes, and takes no memory (docs/faster.md).
-        usb["num_workers"] = 0
     usb |= {"dataset": dataset.name, "net": net.name, "num_labels": active.initial.size}
     usb["save_name"] = _save_name(usb, active) if usb["save_name"] is None else usb["save_name"]
     _check_paths(usb, base, problems)
     problems.raise_if_any()
     unknown = keep_former_defaults(usb, data, problems)
-    return RunConfig(usb, dataset, net, active, plugins, base, source, tuple(problems.warnings), unknown)
+    left_out = frozenset(usb) - set(data)
+    return RunConfig(usb, dataset, net, active, plugins, base, source, tuple(problems.warnings), unknown, left_out)
 
 
 def check_against_pool(config: RunConfig, num_queryable: int, num_classes: int, class_counts: Sequence[int] | None = None) -> None:

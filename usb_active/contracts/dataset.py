@@ -84,12 +84,10 @@ class Dataset(Plugin):
         kept_pixels: the core's, under `active.cache_images`; see `sample_for_views`.
         loads_in_threads: whether several threads may call `load`, and that of the test samples, at once: `active.cache_images` then does,
             and with `num_workers: 0` a thread makes the next batch. A subclass that replaces `load` says it again.
-        in_memory: whether all images are arrays in memory, none of them a file: `num_workers` is then 0 unless it is given.
     """
 
     kind: ClassVar[str] = "dataset"
     loads_in_threads: ClassVar[bool] = False
-    in_memory: ClassVar[bool] = False
     keys: Sequence[str]
     targets: np.ndarray
     queryable: np.ndarray
@@ -252,6 +250,12 @@ def may_load_in_threads(dataset: Any) -> bool:
         if "load" in vars(cls):
             return False
     return False
+
+
+def is_in_memory(dataset: Dataset, index: int) -> bool:
+    """Whether a sample is an array, or was decoded by `active.cache_images`: then all of them can be had at once in little time."""
+    from_file = dataset.kept_pixels is None and dataset.path(index) is not None
+    return not from_file and isinstance(sample_for_views(dataset, index, dataset.views), np.ndarray)
 
 
 def sample_for_views(samples: Any, index: int, views: Any) -> Any:

@@ -168,8 +168,10 @@ class ActiveMixin(DeviceMixin):
     def set_data_loader(self) -> dict[str, DataLoader]:
         """Loaders whose batches depend on their position alone and that start at the iteration reached."""
         own = self.make_sampler if overrides(self, "make_sampler") else None
-        on_device = self.session.config.active.views_on == "device"
-        return self._loaders.make(self.args, self, own, self.device if on_device else None, partial(self._say_of_views, "views_on"))
+        on_device = self.device if self.session.config.active.views_on == "device" else None
+        # On a GPU one thread may be too few (docs/faster.md).
+        left_out = "num_workers" in self.session.config.left_out and self.device.type == "cpu"
+        return self._loaders.make(self.args, self, own, on_device, partial(self._say_of_views, "views_on"), left_out)
 
     def set_model(self) -> torch.nn.Module:
         """The initial weights: the same every cycle, pretrained if there is a pretrainer; carried on under `warm_start`."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from usb_active.contracts.dataset import Dataset, sample_for_views
+from usb_active.contracts.dataset import Dataset, is_in_memory, sample_for_views
 from usb_active.images import tensor_kernels
 from usb_active.usb.batch_draws import Draw, Drawn, values_of
 from usb_active.usb.batched_views import STRONG, Plan, picture_of
@@ -137,7 +137,7 @@ class DevicePool:
             idx: distinct dataset indices.
         """
         views, room = dataset.views, _room(device)
-        if not len(idx) or len(idx) * views.in_channels * views.img_size**2 > room or not _is_in_memory(dataset, int(idx[0])):
+        if not len(idx) or len(idx) * views.in_channels * views.img_size**2 > room or not is_in_memory(dataset, int(idx[0])):
             return None
         pixels = lambda index: views.as_pixels(picture_of(sample_for_views(dataset, int(index), views)))  # noqa: E731 — called twice
         first = pixels(idx[0])
@@ -152,12 +152,6 @@ class DevicePool:
         places = np.full(len(dataset), -1, np.int64)
         places[idx] = np.arange(len(idx))
         return cls(torch.from_numpy(images).to(device), places)
-
-
-def _is_in_memory(dataset: Dataset, index: int) -> bool:
-    """Whether a sample is an array, or was decoded by `active.cache_images`: then all of them can be had at once in little time."""
-    from_file = dataset.kept_pixels is None and dataset.path(index) is not None
-    return not from_file and isinstance(sample_for_views(dataset, index, dataset.views), np.ndarray)
 
 
 def _room(device: torch.device) -> float:

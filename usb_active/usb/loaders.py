@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from usb_active.contracts.dataset import Dataset, Samples
+from usb_active.contracts.dataset import Dataset, Samples, is_in_memory
 from usb_active.errors import UsageError
 from usb_active.pool.inference import PoolRows, view_loader
 from usb_active.pool.sampling import EpochSampler, Loader, PermutationStream, PositionSampler, SeededRows, collate_batch, make_loader
@@ -82,7 +82,7 @@ class CycleLoaders:
 
     def make(
         self, args: Namespace, position: Position, make_sampler: Callable | None = None, device: torch.device | None = None,
-        say: Callable[[str], None] | None = None,
+        say: Callable[[str], None] | None = None, only_useful_workers: bool = False,
     ) -> dict[str, DataLoader]:  # fmt: skip
         """The loaders, which start at the iteration reached.
 
@@ -91,6 +91,7 @@ class CycleLoaders:
             make_sampler: the algorithm's own, where it has one (`OwnAlgorithm.make_sampler`).
             device: where the views of training batches are made, if not on the CPU by what is compiled for it.
             say: told, for people, why some could not be made there.
+            only_useful_workers: none for training batches of images in memory that a thread can make ahead, whatever `num_workers` is.
         """
         # USB gives the unlabelled stream twice the workers.
         training = {
@@ -104,14 +105,15 @@ class CycleLoaders:
         for name, rows in self.rows.items():
             if name in training:
                 loader = Loader if shared is None or name not in shown else partial(DeviceLoader, shared, make_sampler is None)
-                self.loaders[name] = self._train_loader(name, *training[name], position, make_sampler, loader)
+                self.loaders[name] = self._train_loader(name, *training[name], position, make_sampler, loader, only_useful_workers)
             else:
                 self.loaders[name] = self._evaluation_loader(rows, args.eval_batch_size, args.num_workers)
         return self.loaders
 
     def _train_loader(
-        self, name: str, batch_size: int, workers: int, position: Position, make_sampler: Callable | None, loader: Callable[..., DataLoader]
-    ) -> DataLoader:
+        self, name: str, batch_size: int, workers: int, position: Position, make_sampler: Callable | None,
+        loader: Callable[..., DataLoader], only_useful_workers: bool,
+    ) -> DataLoader:  # fmt: skip
         stream = self.rows[name]
         permutations = PermutationStream(len(stream), batch_size, self._seed, self._cycle, name)
         sampler = PositionSampler(permutations.batch, lambda: position.it, lambda: epoch_end(position))
@@ -120,6 +122,8 @@ class CycleLoaders:
             sampler = EpochSampler(own, stream.rows_of, lambda: epoch_position(position), sampler)
         rows = SeededRows(stream, self._seed, self._cycle, name, "views")
         rows.runs_ahead = make_sampler is None
+        if only_useful_workers and rows.can_run_ahead and is_in_memory(self._dataset, int(stream.idx[0])):
+            workers = 0
         return make_loader(rows, sampler, workers, self._dataset.collate, persistent=True, loader=loader)
 
     def why_one_by_one(self) -> list[str]:
