@@ -81,8 +81,7 @@ class Graph:
 
     def system_column(self, x: NDArray[np.float64], alpha: float, out: NDArray[np.float64]) -> None:
         """The same of one column x (N,), into `out` (N,)."""
-        # One column takes about as long as eight together, most of it for the weights.
-        with threads_for(8 * self.matrix.nnz):
+        with threads_for(self.matrix.nnz):
             system_column(self.matrix.indptr, self.matrix.indices, self.matrix.data, alpha, x, out)
 
     def project_top(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
