@@ -2,7 +2,9 @@
 columns orthonormal (Dubrulle 2001, "Retooling the method of block conjugate gradients").
 
 The columns of a labelled pool take about half as many steps so as one by one: what is slow to converge is a few directions, between the
-classes, and every column needs the same ones. Dimension letters: N nodes, B columns.
+classes, and every column needs the same ones. Directions that turn out to depend on others leave, as do those that are solved: the rest
+goes on where it is (Ji & Li 2017, "A breakdown-free block conjugate gradient method"). Dimension letters: N nodes, B columns, R <= B
+directions.
 """
 
 from __future__ import annotations
@@ -11,71 +13,72 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dpstrf
 
 # Entries of each array that are worked on at once: they stay in a processor's cache.
 _ENTRIES = 1 << 15
-# Pivots of a triangular factor apart by more than this: columns that are all but dependent.
+# A direction of which no more than this share is new, beside the one with most: all but dependent.
 _DEPENDENT = 1e-5
 
-Product = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+Array = NDArray[np.float64]
 
 
-def iterate_block(
-    product: Product, x: NDArray[np.float64], residual: NDArray[np.float64], alpha: float, limits: NDArray[np.float64], most: int
-) -> NDArray[np.float64]:
-    """Steps on x (N, B) in place until every column's residual (N, B) is within its limit (B,), or the columns have become dependent.
+def iterate_block(product: Callable[[Array], Array], residual: Array, alpha: float, limits: Array, most: int) -> Array:
+    """What to add to a solution whose residual is given, for every column's to be within its limit.
+
+    By recurrence: of directions that left, up to 1e-5 may remain in the true residual.
 
     Args:
         product: W times columns.
-        x: the solution so far.
-        residual: y - (I - alpha W) x, no column zero.
+        residual: (N, B), y - (I - alpha W) x, no column zero. Is overwritten.
         alpha: in (0, 1).
-        limits: on the norms of the residual's columns.
+        limits: (B,) on the norms of the residual's columns.
         most: at most so many steps.
 
     Returns:
-        The residual (N, B), by recurrence.
+        (N, B).
     """
     norms = np.linalg.norm(residual, axis=0)
-    # The residual is always `basis @ coefficients`.
-    basis, coefficients = residual / norms, np.diag(norms)
-    upper = _upper(basis.T @ basis)
-    if upper is None:
-        return residual
-    basis, coefficients = basis @ np.linalg.inv(upper), upper @ coefficients
-    direction = basis.copy()
+    residual /= norms
+    # The residual is always `basis @ coefficients`, (N, R) @ (R, B), the basis orthonormal.
+    upper, mix = _factor(residual.T @ residual)
+    basis, coefficients = residual @ mix, upper * norms
+    direction, gain = basis.copy(), np.zeros(residual.shape)
     for _ in range(most):
         if (np.linalg.norm(coefficients, axis=0) <= limits).all():
             break
-        image, curvature = product(direction), np.zeros_like(coefficients)
+        rank = len(coefficients)
+        image, curvature = product(direction), np.zeros((rank, rank))
         for at in _parts(image):
             image[at] *= -alpha
             image[at] += direction[at]
             curvature += direction[at].T @ image[at]
         step = np.linalg.inv(curvature)
-        along, gram = step @ coefficients, np.zeros_like(coefficients)
-        for at in _parts(x):
-            x[at] += direction[at] @ along
+        along, gram = step @ coefficients, np.zeros((rank, rank))
+        for at in _parts(image):
+            gain[at] += direction[at] @ along
             basis[at] -= image[at] @ step
             gram += basis[at].T @ basis[at]
-        upper = _upper(gram)
-        if upper is None:
-            break
-        inverse, coefficients = np.linalg.inv(upper), upper @ coefficients
-        for at in _parts(x):
-            basis[at] = basis[at] @ inverse
-            direction[at] = basis[at] + direction[at] @ upper.T
-    return basis @ coefficients
+        upper, mix = _factor(gram)
+        coefficients, rank = upper @ coefficients, len(upper)
+        for at in _parts(image):
+            basis[at, :rank] = basis[at] @ mix
+            direction[at, :rank] = basis[at, :rank] + direction[at] @ upper.T
+        basis, direction = np.ascontiguousarray(basis[:, :rank]), np.ascontiguousarray(direction[:, :rank])
+    return gain
 
 
-def _upper(gram: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """R (B, B) with R'R = gram, upper triangular; None where the columns that gram is of are all but dependent."""
-    try:
-        upper = np.linalg.cholesky(gram).T
-    except np.linalg.LinAlgError:
-        return None
-    pivots = np.diag(upper)
-    return None if pivots.min() < _DEPENDENT * pivots.max() else upper
+def _factor(gram: Array) -> tuple[Array, Array]:
+    """Of columns with this gram (B, B): their coefficients (R, B) in an orthonormal basis, and mix (B, R), which makes it of them.
+
+    R is their number less those that are all but dependent on the others.
+    """
+    factor, pivots, rank, _ = dpstrf(gram, tol=_DEPENDENT**2 * gram.diagonal().max())
+    order, factor = pivots - 1, np.triu(factor)[:rank]
+    upper, mix = np.empty_like(factor), np.zeros((len(gram), rank))
+    upper[:, order] = factor
+    mix[order[:rank]] = np.linalg.inv(factor[:, :rank])
+    return upper, mix
 
 
 def _parts(array: NDArray) -> Iterator[slice]:

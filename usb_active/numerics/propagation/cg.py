@@ -16,6 +16,8 @@ _COLUMNS = 32
 # Entries of these arrays from which on the graph's nodes are put in an order in which neighbours are near each other in memory, which
 # halves the time of a product. Below, all stay in a processor's cache in any order.
 _WORTH_AN_ORDER = 1 << 17
+# How often a block is begun: again where columns that were all but dependent are not yet within their limits.
+_BLOCKS = 3
 
 
 def solve(graph: Graph, y: NDArray[np.float64], alpha: float, tol: float, start: NDArray[np.float64] | None) -> NDArray[np.float64]:
@@ -34,11 +36,13 @@ def solve(graph: Graph, y: NDArray[np.float64], alpha: float, tol: float, start:
         return y.copy()
     # A column without a source is zero.
     columns = np.flatnonzero(y.any(axis=0))
+    order = None
     if len(columns) > 1 and min(len(columns), _COLUMNS) * graph.size >= _WORTH_AN_ORDER:
         order = graph.near_order()
-        graph = graph.reordered(order)
-    else:
+    if order is None:
         order = np.arange(graph.size)
+    else:
+        graph = graph.reordered(order)
     x = np.zeros_like(y)
     for part in np.split(columns, np.arange(_COLUMNS, len(columns), _COLUMNS)):
         at = np.ix_(order, part)
@@ -55,15 +59,21 @@ def _solve_block(graph: Graph, y: NDArray, alpha: float, tol: float, start: NDAr
     x += along / (1 - alpha)
     residual -= along
     limits = tol * np.linalg.norm(y, axis=0)
-    if y.shape[1] > 1:
+    going = np.arange(y.shape[1])
+    for _ in range(_BLOCKS):
         squares = _dots(residual, residual)
-        if (np.sqrt(squares) > limits).all():
-            iterate_block(graph.product, x, residual, alpha, limits, most_steps(alpha, limits, squares))
-            # Columns that are mixed leave rounding where there is nothing.
-            x *= reached
-            residual = _residual(graph, x, y, alpha)
+        above = np.sqrt(squares) > limits[going]
+        going, residual = going[above], residual[:, above]
+        if len(going) < 2:
+            break
+        gain = iterate_block(graph.product, residual, alpha, limits[going], most_steps(alpha, limits[going], squares[above]))
+        # Columns that are mixed leave rounding where there is nothing.
+        x[:, going] += gain * reached[:, going]
+        residual = _residual(graph, x[:, going], y[:, going], alpha)
     # Of a block, what it has left: most often nothing.
-    _iterate(graph, x, residual, alpha, limits)
+    left = x[:, going]
+    _iterate(graph, left, residual, alpha, limits[going])
+    x[:, going] = left
     return x
 
 

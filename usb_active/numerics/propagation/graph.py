@@ -21,6 +21,8 @@ from usb_active.numerics.propagation.kernels import (
 
 # Mirrored weights may differ by rounding, relative to the largest weight.
 _SYMMETRY = 1e-6
+# With more neighbours of one node than this the search for an order, which takes time by their square, may take longer than it saves.
+_MOST_NEIGHBORS = 4096
 
 
 class Graph:
@@ -38,7 +40,8 @@ class Graph:
     def __init__(self, affinity: sp.sparray | sp.spmatrix) -> None:
         affinity = checked_affinity(affinity)
         self.size = affinity.shape[0]
-        degree = np.asarray(affinity.sum(axis=1), np.float64)
+        # Sums in single precision would move `top` by more than the residuals that are asked for.
+        degree = np.asarray(affinity.astype(np.float64, copy=False).sum(axis=1))
         scale = np.divide(1.0, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0)
         weights = scaled(affinity.indptr, affinity.indices, affinity.data, scale)
         self.matrix = sp.csr_array((weights, affinity.indices, affinity.indptr), shape=affinity.shape)
@@ -51,8 +54,12 @@ class Graph:
         pointers = np.arange(self.size + 1, dtype=np.int32)
         self._tops = sp.csr_array((self.top, self.component, pointers), shape=(self.size, self.num_components))
 
-    def near_order(self) -> NDArray[np.int64]:
-        """(N,) the nodes in an order in which neighbours are near each other (reverse Cuthill & McKee 1969)."""
+    def near_order(self) -> NDArray[np.int64] | None:
+        """(N,) the nodes in an order in which neighbours are near each other (reverse Cuthill & McKee 1969); None where a node has so
+        many that it is not worth it.
+        """
+        if np.diff(self.matrix.indptr).max() > _MOST_NEIGHBORS:
+            return None
         return sp.csgraph.reverse_cuthill_mckee(self.matrix, symmetric_mode=True).astype(np.int64)
 
     def reordered(self, order: NDArray[np.int64]) -> Graph:

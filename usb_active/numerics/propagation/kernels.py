@@ -109,6 +109,9 @@ def find_asymmetry(indptr, indices, data, tolerance):
         for at in range(indptr[row], indptr[row + 1]):
             column = indices[at]
             mirror = pointer[column]
+            if mirror < indptr[column + 1] and indices[mirror] < row:
+                # An earlier row should have listed this column, and did not.
+                return column, indices[mirror]
             if mirror == indptr[column + 1] or indices[mirror] != row or abs(data[mirror] - data[at]) > tolerance:
                 return row, column
             pointer[column] += 1
