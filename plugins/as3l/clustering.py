@@ -78,14 +78,17 @@ def _sample(points: NDArray[np.float32], clusters: int, rng: np.random.Generator
 
 
 def _lloyd(points: NDArray[np.float32], centres: NDArray, iterations: int, rng: np.random.Generator) -> NDArray:
-    """(K, D) centres after so many of Lloyd's iterations, or fewer where nothing changes any more."""
+    """(K, D) centres after so many of Lloyd's iterations, or fewer where nothing changes any more.
+
+    An empty cluster goes on from a row of a large one, or where it is if there are more of them than others.
+    """
     assignment = np.full(len(points), -1)
     for _ in range(iterations):
         before, assignment = assignment, assign_rows(points, centres)[0]
         if np.array_equal(before, assignment):
             break
         sums, counts = cluster_sums(points, assignment, len(centres))
-        centres = np.divide(sums, counts[:, None], out=sums, where=counts[:, None] > 0)
+        centres = np.divide(sums, counts[:, None], out=np.array(centres, np.float64), where=counts[:, None] > 0)
         empty = np.flatnonzero(counts == 0)
         for cluster, large in zip(empty, np.argsort(-counts, kind="stable"), strict=False):
             if counts[large]:

@@ -72,6 +72,14 @@ def test_a_cluster_that_is_lost_goes_on_in_a_large_one():
     assert np.bincount(assign_rows(points, centres)[0], minlength=3).min() >= 15
 
 
+def test_clusters_that_are_lost_and_find_no_large_one_stay_where_they_are():
+    points = as_points(blobs([8, 4], spread=0)[0])
+    # All begin at the same place: the first has all rows, the second goes on from one of them, the others have none to go on from.
+    for iterations in (1, 2, 5):
+        centres = clustering._lloyd(points, points[:6], iterations, rng())[1:]
+        assert ((centres[:, None] - points) ** 2).sum(axis=2).min(axis=1).max() < 1e-12
+
+
 # ------------------------------------------------------------------------------------------ fine-tuning
 def targets(features, clusters, clusterings, generator):
     """(N, D) the mean over the runs of each sample's cluster mean."""
@@ -241,6 +249,20 @@ def test_typiclust_as_slow_loops(pool):
 
     picks = typiclust(features, **pool, max_clusters=12, neighbors=4, min_size=1, rng=rng(6))
     check_greedy(picks.tolist(), groups, score, labeled, candidates)
+
+
+def test_typiclust_of_more_than_40_clusters_as_slow_loops():
+    features, labeled = cloud(400), [3, 4, 50]
+    groups = clustering.quick_kmeans(as_points(features), 51, rng(6))
+    assert not np.array_equal(groups, clustering.kmeans(as_points(features), 51, rng(6)))
+
+    def score(i):
+        others = sorted(np.sqrt(squared(features[i], features[j])) for j in np.flatnonzero(groups == groups[i]) if j != i)
+        return -float(np.mean(others[:4])) if others else 0.0
+
+    picks = typiclust(features, 48, labeled=labeled, neighbors=4, min_size=1, rng=rng(6))
+    assert len(set(groups[picks])) == 48
+    check_greedy(picks.tolist(), groups, score, labeled, [i for i in range(400) if i not in labeled])
 
 
 @pytest.mark.parametrize("method", [select, typiclust])
