@@ -98,6 +98,18 @@ def test_what_numba_compiles_for_long_is_said_once_and_what_it_has_kept_is_not(t
         assert importlib.import_module("loops").f1(1) == 2 and listener._seconds == before
 
 
+@pytest.mark.parametrize("data", [None, {}, {"dispatcher": None}, {"dispatcher": object()}])
+def test_an_event_of_numba_that_holds_something_else_changes_nothing(data):
+    listener = compiling._Compilations()
+    happened = event.Event("numba:compile", event.EventStatus.START, data)
+    # The end of what began before it was listening, also in a pair.
+    listener.on_end(happened)
+    listener.on_start(happened)
+    listener.on_end(happened)
+    listener.on_end(happened)
+    assert not listener._seconds and not listener._of_thread.under_way
+
+
 COMPILED = (
     "usb_active.images.kernels",
     "usb_active.images.twister",

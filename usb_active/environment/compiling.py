@@ -64,7 +64,9 @@ class _Compilations(numba_events.Listener):
         self._of_thread = threading.local()
 
     def on_start(self, event: Any) -> None:
-        what, timer = _purposes.get(event.data["dispatcher"].py_func.__module__, ""), None
+        # What an event holds is numba's own affair: nothing may fail by it.
+        function = getattr((event.data or {}).get("dispatcher"), "py_func", None)
+        what, timer = _purposes.get(getattr(function, "__module__", ""), ""), None
         under_way = vars(self._of_thread).setdefault("under_way", [])
         if what and not under_way:
             timer = threading.Timer(max(0.0, PATIENCE_S - self._seconds[what]), self._say, (what,))
@@ -73,7 +75,11 @@ class _Compilations(numba_events.Listener):
         under_way.append((what, time.monotonic(), timer))
 
     def on_end(self, event: Any) -> None:
-        what, began, timer = self._of_thread.under_way.pop()
+        under_way = vars(self._of_thread).get("under_way")
+        if not under_way:
+            # It began before this was listening.
+            return
+        what, began, timer = under_way.pop()
         if timer is not None:
             timer.cancel()
             self._seconds[what] += time.monotonic() - began
