@@ -24,7 +24,7 @@ def complete_args(args: argparse.Namespace) -> None:
 
     Such a namespace holds a default for every key, and a default cannot be told from a value that was given. So what
     equals USB's default counts as not given: the same thing, except that `num_classes`, `img_size` and `num_labels` are
-    then those of the data set and of the `active` block.
+    then those of the data set and of the `active` block, and that 1 worker may be none (docs/faster.md).
 
     Raises:
         UsageError: what `config_from_dict` finds wrong; there is no `active` block.
