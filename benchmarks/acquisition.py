@@ -31,9 +31,11 @@ from numpy.typing import NDArray
 
 NUM_LABELED = 100
 # Their picks are compared with plain loops in tests/plugins/low_budget, on small pools.
+# "max_herding_anew" computes all gains again for every pick, by blocks.
 # "dcom_with_radius" finds the radius of labelled samples too; "bait_beyond" has twice the dimensions that are exact without being asked.
 LOW_BUDGET = (
-    "max_herding", "u_herding", "prob_cover", "dcom", "dcom_with_radius", "power_margin", "clue", "drop_query", "bait", "bait_beyond",
+    "max_herding", "max_herding_anew", "u_herding", "prob_cover", "dcom", "dcom_with_radius", "power_margin", "clue", "drop_query", "bait",
+    "bait_beyond",
 )  # fmt: skip
 METHODS = ("k_center_greedy", "kmeans_plus_plus", *SCORES, "badge", "cdal", "typiclust", *LOW_BUDGET)
 RANDOM = ("kmeans_plus_plus", "badge", "typiclust", *LOW_BUDGET)
@@ -115,9 +117,22 @@ def low_budget(method: str, data: dict[str, NDArray], budget: int) -> Callable[[
         ).idx,
         "prob_cover": lambda: F.prob_cover(features, labeled, budget, rng, delta=F.purity_radius(features, classes, rng)).idx,
         "max_herding": lambda: F.max_herding(features, labeled, budget, rng),
+        "max_herding_anew": lambda: herding_anew(features, labeled, candidates, budget),
         "u_herding": lambda: F.u_herding(features, probs, labeled, budget, rng),
     }
     return calls[method]
+
+
+def herding_anew(features: NDArray, labeled: NDArray, candidates: NDArray, budget: int) -> NDArray:
+    rows = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+    kernel = lambda idx: np.exp(2 * (rows @ rows[idx].T) - 2)  # noqa: E731 — called often
+    covered, picks = kernel(labeled).max(axis=1), []
+    for _ in range(budget):
+        blocks = (candidates[at : at + 1024] for at in range(0, len(candidates), 1024))
+        gains = np.concatenate([np.maximum(kernel(idx) - covered[:, None], 0).sum(axis=0, dtype=np.float64) for idx in blocks])
+        picks.append(candidates[gains.argmax()])
+        covered = np.maximum(covered, kernel(picks[-1:])[:, 0])
+    return np.array(picks)
 
 
 def plain(method: str, data: dict[str, NDArray], budget: int) -> Callable[[], NDArray]:
