@@ -26,6 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -210,60 +212,64 @@ def print_head(*columns: str) -> None:
     print("|" + "---|" * len(columns), flush=True)
 
 
-def growth(args: argparse.Namespace) -> None:
-    print_head("kind", "N", "what", "s", "peak MB", "also")
-    for kind, n in ((kind, n) for kind in args.kinds for n in args.sizes):
+def pools(args: argparse.Namespace) -> Iterator[tuple[str, int, Path]]:
+    """Every kind of features in every size, with a folder that has them while it is looked at."""
+    for kind, n in product(args.kinds, args.sizes):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             make_data(folder, kind, n, args.dim)
-            for method in ("exact", "ivf"):
-                if method == "ivf" or n <= args.exact_up_to:
-                    found = measure("knn", folder, method)
-                    print_row(kind, n, f"knn {method}", found["seconds"], found["megabytes"], f"recall {found.get('recall', 1):.3f}")
-            for mode in args.modes:
-                found = measure("affinity", folder, mode)
-                also = f"{found['edges']} entries, {found['components']} components"
-                print_row(kind, n, f"affinity {mode}", found["seconds"], found["megabytes"], also)
-                found = measure("propagate", folder, mode)
-                print_row(kind, n, f"propagate {mode}, C=10", found["seconds"], found["megabytes"], "")
-                for budget in args.budgets:
-                    found = measure("jlp", folder, mode, budget, 0)
-                    print_row(kind, n, f"jLP {mode}, b={budget}", found["seconds"], found["megabytes"], "")
+            yield kind, n, folder
+
+
+def graphs(args: argparse.Namespace) -> Iterator[tuple[str, int, Path, str]]:
+    """Every graph of these, made."""
+    for kind, n, folder in pools(args):
+        for mode in args.modes:
+            measure("affinity", folder, mode)
+            yield kind, n, folder, mode
+
+
+def growth(args: argparse.Namespace) -> None:
+    print_head("kind", "N", "what", "s", "peak MB", "also")
+    for kind, n, folder in pools(args):
+        for method in ("exact", "ivf"):
+            if method == "ivf" or n <= args.exact_up_to:
+                found = measure("knn", folder, method)
+                print_row(kind, n, f"knn {method}", found["seconds"], found["megabytes"], f"recall {found.get('recall', 1):.3f}")
+        for mode in args.modes:
+            found = measure("affinity", folder, mode)
+            also = f"{found['edges']} entries, {found['components']} components"
+            print_row(kind, n, f"affinity {mode}", found["seconds"], found["megabytes"], also)
+            found = measure("propagate", folder, mode)
+            print_row(kind, n, f"propagate {mode}, C=10", found["seconds"], found["megabytes"], "")
+            for budget in args.budgets:
+                found = measure("jlp", folder, mode, budget, 0)
+                print_row(kind, n, f"jLP {mode}, b={budget}", found["seconds"], found["megabytes"], "")
 
 
 def compare(args: argparse.Namespace) -> None:
     print_head("kind", "N", "mode", "b", "s", "again s", "peak MB", "plain loop s", "ratio", "solved", "agree")
-    for kind, n in ((kind, n) for kind in args.kinds for n in args.sizes):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            make_data(folder, kind, n, args.dim)
-            for mode in args.modes:
-                measure("affinity", folder, mode)
-                for budget in args.budgets:
-                    found = measure("jlp", folder, mode, budget, args.reference_picks)
-                    mine = (found["seconds"] + found["again"]) / 2
-                    print_row(
-                        kind, n, mode, budget, found["seconds"], found["again"], found["megabytes"],
-                        found["reference"], found["reference"] / mine, found["solved"], found["agree"],
-                    )  # fmt: skip
+    for kind, n, folder, mode in graphs(args):
+        for budget in args.budgets:
+            found = measure("jlp", folder, mode, budget, args.reference_picks)
+            mine = (found["seconds"] + found["again"]) / 2
+            print_row(
+                kind, n, mode, budget, found["seconds"], found["again"], found["megabytes"],
+                found["reference"], found["reference"] / mine, found["solved"], found["agree"],
+            )  # fmt: skip
 
 
 def spread(args: argparse.Namespace) -> None:
     clocks = ("s", "its s", "ratio", "processor s", "its processor s", "ratio", "residual", "its residual")
     print_head("kind", "N", "mode", "C", *clocks)
-    for kind, n in ((kind, n) for kind in args.kinds for n in args.sizes):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            make_data(folder, kind, n, args.dim)
-            for mode in args.modes:
-                measure("affinity", folder, mode)
-                for classes in (1, 10):
-                    found = measure("spread", folder, mode, classes, args.repeats)
-                    cells = []
-                    for clock in ("s", "processor"):
-                        mine, other = found[f"ours {clock}"], found[f"scipy {clock}"]
-                        cells += [mine, other, other / mine]
-                    print_row(kind, n, mode, classes, *cells, found["ours residual"], found["scipy residual"])
+    for kind, n, folder, mode in graphs(args):
+        for classes in (1, 10):
+            found = measure("spread", folder, mode, classes, args.repeats)
+            cells = []
+            for clock in ("s", "processor"):
+                mine, other = found[f"ours {clock}"], found[f"scipy {clock}"]
+                cells += [mine, other, other / mine]
+            print_row(kind, n, mode, classes, *cells, found["ours residual"], found["scipy residual"])
 
 
 def parse() -> argparse.Namespace:

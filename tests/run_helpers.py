@@ -16,6 +16,8 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 # What the mixin is verified for.
 ALGORITHMS = ("fixmatch", "flexmatch", "freematch", "softmatch", "uda", "adamatch", "pseudolabel", "mixmatch", "supervised")
+# Those whose own weights are not for so small a training.
+OWN_KEYS = {"remixmatch": {"kl_loss_ratio": 0.5, "rot_loss_ratio": 0.5}}
 
 
 def settings(tmp_path: Path, name: str = "run", /, active: Mapping[str, Any] | None = None, **usb: Any) -> dict[str, Any]:

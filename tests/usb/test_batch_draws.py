@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
-from run_helpers import checkpoint, labels_of, settings, train, train_and_cut, weights_equal
+from run_helpers import OWN_KEYS, checkpoint, labels_of, settings, train, train_and_cut, weights_equal
 from scipy import stats
 from semilearn.datasets.augmentation import randaugment
 from view_streams import Images, stream_of
@@ -280,9 +280,8 @@ def lines_of(caplog) -> list[str]:
 
 @pytest.mark.parametrize("algorithm", ["fixmatch", "supervised", "remixmatch"])
 def test_views_that_are_made_one_by_one_are_drawn_so_and_it_is_said_once(algorithm, tmp_path, caplog):
-    keys = {"remixmatch": {"kl_loss_ratio": 0.5, "rot_loss_ratio": 0.5}}.get(algorithm, {})
     with caplog.at_level(logging.WARNING, "usb_active"):
-        train(settings(tmp_path, active=VECTORIZED, algorithm=algorithm, **keys))
+        train(settings(tmp_path, active=VECTORIZED, algorithm=algorithm, **OWN_KEYS.get(algorithm, {})))
     reason = "'remixmatch' makes its unlabelled views itself; such views are drawn one by one, as USB does"
     assert lines_of(caplog) == ([f"active.views: vectorized: {reason}"] if algorithm == "remixmatch" else [])
 

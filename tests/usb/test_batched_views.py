@@ -15,7 +15,7 @@ import pytest
 import torch
 from image_makers import write_photos
 from PIL import Image
-from run_helpers import checkpoint, config_of, settings, train, weights_equal
+from run_helpers import OWN_KEYS, checkpoint, config_of, settings, train, weights_equal
 from torch.nn import functional
 from torch.utils.data import default_collate
 from view_streams import Images, stream_of
@@ -250,15 +250,14 @@ def test_generators_of_other_draws_are_said_once(what, monkeypatch, caplog):
 
 @pytest.mark.parametrize("algorithm", ["flexmatch", "mixmatch", "remixmatch"])
 def test_trainings_end_with_the_same_weights(algorithm, tmp_path, monkeypatch):
-    keys = {"remixmatch": {"kl_loss_ratio": 0.5, "rot_loss_ratio": 0.5}}.get(algorithm, {})
     made, whole = [], PoolStream.collated_batch
     monkeypatch.setattr(PoolStream, "collated_batch", lambda stream, *rest: made.append(whole(stream, *rest)) or made[-1])
-    train(settings(tmp_path, "at_once", algorithm=algorithm, **keys))
+    train(settings(tmp_path, "at_once", algorithm=algorithm, **OWN_KEYS.get(algorithm, {})))
     # Of ReMixMatch only the labelled ones.
     assert len(made) == 2 * 2 * 12 and len([one for one in made if one is not None]) == len(made) // (1 + (algorithm == "remixmatch"))
     monkeypatch.setattr(data, "can_batch", lambda: False)
     monkeypatch.setattr(transforms, "agree_with_pillow", lambda: False)
-    train(settings(tmp_path, "by_pillow", algorithm=algorithm, **keys))
+    train(settings(tmp_path, "by_pillow", algorithm=algorithm, **OWN_KEYS.get(algorithm, {})))
     one, other = (checkpoint(tmp_path / name, 1) for name in ("at_once", "by_pillow"))
     assert weights_equal(one, other)
 
@@ -276,9 +275,8 @@ def test_colour_trainings_end_with_the_same_weights(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("algorithm", ["flexmatch", "remixmatch"])
 def test_that_views_are_made_one_by_one_is_said_once(algorithm, tmp_path, caplog):
-    keys = {"remixmatch": {"kl_loss_ratio": 0.5, "rot_loss_ratio": 0.5}}.get(algorithm, {})
     with caplog.at_level(logging.INFO, "usb_active"):
-        train(settings(tmp_path, algorithm=algorithm, **keys))
+        train(settings(tmp_path, algorithm=algorithm, **OWN_KEYS.get(algorithm, {})))
     said = [record.message for record in caplog.records if "one by one" in record.message]
     line = "'remixmatch' makes its unlabelled views itself; such views are made one by one, which is slower"
     assert said == [line] * (algorithm == "remixmatch")
@@ -296,7 +294,7 @@ def workers_of(tmp_path, name: str, active=(), **keys) -> list[int]:
 def test_a_training_on_a_cpu_has_no_workers_where_a_thread_makes_its_batches_of_images_in_memory(tmp_path):
     assert workers_of(tmp_path, "arrays") == [0, 0]
     assert workers_of(tmp_path, "given", num_workers=1) == [1, 2]
-    assert workers_of(tmp_path, "remixmatch", algorithm="remixmatch", kl_loss_ratio=0.5, rot_loss_ratio=0.5) == [0, 2]
+    assert workers_of(tmp_path, "remixmatch", algorithm="remixmatch", **OWN_KEYS["remixmatch"]) == [0, 2]
     write_photos(tmp_path / "data", train=9)
     files = {"dataset": "image_folder", "data_dir": str(tmp_path / "data"), "img_size": 12, "batch_size": 4}
     few = {"initial": {"name": "random", "size": 4}, "budget": 2}

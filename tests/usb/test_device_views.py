@@ -12,7 +12,7 @@ import pytest
 import torch
 from image_makers import write_drawings
 from PIL import Image
-from run_helpers import checkpoint, config_of, labels_of, settings, train, train_and_cut, weights_equal
+from run_helpers import OWN_KEYS, checkpoint, config_of, labels_of, settings, train, train_and_cut, weights_equal
 from torch.utils._python_dispatch import TorchDispatchMode
 from view_streams import Images, stream_of
 
@@ -236,7 +236,6 @@ def test_that_sizes_differ_is_said():
 
 # ---------------------------------------------------------------------------------------------- runs
 ON_DEVICE = {"views_on": "device"}
-KEYS = {"remixmatch": {"kl_loss_ratio": 0.5, "rot_loss_ratio": 0.5}}
 
 
 def unmade_batches(monkeypatch):
@@ -254,9 +253,9 @@ def unmade_batches(monkeypatch):
 
 @pytest.mark.parametrize("algorithm", ["flexmatch", "mixmatch", "remixmatch", "supervised"])
 def test_trainings_end_with_the_same_weights(algorithm, tmp_path, monkeypatch, caplog):
-    train(settings(tmp_path, "cpu", algorithm=algorithm, **KEYS.get(algorithm, {})))
+    train(settings(tmp_path, "cpu", algorithm=algorithm, **OWN_KEYS.get(algorithm, {})))
     made = unmade_batches(monkeypatch)
-    train(settings(tmp_path, "device", active=ON_DEVICE, algorithm=algorithm, **KEYS.get(algorithm, {})))
+    train(settings(tmp_path, "device", active=ON_DEVICE, algorithm=algorithm, **OWN_KEYS.get(algorithm, {})))
     # Of ReMixMatch and of a supervised training only the labelled ones.
     assert sum(made) == 2 * 12 * (2 if algorithm in ("flexmatch", "mixmatch") else 1)
     assert weights_equal(checkpoint(tmp_path / "cpu", 1), checkpoint(tmp_path / "device", 1))
@@ -315,7 +314,7 @@ def test_a_run_that_was_cut_may_be_resumed_with_or_without(before, after, tmp_pa
 def test_trainings_on_a_gpu_end_with_the_same_weights(algorithm, tmp_path, torch_settings):
     for name in ("cpu", "device"):
         block = {"views_on": name, "deterministic": True}
-        train(settings(tmp_path, name, active=block, algorithm=algorithm, **KEYS.get(algorithm, {})))
+        train(settings(tmp_path, name, active=block, algorithm=algorithm, **OWN_KEYS.get(algorithm, {})))
     assert weights_equal(checkpoint(tmp_path / "cpu", 1), checkpoint(tmp_path / "device", 1))
 
 

@@ -156,15 +156,14 @@ def normalize(affinity: sp.sparray | sp.spmatrix) -> sp.csr_array:
             rows.
     """
     graph = sp.csr_array(affinity, dtype=np.float64, copy=True)
-    scale = inverse_sqrt_degree(graph)
+    scale = inverse_sqrt(graph.sum(axis=1))
     graph.data *= np.repeat(scale, np.diff(graph.indptr))
     graph.data *= scale[graph.indices]
     return graph
 
 
-def inverse_sqrt_degree(graph: sp.csr_array) -> NDArray[np.float64]:
-    """(N,): 1 / sqrt(row sum), and 0 for isolated nodes."""
-    degree = np.asarray(graph.sum(axis=1), np.float64)
+def inverse_sqrt(degree: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,): 1 / sqrt(degree), and 0 for isolated nodes."""
     return np.divide(1.0, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0)
 
 

@@ -348,22 +348,27 @@ class ActiveMixin(DeviceMixin):
             logger.warning("active.compile: steps are not compiled, because %s", why)
         self._said_why_uncompiled = why
 
+    def _say_once(self, level: int, line: str) -> None:
+        """In a process."""
+        said = vars(self).setdefault("_said", set())
+        if line not in said:
+            logger.log(level, "%s", line)
+        said.add(line)
+
     def _say_of_views(self, key: str, why: str) -> None:
-        """Once in a process, why some batches are made one by one, and what they have not that a key of the block, if any, asks for."""
-        said = vars(self).setdefault("_said_of_views", set())
-        if (key, why) not in said and key:
-            logger.warning("active.%s: %s: %s; %s", key, _FOR_BATCHES[key][0], why, _FOR_BATCHES[key][1])
-        elif (key, why) not in said:
-            logger.info("%s; such views are made one by one, which is slower", why)
-        said.add((key, why))
+        """That some batches have not what a key of the block asks for."""
+        value, instead = _FOR_BATCHES[key]
+        self._say_once(logging.WARNING, f"active.{key}: {value}: {why}; {instead}")
 
     def _say_views_one_by_one(self) -> None:
         """That they are, where they are; a warning where a key of the block asks for others."""
         active = self.session.config.active
         asked = [key for key, (value, _) in _FOR_BATCHES.items() if getattr(active, key) == value]
         for why in self._loaders.why_one_by_one() if active.train_on == "images" else ():
-            for key in asked or ("",):
+            for key in asked:
                 self._say_of_views(key, why)
+            if not asked:
+                self._say_once(logging.INFO, f"{why}; such views are made one by one, which is slower")
 
     def fit(self) -> None:
         """One cycle's training, by USB's own `train()`, from the iteration reached to the last."""

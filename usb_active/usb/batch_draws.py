@@ -16,6 +16,9 @@ from usb_active.usb.view_draws import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRA
 # The numbers of a view in `draw_vectorized`: first these, then one for each operation, then one for each magnitude.
 PLACE, MIRRORING, CUTOUT_SIDE, CUTOUT_CENTRE = slice(0, 2), 2, slice(3, 4), slice(4, 6)
 FIRST_OPERATION = 6
+# USB's list.
+_CODES = np.array([code for code, *_ in view_draws.OPERATIONS], np.int64)
+_LEAST, _LARGEST = np.array([magnitudes for _, *magnitudes in view_draws.OPERATIONS], np.float64).T.copy()
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,11 @@ def draw_exact(seed: int, kinds: Sequence[int], sides: Sequence[tuple[int, int]]
         views: their side, whether there are mirrored ones, and how many operations a strong one has.
     """
     drawn = Drawn.nothing(len(sides), len(kinds), views.randaugment_n)
-    codes, least, largest = _operations()
     of_numpy = twister.numpy_stream(seed)
     streams = twister.python_stream(seed), of_numpy, of_numpy.copy()
     twister.draw_views(
         *streams, np.array(kinds, np.int64) == kernels.STRONG, np.array(sides, np.int64), views.img_size, views.flip,
-        codes, least, largest, view_draws.LARGEST_CUTOUT, drawn.places, drawn.operations, drawn.magnitudes, drawn.boxes,
+        _CODES, _LEAST, _LARGEST, view_draws.LARGEST_CUTOUT, drawn.places, drawn.operations, drawn.magnitudes, drawn.boxes,
     )  # fmt: skip
     return drawn
 
@@ -82,23 +84,17 @@ def draw_vectorized(seed: int, kinds: Sequence[int], sides: Sequence[tuple[int, 
     drawn.places[..., :2] = (numbers[..., PLACE] * room).astype(np.int64)
     drawn.places[..., 2] = (numbers[..., MIRRORING] < 0.5) & views.flip
     strong = np.array(kinds, np.int64) == kernels.STRONG
-    of_strong, (codes, least, largest) = numbers[:, strong], _operations()
+    of_strong = numbers[:, strong]
     first_magnitude = FIRST_OPERATION + count
-    chosen = (of_strong[..., FIRST_OPERATION:first_magnitude] * len(codes)).astype(np.int64)
-    drawn.operations[:, strong] = codes[chosen]
-    drawn.magnitudes[:, strong] = least[chosen] + (largest - least)[chosen] * of_strong[..., first_magnitude:]
+    chosen = (of_strong[..., FIRST_OPERATION:first_magnitude] * len(_CODES)).astype(np.int64)
+    drawn.operations[:, strong] = _CODES[chosen]
+    drawn.magnitudes[:, strong] = _LEAST[chosen] + (_LARGEST - _LEAST)[chosen] * of_strong[..., first_magnitude:]
     drawn.boxes[:, strong] = _boxes(of_strong[..., CUTOUT_SIDE], of_strong[..., CUTOUT_CENTRE], size)
     return drawn
 
 
 # By the value of `active.views`.
 DRAWS: Mapping[str, Draw] = {"exact": draw_exact, "vectorized": draw_vectorized}
-
-
-def _operations() -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Codes, least and largest magnitudes of USB's list."""
-    codes, least, largest = zip(*view_draws.OPERATIONS, strict=True)
-    return np.array(codes, np.int64), np.array(least, np.float64), np.array(largest, np.float64)
 
 
 def _boxes(of_side: NDArray[np.float64], of_centre: NDArray[np.float64], size: int) -> NDArray[np.int64]:

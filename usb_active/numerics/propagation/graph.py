@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from usb_active.numerics.neighbors import inverse_sqrt
 from usb_active.numerics.propagation.kernels import (
     components,
     find_asymmetry,
@@ -42,8 +43,7 @@ class Graph:
         self.size = affinity.shape[0]
         # Sums in single precision would move `top` by more than the residuals that are asked for.
         degree = np.asarray(affinity.astype(np.float64, copy=False).sum(axis=1))
-        scale = np.divide(1.0, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0)
-        weights = scaled(affinity.indptr, affinity.indices, affinity.data, scale)
+        weights = scaled(affinity.indptr, affinity.indices, affinity.data, inverse_sqrt(degree))
         self.matrix = sp.csr_array((weights, affinity.indices, affinity.indptr), shape=affinity.shape)
         self.num_components, self.component = components(affinity.indptr, affinity.indices)
         volume = np.bincount(self.component, degree)[self.component]
